@@ -1,0 +1,182 @@
+"""Converting, ours against llama.cpp's way, on a cut-down depth of real-shaped layers, in one run.
+
+llama.cpp's way is to write an F16 GGUF of each transformer and call `llama_model_quantize` once per level. The third
+side is the quantiser's arithmetic alone, on rows that lie in memory: the floor of any converter. `--repeat` alternates
+the sides and reports medians. Prints a table and one JSON line.
+
+    python benchmarks/convert.py [--layers 3] [--repeat 3] [--dir DIR]
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter
+from miso_gguf.console import stdout, table
+from miso_gguf.convert.bundle import convert
+from miso_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.convert.gguf_header import llama_keys
+from miso_gguf.convert.rows import RowReader
+from miso_gguf.models.flavors import MISO_8B
+from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, Q8_0, Level
+from miso_gguf.models.mimi import TINY_MIMI
+from miso_gguf.models.spec import ModelSpec
+from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from miso_gguf.models.tensors import gguf_tensors
+from miso_gguf.native.ggml import quantize
+from miso_gguf.native.llama import load_library
+
+THREADS = min(2, os.cpu_count() or 1)
+LEVEL_SETS: dict[str, list[Level]] = {"one level": [Q4_K_M], "four levels": [FP16, Q8_0, Q4_K_M, Q4_0]}
+
+
+def cut_down_spec(layers: int) -> ModelSpec:
+    """Miso 8B's layers, fewer of them, and small tables: what is timed is what both sides do."""
+    return replace(
+        MISO_8B,
+        name="Cut",
+        backbone=replace(MISO_8B.backbone, layers=layers),
+        decoder=replace(MISO_8B.decoder, layers=layers),
+        text_vocab=1024,
+        codebooks=8,
+    )
+
+
+def ours(directory: Path, levels: list[Level], out: Path) -> float:
+    """Seconds of one conversion of the whole bundle, codec and embeddings included."""
+    start = time.perf_counter()
+    with open_checkpoint(directory / "model.safetensors", directory / "spec.json") as checkpoint:
+        request = Request(levels, threads=THREADS)
+        convert(plan_conversion(out, checkpoint, directory / MIMI_NAME, directory / TOKENIZER_NAME, request))
+    return time.perf_counter() - start
+
+
+def llama_cpp(directory: Path, levels: list[Level], out: Path) -> float:
+    """Seconds of F16 GGUFs of both transformers, then one `llama_model_quantize` per further level."""
+    lib = load_library()
+    start = time.perf_counter()
+    out.mkdir(parents=True)
+    with open_checkpoint(directory / "model.safetensors", directory / "spec.json") as checkpoint:
+        for part in ("backbone", "decoder"):
+            source = out / f"{part}-F16.gguf"
+            write_f16(checkpoint, part, source)
+            for level in levels:
+                if level is FP16:
+                    continue
+                params = lib.llama_model_quantize_default_params()
+                params.nthread, params.ftype = THREADS, level.ftype
+                if part == "decoder":
+                    params.token_embedding_type = int(GGMLQuantizationType.Q8_0)
+                target = out / f"{part}-{level.label}.gguf"
+                status = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+                assert status == 0, target
+    for file in out.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    return time.perf_counter() - start
+
+
+def write_f16(checkpoint: Checkpoint, part: str, path: Path) -> None:
+    """An F16 GGUF, written by gguf-py tensor after tensor as llama.cpp's converter does."""
+    spec = checkpoint.spec
+    reader = RowReader(checkpoint)
+    transformer, vocab = (
+        (spec.backbone, spec.audio_vocab) if part == "backbone" else (spec.decoder, spec.flat_audio_vocab)
+    )
+    writer = GGUFWriter(path, "llama")
+    for key in llama_keys(spec, transformer, vocab):
+        writer.add_key_value(key.name, key.value, key.type)
+    writer.add_file_type(FP16.ftype)
+    tensors = [tensor for tensor in gguf_tensors(spec) if tensor.part == part]
+    for tensor in tensors:
+        dtype = np.dtype(np.float32 if len(tensor.shape) == 1 else np.float16)
+        writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.weights * dtype.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors:
+        rows = np.concatenate([reader.read(tensor, *chunk) for chunk in reader.chunks(tensor)])
+        writer.write_tensor_data(rows.reshape(-1) if len(tensor.shape) == 1 else rows.astype(np.float16))
+    writer.close()
+
+
+def arithmetic(directory: Path, levels: list[Level]) -> dict[str, float]:
+    """Seconds of `ggml_quantize_chunk` alone by tensor type, for all weights of the same bundle, on all threads."""
+    work: Counter[tuple[str, int]] = Counter()
+    with open_checkpoint(directory / "model.safetensors", directory / "spec.json") as checkpoint:
+        plan = plan_conversion(
+            directory / "none", checkpoint, directory / MIMI_NAME, directory / TOKENIZER_NAME, Request(levels)
+        )
+        seen = set()
+        for file in plan.plans:
+            for tensor, info in zip(file.tensors, file.infos, strict=True):
+                if (file.part, tensor.name, info.qtype) not in seen and len(tensor.shape) > 1:
+                    seen.add((file.part, tensor.name, info.qtype))
+                    work[info.qtype.name, tensor.shape[-1]] += tensor.shape[0]
+    seconds: Counter[str] = Counter()
+    generator = np.random.default_rng(0)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for (name, columns), rows in work.items():
+            step = max(1, (1 << 20) // columns)
+            buffer = generator.standard_normal((step, columns), np.float32)
+            qtype = GGMLQuantizationType[name]
+            start = time.perf_counter()
+            sizes = [min(step, rows - first) for first in range(0, rows, step)]
+            list(pool.map(lambda count, q=qtype, b=buffer: len(quantize(q, b[:count])), sizes))
+            seconds[name] += time.perf_counter() - start
+    return dict(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--dir", type=Path, help="where the checkpoint and the outputs go [default: a temporary one]")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as temporary:
+        directory = Path(temporary)
+        spec = cut_down_spec(arguments.layers)
+        write_synthetic(directory, spec, TINY_MIMI)
+        (directory / "spec.json").write_text(json.dumps(asdict(spec)))
+        results = {}
+        for name, levels in LEVEL_SETS.items():
+            samples: dict[str, list[float]] = {"ours": [], "llama.cpp": [], "arithmetic": []}
+            by_type: dict[str, float] = {}
+            for _ in range(arguments.repeat):
+                for side, run in (("ours", ours), ("llama.cpp", llama_cpp)):
+                    out = directory / "out"
+                    samples[side].append(run(directory, levels, out))
+                    shutil.rmtree(out)
+                by_type = arithmetic(directory, levels)
+                samples["arithmetic"].append(sum(by_type.values()))
+            results[name] = {
+                **{f"{side}_s": round(statistics.median(values), 2) for side, values in samples.items()},
+                "speedup": round(statistics.median(b / a for a, b in zip(samples["ours"], samples["llama.cpp"], strict=True)), 3),
+                "over_arithmetic": round(
+                    statistics.median(a / b for a, b in zip(samples["ours"], samples["arithmetic"], strict=True)), 3
+                ),
+                "arithmetic_by_type_s": {key: round(value, 2) for key, value in by_type.items()},
+            }
+    rows = [
+        [name, f"{r['ours_s']:.1f} s", f"{r['llama.cpp_s']:.1f} s", f"{r['speedup']:.2f}x", f"{r['arithmetic_s']:.1f} s", f"{r['over_arithmetic']:.2f}x"]
+        for name, r in results.items()
+    ]
+    columns = ["", "ours", "llama.cpp's way", "faster", "arithmetic alone", "ours over it"]
+    stdout.print(table(f"{arguments.layers}+{arguments.layers} real-shaped layers, {THREADS} threads", columns, rows, range(1, 6)))
+    print(json.dumps({"benchmark": "convert", "layers": arguments.layers, "threads": THREADS, **results}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

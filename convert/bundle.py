@@ -1,0 +1,159 @@
+"""Running a conversion: the files of a bundle, written so that a half-written one can never be taken for a whole one.
+
+A bundle is only ever extended. Files get their names when all of them are whole and on disk; the manifest comes last.
+"""
+
+import errno
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..models.errors import BundleError
+from ..models.manifest import MANIFEST_NAME, BundleFile, CodecFiles, Manifest, SourceFile
+from .codec import DECODER_NAME, ENCODER_NAME
+from .conversion import Conversion
+from .plan import GgufPlan
+from .quantize import Progress, run_pass
+from .sink import Sink, remove_partials, sync_directory, write_whole
+from .source_hash import SourceHasher
+
+log = logging.getLogger(__name__)
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def convert(conversion: Conversion, progress: Progress = lambda _weights: None) -> Manifest:
+    """Write what is missing. Returns the manifest of the bundle as it then is.
+
+    Raises `CheckpointError` on weights that cannot be converted, `BundleError` if the directory cannot be written, is
+    in use or runs full. Whatever happens, no half-written file keeps a finished name.
+    """
+    directory = conversion.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory):
+            for name in remove_partials(directory):
+                log.warning("discarded %s, left by an interrupted run", name)
+            _check_space(conversion)
+            manifest = _write(conversion, progress)
+            if manifest != conversion.existing:
+                write_whole(directory, MANIFEST_NAME, manifest.to_json().encode())
+            return manifest
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise BundleError(
+                f"{directory}: the disk is full: the conversion needs {_gigabytes(conversion.needed_bytes)}. "
+                "What was half-written has been deleted; free some space and run the same command again."
+            ) from error
+        raise BundleError(
+            f"{directory}: cannot be written ({error.strerror or error}): choose another --out"
+        ) from error
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One conversion per directory at a time. The lock lies outside it and dies with the process."""
+    digest = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"miso-convert-{digest}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BundleError(f"{directory}: another miso-convert is writing into it; wait for it to end") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(conversion: Conversion) -> None:
+    free = shutil.disk_usage(conversion.directory).free
+    if free < conversion.needed_bytes:
+        raise BundleError(
+            f"{conversion.directory}: the conversion needs {_gigabytes(conversion.needed_bytes)}, "
+            f"{_gigabytes(free)} are free. Free some space, ask for fewer levels, or choose another --out."
+        )
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
+
+
+def _write(conversion: Conversion, progress: Progress) -> Manifest:
+    """Write all missing files, then give them their names together."""
+    sinks: list[Sink] = []
+    with ExitStack() as undo:
+
+        def new_sink(name: str, head: bytes) -> Sink:
+            sink = Sink(conversion.directory, name)
+            sinks.append(sink)
+            undo.callback(sink.discard)
+            sink.write(head)
+            return sink
+
+        if conversion.needs_codec:
+            new_sink(DECODER_NAME, conversion.codec.decoder_graph())
+            new_sink(ENCODER_NAME, conversion.codec.encoder_graph())
+        checkpoint_sources = conversion.existing.sources_of("checkpoint") if conversion.existing else []
+        if conversion.plans:
+            files = [(plan, new_sink(plan.name, plan.header)) for plan in conversion.plans]
+            hashed = _pass(conversion, files, progress)
+            if checkpoint_sources and checkpoint_sources != hashed:
+                raise BundleError(
+                    f"{conversion.directory}: was made from another checkpoint file "
+                    f"({checkpoint_sources[0].name}, sha256 {checkpoint_sources[0].sha256[:12]}): choose another --out"
+                )
+            checkpoint_sources = hashed
+        records = {sink.name: sink.finish() for sink in sinks}
+        for sink in sinks:
+            sink.commit()
+        if sinks:
+            sync_directory(conversion.directory)
+        undo.pop_all()
+    return _manifest(conversion, checkpoint_sources, records)
+
+
+def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: Progress) -> list[SourceFile]:
+    """One pass over the checkpoint, hashing its files on the way."""
+    paths = conversion.checkpoint.store.files
+    hasher = SourceHasher(paths)
+    hasher.start()
+    try:
+        run_pass(
+            conversion.reader,
+            files,
+            conversion.request.threads,
+            allow_nonfinite=conversion.request.allow_nonfinite,
+            reached=hasher.reached,
+            progress=progress,
+        )
+        digests = hasher.result()
+    finally:
+        hasher.stop()
+    return [
+        SourceFile(role="checkpoint", name=path.name, sha256=digest)
+        for path, digest in zip(paths, digests, strict=True)
+    ]
+
+
+def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], records: dict[str, BundleFile]) -> Manifest:
+    existing = conversion.existing
+    levels = {**(existing.levels if existing else {}), **conversion.levels}
+    files = {**(existing.files if existing else {}), **records}
+    return Manifest(
+        converter=f"miso-gguf {version('miso-gguf')}",
+        llama_cpp=version("llama-cpp-python"),
+        fingerprint=conversion.fingerprint,
+        sources=[*checkpoint_sources, *conversion.small_sources],
+        spec=asdict(conversion.checkpoint.spec),
+        codec=CodecFiles(decoder=DECODER_NAME, encoder=ENCODER_NAME),
+        levels=dict(sorted(levels.items())),
+        files=dict(sorted(files.items())),
+    )

@@ -1,0 +1,230 @@
+"""`miso-convert`: convert a checkpoint, and look at or check the bundle that came out."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .. import __version__
+from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
+from ..models.levels import LEVELS, Level, parse_level
+from ..models.manifest import Manifest, read_manifest
+from ..models.memory import level_memory
+from .bundle import convert as run_conversion
+from .checkpoint import open_checkpoint
+from .conversion import Conversion, Request, plan_conversion
+from .estimate import estimate_seconds
+from .sources import DEFAULT_CHECKPOINT, resolve
+from .verify import Finding, verify_bundle
+
+_FILE = click.Path(path_type=Path)
+_EXAMPLES = """\b
+Examples:
+  miso-convert --quant q4_k_m                       the 8B model from the hub, about 5 GB out
+  miso-convert tiny --quant q4_k_m --out demo       the tiny model, offline, seconds
+  miso-convert model.safetensors --quant q8_0 --quant q4_k_m --tokenizer tokenizer.json --mimi mimi.safetensors
+  miso-convert --quant q4_k_m --dry-run             sizes and time, nothing written
+  miso-convert inspect DIR                          parts, sizes, VRAM
+  miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
+"""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _LevelType(click.ParamType):
+    name = "level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Level:
+        try:
+            return value if isinstance(value, Level) else parse_level(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _inputs(command: Command) -> Command:
+    """The options that say where the inputs are: shared by convert and verify."""
+    for option in (
+        click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
+        click.option("--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's]."),
+        click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT]."),
+        click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="all cores"),
+        click.option("--debug", is_flag=True, help="Show tracebacks and details."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", default=DEFAULT_CHECKPOINT)
+@click.option(
+    "--quant",
+    "levels",
+    type=_LevelType(),
+    multiple=True,
+    required=True,
+    metavar="LEVEL",
+    help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
+)
+@click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
+@click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
+@click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
+@click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
+@click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
+@click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_inputs
+@click.version_option(__version__)
+def convert(
+    checkpoint: str,
+    levels: tuple[Level, ...],
+    out: Path | None,
+    decoder_quant: Level | None,
+    imatrix_backbone: Path | None,
+    imatrix_decoder: Path | None,
+    allow_nonfinite: bool,
+    dry_run: bool,
+    as_json: bool,
+    config: Path | None,
+    mimi: Path | None,
+    tokenizer: str | None,
+    threads: int,
+    debug: bool,
+) -> int:
+    """Turn CHECKPOINT into a bundle of GGUF and ONNX files.
+
+    CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
+    model that needs no download).
+    """
+    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
+    with resolve(checkpoint, mimi, tokenizer) as sources, open_checkpoint(sources.checkpoint, config) as opened:
+        directory = out or Path(f"{opened.spec.name}-GGUF")
+        conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
+        if dry_run:
+            _print_plan(conversion, as_json)
+            return DONE
+        if not conversion.plans and not conversion.needs_codec:
+            stderr.print(f"{directory}: {', '.join(conversion.levels)} already there", markup=False)
+        start = time.perf_counter()
+        with progress_bar("converting", conversion.weights) as bar:
+            manifest = run_conversion(conversion, bar)
+        seconds = time.perf_counter() - start
+    if as_json:
+        print(json.dumps({"directory": str(directory), "seconds": round(seconds, 3), "levels": list(manifest.levels)}))
+    else:
+        stdout.print(_level_table(directory, manifest))
+        stdout.print(f"{directory}: done in {seconds:.1f} s", markup=False)
+    return DONE
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("directory", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and details.")
+def inspect(directory: Path, as_json: bool, debug: bool) -> int:
+    """Show what a bundle holds: levels, parts, bits per weight, sizes, and the VRAM each level needs."""
+    manifest = read_manifest(directory)
+    if as_json:
+        print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
+        return DONE
+    stdout.print(_level_table(directory, manifest))
+    rows = [[name, _size(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
+    stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
+    rows = [[source.role, source.name, source.sha256[:16]] for source in manifest.sources]
+    stdout.print(table(f"made by {manifest.converter} from", ["source", "file", "sha256"], rows))
+    return DONE
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("directory", type=_FILE)
+@click.argument("checkpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@_inputs
+def verify(
+    directory: Path,
+    checkpoint: str | None,
+    as_json: bool,
+    config: Path | None,
+    mimi: Path | None,
+    tokenizer: str | None,
+    threads: int,
+    debug: bool,
+) -> int:
+    """Check a bundle: file hashes; with CHECKPOINT also every tensor against its source, and logits if torch is there.
+
+    Exit code 0: all is well. 1: something differs. 2: it could not be checked.
+    """
+    manifest = read_manifest(directory)
+    findings: list[Finding] = []
+    if checkpoint is None:
+        findings = verify_bundle(directory, manifest, None, threads, progress_bar)
+    else:
+        with resolve(checkpoint, mimi, tokenizer) as sources, open_checkpoint(sources.checkpoint, config) as opened:
+            findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
+    bad = [finding for finding in findings if not finding.ok]
+    if as_json:
+        print(json.dumps({"ok": not bad, "findings": [finding.as_dict() for finding in findings]}, indent=2))
+    else:
+        rows = [[f.check, f.subject, f.measured, "ok" if f.ok else "DIFFERS"] for f in findings]
+        stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
+        stdout.print(f"{directory}: {'differs: ' + str(len(bad)) + ' findings' if bad else 'all is well'}", markup=False)
+    return NO if bad else DONE
+
+
+def _print_plan(conversion: Conversion, as_json: bool) -> None:
+    seconds = estimate_seconds(conversion)
+    files = [(plan.name, plan.size_bytes, plan.size_bytes * 8 / plan.weights) for plan in conversion.plans]
+    if as_json:
+        plan = {
+            "directory": str(conversion.directory),
+            "files": {name: size for name, size, _ in files},
+            "needed_bytes": conversion.needed_bytes,
+            "estimated_seconds": round(seconds, 1),
+        }
+        print(json.dumps(plan, indent=2))
+        return
+    rows = [[name, _size(size), f"{bpw:.2f}"] for name, size, bpw in files]
+    if conversion.needs_codec:
+        rows.append(["mimi-decoder.onnx, mimi-encoder.onnx", f"<= {_size(conversion.codec.size_estimate_bytes)}", ""])
+    stdout.print(table(f"to be written into {conversion.directory}", ["file", "size", "bpw"], rows, numeric=[1, 2]))
+    stdout.print(
+        f"{_size(conversion.needed_bytes)} of disk, about {_duration(seconds)} on {conversion.request.threads} threads",
+        markup=False,
+    )
+
+
+def _level_table(directory: Path, manifest: Manifest) -> Any:
+    rows = []
+    for key in manifest.levels:
+        memory = level_memory(manifest, key)
+        rows.append(
+            [
+                key,
+                *(_size(size) for size in (memory.backbone_bytes, memory.decoder_bytes, memory.embeddings_bytes)),
+                f"{memory.bits_per_weight:.2f}",
+                _size(memory.vram_bytes),
+            ]
+        )
+    columns = ["level", "backbone", "decoder", "embeddings (host)", "bpw", f"VRAM at {manifest.model_spec.max_positions}"]
+    return table(f"{directory}: {manifest.model_spec.name}", columns, rows, numeric=[1, 2, 3, 4, 5])
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def main() -> None:
+    """Entry point: `inspect` and `verify` are words, anything else is a conversion."""
+    commands = {"inspect": inspect, "verify": verify}
+    name, arguments = "miso-convert", sys.argv[1:]
+    if arguments and arguments[0] in commands:
+        sys.exit(run(commands[arguments[0]], arguments[1:], f"{name} {arguments[0]}"))
+    sys.exit(run(convert, arguments, name))

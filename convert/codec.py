@@ -1,0 +1,78 @@
+"""The two Mimi graphs of a bundle, from a Mimi checkpoint or from the codec tensors inside a CSM checkpoint."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..models.errors import CheckpointError
+from ..models.mimi import mimi_shapes, recognise_mimi
+from .checkpoint import Checkpoint, open_store
+from .mimi.export import export_decoder, export_encoder
+from .mimi.weights import Weights, kyutai_shapes, mimi_weights
+from .tensor_store import F32Array
+
+DECODER_NAME = "mimi-decoder.onnx"
+ENCODER_NAME = "mimi-encoder.onnx"
+
+
+class Codec:
+    """The codec of one conversion. Recognised and checked at once, read only when a graph is built.
+
+    Raises `CheckpointError` if there is no codec, or not one for this model.
+    """
+
+    def __init__(self, path: Path | None, checkpoint: Checkpoint) -> None:
+        self._path = path
+        self._checkpoint = checkpoint
+        if path is None and not checkpoint.codec_shapes:
+            raise CheckpointError("no Mimi codec beside the checkpoint: pass Kyutai's Mimi file with --mimi FILE")
+        self._name = path or checkpoint.store.files[0]
+        shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
+        found = recognise_mimi(kyutai_shapes(shapes))
+        spec = checkpoint.spec
+        if found.codebooks < spec.codebooks or found.cardinality > spec.audio_vocab:
+            raise CheckpointError(
+                f"{self._name}: this codec has {found.codebooks} codebooks of {found.cardinality} codes, "
+                f"{spec.name} needs {spec.codebooks} codebooks of at most {spec.audio_vocab}"
+            )
+        self.spec = replace(found, codebooks=spec.codebooks)
+
+    @property
+    def size_estimate_bytes(self) -> int:
+        """Upper bound of both files: the decoder stores F16, the encoder F32."""
+        weights = sum(math.prod(shape) for shape in mimi_shapes(self.spec).values())
+        return weights * (2 + 4)
+
+    def decoder_graph(self) -> bytes:
+        """The streaming decoder as ONNX, weights stored as F16 and computed in F32."""
+        return export_decoder(self.spec, self._weights(), "float16")
+
+    def encoder_graph(self) -> bytes:
+        """The encoder as ONNX, weights in F32: rounding them would change codes."""
+        return export_encoder(self.spec, self._weights(), "float32")
+
+    def _open_shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
+        store = open_store(path)
+        try:
+            return dict(store.shapes)
+        finally:
+            store.close()
+
+    def _weights(self) -> Weights:
+        store = self._checkpoint.store if self._path is None else open_store(self._path)
+        try:
+            names = self._checkpoint.codec_shapes if self._path is None else store.shapes
+            tensors: dict[str, F32Array] = {}
+            for name in names:
+                shape = store.shapes[name]
+                if shape:
+                    tensors[name] = store.read(name, 0, shape[0])
+            for name, tensor in tensors.items():
+                if not np.isfinite(tensor).all():
+                    raise CheckpointError(f"{self._name}: codec tensor {name} holds NaN or Inf: the file is damaged")
+            return mimi_weights(tensors, self.spec)[1]
+        finally:
+            if self._path is not None:
+                store.close()

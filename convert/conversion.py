@@ -1,0 +1,158 @@
+"""What a conversion is going to do: what is there already, what is missing, what it takes. Reads, never writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..models.errors import BundleError
+from ..models.levels import Level
+from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, SourceFile, read_manifest
+from ..models.tensors import PARTS, Part, gguf_tensors
+from .checkpoint import Checkpoint
+from .codec import DECODER_NAME, ENCODER_NAME, Codec
+from .gguf_header import tokenizer_keys
+from .imatrix import Imatrix, read_imatrix
+from .plan import GgufPlan, file_name, plan_file
+from .rows import RowReader
+from .source_hash import file_sha256
+from .tokenizer import check_tokenizer, gguf_keys, read_tokenizer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    levels: Sequence[Level]
+    decoder_level: Level | None = None
+    imatrix_backbone: Path | None = None
+    imatrix_decoder: Path | None = None
+    threads: int = 2
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that is planned and checked, and not yet run. Made by `plan_conversion`, run by `bundle.convert`."""
+
+    directory: Path
+    checkpoint: Checkpoint
+    reader: RowReader
+    request: Request
+    fingerprint: str
+    codec: Codec
+    small_sources: tuple[SourceFile, ...]
+    """Tokenizer and, unless it lies inside the checkpoint, codec."""
+    existing: Manifest | None
+    levels: dict[str, LevelFiles]
+    plans: tuple[GgufPlan, ...]
+    """The GGUF files still to be written."""
+    needs_codec: bool
+    """Whether the Mimi graphs are still to be written."""
+
+    @property
+    def weights(self) -> int:
+        """Weights to be written, counted once per file."""
+        return sum(plan.weights for plan in self.plans)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Disk space that the run takes."""
+        codec = self.codec.size_estimate_bytes if self.needs_codec else 0
+        return sum(plan.size_bytes for plan in self.plans) + codec
+
+
+def plan_conversion(
+    directory: Path, checkpoint: Checkpoint, mimi: Path | None, tokenizer: Path, request: Request
+) -> Conversion:
+    """Check all inputs and decide what is to be written into `directory`.
+
+    Raises `CheckpointError` on an input that does not fit, `BundleError` if a bundle there is of other inputs.
+    """
+    spec = checkpoint.spec
+    metadata = read_tokenizer(tokenizer)
+    check_tokenizer(metadata, spec)
+    keys = tokenizer_keys(gguf_keys(metadata))
+    codec = Codec(mimi, checkpoint)
+    imatrices = _imatrices(checkpoint, request)
+    reader = RowReader(checkpoint, request.allow_nonfinite)
+    fingerprint = checkpoint.fingerprint()
+    small = [SourceFile(role="tokenizer", name=tokenizer.name, sha256=file_sha256(tokenizer))]
+    if mimi is not None:
+        small.append(SourceFile(role="mimi", name=mimi.name, sha256=file_sha256(mimi)))
+    existing = _existing(directory, fingerprint, small)
+    whole = _whole_files(directory, existing) if existing else set()
+    levels: dict[str, LevelFiles] = {}
+    plans: dict[str, GgufPlan] = {}
+    for level in request.levels:
+        decoder_level = request.decoder_level or level
+        by_part: dict[Part, Level] = {"backbone": level, "decoder": decoder_level, "embeddings": level}
+        names = {part: file_name(spec, part, by_part[part]) for part in PARTS}
+        used = {f"imatrix_{part}": imatrix.sha256 for part, imatrix in imatrices.items()}
+        key = level.key if decoder_level == level else f"{level.key}+{decoder_level.key}"
+        levels[key] = LevelFiles(**names, **used)
+        for part, name in names.items():
+            imatrix = imatrices.get(part)
+            if name not in whole:
+                plans.setdefault(
+                    name, plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix)
+                )
+            elif existing is not None and part != "embeddings":
+                _check_same_imatrix(directory, existing, part, name, imatrix)
+    return Conversion(
+        directory=directory,
+        checkpoint=checkpoint,
+        reader=reader,
+        request=request,
+        fingerprint=fingerprint,
+        codec=codec,
+        small_sources=tuple(small),
+        existing=existing,
+        levels=levels,
+        plans=tuple(plans.values()),
+        needs_codec=not {DECODER_NAME, ENCODER_NAME} <= whole,
+    )
+
+
+def _existing(directory: Path, fingerprint: str, small: Sequence[SourceFile]) -> Manifest | None:
+    if not (directory / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(directory)
+    if manifest.fingerprint != fingerprint:
+        raise BundleError(
+            f"{directory}: holds a bundle of another checkpoint "
+            f"(fingerprint {manifest.fingerprint[:12]}, this one's is {fingerprint[:12]}): choose another --out"
+        )
+    for source in small:
+        for earlier in manifest.sources:
+            if earlier.role == source.role and earlier.sha256 != source.sha256:
+                raise BundleError(f"{directory}: was made with another {source.role} file: choose another --out")
+    return manifest
+
+
+def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
+    paths: dict[Part, Path | None] = {"backbone": request.imatrix_backbone, "decoder": request.imatrix_decoder}
+    tensors = gguf_tensors(checkpoint.spec)
+    return {
+        part: read_imatrix(path, [tensor for tensor in tensors if tensor.part == part])
+        for part, path in paths.items()
+        if path is not None
+    }
+
+
+def _whole_files(directory: Path, manifest: Manifest) -> set[str]:
+    """Names of the manifest's files that are there with their full size."""
+    whole = set()
+    for name, record in manifest.files.items():
+        path = directory / name
+        if path.is_file() and path.stat().st_size == record.size_bytes:
+            whole.add(name)
+    return whole
+
+
+def _check_same_imatrix(directory: Path, existing: Manifest, part: Part, name: str, imatrix: Imatrix | None) -> None:
+    wanted = imatrix.sha256 if imatrix else None
+    for files in existing.levels.values():
+        if getattr(files, part) == name and getattr(files, f"imatrix_{part}") != wanted:
+            raise BundleError(
+                f"{directory}: {name} is there already, quantised with another imatrix (or none): choose another --out"
+            )

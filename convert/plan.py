@@ -1,0 +1,107 @@
+"""What a conversion will write: each GGUF file's tensors, types, offsets and size, known before the first byte."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gguf import GGML_QUANT_VERSION
+
+from ..models.levels import Level
+from ..models.manifest import FORMAT_VERSION
+from ..models.spec import ModelSpec
+from ..models.tensors import GgufTensor, Part, gguf_tensors
+from .gguf_header import Key, TensorInfo, header_bytes, llama_keys, miso_keys, padded, text, uint32
+from .imatrix import Imatrix
+from .recipe import tensor_types
+from .rows import RowReader
+
+
+@dataclass(frozen=True)
+class GgufPlan:
+    """One GGUF file: its header and, in file order, its tensors and their types."""
+
+    name: str
+    part: Part
+    tensors: tuple[GgufTensor, ...]
+    infos: tuple[TensorInfo, ...]
+    keys: tuple[Key, ...]
+    imatrix: Imatrix | None
+
+    @property
+    def header(self) -> bytes:
+        """The bytes before the tensor data."""
+        return header_bytes(self.keys, self.infos)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of tensor data, padding included."""
+        return sum(padded(info.size_bytes) for info in self.infos)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + self.data_bytes
+
+    @property
+    def weights(self) -> int:
+        """Number of elements in all tensors."""
+        return sum(tensor.weights for tensor in self.tensors)
+
+
+def file_name(spec: ModelSpec, part: Part, level: Level) -> str:
+    """The name of a part at a level: `MisoTTS-8B-backbone-Q4_K_M.gguf`. Levels share embeddings files."""
+    label = level.embeddings if part == "embeddings" else level.label
+    return f"{spec.name}-{part}-{label}.gguf"
+
+
+def plan_file(
+    spec: ModelSpec,
+    part: Part,
+    level: Level,
+    reader: RowReader,
+    fingerprint: str,
+    tokenizer: Sequence[Key],
+    imatrix: Imatrix | None = None,
+) -> GgufPlan:
+    """Plan one file. Tensors are ordered as their sources lie on disk, so that one pass reads and writes in order."""
+    tensors = sorted((t for t in gguf_tensors(spec) if t.part == part), key=reader.position)
+    types = tensor_types(level, tensors, imatrix=imatrix is not None)
+    return GgufPlan(
+        name=file_name(spec, part, level),
+        part=part,
+        tensors=tuple(tensors),
+        infos=tuple(TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors),
+        keys=(*_general_keys(spec, part, level), *_part_keys(spec, part, tokenizer), *_imatrix_keys(imatrix))
+        + tuple(miso_keys(spec, part, FORMAT_VERSION, fingerprint)),
+        imatrix=imatrix,
+    )
+
+
+def _general_keys(spec: ModelSpec, part: Part, level: Level) -> list[Key]:
+    return [
+        text("general.type", "model"),
+        text("general.name", f"{spec.name} {part}"),
+        text("general.basename", spec.name),
+        uint32("general.file_type", level.ftype),
+        uint32("general.quantization_version", GGML_QUANT_VERSION),
+    ]
+
+
+def _part_keys(spec: ModelSpec, part: Part, tokenizer: Sequence[Key]) -> Sequence[Key]:
+    if part == "backbone":
+        return llama_keys(spec, spec.backbone, spec.audio_vocab)
+    if part == "decoder":
+        return llama_keys(spec, spec.decoder, spec.flat_audio_vocab)
+    return tokenizer
+
+
+def _imatrix_keys(imatrix: Imatrix | None) -> list[Key]:
+    """As llama.cpp's quantiser notes it."""
+    if imatrix is None:
+        return []
+    dataset = [text("quantize.imatrix.dataset", imatrix.dataset)] if imatrix.dataset else []
+    return [
+        text("quantize.imatrix.file", imatrix.file),
+        *dataset,
+        uint32("quantize.imatrix.entries_count", len(imatrix.columns)),
+        uint32("quantize.imatrix.chunks_count", imatrix.chunks),
+    ]

@@ -1,0 +1,83 @@
+"""A file in the making: written in order under a temporary name, hashed as it goes, renamed when whole."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..models.errors import BundleError
+from ..models.manifest import BundleFile
+
+PARTIAL_SUFFIX = ".partial"
+
+
+class Sink:
+    """Writes `directory/name` as `name.partial`. Only `commit` gives it its name, after all bytes are on disk."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self._final = directory / name
+        self._partial = directory / (name + PARTIAL_SUFFIX)
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+        self._file = self._partial.open("wb", buffering=0)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`. Raises `OSError` when the disk is full."""
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        self._digest.update(view)
+        self._size_bytes += len(view)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def finish(self) -> BundleFile:
+        """Force the bytes to disk and close; the name stays temporary."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return BundleFile(size_bytes=self._size_bytes, sha256=self._digest.hexdigest())
+
+    def commit(self) -> None:
+        """Give the finished file its name, replacing one that is there."""
+        assert self._file.closed, "finish() first"
+        self._partial.replace(self._final)
+
+    def discard(self) -> None:
+        """Close and delete what was written. Does nothing after `commit`."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def write_whole(directory: Path, name: str, data: bytes) -> BundleFile:
+    """Write one small file the same way, at once."""
+    sink = Sink(directory, name)
+    try:
+        sink.write(data)
+        record = sink.finish()
+        sink.commit()
+    except BaseException:
+        sink.discard()
+        raise
+    sync_directory(directory)
+    return record
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames durable. Windows has no such call and needs none."""
+    if os.name == "posix":
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_partials(directory: Path) -> list[str]:
+    """Delete what an interrupted run left. Returns the names."""
+    leftovers = sorted(directory.glob("*" + PARTIAL_SUFFIX))
+    for leftover in leftovers:
+        try:
+            leftover.unlink()
+        except OSError as error:
+            raise BundleError(
+                f"{leftover}: left by an interrupted run, cannot be deleted ({error.strerror})"
+            ) from error
+    return [leftover.name for leftover in leftovers]

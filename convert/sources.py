@@ -1,0 +1,87 @@
+"""Where a conversion's inputs are: the checkpoint, the codec and the tokenizer, found from what the user typed."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..models.errors import CheckpointError
+from ..models.flavors import TINY
+from ..models.mimi import TINY_MIMI
+from ..models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from .hub import download, download_tokenizer
+
+TINY_NAME = "tiny"
+DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
+_MIMI_NAMES = (MIMI_NAME, "tokenizer-e351c8d8-checkpoint125.safetensors")
+_REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Local files. `mimi` is None when the codec lies inside the checkpoint (Hugging Face CSM)."""
+
+    checkpoint: Path
+    mimi: Path | None
+    tokenizer: Path
+
+
+@contextmanager
+def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = None) -> Iterator[Sources]:
+    """Find, fetch or make the inputs.
+
+    Args:
+        checkpoint: A path, a Hugging Face repo id, or `tiny`.
+        mimi: The codec's checkpoint; default: beside the checkpoint, or from the hub.
+        tokenizer: A `tokenizer.json`, or a repo that has one; default: beside the checkpoint, or the hub's mirror.
+
+    Yields:
+        The files; those made for `tiny` are gone afterwards.
+
+    Raises:
+        CheckpointError: Something is not there, with what to pass instead.
+    """
+    path = Path(checkpoint)
+    if checkpoint.lower() == TINY_NAME:
+        with TemporaryDirectory(prefix="miso-tiny-") as directory:
+            log.info("making the synthetic tiny checkpoint")
+            write_synthetic(Path(directory), TINY, TINY_MIMI)
+            yield _local(Path(directory), mimi, tokenizer)
+    elif path.exists():
+        yield _local(path, mimi, tokenizer)
+    elif _REPO_ID.fullmatch(checkpoint):
+        yield Sources(*download(checkpoint, mimi, tokenizer))
+    else:
+        raise CheckpointError(
+            f"{checkpoint}: no such file or directory, and not a Hugging Face repo id (OWNER/NAME) or '{TINY_NAME}'"
+        )
+
+
+def _local(path: Path, mimi: Path | None, tokenizer: str | None) -> Sources:
+    directory = path if path.is_dir() else path.parent
+    return Sources(path, mimi or _mimi_beside(directory), _tokenizer_beside(directory, tokenizer))
+
+
+def _mimi_beside(directory: Path) -> Path | None:
+    for name in _MIMI_NAMES:
+        if (directory / name).exists():
+            return directory / name
+    return None
+
+
+def _tokenizer_beside(directory: Path, tokenizer: str | None) -> Path:
+    path = Path(tokenizer) if tokenizer else directory / TOKENIZER_NAME
+    path = path / TOKENIZER_NAME if path.is_dir() else path
+    if path.exists():
+        return path
+    if tokenizer and _REPO_ID.fullmatch(tokenizer):
+        return download_tokenizer(tokenizer)
+    raise CheckpointError(
+        f"{path}: no such file: pass Llama 3.2's tokenizer.json with --tokenizer FILE "
+        "(it is in meta-llama/Llama-3.2-1B, gated, and its mirror unsloth/Llama-3.2-1B)"
+    )

@@ -1,0 +1,40 @@
+"""What every checkpoint file looks like to the converter: named tensors, read a few rows at a time.
+
+It knows no layout: names are whatever the file calls its tensors.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+F32Array = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+
+
+class TensorStore(Protocol):
+    """Tensors by name, read lazily as float32. Reading is safe from several threads."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files behind it, in reading order: what a source hash covers."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Every tensor's shape, in PyTorch order."""
+        ...
+
+    def position(self, name: str, row: int = 0) -> tuple[int, int]:
+        """(index in `files`, byte offset) of one row: reading in this order is reading the disk in order."""
+        ...
+
+    def read(self, name: str, start: int, stop: int) -> F32Array:
+        """Rows `[start, stop)` of the first axis, as a new float32 array."""
+        ...
+
+    def close(self) -> None:
+        """Release the files. Idempotent."""
+        ...

@@ -1,0 +1,16 @@
+"""The exceptions that a user of the library can meet.
+
+Every message names the file or value, what was expected, and what to do about it.
+"""
+
+
+class MisoError(Exception):
+    """Base of all errors raised on purpose: bad input, or a machine that cannot do what was asked."""
+
+
+class CheckpointError(MisoError):
+    """A checkpoint, tokenizer or imatrix cannot be used: unreadable, incomplete or not of this model."""
+
+
+class BundleError(MisoError):
+    """A bundle cannot be read or written: missing parts, wrong hashes, or files of another model."""

@@ -1,0 +1,133 @@
+"""The model as data: dimensions and constants of one RVQ transformer of the CSM design.
+
+It knows no tensor names (`tensors.py`), no known models (`flavors.py`) and no file formats.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's rescaling of RoPE frequencies.
+
+    Source: "The Llama 3 Herd of Models" (arXiv 2407.21783) and the values in the CSM upstream code.
+    """
+
+    factor: float = 32.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+    def __post_init__(self) -> None:
+        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor):
+            raise ValueError(f"RoPE scaling needs factor >= 1 and 0 < low < high, not {self}")
+        if self.original_context < 1:
+            raise ValueError(f"RoPE original context must be positive, not {self.original_context}")
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    """Dimensions of one Llama-style transformer (grouped-query attention, SwiGLU, RMSNorm, no biases)."""
+
+    layers: int
+    embed_dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_dim: int
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"transformer {f.name} must be a positive integer, not {value!r}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even: RoPE rotates pairs")
+
+    @property
+    def q_dim(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key (or value) heads together."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One text-to-speech model: backbone, depth decoder, vocabularies and the constants they share."""
+
+    name: str
+    backbone: TransformerSpec
+    decoder: TransformerSpec
+    text_vocab: int
+    audio_vocab: int
+    codebooks: int
+    max_positions: int = 2048
+    norm_eps: float = 1e-5
+    rope_base: float = 500_000.0
+    rope_scaling: RopeScaling | None = field(default_factory=RopeScaling)
+    prompt: str = "[{speaker}] {text}"
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in '/\\:*?"<>|'):
+            raise ValueError(f"model name must be usable in a file name, not {self.name!r}")
+        for label in ("text_vocab", "audio_vocab", "max_positions"):
+            if getattr(self, label) < 1:
+                raise ValueError(f"{label} must be positive, not {getattr(self, label)}")
+        if self.codebooks < 2:
+            raise ValueError(f"the depth decoder needs at least 2 codebooks, not {self.codebooks}")
+        if not self.norm_eps > 0 or not self.rope_base > 1:
+            raise ValueError(f"norm_eps ({self.norm_eps}) and rope_base ({self.rope_base}) must be positive")
+        if "{text}" not in self.prompt or "{speaker}" not in self.prompt:
+            raise ValueError(f"prompt template needs {{speaker}} and {{text}}, not {self.prompt!r}")
+
+    @property
+    def flat_audio_vocab(self) -> int:
+        """Rows of the audio embedding table: id = codebook * audio_vocab + code."""
+        return self.codebooks * self.audio_vocab
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "ModelSpec":
+        """Inverse of `dataclasses.asdict`. Raises `ValueError` on missing, unknown or invalid entries."""
+        try:
+            scaling = data.get("rope_scaling")
+            return cls(
+                **{
+                    **data,
+                    "backbone": TransformerSpec(**data["backbone"]),
+                    "decoder": TransformerSpec(**data["decoder"]),
+                    "rope_scaling": RopeScaling(**scaling) if scaling is not None else None,
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a model spec: {error}") from error
+
+
+def rope_factors(spec: ModelSpec, head_dim: int) -> list[float]:
+    """Divisors of the RoPE frequencies, one per pair (`head_dim / 2` values), in Llama 3's scheme.
+
+    llama.cpp multiplies the *wavelength* by these: low frequencies by `factor`, high ones by 1, with a smooth
+    ramp between. Source: llama.cpp `conversion` of `rope_type: llama3`; arXiv 2407.21783.
+    """
+    if spec.rope_scaling is None:
+        return [1.0] * (head_dim // 2)
+    s = spec.rope_scaling
+    factors = []
+    for pair in range(head_dim // 2):
+        wavelength = 2 * math.pi * spec.rope_base ** (2 * pair / head_dim)
+        periods = s.original_context / wavelength
+        if periods > s.high_freq_factor:
+            factors.append(1.0)
+        elif periods < s.low_freq_factor:
+            factors.append(s.factor)
+        else:
+            smooth = (periods - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+            factors.append(1.0 / ((1 - smooth) / s.factor + smooth))
+    return factors

@@ -1,0 +1,95 @@
+"""Small checkpoints, bundles and GGUF files for tests."""
+
+import ctypes
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from miso_gguf.convert.bundle import convert
+from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.models.flavors import TINY
+from miso_gguf.models.levels import Level
+from miso_gguf.models.manifest import Manifest
+from miso_gguf.models.mimi import TINY_MIMI
+from miso_gguf.models.spec import ModelSpec, TransformerSpec
+from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from miso_gguf.native.llama import load_library
+from numpy.typing import NDArray
+
+MICRO = replace(
+    TINY,
+    name="Micro",
+    backbone=TransformerSpec(layers=2, embed_dim=64, heads=2, kv_heads=1, head_dim=32, ffn_dim=96),
+    decoder=TransformerSpec(layers=1, embed_dim=32, heads=1, kv_heads=1, head_dim=32, ffn_dim=64),
+    audio_vocab=515,
+)
+"""A model for tests of the writer: converts in milliseconds."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a conversion reads."""
+
+    checkpoint: Path
+    mimi: Path
+    tokenizer: Path
+    config: Path
+
+
+def make_inputs(directory: Path, spec: ModelSpec = TINY) -> Inputs:
+    checkpoint = write_synthetic(directory, spec, TINY_MIMI)
+    config = directory / "spec.json"
+    config.write_text(json.dumps(asdict(spec)))
+    return Inputs(checkpoint, directory / MIMI_NAME, directory / TOKENIZER_NAME, config)
+
+
+def make_bundle(inputs: Inputs, out: Path, levels: Sequence[Level], **request: object) -> Manifest:
+    with open_checkpoint(inputs.checkpoint, inputs.config) as checkpoint:
+        wanted = Request(levels, **request)  # type: ignore[arg-type]
+        return convert(plan_conversion(out, checkpoint, inputs.mimi, inputs.tokenizer, wanted))
+
+
+def tensor_bytes(path: Path) -> dict[str, tuple[str, bytes]]:
+    """Type and bytes of every tensor of a GGUF, read by gguf-py."""
+    return {tensor.name: (tensor.tensor_type.name, tensor.data.tobytes()) for tensor in GGUFReader(path).tensors}
+
+
+
+def llama_quantize(
+    source: Path, target: Path, level: Level, imatrix: Mapping[str, NDArray[np.float32]] | None = None
+) -> dict[str, tuple[str, bytes]]:
+    """`llama_model_quantize` of a GGUF: the oracle. The decoder's `token_embd` is Q8_0, as our layout says."""
+    lib = load_library()
+    params = lib.llama_model_quantize_default_params()
+    params.nthread, params.ftype = 2, level.ftype
+    if "-decoder-" in source.name and level.ftype > 1:
+        params.token_embedding_type = int(GGMLQuantizationType.Q8_0)
+    if imatrix is not None:
+        entries = (lib.llama_model_imatrix_data * (len(imatrix) + 1))()
+        for entry, (name, values) in zip(entries, imatrix.items(), strict=False):
+            entry.name, entry.size = name.encode(), values.size
+            entry.data = values.ctypes.data_as(type(entry.data))
+        params.imatrix = entries
+    status = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    assert status == 0
+    return tensor_bytes(target)
+
+
+def write_imatrix(path: Path, sums: Mapping[str, NDArray[np.float32]], counts: Mapping[str, float]) -> None:
+    """An imatrix in llama.cpp's GGUF format."""
+    writer = GGUFWriter(path, "none")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["noise.txt"])
+    writer.add_uint32("imatrix.chunk_count", 3)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for name, values in sums.items():
+        writer.add_tensor(f"{name}.in_sum2", values.reshape(1, -1))
+        writer.add_tensor(f"{name}.counts", np.array([[counts[name]]], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
