@@ -48,7 +48,8 @@ def run(command: click.Command, arguments: Sequence[str], name: str) -> int:
     except (MisoError, ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        stderr.print(f"{name.split()[0]}: error: {error or type(error).__name__}", style="red", markup=False, soft_wrap=True)
+        message = f"{name.split(maxsplit=1)[0]}: error: {error or type(error).__name__}"
+        stderr.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         return FAILED
     return result if isinstance(result, int) else DONE
 
@@ -62,7 +63,13 @@ class Bar(Protocol):
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Bar]:
     """A bar on stderr; nothing at all when that is not a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
         task = progress.add_task(label, total=max(total, 1))
         yield lambda amount: progress.advance(task, amount)
@@ -76,5 +83,3 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
     for row in rows:
         result.add_row(*row)
     return result
-
-

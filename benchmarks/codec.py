@@ -17,14 +17,15 @@ import click
 import numpy as np
 import onnxruntime
 import torch
-from miso_gguf.convert.mimi.export import export_decoder, export_encoder
-from miso_gguf.convert.mimi.weights import mimi_weights
-from miso_gguf.models.mimi import FRAME_SAMPLES, MIMI
-from miso_gguf.models.synthetic_mimi import random_mimi
 from moshi.models.loaders import get_mimi
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+
+from miso_gguf.convert.mimi.export import export_decoder, export_encoder
+from miso_gguf.convert.mimi.weights import mimi_weights
+from miso_gguf.models.mimi import FRAME_SAMPLES, MIMI
+from miso_gguf.models.synthetic_mimi import random_mimi
 
 Call = Callable[[], object]
 LONG = 50

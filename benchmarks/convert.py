@@ -13,16 +13,17 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
+
 from miso_gguf.console import stdout, table
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint import Checkpoint, open_checkpoint
@@ -125,7 +126,7 @@ def arithmetic(directory: Path, levels: list[Level]) -> dict[str, float]:
                 if (file.part, tensor.name, info.qtype) not in seen and len(tensor.shape) > 1:
                     seen.add((file.part, tensor.name, info.qtype))
                     work[info.qtype.name, tensor.shape[-1]] += tensor.shape[0]
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     generator = np.random.default_rng(0)
     with ThreadPoolExecutor(THREADS) as pool:
         for (name, columns), rows in work.items():
@@ -140,6 +141,7 @@ def arithmetic(directory: Path, levels: list[Level]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the three sides in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=3)
@@ -161,22 +163,37 @@ def main() -> None:
                     shutil.rmtree(out)
                 by_type = arithmetic(directory, levels)
                 samples["arithmetic"].append(sum(by_type.values()))
-            results[name] = {
-                **{f"{side}_s": round(statistics.median(values), 2) for side, values in samples.items()},
-                "speedup": round(statistics.median(b / a for a, b in zip(samples["ours"], samples["llama.cpp"], strict=True)), 3),
-                "over_arithmetic": round(
-                    statistics.median(a / b for a, b in zip(samples["ours"], samples["arithmetic"], strict=True)), 3
-                ),
-                "arithmetic_by_type_s": {key: round(value, 2) for key, value in by_type.items()},
-            }
-    rows = [
-        [name, f"{r['ours_s']:.1f} s", f"{r['llama.cpp_s']:.1f} s", f"{r['speedup']:.2f}x", f"{r['arithmetic_s']:.1f} s", f"{r['over_arithmetic']:.2f}x"]
-        for name, r in results.items()
-    ]
+            results[name] = summary(samples, by_type)
     columns = ["", "ours", "llama.cpp's way", "faster", "arithmetic alone", "ours over it"]
-    stdout.print(table(f"{arguments.layers}+{arguments.layers} real-shaped layers, {THREADS} threads", columns, rows, range(1, 6)))
+    rows = [
+        [
+            name,
+            f"{result['ours_s']:.1f} s",
+            f"{result['llama.cpp_s']:.1f} s",
+            f"{result['speedup']:.2f}x",
+            f"{result['arithmetic_s']:.1f} s",
+            f"{result['over_arithmetic']:.2f}x",
+        ]
+        for name, result in results.items()
+    ]
+    title = f"{arguments.layers}+{arguments.layers} real-shaped layers, {THREADS} threads"
+    stdout.print(table(title, columns, rows, range(1, 6)))
     print(json.dumps({"benchmark": "convert", "layers": arguments.layers, "threads": THREADS, **results}))
 
 
+def summary(samples: dict[str, list[float]], by_type: dict[str, float]) -> dict[str, Any]:
+    """Medians of each side, and of the ratios within each round."""
+
+    def ratio(a: str, b: str) -> float:
+        return round(statistics.median(x / y for x, y in zip(samples[a], samples[b], strict=True)), 3)
+
+    return {
+        **{f"{side}_s": round(statistics.median(values), 2) for side, values in samples.items()},
+        "speedup": ratio("llama.cpp", "ours"),
+        "over_arithmetic": ratio("ours", "arithmetic"),
+        "arithmetic_by_type_s": {name: round(seconds, 2) for name, seconds in by_type.items()},
+    }
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -22,6 +22,8 @@ from .tensor_store import F32Array, Shape, TensorStore
 
 _INDEX = "model.safetensors.index.json"
 _LISTED_PROBLEMS = 20
+_MAX_LAYERS = 1000
+"""A config is data from strangers: the tensor table is written out layer by layer."""
 
 
 class Checkpoint:
@@ -72,8 +74,9 @@ class Checkpoint:
         for name, shape in sorted(self.shapes.items()):
             step = self.row_step(name)
             digest.update(f"{name} {list(shape)}\n".encode())
-            digest.update(self.read(name, 0, step).tobytes())
-            digest.update(self.read(name, shape[0] - step, shape[0]).tobytes())
+            # One row also where whole heads must be read: the layout is to make no difference.
+            digest.update(self.read(name, 0, step)[:1].tobytes())
+            digest.update(self.read(name, shape[0] - step, shape[0])[-1:].tobytes())
         return digest.hexdigest()
 
 
@@ -86,7 +89,7 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
     store = open_store(path)
     try:
         directory = path if path.is_dir() else path.parent
-        spec, sources = _recognise(store, config, directory)
+        spec, sources = _recognise(store, config, directory, path)
         checkpoint = Checkpoint(store, spec, sources)
         _check_shapes(checkpoint, path)
     except BaseException:
@@ -112,7 +115,12 @@ def _checkpoint_in(directory: Path) -> Path:
     for name in (_INDEX, "model.safetensors", "ckpt.pt"):
         if (directory / name).exists():
             return directory / name
-    found = sorted(file for file in directory.iterdir() if file.suffix in (".safetensors", ".pt", ".pth"))
+    try:
+        files = sorted(directory.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be listed ({error.strerror or error})") from error
+    found = [file for file in files if file.name.endswith(".safetensors.index.json")]
+    found = found or [file for file in files if file.suffix in (".safetensors", ".pt", ".pth")]
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise CheckpointError(
@@ -123,20 +131,36 @@ def _checkpoint_in(directory: Path) -> Path:
 
 
 def _recognise(
-    store: TensorStore, config: Path | None, directory: Path
+    store: TensorStore, config: Path | None, directory: Path, path: Path
 ) -> tuple[ModelSpec, Mapping[str, HfSource] | None]:
     if is_hf_layout(store.shapes):
         spec = _spec_from_file(config or directory / "config.json")
         return spec, hf_sources(spec, store.shapes)
-    return (_spec_from_file(config) if config else recognise(store.shapes)), None
+    if config is not None:
+        return _spec_from_file(config), None
+    try:
+        return recognise(store.shapes), None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _spec_from_file(path: Path) -> ModelSpec:
+    spec = _parse_spec(path)
+    layers = spec.backbone.layers + spec.decoder.layers
+    if layers > _MAX_LAYERS:
+        raise CheckpointError(f"{path}: says {layers} layers, more than {_MAX_LAYERS}: no plausible model")
+    return spec
+
+
+def _parse_spec(path: Path) -> ModelSpec:
     try:
         data: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; a Hugging Face checkpoint needs its config.json") from error
-    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: no such file: a checkpoint in Hugging Face layout needs its config.json beside it, "
+            "or --config FILE"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable JSON ({error})") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: not a JSON object")
@@ -147,7 +171,7 @@ def _spec_from_file(path: Path) -> ModelSpec:
             raise CheckpointError(f"{path}: {error}") from error
     try:
         return spec_from_config(data)
-    except CheckpointError as error:
+    except (CheckpointError, OverflowError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 

@@ -36,7 +36,7 @@ Examples:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _LevelType(click.ParamType):
+class _LevelType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4
     name = "level"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Level:
@@ -50,7 +50,9 @@ def _inputs(command: Command) -> Command:
     """The options that say where the inputs are: shared by convert and verify."""
     for option in (
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
-        click.option("--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's]."),
+        click.option(
+            "--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's]."
+        ),
         click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT]."),
         click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
@@ -171,7 +173,7 @@ def verify(
     else:
         rows = [[f.check, f.subject, f.measured, "ok" if f.ok else "DIFFERS"] for f in findings]
         stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
-        stdout.print(f"{directory}: {'differs: ' + str(len(bad)) + ' findings' if bad else 'all is well'}", markup=False)
+        stdout.print(f"{directory}: {f'{len(bad)} findings differ' if bad else 'all is well'}", markup=False)
     return NO if bad else DONE
 
 
@@ -209,7 +211,14 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
                 _size(memory.vram_bytes),
             ]
         )
-    columns = ["level", "backbone", "decoder", "embeddings (host)", "bpw", f"VRAM at {manifest.model_spec.max_positions}"]
+    columns = [
+        "level",
+        "backbone",
+        "decoder",
+        "embeddings (host)",
+        "bpw",
+        f"VRAM at {manifest.model_spec.max_positions}",
+    ]
     return table(f"{directory}: {manifest.model_spec.name}", columns, rows, numeric=[1, 2, 3, 4, 5])
 
 

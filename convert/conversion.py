@@ -85,7 +85,7 @@ def plan_conversion(
     plans: dict[str, GgufPlan] = {}
     for level in request.levels:
         decoder_level = request.decoder_level or level
-        by_part: dict[Part, Level] = {"backbone": level, "decoder": decoder_level, "embeddings": level}
+        by_part: dict[Part, Level] = {"backbone": level, "decoder": decoder_level, "embeddings": level.embeddings}
         names = {part: file_name(spec, part, by_part[part]) for part in PARTS}
         used = {f"imatrix_{part}": imatrix.sha256 for part, imatrix in imatrices.items()}
         key = level.key if decoder_level == level else f"{level.key}+{decoder_level.key}"
@@ -93,9 +93,7 @@ def plan_conversion(
         for part, name in names.items():
             imatrix = imatrices.get(part)
             if name not in whole:
-                plans.setdefault(
-                    name, plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix)
-                )
+                plans.setdefault(name, plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix))
             elif existing is not None and part != "embeddings":
                 _check_same_imatrix(directory, existing, part, name, imatrix)
     return Conversion(

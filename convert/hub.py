@@ -3,11 +3,17 @@
 Downloads resume and show their own progress; both are huggingface-hub's work.
 """
 
+import errno
 import importlib
+import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..models.errors import CheckpointError
+from .hf_layout import CODEC_PREFIX
+from .sharded import read_index
 from .tokenizer import read_tokenizer
 
 TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
@@ -15,6 +21,22 @@ TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
 MIMI_REPO = "kyutai/moshiko-pytorch-bf16"
 MIMI_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
 _INDEX = "model.safetensors.index.json"
+_CONFIG = "config.json"
+_WHOLE = ("model.safetensors", "ckpt.pt")
+_TOKENIZER = "tokenizer.json"
+_TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
+_PASS_CHECKPOINT = "download it by other means and pass the file or directory"
+_PASS_TOKENIZER = "pass a tokenizer.json with --tokenizer FILE"
+_REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".json")
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether `name` can be OWNER/NAME on the hub, rather than a mistyped path to a file."""
+    return _REPO_ID.fullmatch(name) is not None and not name.endswith(_FILE_SUFFIXES)
 
 
 def download(repo: str, mimi: Path | None, tokenizer: str | None) -> tuple[Path, Path | None, Path]:
@@ -22,28 +44,50 @@ def download(repo: str, mimi: Path | None, tokenizer: str | None) -> tuple[Path,
 
     The tokenizer is fetched and read before anything large, so that a missing permission costs no download.
     """
-    files = _files_of(repo)
-    tokenizer_path = _tokenizer(repo, files, tokenizer)
+    files = _files_of(repo, "pass a local checkpoint instead")
+    tokenizer_path = find_tokenizer(tokenizer) if tokenizer else _default_tokenizer(repo, files)
     read_tokenizer(tokenizer_path)
-    is_transformers = "config.json" in files and _INDEX in files
-    if mimi is None and not is_transformers:
-        mimi = _fetch(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")
-    return _weights(repo, files), mimi, tokenizer_path
+    if _CONFIG in files:
+        _fetch(repo, _CONFIG, _PASS_CHECKPOINT)
+    if _INDEX in files:
+        checkpoint = _fetch(repo, _INDEX, _PASS_CHECKPOINT)
+        owner = read_index(checkpoint)
+        mimi = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi()
+        for shard in sorted(set(owner.values())):
+            _fetch(repo, shard, _PASS_CHECKPOINT)
+        return checkpoint, mimi, tokenizer_path
+    for name in _WHOLE:
+        if name in files:
+            mimi = mimi or _mimi()
+            return _fetch(repo, name, _PASS_CHECKPOINT), mimi, tokenizer_path
+    raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {_INDEX} or {_WHOLE[1]}")
+
+
+def find_tokenizer(name: str) -> Path:
+    """The `tokenizer.json` that `name` means: a file, a directory or a repo that has one. Raises `CheckpointError`."""
+    path = Path(name)
+    if not path.exists() and is_repo_id(name):
+        return download_tokenizer(name)
+    path = path / _TOKENIZER if path.is_dir() else path
+    if path.exists():
+        return path
+    raise CheckpointError(
+        f"{path}: no such file: pass Llama 3.2's tokenizer.json with --tokenizer FILE "
+        f"(it is in {TOKENIZER_REPOS[1]}, gated, and its mirror {TOKENIZER_REPOS[0]})"
+    )
 
 
 def download_tokenizer(repo: str) -> Path:
     """`tokenizer.json` of `repo`, and the small files that explain it."""
-    files = _files_of(repo)
-    for extra in ("tokenizer_config.json", "special_tokens_map.json"):
+    files = _files_of(repo, _PASS_TOKENIZER)
+    for extra in _TOKENIZER_EXTRAS:
         if extra in files:
-            _fetch(repo, extra, "")
-    return _fetch(repo, "tokenizer.json", "pass a tokenizer.json with --tokenizer FILE")
+            _fetch(repo, extra, _PASS_TOKENIZER)
+    return _fetch(repo, _TOKENIZER, _PASS_TOKENIZER)
 
 
-def _tokenizer(repo: str, files: list[str], tokenizer: str | None) -> Path:
-    if tokenizer is not None:
-        return Path(tokenizer) if Path(tokenizer).exists() else download_tokenizer(tokenizer)
-    if "tokenizer.json" in files:
+def _default_tokenizer(repo: str, files: list[str]) -> Path:
+    if _TOKENIZER in files:
         return download_tokenizer(repo)
     problems = []
     for candidate in TOKENIZER_REPOS:
@@ -51,24 +95,11 @@ def _tokenizer(repo: str, files: list[str], tokenizer: str | None) -> Path:
             return download_tokenizer(candidate)
         except CheckpointError as error:
             problems.append(str(error))
-    raise CheckpointError(
-        "no tokenizer can be fetched; pass a tokenizer.json with --tokenizer FILE. " + " ".join(problems)
-    )
+    raise CheckpointError(f"no tokenizer can be fetched; {_PASS_TOKENIZER}. " + " ".join(problems))
 
 
-def _weights(repo: str, files: list[str]) -> Path:
-    remedy = "download it by other means and pass the file"
-    if _INDEX in files:
-        shards = [name for name in files if name.endswith(".safetensors") and "/" not in name]
-        for name in [*(n for n in ("config.json",) if n in files), *shards]:
-            _fetch(repo, name, remedy)
-        return _fetch(repo, _INDEX, remedy)
-    if "config.json" in files:
-        _fetch(repo, "config.json", remedy)
-    for name in ("model.safetensors", "ckpt.pt"):
-        if name in files:
-            return _fetch(repo, name, remedy)
-    raise CheckpointError(f"{repo}: the repository holds no model.safetensors, {_INDEX} or ckpt.pt")
+def _mimi() -> Path:
+    return _fetch(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")
 
 
 def _hub() -> Any:
@@ -81,17 +112,26 @@ def _hub() -> Any:
         ) from error
 
 
-def _files_of(repo: str) -> list[str]:
+def _files_of(repo: str, remedy: str) -> list[str]:
+    """The repository's files; offline, those of interest that were downloaded before."""
     hub = _hub()
-    return list(_calling(repo, "pass a local checkpoint instead", lambda: hub.HfApi().list_repo_files(repo)))
+    try:
+        return list(_calling(repo, remedy, lambda: hub.HfApi().list_repo_files(repo)))
+    except CheckpointError as error:
+        wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
+        cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
+        if not cached:
+            raise
+        log.warning("%s; going on with what was downloaded before", error)
+        return cached
 
 
 def _fetch(repo: str, name: str, remedy: str) -> Path:
     hub = _hub()
-    return Path(_calling(f"{repo}/{name}", remedy, lambda: hub.hf_hub_download(repo, name)))
+    return Path(_calling(f"{repo}/{name}", remedy, lambda: str(hub.hf_hub_download(repo, name))))
 
 
-def _calling(what: str, remedy: str, call: Any) -> Any:
+def _calling(what: str, remedy: str, call: Callable[[], T]) -> T:
     errors = importlib.import_module("huggingface_hub.errors")
     try:
         return call()
@@ -101,8 +141,12 @@ def _calling(what: str, remedy: str, call: Any) -> Any:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(f"{what}: no such repository on the hub (or it is private): {remedy}") from error
-    except errors.EntryNotFoundError as error:
-        raise CheckpointError(f"{what}: the hub has no such file: {remedy}") from error
     except Exception as error:  # connection errors differ between versions of the library
+        # "Local": not in the cache, and the hub did not answer.
+        is_local = isinstance(error, errors.LocalEntryNotFoundError)
+        if isinstance(error, errors.EntryNotFoundError) and not is_local:
+            raise CheckpointError(f"{what}: the hub has no such file: {remedy}") from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(f"{what}: the disk is full ({error.filename or 'the cache of the hub'})") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{what}: cannot be fetched, the hub is out of reach ({reason}): {remedy}") from error

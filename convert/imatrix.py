@@ -4,18 +4,23 @@ Source: llama.cpp `tools/imatrix` (writer) and `tools/quantize` (reader): per te
 activations) and `<name>.counts`; a column's importance is their quotient, or 1 where nothing was counted.
 """
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from gguf import GGUFReader
+import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFReader
 
 from ..models.errors import CheckpointError
 from ..models.tensors import GgufTensor
+from .source_hash import file_sha256
 from .tensor_store import F32Array
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_MAX_READS = 2_000_000
+"""Numbers and texts in a header. A Llama model's GGUF, passed by mistake, has half as many."""
 
 
 @dataclass(frozen=True)
@@ -29,48 +34,80 @@ class Imatrix:
     chunks: int
 
 
-def read_imatrix(path: Path, tensors: list[GgufTensor]) -> Imatrix:
+def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
     """Read `path` for the matrices of one GGUF part.
 
     Raises `CheckpointError` if it is no imatrix, fits none of `tensors`, or has a wrong or non-finite entry.
     """
     try:
-        reader = GGUFReader(path)
-        raw = {tensor.name: np.array(tensor.data, np.float32) for tensor in reader.tensors}
-        kind = reader.fields.get("general.type")
-        is_imatrix = kind is not None and kind.contents() == "imatrix"
-        datasets = reader.fields.get("imatrix.datasets")
-        dataset = str(datasets.contents()[0]) if datasets is not None and datasets.contents() else None
-        chunk_field = reader.fields.get("imatrix.chunk_count")
-        chunks = int(chunk_field.contents()) if chunk_field is not None else 0
+        reader = _open(path)
+        digest = file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path}: not an imatrix in GGUF format ({error})") from error
-    if not is_imatrix:
+    if _field(reader, "general.type") != "imatrix":
         raise CheckpointError(
             f"{path}: not an imatrix: its general.type is not 'imatrix'. Make one with llama-imatrix."
         )
+    entries = {tensor.name: tensor for tensor in reader.tensors}
     columns = {}
     for tensor in tensors:
-        if tensor.name + _SUMS in raw and tensor.name + _COUNTS in raw:
-            importance = _importance(raw[tensor.name + _SUMS], raw[tensor.name + _COUNTS])
-            if importance.shape != tensor.shape[-1:]:
-                raise CheckpointError(
-                    f"{path}: {tensor.name} has {importance.size} columns, the model's has {tensor.shape[-1]}: "
-                    "this imatrix is of another model"
-                )
-            if not np.isfinite(importance).all():
-                raise CheckpointError(f"{path}: {tensor.name} has NaN or Inf importances")
-            columns[tensor.name] = importance
+        pair = [entries.get(tensor.name + suffix) for suffix in (_SUMS, _COUNTS)]
+        if pair == [None, None]:
+            continue
+        for entry, suffix in zip(pair, (_SUMS, _COUNTS), strict=True):
+            if entry is None or entry.tensor_type != GGMLQuantizationType.F32:
+                raise CheckpointError(f"{path}: {tensor.name}{suffix} is missing or not F32: the imatrix is damaged")
+        sums, counts = (np.array(entry.data, np.float32).reshape(-1) for entry in pair if entry is not None)
+        columns[tensor.name] = _importance(path, tensor, sums, counts)
     if not columns:
         part = tensors[0].part
         raise CheckpointError(f"{path}: has entries for none of the {part}'s tensors: it is of another model or part")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    datasets, chunks = _field(reader, "imatrix.datasets"), _field(reader, "imatrix.chunk_count")
+    dataset = str(datasets[0]) if isinstance(datasets, list) and datasets else None
+    chunks = chunks if isinstance(chunks, int) and 0 <= chunks < 1 << 32 else 0
     return Imatrix(path.name, digest, columns, dataset, chunks)
 
 
-def _importance(sums: F32Array, counts: F32Array) -> F32Array:
-    count = np.float32(counts.reshape(-1)[0])
-    flat = sums.reshape(-1)
-    return flat / count if count > 0 else np.ones_like(flat)
+class _BoundedReader(GGUFReader):
+    """gguf-py's reader, which slices past the end of a file without a word and so can loop 2^64 times."""
+
+    _reads = 0
+
+    def _get(self, offset: int, dtype: npt.DTypeLike, count: int = 1, override_order: Any = None) -> npt.NDArray[Any]:
+        self._reads += 1
+        if self._reads > _MAX_READS or int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+            raise ValueError("it claims more than the file holds: truncated or damaged")
+        return super()._get(offset, dtype, count, override_order)
+
+
+def _open(path: Path) -> GGUFReader:
+    try:
+        with np.errstate(all="ignore"):  # sizes that overflow are found by the checks
+            return _BoundedReader(path)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not an imatrix in GGUF format ({error})") from error
+
+
+def _field(reader: GGUFReader, key: str) -> Any:
+    """The value of a key; None where it is absent or no valid text."""
+    field = reader.fields.get(key)
+    try:
+        return None if field is None else field.contents()
+    except (ValueError, IndexError):
+        return None
+
+
+def _importance(path: Path, tensor: GgufTensor, sums: F32Array, counts: F32Array) -> F32Array:
+    if sums.shape != tensor.shape[-1:] or counts.shape != (1,):
+        raise CheckpointError(
+            f"{path}: {tensor.name} has {sums.size} columns and {counts.size} counts, the model's has "
+            f"{tensor.shape[-1]} and 1: this imatrix is of another model"
+        )
+    count = counts[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        importance = sums / count if count > 0 else np.ones_like(sums)
+    if not (np.isfinite(count) and np.isfinite(sums).all() and np.isfinite(importance).all()):
+        raise CheckpointError(f"{path}: {tensor.name} has NaN or Inf importances")
+    if count < 0 or (sums < 0).any():
+        raise CheckpointError(f"{path}: {tensor.name} has negative importances: the imatrix is damaged")
+    return importance

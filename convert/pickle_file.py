@@ -1,6 +1,7 @@
 """A PyTorch `.pt` checkpoint, opened with `weights_only`: no code in the file is ever run. Needs torch."""
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..models.errors import CheckpointError
-from .tensor_store import F32Array, Shape
+from .tensor_store import F32Array, Shape, is_plain_name
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_ZIP_MAGIC = b"PK\x03\x04"
+_SAFE_TORCH = (2, 6)
+"""Before it, `weights_only` could be made to run code (CVE-2025-32434)."""
 
 
 class PickleFile:
-    """An open `.pt` file, memory-mapped where its format allows."""
+    """An open `.pt` file: memory-mapped, or read whole if it is of the format before torch 1.6."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,12 +42,21 @@ class PickleFile:
     def position(self, name: str, row: int = 0) -> tuple[int, int]:
         """(0, about where the row is): torch saves tensors in the order of their dictionary."""
         tensor = self._tensors[name]
-        return 0, self._starts[name] + row * tensor.stride(0) * tensor.element_size()
+        row_bytes = tensor.numel() // max(1, len(tensor)) * tensor.element_size() if tensor.ndim else 0
+        return 0, self._starts[name] + row * row_bytes
 
     def read(self, name: str, start: int, stop: int) -> F32Array:
-        """Rows `[start, stop)` as float32."""
-        rows: F32Array = self._tensors[name][start:stop].float().numpy()
-        return np.array(rows, dtype=np.float32, order="C")
+        """Rows `[start, stop)` as float32. Raises `CheckpointError` on an unsupported dtype."""
+        tensor = self._tensors[name]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{self._path}: tensor {name} has dtype {dtype}; supported are {', '.join(_DTYPES)}. "
+                "Save the checkpoint in one of these."
+            )
+        rows = tensor[start:stop] if tensor.ndim else tensor.reshape(1)[start:stop]
+        # force: a saved nn.Parameter requires a gradient.
+        return np.array(rows.float().numpy(force=True), dtype=np.float32, order="C")
 
     def close(self) -> None:
         """Drop the mapping."""
@@ -49,23 +64,53 @@ class PickleFile:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    torch = _import_torch(path)
     try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path}: reading a .pt checkpoint needs PyTorch: pip install 'miso-gguf[reference]', "
-            "or pass the .safetensors file"
-        ) from error
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened ({error.strerror or error})") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises a dozen kinds for one meaning
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {reason}"
+            f"{path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {_reason(error)}"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: not a state dict (a plain dictionary of tensors)")
-    return {str(name): tensor for name, tensor in state.items()}
+    if not isinstance(state, dict) or not all(_is_plain_tensor(torch, value) for value in state.values()):
+        raise CheckpointError(f"{path}: not a state dict (a plain dictionary of dense tensors)")
+    if not all(isinstance(name, str) and is_plain_name(name) for name in state):
+        raise CheckpointError(f"{path}: not a state dict (it has keys that are no tensor names)")
+    return dict(state)
+
+
+def _import_torch(path: Path) -> Any:
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch's is missing
+        raise CheckpointError(
+            f"{path}: reading a .pt checkpoint needs PyTorch: pip install 'miso-gguf[reference]', "
+            "or pass the .safetensors file"
+        ) from error
+    version = str(torch.__version__)
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _SAFE_TORCH:
+        raise CheckpointError(
+            f"{path}: PyTorch {version} cannot be trusted with a .pt file of unknown origin: "
+            f"upgrade it to {'.'.join(map(str, _SAFE_TORCH))} or later, or pass the .safetensors file"
+        )
+    return torch
+
+
+def _is_plain_tensor(torch: Any, value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's message that says what is wrong, not the ones that advise to trust the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = [line for line in lines if "weights_only" not in line and not line.startswith("Weights only load failed")]
+    telling = [line for line in plain if "GLOBAL" in line or "Unpickler error" in line]
+    reason = (telling or plain or [type(error).__name__])[0]
+    return re.sub(r"[^ -~]", "?", reason)[:300]

@@ -48,9 +48,8 @@ class GgufPlan:
 
 
 def file_name(spec: ModelSpec, part: Part, level: Level) -> str:
-    """The name of a part at a level: `MisoTTS-8B-backbone-Q4_K_M.gguf`. Levels share embeddings files."""
-    label = level.embeddings if part == "embeddings" else level.label
-    return f"{spec.name}-{part}-{label}.gguf"
+    """The name of a part at a level: `MisoTTS-8B-backbone-Q4_K_M.gguf`."""
+    return f"{spec.name}-{part}-{level.label}.gguf"
 
 
 def plan_file(
@@ -70,8 +69,12 @@ def plan_file(
         part=part,
         tensors=tuple(tensors),
         infos=tuple(TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors),
-        keys=(*_general_keys(spec, part, level), *_part_keys(spec, part, tokenizer), *_imatrix_keys(imatrix))
-        + tuple(miso_keys(spec, part, FORMAT_VERSION, fingerprint)),
+        keys=(
+            *_general_keys(spec, part, level),
+            *_part_keys(spec, part, tokenizer),
+            *_imatrix_keys(imatrix),
+            *miso_keys(spec, part, FORMAT_VERSION, fingerprint),
+        ),
         imatrix=imatrix,
     )
 

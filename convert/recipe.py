@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Qtype
 
-from ..models.levels import LEVELS, Level
+from ..models.levels import Level
 from ..models.tensors import GgufTensor
 
 _FALLBACK = {Qtype.Q4_K: Qtype.Q5_0, Qtype.Q6_K: Qtype.Q8_0}
@@ -28,7 +28,7 @@ def tensor_types(level: Level, tensors: Sequence[GgufTensor], *, imatrix: bool =
         if len(tensor.shape) == 1:
             types[tensor.name] = Qtype.F32
         elif tensor.part == "embeddings":
-            types[tensor.name] = _embeddings_type(level, tensor)
+            types[tensor.name] = _embeddings_type(base, tensor)
         elif base in _PLAIN:
             types[tensor.name] = base
         elif tensor.part == "decoder" and tensor.name == "token_embd.weight":
@@ -67,9 +67,8 @@ def _fit(qtype: Qtype, tensor: GgufTensor) -> Qtype:
     return smaller if columns % GGML_QUANT_SIZES[smaller][0] == 0 else Qtype.F16
 
 
-def _embeddings_type(level: Level, tensor: GgufTensor) -> Qtype:
-    """Embedding tables in the type that the level names; the projection, applied to every frame, stays F16."""
-    table = next(Qtype[other.base_type] for other in LEVELS.values() if other.label == level.embeddings)
-    if tensor.name == "projection.weight" and table not in _PLAIN:
+def _embeddings_type(base: Qtype, tensor: GgufTensor) -> Qtype:
+    """Tables in the level's own type; the projection, which is applied to every frame, stays F16."""
+    if tensor.name == "projection.weight" and base not in _PLAIN:
         return Qtype.F16
-    return _fit(table, tensor)
+    return _fit(base, tensor)

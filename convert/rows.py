@@ -59,7 +59,9 @@ class RowReader:
             case Rows():
                 return self._checked(source.name, source.start + start, source.start + stop)
             case Projected():
-                rows: F32Array = self._checked(source.table, start, stop) @ self._projection_of(source).T
+                table, projection = self._checked(source.table, start, stop), self._projection_of(source)
+                with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by whoever encodes it
+                    rows: F32Array = table @ projection.T
                 return rows
             case StackedHeads():
                 return self._head(source, start, stop)
@@ -89,7 +91,8 @@ class RowReader:
             bad = np.argwhere(~np.isfinite(rows.reshape(rows.shape[0], -1)))
             row, column = bad[0] + (start, 0)
             raise CheckpointError(
-                f"tensor {name} holds {len(bad)} NaN or Inf values in rows {start}..{stop - 1}, the first at row {row}, "
-                f"column {column}: the checkpoint is damaged, or --allow-nonfinite converts it as it is"
+                f"tensor {name} holds {len(bad)} NaN or Inf values in rows {start}..{stop - 1}, "
+                f"the first at row {row}, column {column}: the checkpoint is damaged, "
+                "or --allow-nonfinite converts it as it is"
             )
         return rows

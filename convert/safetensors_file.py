@@ -7,20 +7,28 @@ Source: the safetensors format description (huggingface/safetensors, README).
 
 import json
 import math
+import os
+import reprlib
+import stat
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..models.errors import CheckpointError
-from .tensor_store import F32Array, Shape
+from .tensor_store import F32Array, Shape, is_plain_name
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _OTHER_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_MAX_HEADER_BYTES = 10_000_000
+"""Room for 100 000 tensors. The reference implementation allows ten times as much, which would parse into gigabytes."""
+_MAX_DIMS, _MAX_ITEMS = 32, 1 << 48
+"""More than any file holds, and less than numpy fails at."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,12 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be opened ({error.strerror})") from error
+        self._file = _open(path)
         try:
             self._entries = _read_header(self._file, path)
+        except OSError as error:
+            self._file.close()
+            raise CheckpointError(f"{path}: its header cannot be read ({error.strerror or error})") from error
         except BaseException:
             self._file.close()
             raise
@@ -71,7 +79,7 @@ class SafetensorsFile:
                 f"{self._path}: tensor {name} has dtype {entry.dtype}; supported are {', '.join(_ITEM_BYTES)}. "
                 "Save the checkpoint in one of these."
             )
-        assert 0 <= start <= stop <= entry.shape[0], (name, start, stop, entry.shape)
+        assert 0 <= start <= stop <= (entry.shape or (1,))[0], (name, start, stop, entry.shape)
         row_items = math.prod(entry.shape[1:])
         raw = np.empty((stop - start) * row_items * _ITEM_BYTES[entry.dtype], np.uint8)
         self._read_into(raw, entry.start + start * row_items * _ITEM_BYTES[entry.dtype], name)
@@ -88,11 +96,21 @@ class SafetensorsFile:
                         raise CheckpointError(f"{self._path}: ends inside tensor {name}: the file changed while read")
                     done += count
         except OSError as error:
-            raise CheckpointError(f"{self._path}: reading tensor {name} failed ({error.strerror})") from error
+            raise CheckpointError(f"{self._path}: reading tensor {name} failed ({error.strerror or error})") from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _open(path: Path) -> FileIO:
+    try:
+        # Opening a pipe that nobody writes to would wait forever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: not a regular file")
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be opened ({error.strerror or error})") from error
 
 
 def _to_float32(raw: np.ndarray[Any, np.dtype[np.uint8]], dtype: str) -> F32Array:
@@ -104,8 +122,8 @@ def _to_float32(raw: np.ndarray[Any, np.dtype[np.uint8]], dtype: str) -> F32Arra
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _read_header(file: Any, path: Path) -> dict[str, _Entry]:
-    file_bytes = path.stat().st_size
+def _read_header(file: FileIO, path: Path) -> dict[str, _Entry]:
+    file_bytes = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     header_bytes = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or header_bytes > _MAX_HEADER_BYTES or header_bytes < 2:
@@ -137,20 +155,25 @@ def _read_header(file: Any, path: Path) -> dict[str, _Entry]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"header names {max(names, key=names.count)!r} twice")
+        counts = Counter(name for name, _ in pairs)
+        twice = counts.most_common(1)[0][0]
+        raise ValueError(f"header names {reprlib.repr(twice)} twice")
     return result
 
 
 def _parse_entry(raw: Any, name: str, path: Path) -> tuple[str, Shape, int, int]:
+    if not is_plain_name(name):
+        raise CheckpointError(f"{path}: {reprlib.repr(name)} is no plausible tensor name: the file is damaged")
     try:
         dtype, shape, (begin, end) = raw["dtype"], raw["shape"], raw["data_offsets"]
-        numbers = [*shape, begin, end]
-        valid = isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)
+        valid = isinstance(dtype, str) and dtype.isidentifier() and isinstance(shape, list) and len(shape) <= _MAX_DIMS
+        valid = valid and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         valid = False
     if not valid:
-        raise CheckpointError(f"{path}: header entry of tensor {name!r} is malformed: {str(raw)[:100]}")
+        raise CheckpointError(f"{path}: header entry of tensor {name!r} is malformed: {reprlib.repr(raw)}")
+    if math.prod(max(1, n) for n in shape) > _MAX_ITEMS:
+        raise CheckpointError(f"{path}: tensor {name} claims shape {shape}, more than any file holds")
     item_bytes = _ITEM_BYTES.get(dtype) or _OTHER_ITEM_BYTES.get(dtype)
     if item_bytes is not None and end - begin != math.prod(shape) * item_bytes:
         raise CheckpointError(

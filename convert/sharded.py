@@ -9,15 +9,26 @@ from ..models.errors import CheckpointError
 from .safetensors_file import SafetensorsFile
 from .tensor_store import F32Array, Shape
 
+_LISTED = 5
+_MAX_NAME_BYTES = 255
+
 
 class ShardedFiles:
     """The shards of one index, as one store. Raises `CheckpointError` if the index or a shard is not usable."""
 
     def __init__(self, index: Path) -> None:
-        owner = _read_index(index)
+        owner = read_index(index)
         self._shards: dict[str, SafetensorsFile] = {}
+        shards = sorted(set(owner.values()))
+        missing = [shard for shard in shards if not (index.parent / shard).exists()]
+        if missing:
+            listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+            raise CheckpointError(
+                f"{index}: {len(missing)} of its {len(shards)} shards are missing beside it: {listed}. "
+                "Download them too."
+            )
         with ExitStack() as stack:
-            for shard in sorted(set(owner.values())):
+            for shard in shards:
                 self._shards[shard] = SafetensorsFile(index.parent / shard)
                 stack.callback(self._shards[shard].close)
             for name, shard in owner.items():
@@ -52,14 +63,23 @@ class ShardedFiles:
         self._stack.close()
 
 
-def _read_index(index: Path) -> dict[str, str]:
+def read_index(index: Path) -> dict[str, str]:
+    """Tensor name -> the file beside `index` that holds it. Raises `CheckpointError` if it names anything else."""
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        owner = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not a safetensors index (no readable weight_map: {error})") from error
-    for shard in set(owner.values()):
-        # An index is data from strangers: a shard may only be a plain file beside it.
-        if PurePosixPath(shard).name != shard or PureWindowsPath(shard).name != shard:
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(s, str) for s in weight_map.values()):
+        raise CheckpointError(f"{index}: not a safetensors index (its weight_map must map tensors to files)")
+    for shard in set(weight_map.values()):
+        if not _is_plain_file_name(shard):
             raise CheckpointError(f"{index}: shard {shard!r} is not a plain file name: refusing to leave the directory")
-    return owner
+    return weight_map
+
+
+def _is_plain_file_name(name: str) -> bool:
+    """An index is data from strangers: a shard may only be a plain file beside it, on any system."""
+    plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
+    return plain and name not in ("", "..") and name.isprintable() and len(name.encode()) <= _MAX_NAME_BYTES

@@ -1,7 +1,6 @@
 """Where a conversion's inputs are: the checkpoint, the codec and the tokenizer, found from what the user typed."""
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from ..models.errors import CheckpointError
 from ..models.flavors import TINY
 from ..models.mimi import TINY_MIMI
 from ..models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
-from .hub import download, download_tokenizer
+from .hub import download, find_tokenizer, is_repo_id
 
 TINY_NAME = "tiny"
 DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
 _MIMI_NAMES = (MIMI_NAME, "tokenizer-e351c8d8-checkpoint125.safetensors")
-_REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = N
             yield _local(Path(directory), mimi, tokenizer)
     elif path.exists():
         yield _local(path, mimi, tokenizer)
-    elif _REPO_ID.fullmatch(checkpoint):
+    elif is_repo_id(checkpoint):
         yield Sources(*download(checkpoint, mimi, tokenizer))
     else:
         raise CheckpointError(
@@ -75,13 +73,4 @@ def _mimi_beside(directory: Path) -> Path | None:
 
 
 def _tokenizer_beside(directory: Path, tokenizer: str | None) -> Path:
-    path = Path(tokenizer) if tokenizer else directory / TOKENIZER_NAME
-    path = path / TOKENIZER_NAME if path.is_dir() else path
-    if path.exists():
-        return path
-    if tokenizer and _REPO_ID.fullmatch(tokenizer):
-        return download_tokenizer(tokenizer)
-    raise CheckpointError(
-        f"{path}: no such file: pass Llama 3.2's tokenizer.json with --tokenizer FILE "
-        "(it is in meta-llama/Llama-3.2-1B, gated, and its mirror unsloth/Llama-3.2-1B)"
-    )
+    return find_tokenizer(tokenizer or str(directory / TOKENIZER_NAME))

@@ -13,6 +13,13 @@ import numpy.typing as npt
 F32Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 
+_MAX_NAME = 500
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a tensor may be called this: names come from strangers and are printed in messages."""
+    return name.isprintable() and len(name) <= _MAX_NAME
+
 
 class TensorStore(Protocol):
     """Tensors by name, read lazily as float32. Reading is safe from several threads."""
@@ -32,7 +39,7 @@ class TensorStore(Protocol):
         ...
 
     def read(self, name: str, start: int, stop: int) -> F32Array:
-        """Rows `[start, stop)` of the first axis, as a new float32 array."""
+        """Rows `[start, stop)` of the first axis, as a new float32 array. A scalar is one row."""
         ...
 
     def close(self) -> None:

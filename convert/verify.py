@@ -80,7 +80,10 @@ def verify_bundle(
     if checkpoint is None or not all(finding.ok for finding in findings):
         return findings
     if checkpoint.spec != manifest.model_spec or checkpoint.fingerprint() != manifest.fingerprint:
-        return [*findings, Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", False)]
+        return [
+            *findings,
+            Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", False),
+        ]
     names = {getattr(files, part): part for files in manifest.levels.values() for part in PARTS}
     total = sum(t.weights for part in names.values() for t in gguf_tensors(checkpoint.spec) if t.part == part)
     with progress("comparing tensors", total) as bar:
@@ -132,11 +135,11 @@ def _check_tensors(path: Path, part: Part, checkpoint: Checkpoint, bar: Callable
         for start, stop in reader.chunks(tensor):
             source = reader.read(tensor, start, stop)
             difference = dequantize(qtype, data[start:stop], columns).astype(np.float64) - source
-            error, scale = _rms(difference), _rms(source)
+            wrong, scale = _rms(difference), _rms(source)
             allowed = MAX_RELATIVE_ERROR[qtype] * scale + _SMALLEST_STEP[qtype]
-            used = error / allowed if allowed else (math.inf if error else 0.0)
+            used = wrong / allowed if allowed else (math.inf if wrong else 0.0)
             if not used <= worst:  # NaN counts as worst
-                worst, worst_name, worst_error = used, name, error / scale if scale else error
+                worst, worst_name, worst_error = used, name, wrong / scale if scale else wrong
             bar(source.size)
     return Finding(
         "tensors",

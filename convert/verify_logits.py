@@ -49,7 +49,9 @@ def compare_logits(
     depth = np.stack([flat[i, i * spec.audio_vocab : (i + 1) * spec.audio_vocab] for i in range(1, spec.codebooks)])
     backbone_error, depth_error = _relative(logits, expected_logits), _relative(depth, expected_depth)
     allowed = max(MAX_RELATIVE_ERROR[key] for key in level.split("+"))
-    measured = f"relative RMS error: backbone {backbone_error:.2g}, depth decoder {depth_error:.2g}; allowed {allowed:g}"
+    measured = (
+        f"relative RMS error: backbone {backbone_error:.2g}, depth decoder {depth_error:.2g}; allowed {allowed:g}"
+    )
     return measured, max(backbone_error, depth_error) <= allowed
 
 

@@ -17,15 +17,20 @@ class Level:
     """llama.cpp's `enum llama_ftype`, written as `general.file_type`. Source: llama.h."""
     base_type: str
     """The ggml type of most tensors."""
-    embeddings: str
-    """Label of the embeddings file that goes with it."""
+    embeddings_key: str
+    """The level of the embeddings file that goes with it: tables are looked up, and shared by several levels."""
+
+    @property
+    def embeddings(self) -> "Level":
+        """The level of the embeddings file."""
+        return LEVELS[self.embeddings_key]
 
 
-F32 = Level("f32", "F32", 0, "F32", "F32")
-FP16 = Level("fp16", "F16", 1, "F16", "F16")
-Q8_0 = Level("q8_0", "Q8_0", 7, "Q8_0", "Q8_0")
-Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, "Q4_K", "Q8_0")
-Q4_0 = Level("q4_0", "Q4_0", 2, "Q4_0", "Q8_0")
+F32 = Level("f32", "F32", 0, "F32", "f32")
+FP16 = Level("fp16", "F16", 1, "F16", "fp16")
+Q8_0 = Level("q8_0", "Q8_0", 7, "Q8_0", "q8_0")
+Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, "Q4_K", "q8_0")
+Q4_0 = Level("q4_0", "Q4_0", 2, "Q4_0", "q8_0")
 
 LEVELS: dict[str, Level] = {level.key: level for level in (F32, FP16, Q8_0, Q4_K_M, Q4_0)}
 _ALIASES = {"f16": "fp16", "fp32": "f32"}

@@ -62,7 +62,9 @@ class LlamaModel:
             params.n_gpu_layers = 0
             model = lib.llama_model_load_from_file(str(path).encode(), params)
             if not model:
-                raise BundleError(f"{path}: llama.cpp does not load it: not a whole GGUF of a llama model. Convert again.")
+                raise BundleError(
+                    f"{path}: llama.cpp does not load it: not a whole GGUF of a llama model. Convert again."
+                )
             stack.callback(lib.llama_model_free, model)
             context_params = lib.llama_context_default_params()
             context_params.n_ctx = context_params.n_batch = context_params.n_ubatch = context

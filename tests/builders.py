@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from numpy.typing import NDArray
+
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
@@ -18,7 +20,6 @@ from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
 from miso_gguf.native.llama import load_library
-from numpy.typing import NDArray
 
 MICRO = replace(
     TINY,
@@ -56,7 +57,6 @@ def make_bundle(inputs: Inputs, out: Path, levels: Sequence[Level], **request: o
 def tensor_bytes(path: Path) -> dict[str, tuple[str, bytes]]:
     """Type and bytes of every tensor of a GGUF, read by gguf-py."""
     return {tensor.name: (tensor.tensor_type.name, tensor.data.tobytes()) for tensor in GGUFReader(path).tensors}
-
 
 
 def llama_quantize(

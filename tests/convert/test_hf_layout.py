@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
+
 from miso_gguf.convert.hf_layout import (
     CODEC_PREFIX,
     HfSource,
@@ -23,8 +26,6 @@ from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
 from miso_gguf.models.reference import KVCache, Reference, audio_rows, text_rows
 from miso_gguf.models.spec import ModelSpec, RopeScaling, TransformerSpec
 from miso_gguf.models.tensors import checkpoint_shapes
-from safetensors import safe_open
-from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 
 CODEBOOKS, AUDIO_VOCAB, TEXT_VOCAB, WIDTH = 8, 67, 300, 256
 SPEC = ModelSpec(
@@ -144,7 +145,7 @@ def test_reference_equals_transformers(saved: Saved) -> None:
     text, audio = text_rows(SPEC, ids.tolist()), audio_rows(SPEC, codes)
     cache = KVCache()
     # In three pieces through the cache: the pieces must not matter.
-    pieces = [reference.embed(*text), *reference.embed(*audio).split([150, 50])]
+    pieces = [reference.embed(*text), *torch.split(reference.embed(*audio), [150, 50])]
     h = torch.cat([reference.backbone(piece, cache) for piece in pieces])
     assert cache.length == 240
     assert float(logits.std()) > 1

@@ -12,17 +12,16 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import pytest
 from gguf import GGUFWriter
+from tokenizers import Tokenizer
+
 from miso_gguf.convert.tokenizer import TokenizerMetadata, check_tokenizer, gguf_keys, read_tokenizer
 from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
 from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer, tiny_tokenizer
 from miso_gguf.models.tiny.make_tokenizer import BOS, EOS, SPECIALS, make_tokenizer
-from tokenizers import Tokenizer
 
-
-@llama.llama_log_callback
-def _quiet(_level: int, _text: bytes, _data: object) -> None:
-    """llama.cpp prints 30 lines a model."""
+_quiet = llama.llama_log_callback(lambda *_: None)
+"""llama.cpp prints 30 lines a model. It keeps the address, so this must outlive it."""
 
 
 TEXTS = [
@@ -428,6 +427,14 @@ def test_what_llama_cpp_would_get_wrong_is_refused(tmp_path: Path, path: str, va
     with pytest.raises(CheckpointError, match=message.replace("<|", r"<\|").replace("|>", r"\|>")) as caught:
         _read(tmp_path, data)
     assert "\n" not in str(caught.value)
+
+
+def test_every_byte_has_a_letter(tmp_path: Path) -> None:
+    data = tiny_tokenizer()
+    vocab = data["model"]["vocab"]
+    vocab["not a letter"] = vocab.pop("\u0142")  # byte 0xa0, of which nothing is merged
+    with pytest.raises(CheckpointError, match="lacks 1 of the 256 letters"):
+        _read(tmp_path, data)
 
 
 def test_damage_anywhere_is_a_clear_error_or_none(tmp_path: Path) -> None:

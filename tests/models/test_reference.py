@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+
 from miso_gguf.models.noise import gumbel_noise, uniform_bits
 from miso_gguf.models.reference import KVCache, Reference, Rows, Segment, audio_rows, prompt_rows, sample, text_rows
 from miso_gguf.models.spec import ModelSpec, TransformerSpec, rope_factors
@@ -61,7 +62,8 @@ def _naive_transformer(w: dict[str, torch.Tensor], prefix: str, t: TransformerSp
     ]
 
     def norm(v: np.ndarray, name: str) -> np.ndarray:
-        return v / math.sqrt(float(np.mean(v * v)) + SPEC.norm_eps) * array[name]
+        normed: np.ndarray = v / math.sqrt(float(np.mean(v * v)) + SPEC.norm_eps) * array[name]
+        return normed
 
     def rope(v: np.ndarray, position: int) -> np.ndarray:
         pairs = v[0::2] + 1j * v[1::2]
@@ -137,7 +139,7 @@ def test_cache_changes_nothing_and_the_future_is_invisible(reference: Reference)
     whole = reference.backbone(x)
     for pieces in ([15], [1] * 15, [4, 7, 3, 1]):
         cache = KVCache()
-        parts = [reference.backbone(piece, cache) for piece in x.split(pieces)]
+        parts = [reference.backbone(piece, cache) for piece in torch.split(x, pieces)]
         torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
         assert cache.length == 15
     changed = x.clone()

@@ -1,0 +1,52 @@
+# Each target sets up what it needs: its own .venv, stamped, so that a second run is fast.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+MYPY_PATH := build/path
+
+.PHONY: demo test test-slow check format bench clean
+
+demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it
+	$(BIN)/miso-convert tiny --quant q4_k_m --quant q8_0 --quant fp16 --quant q4_0 --out demo
+	$(BIN)/miso-convert inspect demo
+	$(BIN)/miso-convert verify demo tiny
+
+test: $(STAMPS)/dev  ## the unit suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMPS)/dev  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy __init__.py console.py convert models native
+	@# The root is the package: tests and benchmarks see it under its name through a link.
+	mkdir -p $(MYPY_PATH) && ln -sfn ../.. $(MYPY_PATH)/miso_gguf
+	MYPYPATH=$(MYPY_PATH):tests:benchmarks $(BIN)/mypy --explicit-package-bases tests benchmarks
+
+format: $(STAMPS)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMPS)/dev  ## conversion and codec, each against its baseline
+	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/codec.py
+
+clean:
+	rm -rf $(VENV) build demo dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/run: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@# The Mimi oracle. It pins torch and numpy far below ours, and works with ours.
+	$(BIN)/pip install --quiet --no-deps 'moshi==0.2.13'
+	touch $@

@@ -1,0 +1,274 @@
+"""Writing a bundle: deterministic, resumable, and never half-written under a finished name."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import MICRO, Inputs, make_bundle, make_inputs
+from filelock import FileLock
+from miso_gguf.convert import bundle, quantize
+from miso_gguf.convert.sink import PARTIAL_SUFFIX, Sink
+from miso_gguf.models.errors import BundleError, CheckpointError
+from miso_gguf.models.levels import F32, FP16, Q4_0, Q4_K_M, Q8_0
+from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), MICRO)
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_bytes_do_not_depend_on_threads_or_order(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path / "a", [Q4_K_M, Q8_0, FP16], threads=1)
+    make_bundle(inputs, tmp_path / "b", [Q4_K_M, Q8_0, FP16], threads=3)
+    make_bundle(inputs, tmp_path / "c", [Q8_0])
+    make_bundle(inputs, tmp_path / "c", [FP16, Q4_K_M])
+    assert _contents(tmp_path / "a") == _contents(tmp_path / "b") == _contents(tmp_path / "c")
+
+
+def test_layout_and_manifest(inputs: Inputs, tmp_path: Path) -> None:
+    manifest = make_bundle(inputs, tmp_path, [Q4_K_M, FP16])
+    names = {
+        *(f"Micro-{part}-{label}.gguf" for part in ("backbone", "decoder") for label in ("Q4_K_M", "F16")),
+        "Micro-embeddings-Q8_0.gguf",
+        "Micro-embeddings-F16.gguf",
+        "mimi-decoder.onnx",
+        "mimi-encoder.onnx",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {*names, MANIFEST_NAME}
+    assert set(manifest.files) == names
+    assert manifest == read_manifest(tmp_path)
+    assert manifest.model_spec == MICRO
+    assert manifest.levels["q4_k_m"].embeddings == "Micro-embeddings-Q8_0.gguf"
+    assert {source.role for source in manifest.sources} == {"checkpoint", "tokenizer", "mimi"}
+    assert (
+        manifest.sources_of("checkpoint")[0].sha256 == bundle.hashlib.sha256(inputs.checkpoint.read_bytes()).hexdigest()
+    )
+
+
+def test_decoder_level_is_a_level_of_its_own(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path, [Q4_K_M])
+    manifest = make_bundle(inputs, tmp_path, [Q4_K_M], decoder_level=Q8_0)
+    assert set(manifest.levels) == {"q4_k_m", "q4_k_m+q8_0"}
+    assert manifest.levels["q4_k_m+q8_0"].backbone == manifest.levels["q4_k_m"].backbone
+    assert manifest.levels["q4_k_m+q8_0"].decoder == "Micro-decoder-Q8_0.gguf"
+
+
+def test_finished_level_is_not_redone(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(inputs, tmp_path, [Q4_K_M])
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != MANIFEST_NAME}
+    make_bundle(inputs, tmp_path, [Q4_K_M, Q4_0])
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == before
+    monkeypatch.setattr(bundle, "run_pass", lambda *_args, **_options: pytest.fail("nothing was left to do"))
+    make_bundle(inputs, tmp_path, [Q4_K_M, Q4_0])
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"short")])
+def test_missing_or_cut_file_is_written_again(inputs: Inputs, tmp_path: Path, damage: object) -> None:
+    make_bundle(inputs, tmp_path, [Q8_0])
+    whole = _contents(tmp_path)
+    assert callable(damage)
+    damage(tmp_path / "Micro-decoder-Q8_0.gguf")
+    damage(tmp_path / "mimi-encoder.onnx")
+    make_bundle(inputs, tmp_path, [Q8_0])
+    assert _contents(tmp_path) == whole
+
+
+def test_leftovers_are_discarded(inputs: Inputs, tmp_path: Path) -> None:
+    leftover = tmp_path / f"Micro-backbone-Q8_0.gguf{PARTIAL_SUFFIX}"
+    leftover.write_bytes(b"half")
+    make_bundle(inputs, tmp_path, [F32])
+    assert not leftover.exists()
+
+
+def test_other_checkpoint_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    other = make_inputs(tmp_path / "other", MICRO)
+    data = bytearray(other.checkpoint.read_bytes())
+    data[-4:] = np.float32(0.5).tobytes()
+    other.checkpoint.write_bytes(data)
+    with pytest.raises(BundleError, match="holds a bundle of another checkpoint .*choose another --out"):
+        make_bundle(other, tmp_path / "out", [Q4_0])
+
+
+def test_checkpoint_that_differs_only_inside_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    """The fingerprint reads first and last rows; the file's sha256, known after the pass, catches the rest."""
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    before = _contents(tmp_path / "out")
+    other = make_inputs(tmp_path / "other", MICRO)
+    data = bytearray(other.checkpoint.read_bytes())
+    middle = len(data) - 4 * MICRO.backbone.embed_dim * 500  # inside text_embeddings, the last tensor
+    data[middle : middle + 4] = np.float32(0.5).tobytes()
+    other.checkpoint.write_bytes(data)
+    with pytest.raises(BundleError, match="was made from another checkpoint file"):
+        make_bundle(other, tmp_path / "out", [Q4_0])
+    assert _contents(tmp_path / "out") == before
+
+
+def test_other_tokenizer_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    other = make_inputs(tmp_path / "other", MICRO)
+    other.tokenizer.write_text(other.tokenizer.read_text() + "\n")
+    with pytest.raises(BundleError, match="another tokenizer file"):
+        make_bundle(other, tmp_path / "out", [Q4_0])
+
+
+class _FullDisk(Sink):
+    """A disk that runs full after some bytes."""
+
+    room = 20_000
+
+    def write(self, data: bytes | memoryview) -> None:
+        type(self).room -= memoryview(data).nbytes
+        if type(self).room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().write(data)
+
+
+def test_full_disk_leaves_the_bundle_as_it_was(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(inputs, tmp_path, [Q8_0])
+    before = _contents(tmp_path)
+    monkeypatch.setattr(bundle, "Sink", _FullDisk)
+    with pytest.raises(BundleError, match=r"the disk is full: the conversion needs \d.* (MB|GB).*run the same command"):
+        make_bundle(inputs, tmp_path, [Q4_0])
+    assert _contents(tmp_path) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mounted], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield mounted
+    subprocess.run(["umount", mounted], check=True)
+
+
+def test_small_disk_is_refused_up_front(inputs: Inputs, small_disk: Path) -> None:
+    with pytest.raises(BundleError, match=r"the conversion needs \d+\.\d\d MB, \d\.\d\d MB are free"):
+        make_bundle(inputs, small_disk / "out", [F32])
+    assert list((small_disk / "out").iterdir()) == []
+
+
+def test_disk_that_fills_up_meanwhile(inputs: Inputs, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "_check_space", lambda _conversion: None)
+    with pytest.raises(BundleError, match="the disk is full"):
+        make_bundle(inputs, small_disk / "out", [F32])
+    assert list((small_disk / "out").iterdir()) == []
+
+
+def test_directory_that_cannot_be_made(inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot be written .*choose another --out"):
+        make_bundle(inputs, tmp_path / "file" / "out", [Q8_0])
+
+
+def test_two_conversions_at_once(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[FileLock] = []
+
+    class Recording(FileLock):
+        def acquire(self, *args: object, **options: object) -> object:  # type: ignore[override]
+            if not held:
+                held.append(self)
+                other = FileLock(self.lock_file)
+                other.acquire()
+                held.append(other)
+            return super().acquire(timeout=0)
+
+    monkeypatch.setattr(bundle, "FileLock", Recording)
+    with pytest.raises(BundleError, match="another miso-convert is writing into it"):
+        make_bundle(inputs, tmp_path, [Q8_0])
+    held[1].release()
+
+
+def test_interrupt_leaves_nothing(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def interrupted(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return original(*args)  # type: ignore[arg-type]
+
+    original = quantize._write
+    monkeypatch.setattr(quantize, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_bundle(inputs, tmp_path, [Q8_0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_in_a_worker_leaves_nothing(inputs: Inputs, tmp_path: Path) -> None:
+    bad = make_inputs(tmp_path / "bad", MICRO)
+    data = bytearray(bad.checkpoint.read_bytes())
+    data[-400:-396] = np.float32(np.nan).tobytes()
+    bad.checkpoint.write_bytes(data)
+    with pytest.raises(CheckpointError, match="tensor text_embeddings.weight holds 1 NaN or Inf"):
+        make_bundle(bad, tmp_path / "out", [Q8_0])
+    assert list((tmp_path / "out").iterdir()) == []
+    make_bundle(bad, tmp_path / "out", [F32], allow_nonfinite=True)
+
+
+def test_weight_beyond_f16_is_named(inputs: Inputs, tmp_path: Path) -> None:
+    bad = make_inputs(tmp_path / "bad", MICRO)
+    data = bytearray(bad.checkpoint.read_bytes())
+    data[-4:] = np.float32(7e4).tobytes()
+    bad.checkpoint.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"tensor text_embd.weight of the embeddings does not fit F16: .* 70000"):
+        make_bundle(bad, tmp_path / "out", [FP16])
+    make_bundle(bad, tmp_path / "out", [Q8_0])
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+import builders
+from miso_gguf.convert import quantize
+from miso_gguf.models.levels import Q8_0
+original, calls = quantize._write, 0
+def slow(*args):
+    global calls
+    calls += 1
+    if calls == 5:
+        print("in the middle", flush=True)
+        sys.stdin.read()
+    return original(*args)
+quantize._write = slow
+directory = Path(sys.argv[1])
+inputs = builders.Inputs(*(directory / name for name in sys.argv[3:]))
+builders.make_bundle(inputs, Path(sys.argv[2]), [Q8_0])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_kill_in_the_middle_then_again(inputs: Inputs, tmp_path: Path) -> None:
+    names = [path.name for path in (inputs.checkpoint, inputs.mimi, inputs.tokenizer, inputs.config)]
+    command = [sys.executable, "-c", _KILLED, str(inputs.checkpoint.parent), str(tmp_path / "out"), *names]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "in the middle\n"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    process.stdin.close()
+    left = list((tmp_path / "out").iterdir())
+    assert left
+    assert all(path.name.endswith(PARTIAL_SUFFIX) for path in left)
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    make_bundle(inputs, tmp_path / "clean", [Q8_0])
+    assert _contents(tmp_path / "out") == _contents(tmp_path / "clean")

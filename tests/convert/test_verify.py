@@ -1,0 +1,172 @@
+"""`verify` finds what is wrong with a bundle, and only that."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import MICRO, Inputs, make_bundle, make_inputs
+from gguf import GGUFReader
+from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.verify import MAX_RELATIVE_ERROR, Finding, verify_bundle
+from miso_gguf.models.errors import BundleError
+from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0
+from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
+from miso_gguf.native.ggml import dequantize, quantize
+
+
+@contextmanager
+def _quiet(_label: str, _total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda _amount: None
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole")
+    make_bundle(inputs, directory, list(LEVELS.values()))
+    make_bundle(inputs, directory, [Q4_0], decoder_level=Q8_0)
+    return directory
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def _verify(directory: Path, inputs: Inputs | None = None) -> list[Finding]:
+    manifest = read_manifest(directory)
+    if inputs is None:
+        return verify_bundle(directory, manifest, None, 2, _quiet)
+    with open_checkpoint(inputs.checkpoint, inputs.config) as checkpoint:
+        return verify_bundle(directory, manifest, checkpoint, 2, _quiet)
+
+
+def _bad(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.check, finding.subject) for finding in findings if not finding.ok]
+
+
+def test_whole_bundle_is_well(whole: Path, inputs: Inputs) -> None:
+    findings = _verify(whole, inputs)
+    assert _bad(findings) == []
+    checks = [finding.check for finding in findings]
+    assert checks.count("hash") == len(read_manifest(whole).files)
+    assert checks.count("tensors") == 5 * 2 + 3
+    assert checks.count("logits") == 6
+
+
+@pytest.mark.parametrize("name", ["Miso-Tiny-backbone-Q4_K_M.gguf", "Miso-Tiny-embeddings-F16.gguf", "mimi-decoder.onnx"])
+@pytest.mark.parametrize("where", [0.0, 0.5, 0.999])
+def test_one_changed_byte(copy: Path, name: str, where: float) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[int(where * len(data))] ^= 1
+    (copy / name).write_bytes(data)
+    assert _bad(_verify(copy)) == [("hash", name)]
+
+
+def test_missing_and_cut_files(copy: Path) -> None:
+    (copy / "mimi-encoder.onnx").unlink()
+    (copy / "Miso-Tiny-decoder-Q8_0.gguf").write_bytes(b"GGUF")
+    findings = _verify(copy)
+    assert _bad(findings) == [("hash", "Miso-Tiny-decoder-Q8_0.gguf"), ("hash", "mimi-encoder.onnx")]
+    assert "4 bytes, expected" in next(f.measured for f in findings if f.subject == "Miso-Tiny-decoder-Q8_0.gguf")
+
+
+def _forge(directory: Path, name: str, change: Callable[[Path], None]) -> None:
+    """Change a file and make the manifest agree, as a broken converter would."""
+    change(directory / name)
+    manifest = json.loads((directory / MANIFEST_NAME).read_text())
+    from miso_gguf.convert.source_hash import file_sha256  # noqa: PLC0415
+
+    path = directory / name
+    manifest["files"][name] = {"size_bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    (directory / MANIFEST_NAME).write_text(json.dumps(manifest))
+
+
+def _edit(tensor: str, edit: Callable[[np.ndarray], None]) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        reader = GGUFReader(path, "r+")
+        edit(next(t.data for t in reader.tensors if t.name == tensor))
+        reader.data.flush()
+
+    return change
+
+
+def _swap_rows(data: np.ndarray) -> None:
+    data[:] = data[::-1].copy()
+
+
+def _zero_block(data: np.ndarray) -> None:
+    data[-32:] = 0
+
+
+@pytest.mark.parametrize("edit", [_swap_rows, _zero_block])
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("Miso-Tiny-backbone-F32.gguf", "blk.1.attn_norm.weight"),
+        ("Miso-Tiny-backbone-F16.gguf", "blk.2.attn_k.weight"),
+        ("Miso-Tiny-backbone-Q4_K_M.gguf", "blk.3.ffn_down.weight"),
+        ("Miso-Tiny-decoder-Q4_0.gguf", "output.weight"),
+        ("Miso-Tiny-decoder-Q8_0.gguf", "token_embd.weight"),
+        ("Miso-Tiny-embeddings-Q8_0.gguf", "text_embd.weight"),
+    ],
+)
+def test_tensor_that_is_not_its_source(
+    copy: Path, inputs: Inputs, name: str, tensor: str, edit: Callable[[np.ndarray], None]
+) -> None:
+    _forge(copy, name, _edit(tensor, edit))
+    findings = _verify(copy, inputs)
+    assert ("tensors", name) in _bad(findings)
+    assert tensor in next(f.measured for f in findings if (f.check, f.subject) == ("tensors", name))
+
+
+def test_levels_mixed_up_show_in_the_logits(copy: Path, inputs: Inputs) -> None:
+    """Query and key exchanged in one layer: each tensor is somebody's, the whole is wrong."""
+
+    def exchange(path: Path) -> None:
+        reader = GGUFReader(path, "r+")
+        gate, up = (next(t.data for t in reader.tensors if t.name == f"blk.0.ffn_{kind}.weight") for kind in ("gate", "up"))
+        gate[:], up[:] = up.copy(), gate.copy()
+        reader.data.flush()
+
+    _forge(copy, "Miso-Tiny-backbone-F16.gguf", exchange)
+    bad = _bad(_verify(copy, inputs))
+    assert ("logits", "fp16") in bad
+    assert ("tensors", "Miso-Tiny-backbone-F16.gguf") in bad
+
+
+def test_another_checkpoint(whole: Path, tmp_path: Path) -> None:
+    findings = _verify(whole, make_inputs(tmp_path, MICRO))
+    assert _bad(findings) == [("source", "Micro")]
+
+
+def test_gguf_that_is_none(copy: Path, inputs: Inputs) -> None:
+    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(b"GGUF" * 100))  # type: ignore[arg-type,return-value]
+    with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a readable GGUF"):
+        _verify(copy, inputs)
+
+
+@pytest.mark.parametrize("qtype", MAX_RELATIVE_ERROR)
+def test_allowance_is_about_twice_what_gaussian_weights_need(qtype: object) -> None:
+    from gguf import GGMLQuantizationType  # noqa: PLC0415
+
+    assert isinstance(qtype, GGMLQuantizationType)
+    rows = np.random.default_rng(0).standard_normal((64, 1024), np.float32)
+    error = np.sqrt(np.mean((dequantize(qtype, quantize(qtype, rows), 1024) - rows) ** 2))
+    assert error <= MAX_RELATIVE_ERROR[qtype]
+    if qtype not in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
+        assert 1.8 * error < MAX_RELATIVE_ERROR[qtype] < 2.5 * error
+
+
+def test_findings_name_all_levels() -> None:
+    from miso_gguf.convert.verify_logits import MAX_RELATIVE_ERROR as LOGITS  # noqa: PLC0415
+
+    assert set(LOGITS) == {level.key for level in (F32, FP16, Q8_0, Q4_K_M, Q4_0)} == set(LEVELS)
