@@ -16,6 +16,9 @@ from .tensor_store import F32Array
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"
 
+_GRAPH_OVERHEAD = 1.2
+"""The graphs' own bytes, and tables that are stored multiplied out."""
+
 
 class Codec:
     """The codec of one conversion. Recognised and checked at once, read only when a graph is built.
@@ -41,9 +44,13 @@ class Codec:
 
     @property
     def size_estimate_bytes(self) -> int:
-        """Upper bound of both files: the decoder stores F16, the encoder F32."""
-        weights = sum(math.prod(shape) for shape in mimi_shapes(self.spec).values())
-        return weights * (2 + 4)
+        """About the size of both files: the decoder stores F16, the encoder F32; codebooks are in both."""
+        size_bytes = 0
+        for name, shape in mimi_shapes(self.spec).items():
+            in_encoder = not name.startswith(("decoder", "upsample"))
+            in_decoder = not name.startswith(("encoder", "downsample"))
+            size_bytes += math.prod(shape) * (4 * in_encoder + 2 * in_decoder)
+        return int(size_bytes * _GRAPH_OVERHEAD)
 
     def decoder_graph(self) -> bytes:
         """The streaming decoder as ONNX, weights stored as F16 and computed in F32."""

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 def is_repo_id(name: str) -> bool:
     """Whether `name` can be OWNER/NAME on the hub, rather than a mistyped path to a file."""
-    return _REPO_ID.fullmatch(name) is not None and not name.endswith(_FILE_SUFFIXES)
+    # The hub forbids "--" and "..", and huggingface-hub raises on them.
+    return bool(_REPO_ID.fullmatch(name)) and not name.endswith(_FILE_SUFFIXES) and not re.search(r"--|\.\.", name)
 
 
 def download(repo: str, mimi: Path | None, tokenizer: str | None) -> tuple[Path, Path | None, Path]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import MICRO, Inputs, make_bundle, make_inputs
 from filelock import FileLock
+
+from builders import MICRO, Inputs, make_bundle, make_inputs
 from miso_gguf.convert import bundle, quantize
 from miso_gguf.convert.sink import PARTIAL_SUFFIX, Sink
 from miso_gguf.models.errors import BundleError, CheckpointError
@@ -97,7 +98,7 @@ def test_other_checkpoint_is_refused(inputs: Inputs, tmp_path: Path) -> None:
     data = bytearray(other.checkpoint.read_bytes())
     data[-4:] = np.float32(0.5).tobytes()
     other.checkpoint.write_bytes(data)
-    with pytest.raises(BundleError, match="holds a bundle of another checkpoint .*choose another --out"):
+    with pytest.raises(BundleError, match=r"holds a bundle of another checkpoint .*choose another --out"):
         make_bundle(other, tmp_path / "out", [Q4_0])
 
 
@@ -172,7 +173,7 @@ def test_disk_that_fills_up_meanwhile(inputs: Inputs, small_disk: Path, monkeypa
 
 def test_directory_that_cannot_be_made(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="cannot be written .*choose another --out"):
+    with pytest.raises(BundleError, match=r"cannot be written .*choose another --out"):
         make_bundle(inputs, tmp_path / "file" / "out", [Q8_0])
 
 
@@ -216,7 +217,7 @@ def test_error_in_a_worker_leaves_nothing(inputs: Inputs, tmp_path: Path) -> Non
     data = bytearray(bad.checkpoint.read_bytes())
     data[-400:-396] = np.float32(np.nan).tobytes()
     bad.checkpoint.write_bytes(data)
-    with pytest.raises(CheckpointError, match="tensor text_embeddings.weight holds 1 NaN or Inf"):
+    with pytest.raises(CheckpointError, match=r"tensor text_embeddings\.weight holds 1 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", [Q8_0])
     assert list((tmp_path / "out").iterdir()) == []
     make_bundle(bad, tmp_path / "out", [F32], allow_nonfinite=True)

@@ -12,6 +12,9 @@ import torch
 from safetensors import safe_open
 from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 
+from miso_gguf.convert.bundle import convert
+from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.hf_layout import (
     CODEC_PREFIX,
     HfSource,
@@ -23,11 +26,14 @@ from miso_gguf.convert.hf_layout import (
 )
 from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
+from miso_gguf.models.levels import F32, Q8_0
 from miso_gguf.models.reference import KVCache, Reference, audio_rows, text_rows
 from miso_gguf.models.spec import ModelSpec, RopeScaling, TransformerSpec
+from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
 from miso_gguf.models.tensors import checkpoint_shapes
+from miso_gguf.native.llama import LlamaModel
 
-CODEBOOKS, AUDIO_VOCAB, TEXT_VOCAB, WIDTH = 8, 67, 300, 256
+CODEBOOKS, AUDIO_VOCAB, TEXT_VOCAB, WIDTH = 8, 67, 1100, 256
 SPEC = ModelSpec(
     "CSM",
     TransformerSpec(layers=3, embed_dim=WIDTH, heads=4, kv_heads=2, head_dim=64, ffn_dim=512),
@@ -134,6 +140,27 @@ def _forward(saved: Saved, ids: torch.Tensor, codes: torch.Tensor) -> tuple[torc
     embedded = torch.cat([model.embed_text_tokens(ids), model.backbone_model.embed_tokens(codes.unsqueeze(0))[0]])
     hidden = model.backbone_model(inputs_embeds=embedded.unsqueeze(0)).last_hidden_state
     return hidden[0], model.lm_head(hidden)[0]
+
+
+@torch.no_grad()
+def test_saved_directory_converts_and_llama_cpp_agrees(saved: Saved, tmp_path: Path) -> None:
+    """The whole route, codec included: `save_pretrained` -> bundle -> stock llama.cpp equals transformers."""
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(json.dumps(tiny_tokenizer()))
+    with open_checkpoint(saved.directory) as checkpoint:
+        assert checkpoint.spec == SPEC
+        out = tmp_path / "bundle"
+        manifest = convert(plan_conversion(out, checkpoint, None, tokenizer, Request([F32, Q8_0])))
+    assert {source.role for source in manifest.sources} == {"checkpoint", "tokenizer"}
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(0, TEXT_VOCAB, (12,), generator=generator)
+    codes = torch.randint(0, AUDIO_VOCAB, (20, CODEBOOKS), generator=generator)
+    embedded = torch.cat([saved.model.embed_text_tokens(ids), saved.model.backbone_model.embed_tokens(codes[None])[0]])
+    expected_hidden, expected_logits = _forward(saved, ids, codes)
+    with LlamaModel(out / manifest.levels["f32"].backbone, context=32, threads=2, exact=True) as model:
+        hidden, logits = model.forward(embedded.numpy())
+    np.testing.assert_allclose(hidden, expected_hidden.numpy(), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(logits, expected_logits.numpy(), atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

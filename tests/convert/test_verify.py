@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import MICRO, Inputs, make_bundle, make_inputs
 from gguf import GGUFReader
+
+from builders import MICRO, Inputs, make_bundle, make_inputs
 from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.convert.verify import MAX_RELATIVE_ERROR, Finding, verify_bundle
 from miso_gguf.models.errors import BundleError
@@ -62,7 +63,9 @@ def test_whole_bundle_is_well(whole: Path, inputs: Inputs) -> None:
     assert checks.count("logits") == 6
 
 
-@pytest.mark.parametrize("name", ["Miso-Tiny-backbone-Q4_K_M.gguf", "Miso-Tiny-embeddings-F16.gguf", "mimi-decoder.onnx"])
+@pytest.mark.parametrize(
+    "name", ["Miso-Tiny-backbone-Q4_K_M.gguf", "Miso-Tiny-embeddings-F16.gguf", "mimi-decoder.onnx"]
+)
 @pytest.mark.parametrize("where", [0.0, 0.5, 0.999])
 def test_one_changed_byte(copy: Path, name: str, where: float) -> None:
     data = bytearray((copy / name).read_bytes())
@@ -129,11 +132,13 @@ def test_tensor_that_is_not_its_source(
 
 
 def test_levels_mixed_up_show_in_the_logits(copy: Path, inputs: Inputs) -> None:
-    """Query and key exchanged in one layer: each tensor is somebody's, the whole is wrong."""
+    """Gate and up exchanged in one layer: each tensor is somebody's, the whole is wrong."""
 
     def exchange(path: Path) -> None:
         reader = GGUFReader(path, "r+")
-        gate, up = (next(t.data for t in reader.tensors if t.name == f"blk.0.ffn_{kind}.weight") for kind in ("gate", "up"))
+        gate, up = (
+            next(t.data for t in reader.tensors if t.name == f"blk.0.ffn_{kind}.weight") for kind in ("gate", "up")
+        )
         gate[:], up[:] = up.copy(), gate.copy()
         reader.data.flush()
 

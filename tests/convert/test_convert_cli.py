@@ -1,0 +1,175 @@
+"""`miso-convert` as a user meets it: exit codes, one-line errors, tables, JSON."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from builders import MICRO, Inputs, make_inputs
+
+from miso_gguf.convert import cli
+from miso_gguf.models.manifest import MANIFEST_NAME
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), MICRO)
+
+
+@pytest.fixture
+def miso_convert(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["miso-convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert isinstance(stopped.value.code, int)
+        return Result(stopped.value.code, captured.out, captured.err)
+
+    return call
+
+
+def _arguments(inputs: Inputs, out: Path, *more: object) -> tuple[object, ...]:
+    return (inputs.checkpoint, "--config", inputs.config, "--out", out, *more)
+
+
+def test_convert_inspect_verify(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = miso_convert(*_arguments(inputs, tmp_path, "--quant", "Q4_K_M", "--quant", "f16"))
+    assert (done.code, done.err) == (0, "")
+    assert "q4_k_m" in done.out
+    assert "fp16" in done.out
+    seen = miso_convert("inspect", tmp_path)
+    assert seen.code == 0
+    assert "Micro-backbone-Q4_K_M.gguf" in seen.out
+    well = miso_convert("verify", tmp_path, inputs.checkpoint, "--config", inputs.config)
+    assert well.code == 0
+    assert "all is well" in well.out
+    again = miso_convert(*_arguments(inputs, tmp_path, "--quant", "fp16"))
+    assert again.code == 0
+    assert "fp16 already there" in again.err
+
+
+def test_json(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    plan = json.loads(miso_convert(*_arguments(inputs, tmp_path, "--quant", "q8_0", "--dry-run", "--json")).out)
+    assert not (tmp_path / MANIFEST_NAME).exists()
+    done = json.loads(miso_convert(*_arguments(inputs, tmp_path, "--quant", "q8_0", "--json")).out)
+    assert done["levels"] == ["q8_0"]
+    for name, size_bytes in plan["files"].items():
+        assert (tmp_path / name).stat().st_size == size_bytes
+    total = sum(path.stat().st_size for path in tmp_path.iterdir() if path.name != MANIFEST_NAME)
+    assert total <= plan["needed_bytes"] < 1.5 * total
+    memory = json.loads(miso_convert("inspect", tmp_path, "--json").out)["q8_0"]
+    assert memory["backbone_bytes"] == plan["files"]["Micro-backbone-Q8_0.gguf"]
+    findings = json.loads(miso_convert("verify", tmp_path, "--json").out)
+    assert findings["ok"] is True
+
+
+def test_dry_run_prints_the_plan(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "new"
+    plan = miso_convert(*_arguments(inputs, out, "--quant", "q4_k_m", "--decoder-quant", "q8_0", "--dry-run"))
+    assert plan.code == 0
+    assert "Micro-backbone-Q4_K_M.gguf" in plan.out
+    assert "Micro-decoder-Q8_0.gguf" in plan.out
+    assert "of disk, about" in plan.out
+    assert not out.exists()
+
+
+def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    miso_convert(*_arguments(inputs, tmp_path, "--quant", "q8_0"))
+    path = tmp_path / "Micro-decoder-Q8_0.gguf"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    found = miso_convert("verify", tmp_path)
+    assert found.code == 1
+    assert "DIFFERS" in found.out
+    assert "1 findings differ" in found.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny", "--quant", "q4_k_n"], "unknown quantisation 'q4_k_n': did you mean q4_k_m?"),
+        (["tiny"], "Missing option '--quant'"),
+        (["nowhere.safetensors", "--quant", "q8_0"], "nowhere.safetensors: no such file or directory"),
+        (["tiny", "--quant", "q8_0", "--threads", "0"], "0 is not in the range x>=1"),
+        (["inspect", "nowhere"], "nowhere: not a bundle (no miso.json). Make one with miso-convert."),
+        (["verify", "nowhere"], "nowhere: not a bundle"),
+        (["tiny", "--quant", "q8_0", "--tokenizer", "none.json"], "none.json: no such file"),
+        (["tiny", "--quant", "q8_0", "--mimi", "none.safetensors"], "none.safetensors: no such file"),
+        (["tiny", "--quant", "q8_0", "--imatrix-backbone", "none.gguf"], "none.gguf: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(  # type: ignore[no-untyped-def]
+    miso_convert, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = miso_convert(*arguments)
+    assert failed.code == 2
+    assert message in failed.err
+    assert failed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_is_exit_2(miso_convert, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_conversion", interrupted)
+    stopped = miso_convert(*_arguments(inputs, tmp_path, "--quant", "q8_0"))
+    assert stopped.code == 2
+    assert "interrupted" in stopped.err
+
+
+def test_broken_manifest(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    miso_convert(*_arguments(inputs, tmp_path, "--quant", "q8_0"))
+    path = tmp_path / MANIFEST_NAME
+    whole = path.read_text("utf-8")
+    for text, message in (
+        (whole[:-20], "not a valid manifest: JSON"),
+        (whole.replace('"schema_version": 1', '"schema_version": 9'), "not a valid manifest: schema_version"),
+        (whole.replace('"backbone": "Micro-', '"backbone": "../Micro-', 1), "is not a plain file name"),
+        (whole.replace('"Micro-decoder-Q8_0.gguf": {', '"Other.gguf": {'), "no entry for Micro-decoder-Q8_0.gguf"),
+        (whole.replace('"embed_dim": 64', '"embed_dim": -64'), "must be a positive integer"),
+        ("[]", "not a valid manifest"),
+    ):
+        assert text != whole
+        path.write_text(text, "utf-8")
+        failed = miso_convert("inspect", tmp_path)
+        assert failed.code == 2
+        assert message in failed.err
+        assert failed.err.count("\n") == 1
+
+
+def test_help_shows_examples(miso_convert) -> None:  # type: ignore[no-untyped-def]
+    shown = miso_convert("--help")
+    assert shown.code == 0
+    assert "miso-convert tiny --quant q4_k_m --out demo" in shown.out
+    assert "--imatrix-backbone" in shown.out
+
+
+def test_tiny_through_the_installed_command(tmp_path: Path) -> None:
+    """The command of the README, as a process of its own, away from the repository."""
+    command = shutil.which("miso-convert", path=str(Path(sys.executable).parent))
+    assert command is not None
+    levels = [word for level in ("q4_k_m", "q8_0", "fp16", "q4_0") for word in ("--quant", level)]
+    done = subprocess.run([command, "tiny", *levels], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "Miso-Tiny-GGUF" / MANIFEST_NAME).exists()
+    assert {level for level in ("q4_k_m", "q8_0", "fp16", "q4_0") if level in done.stdout} == {
+        "q4_k_m",
+        "q8_0",
+        "fp16",
+        "q4_0",
+    }
