@@ -99,8 +99,9 @@ def _write(conversion: Conversion, progress: Progress) -> Manifest:
             return sink
 
         if conversion.needs_codec:
-            new_sink(DECODER_NAME, conversion.codec.decoder_graph())
+            # The larger graph first: the smaller then fits into the memory that it leaves behind.
             new_sink(ENCODER_NAME, conversion.codec.encoder_graph())
+            new_sink(DECODER_NAME, conversion.codec.decoder_graph())
         checkpoint_sources = conversion.existing.sources_of("checkpoint") if conversion.existing else []
         if conversion.plans:
             files = [(plan, new_sink(plan.name, plan.header)) for plan in conversion.plans]

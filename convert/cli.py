@@ -17,6 +17,7 @@ from ..models.manifest import Manifest, read_manifest
 from ..models.memory import level_memory
 from .bundle import convert as run_conversion
 from .checkpoint import open_checkpoint
+from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
 from .sources import DEFAULT_CHECKPOINT, resolve
@@ -191,7 +192,7 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
         return
     rows = [[name, _size(size), f"{bpw:.2f}"] for name, size, bpw in files]
     if conversion.needs_codec:
-        rows.append(["mimi-decoder.onnx, mimi-encoder.onnx", f"<= {_size(conversion.codec.size_estimate_bytes)}", ""])
+        rows.append([f"{DECODER_NAME}, {ENCODER_NAME}", f"about {_size(conversion.codec.size_estimate_bytes)}", ""])
     stdout.print(table(f"to be written into {conversion.directory}", ["file", "size", "bpw"], rows, numeric=[1, 2]))
     stdout.print(
         f"{_size(conversion.needed_bytes)} of disk, about {_duration(seconds)} on {conversion.request.threads} threads",

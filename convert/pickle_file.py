@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror or error})") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of no use to whoever did not write the file
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises a dozen kinds for one meaning
         raise CheckpointError(
             f"{path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {_reason(error)}"

@@ -26,7 +26,7 @@ _QUEUED_PER_WORKER = 3
 """Finished or running chunks per worker: enough that none waits for a slower neighbour."""
 
 Progress = Callable[[int], None]
-"""Called with the number of weights that were just written."""
+"""Called with the number of weights that were just written, counted once for every file."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,4 @@ def _write(chunk: _Chunk, future: Future[Mapping[GGMLQuantizationType, U8Array]]
         sink.write(encoded[qtype].data)
         if chunk.is_last:
             sink.write(bytes(padding))
-    tensor = chunk.job.tensor
-    rows = chunk.stop - chunk.start
-    progress(rows * tensor.shape[-1])
+    progress((chunk.stop - chunk.start) * chunk.job.tensor.shape[-1] * len(chunk.job.targets))

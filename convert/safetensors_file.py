@@ -173,7 +173,7 @@ def _parse_entry(raw: Any, name: str, path: Path) -> tuple[str, Shape, int, int]
     if not valid:
         raise CheckpointError(f"{path}: header entry of tensor {name!r} is malformed: {reprlib.repr(raw)}")
     if math.prod(max(1, n) for n in shape) > _MAX_ITEMS:
-        raise CheckpointError(f"{path}: tensor {name} claims shape {shape}, more than any file holds")
+        raise CheckpointError(f"{path}: tensor {name} claims shape {reprlib.repr(shape)}, more than any file holds")
     item_bytes = _ITEM_BYTES.get(dtype) or _OTHER_ITEM_BYTES.get(dtype)
     if item_bytes is not None and end - begin != math.prod(shape) * item_bytes:
         raise CheckpointError(

@@ -99,6 +99,7 @@ class StreamGraph:
         model.producer_name = "miso-gguf"
         model.graph.name = metadata.get("miso.part", "graph")
         onnx.helper.set_model_props(model, {**metadata, STATE_KEY: json.dumps(self._state)})
-        onnx.checker.check_model(model)
         serialised: bytes = model.SerializeToString(deterministic=True)
+        del model
+        onnx.checker.check_model(serialised)  # given a model, it would serialise that once more
         return serialised

@@ -1,0 +1,64 @@
+"""Draws docs/levels.png: what each level takes of a GPU, against common cards.
+
+    miso-convert inspect BUNDLE --json | python benchmarks/plot_levels.py docs/levels.png
+
+Needs the `docs` extra (matplotlib).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+ORDER = ("fp16", "q8_0", "q4_k_m", "q4_0")
+CARDS = {6: "6 GB", 8: "8 GB", 10: "10 GB", 12: "12 GB", 16: "16 GB", 24: "24 GB"}
+PUBLISHED_GB = 24.0
+"""What the model asks for as it is published. Source: upstream's model card."""
+PARTS = (
+    ("backbone", "backbone_bytes", "#3b6ea5"),
+    ("depth decoder", "decoder_bytes", "#e08a3c"),
+    ("KV cache at 2048", "kv_cache_bytes", "#8a8a8a"),
+    ("compute buffers", "compute_bytes", "#c9c9c9"),
+)
+
+
+def draw(levels: dict[str, dict[str, float]], path: Path) -> None:
+    """One bar a level, stacked by what the memory is for."""
+    shown = [level for level in ORDER if level in levels]
+    figure, axes = plt.subplots(figsize=(9, 3.6), dpi=150)
+    names = ["as published", *shown]
+    axes.barh(0, PUBLISHED_GB, color="#e5e5e5", edgecolor="#999999", hatch="//")
+    axes.text(PUBLISHED_GB / 2, 0, "needs a 24 GB card", ha="center", va="center", fontsize=9)
+    for row, level in enumerate(shown, start=1):
+        left = 0.0
+        for label, key, colour in PARTS:
+            width = levels[level][key] / 1e9
+            axes.barh(row, width, left=left, color=colour, label=label if row == 1 else None)
+            left += width
+        axes.text(left + 0.25, row, f"{left:.1f} GB", va="center", fontsize=10, weight="bold")
+    for size, label in CARDS.items():
+        axes.axvline(size, color="#444444", linewidth=0.8, linestyle=":", zorder=0)
+        axes.text(size, -0.75, label, ha="center", va="bottom", fontsize=8, color="#444444")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.8)
+    axes.set_xlim(0, 25.5)
+    axes.set_xlabel("GB of VRAM with every layer on the GPU (accounted; the driver's context comes on top)")
+    axes.legend(loc="lower right", fontsize=8, frameon=True)
+    _bare(axes)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def _bare(axes: Any) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+if __name__ == "__main__":
+    draw(json.load(sys.stdin), Path(sys.argv[1]))
