@@ -114,6 +114,5 @@ def _reason(error: Exception) -> str:
     """The line of torch's message that says what is wrong, not the ones that advise to trust the file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     plain = [line for line in lines if "weights_only" not in line and not line.startswith("Weights only load failed")]
-    telling = [line for line in plain if "GLOBAL" in line or "Unpickler error" in line]
-    reason = (telling or plain or [type(error).__name__])[0]
+    reason = (plain or [type(error).__name__])[0]
     return re.sub(r"[^ -~]", "?", reason)[:300]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from ..models.errors import CheckpointError
 from .safetensors_file import SafetensorsFile
@@ -33,7 +33,7 @@ class ShardedFiles:
                 stack.callback(self._shards[shard].close)
             for name, shard in owner.items():
                 if name not in self._shards[shard].shapes:
-                    raise CheckpointError(f"{index}: names tensor {name} in {shard}, which does not hold it")
+                    raise CheckpointError(f"{index}: names tensor {name!r} in {shard}, which does not hold it")
             self._stack = stack.pop_all()
         self._owner = owner
         self._index = {shard: i for i, shard in enumerate(self._shards)}
@@ -81,5 +81,10 @@ def read_index(index: Path) -> dict[str, str]:
 
 def _is_plain_file_name(name: str) -> bool:
     """An index is data from strangers: a shard may only be a plain file beside it, on any system."""
-    plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
-    return plain and name not in ("", "..") and name.isprintable() and len(name.encode()) <= _MAX_NAME_BYTES
+    # Windows' separators and drives include those of POSIX.
+    return (
+        PureWindowsPath(name).name == name
+        and name not in ("", "..")
+        and name.isprintable()
+        and len(name.encode()) <= _MAX_NAME_BYTES
+    )

@@ -116,7 +116,7 @@ LAYOUTS: dict[str, Write] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.fixture(params=[*LAYOUTS.values()], ids=[*LAYOUTS])
 def write(request: pytest.FixtureRequest) -> Write:
     layout: Write = request.param
     return layout
@@ -338,6 +338,13 @@ def test_huggingface_problems_have_huggingface_names(tmp_path: Path) -> None:
     ]
 
 
+def test_a_codec_among_upstream_names_is_unknown(open_shapes: Callable[..., Checkpoint]) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"\(0 missing, 1 unknown, 0 mis-shaped tensors\):\n  unknown   codec_model.x"
+    ):
+        open_shapes({**checkpoint_shapes(TINY), "codec_model.x": (1,)})
+
+
 def test_huggingface_without_its_config(tmp_path: Path) -> None:
     path = write_hf(tmp_path, WEIGHTS)
     (tmp_path / "config.json").unlink()
@@ -399,7 +406,7 @@ def test_configs_of_any_json(tmp_path_factory: pytest.TempPathFactory, data: st.
         directory.mkdir()
         save_file({"lm_head.weight": np.ones((1, 1), np.float32)}, directory / "model.safetensors")
     config: Any = data.draw(st.sampled_from([hf_config(), json.loads(json.dumps(asdict(SPEC)))]))
-    values = (
+    values: st.SearchStrategy[Any] = (
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([]) | st.just({})
         | st.sampled_from([0, 1, 2, 64, 2**31, 2**60, 10**30, 10**320])
     )  # fmt: skip

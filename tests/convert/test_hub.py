@@ -1,4 +1,4 @@
-"""Fetching from the hub, with a hub made of folders: what is fetched, in which order, and what is said when it fails."""
+"""Fetching from the hub, with a hub made of folders: what is fetched, in which order, what is said."""
 
 import errno
 import importlib
@@ -13,6 +13,7 @@ import pytest
 
 from miso_gguf.convert import hub
 from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO, download, download_tokenizer, find_tokenizer, is_repo_id
+from miso_gguf.convert.tokenizer import read_tokenizer
 from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
 
@@ -80,7 +81,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: result)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", result.hf_hub_download)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", result.try_to_load_from_cache)
-    read = hub.read_tokenizer
+    read = read_tokenizer
 
     def reading(path: Path) -> Any:
         result.calls.append(f"read {path.relative_to(tmp_path)}")

@@ -28,7 +28,7 @@ BACKBONE = [tensor for tensor in gguf_tensors(MICRO) if tensor.part == "backbone
 DECODER = [tensor for tensor in gguf_tensors(MICRO) if tensor.part == "decoder"]
 Q, DOWN = "blk.0.attn_q.weight", "blk.1.ffn_down.weight"
 SUMS: dict[str, F32Array] = {
-    Q: np.arange(64, dtype=np.float32) / 3,
+    Q: np.arange(64, dtype=np.float32) / np.float32(3),
     DOWN: np.float32(1e-3) * np.arange(96, dtype=np.float32),
 }
 COUNTS = {Q: 7.0, DOWN: 1536.0}
@@ -70,7 +70,7 @@ def write_gguf(
     return path
 
 
-GOOD = {f"{Q}.in_sum2": SUMS[Q].reshape(1, -1), f"{Q}.counts": np.float32([[2]])}
+GOOD = {f"{Q}.in_sum2": SUMS[Q].reshape(1, -1), f"{Q}.counts": np.array([[2]], np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,7 @@ def test_an_imatrix_of_the_other_part(tmp_path: Path) -> None:
 def test_a_model_is_not_an_imatrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_gguf(tmp_path / "m.gguf", GOOD, kind="model")
     monkeypatch.setattr(np, "array", lambda *_, **__: pytest.fail("read tensors of what may be gigabytes"))
-    with pytest.raises(
-        CheckpointError, match="not an imatrix: its general.type is not 'imatrix'. Make one with llama-"
-    ):
+    with pytest.raises(CheckpointError, match=r"not an imatrix: its general\.type is not 'imatrix'\. Make one"):
         read_imatrix(path, BACKBONE)
 
 

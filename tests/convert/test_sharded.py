@@ -19,7 +19,7 @@ from miso_gguf.models.errors import CheckpointError
 INDEX = "model.safetensors.index.json"
 TENSORS: dict[str, NDArray[np.float32]] = {
     "a": np.arange(12, dtype=np.float32).reshape(4, 3),
-    "b": np.arange(5, dtype=np.float32) / 7,
+    "b": np.arange(5, dtype=np.float32) / np.float32(7),
     "c": np.full((2, 2, 2), -1, np.float32),
 }
 
@@ -68,7 +68,8 @@ def test_only_the_tensors_of_the_index_are_there(tmp_path: Path) -> None:
     "shard",
     [
         "../x.safetensors", "/etc/passwd", "sub/x.safetensors", "..\\x.safetensors", "C:\\x.safetensors", "C:x",
-        "\\\\host\\share\\x", "sub\\x", "..", ".", "", "./x", "x/", "x/.", "a\0b", "a\nb", "\x1b[2J", "\ud800", "é" * 128,
+        "\\\\host\\share\\x", "sub\\x", "..", ".", "", "./x", "x/", "x/.", "a\0b", "a\nb", "\x1b[2J", "\ud800",
+        "é" * 128,
     ],
 )  # fmt: skip
 def test_shards_outside_the_directory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str) -> None:
@@ -101,7 +102,7 @@ def test_a_missing_shard(tmp_path: Path) -> None:
 def test_a_shard_without_its_tensor(tmp_path: Path) -> None:
     write_shards(tmp_path, {"a": "1.safetensors", "b": "2.safetensors"})
     index = write_index(tmp_path, {"a": "1.safetensors", "b": "1.safetensors"})
-    with pytest.raises(CheckpointError, match=r"names tensor b in 1\.safetensors, which does not hold it"):
+    with pytest.raises(CheckpointError, match=r"names tensor 'b' in 1\.safetensors, which does not hold it"):
         ShardedFiles(index)
 
 

@@ -39,10 +39,16 @@ def test_tiny_is_made_on_the_spot_and_goes_away(name: str) -> None:
 
 
 def test_tiny_goes_away_when_the_conversion_fails() -> None:
-    with pytest.raises(ZeroDivisionError), resolve("tiny") as sources:
-        parent = sources.tokenizer.parent
-        raise ZeroDivisionError
-    assert not parent.exists()
+    made: list[Path] = []
+
+    def failing() -> None:
+        with resolve("tiny") as sources:
+            made.append(sources.checkpoint)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert not made[0].exists()
 
 
 def test_a_directory_and_a_file(directory: Path) -> None:
