@@ -35,8 +35,12 @@ def run(command: click.Command, arguments: Sequence[str], name: str) -> int:
         handlers=[RichHandler(console=stderr, show_time=False, show_path=False)],
         force=True,
     )
-    for chatty in ("filelock", "gguf"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library, level in (
+        ("filelock", logging.WARNING),
+        ("gguf", logging.WARNING),
+        ("huggingface_hub", logging.ERROR),
+    ):
+        logging.getLogger(library).setLevel(level)
     try:
         result = command.main(args=list(arguments), prog_name=name, standalone_mode=False)
     except click.ClickException as error:

@@ -20,7 +20,7 @@ from .checkpoint import open_checkpoint
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
-from .sources import DEFAULT_CHECKPOINT, resolve
+from .sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint
 from .verify import Finding, verify_bundle
 
 _FILE = click.Path(path_type=Path)
@@ -47,14 +47,10 @@ class _LevelType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # ge
             self.fail(str(error), param, ctx)
 
 
-def _inputs(command: Command) -> Command:
-    """The options that say where the inputs are: shared by convert and verify."""
+def _common(command: Command) -> Command:
+    """Options of both convert and verify."""
     for option in (
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
-        click.option(
-            "--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's]."
-        ),
-        click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT]."),
         click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):
@@ -74,18 +70,22 @@ def _inputs(command: Command) -> Command:
     help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
 )
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
+@click.option("--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's].")
+@click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-@_inputs
+@_common
 @click.version_option(__version__)
 def convert(
     checkpoint: str,
     levels: tuple[Level, ...],
     out: Path | None,
+    mimi: Path | None,
+    tokenizer: str | None,
     decoder_quant: Level | None,
     imatrix_backbone: Path | None,
     imatrix_decoder: Path | None,
@@ -93,8 +93,6 @@ def convert(
     dry_run: bool,
     as_json: bool,
     config: Path | None,
-    mimi: Path | None,
-    tokenizer: str | None,
     threads: int,
     debug: bool,
 ) -> int:
@@ -146,14 +144,12 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
 @click.argument("directory", type=_FILE)
 @click.argument("checkpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@_inputs
+@_common
 def verify(
     directory: Path,
     checkpoint: str | None,
     as_json: bool,
     config: Path | None,
-    mimi: Path | None,
-    tokenizer: str | None,
     threads: int,
     debug: bool,
 ) -> int:
@@ -166,7 +162,7 @@ def verify(
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        with resolve(checkpoint, mimi, tokenizer) as sources, open_checkpoint(sources.checkpoint, config) as opened:
+        with resolve_checkpoint(checkpoint) as path, open_checkpoint(path, config) as opened:
             findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
     bad = [finding for finding in findings if not finding.ok]
     if as_json:

@@ -25,6 +25,7 @@ _CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "ckpt.pt")
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
+_TIMEOUT_S = 20
 _PASS_CHECKPOINT = "download it by other means and pass the file or directory"
 _PASS_TOKENIZER = "pass a tokenizer.json with --tokenizer FILE"
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -117,7 +118,9 @@ def _files_of(repo: str, remedy: str) -> list[str]:
     """The repository's files; offline, those of interest that were downloaded before."""
     hub = _hub()
     try:
-        return list(_calling(repo, remedy, lambda: hub.HfApi().list_repo_files(repo)))
+        # Not list_repo_files: it retries for half a minute before it says that there is no network.
+        info = _calling(repo, remedy, lambda: hub.HfApi().model_info(repo, timeout=_TIMEOUT_S))
+        return [file.rfilename for file in info.siblings or ()]
     except CheckpointError as error:
         wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
         cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]

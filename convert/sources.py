@@ -60,6 +60,17 @@ def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = N
         )
 
 
+@contextmanager
+def resolve_checkpoint(checkpoint: str) -> Iterator[Path]:
+    """The checkpoint alone, when nothing is to be converted: local weights need no codec and no tokenizer."""
+    path = Path(checkpoint)
+    if path.exists() and checkpoint.lower() != TINY_NAME:
+        yield path
+    else:
+        with resolve(checkpoint) as sources:
+            yield sources.checkpoint
+
+
 def _local(path: Path, mimi: Path | None, tokenizer: str | None) -> Sources:
     directory = path if path.is_dir() else path.parent
     return Sources(path, mimi or _mimi_beside(directory), _tokenizer_beside(directory, tokenizer))

@@ -2,7 +2,7 @@
 
 Only byte-level BPE whose pre-tokenizer llama.cpp knows is accepted: Llama 3's, which every model of this family uses,
 and GPT-2's. Anything else would load and then split text differently without a word. Needs only `json`; what the
-metadata is written into is `gguf_file.py`'s business.
+metadata is written into is `gguf_header.py`'s business.
 """
 
 import json

@@ -120,7 +120,7 @@ def _check_tensors(path: Path, part: Part, checkpoint: Checkpoint, bar: Callable
     """Every tensor of one GGUF against its source; reports the worst, by how much of its allowance it uses."""
     try:
         found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path}: not a readable GGUF ({error}). Convert again.") from error
     reader = RowReader(checkpoint, allow_nonfinite=True)
     expected = {tensor.name: tensor for tensor in gguf_tensors(checkpoint.spec) if tensor.part == part}

@@ -33,7 +33,7 @@ FLAVORS: dict[str, ModelSpec] = {"miso-8b": MISO_8B, "csm-1b": CSM_1B, "tiny": T
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> ModelSpec:
     """The known model whose tensors best match `shapes` (upstream names), decided by its widest tensors.
 
-    Only the embedding and projection shapes and the number of layers decide, so that a checkpoint with a missing or
+    Only the shapes of embeddings, projection and heads decide, so that a checkpoint with a missing or
     mis-shaped tensor is still recognised and the problem can be named. Raises `CheckpointError` if none matches.
     """
     keys = ("text_embeddings.weight", "audio_embeddings.weight", "projection.weight", "audio_head")

@@ -40,9 +40,7 @@ class TransformerSpec:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = getattr(self, f.name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"transformer {f.name} must be a positive integer, not {value!r}")
+            _check_positive(f"transformer {f.name}", getattr(self, f.name))
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim % 2:
@@ -78,14 +76,13 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in '/\\:*?"<>|'):
             raise ValueError(f"model name must be usable in a file name, not {self.name!r}")
-        for label in ("text_vocab", "audio_vocab", "max_positions"):
-            if getattr(self, label) < 1:
-                raise ValueError(f"{label} must be positive, not {getattr(self, label)}")
+        for label in ("text_vocab", "audio_vocab", "max_positions", "codebooks"):
+            _check_positive(label, getattr(self, label))
         if self.codebooks < 2:
             raise ValueError(f"the depth decoder needs at least 2 codebooks, not {self.codebooks}")
         if not self.norm_eps > 0 or not self.rope_base > 1:
             raise ValueError(f"norm_eps ({self.norm_eps}) and rope_base ({self.rope_base}) must be positive")
-        if "{text}" not in self.prompt or "{speaker}" not in self.prompt:
+        if not isinstance(self.prompt, str) or "{text}" not in self.prompt or "{speaker}" not in self.prompt:
             raise ValueError(f"prompt template needs {{speaker}} and {{text}}, not {self.prompt!r}")
 
     @property
@@ -108,6 +105,11 @@ class ModelSpec:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a model spec: {error}") from error
+
+
+def _check_positive(label: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{label} must be a positive integer, not {value!r}")
 
 
 def rope_factors(spec: ModelSpec, head_dim: int) -> list[float]:

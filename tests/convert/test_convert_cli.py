@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from builders import MICRO, Inputs, make_inputs
 
+from builders import MICRO, Inputs, make_inputs
 from miso_gguf.convert import cli
 from miso_gguf.models.manifest import MANIFEST_NAME
 
@@ -27,7 +27,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 @pytest.fixture
-def miso_convert(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def miso_convert(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["miso-convert", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:

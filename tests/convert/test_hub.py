@@ -5,6 +5,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -52,11 +53,12 @@ class Hub:
             if call.startswith(asked):
                 raise error
 
-    def list_repo_files(self, repo: str) -> list[str]:
+    def model_info(self, repo: str, *, timeout: float) -> SimpleNamespace:
+        assert timeout > 0
         self._ask(f"list {repo}")
         if repo not in self.repos:
             raise hub_error("RepositoryNotFoundError")
-        return list(self.repos[repo])
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.repos[repo]])
 
     def hf_hub_download(self, repo: str, name: str) -> str:
         path = self.cache / repo / name
