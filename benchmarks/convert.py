@@ -44,14 +44,14 @@ LEVEL_SETS: dict[str, list[Level]] = {"one level": [Q4_K_M], "four levels": [FP1
 
 
 def cut_down_spec(layers: int) -> ModelSpec:
-    """Miso 8B's layers, fewer of them, and small tables: what is timed is what both sides do."""
+    """Miso 8B's layers and codebooks, fewer of them in the same proportion, and few words."""
     return replace(
         MISO_8B,
         name="Cut",
         backbone=replace(MISO_8B.backbone, layers=layers),
         decoder=replace(MISO_8B.decoder, layers=layers),
         text_vocab=1024,
-        codebooks=8,
+        codebooks=max(2, layers),
     )
 
 

@@ -9,6 +9,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -89,7 +90,7 @@ def _gigabytes(size_bytes: int) -> str:
 def _write(conversion: Conversion, progress: Progress) -> Manifest:
     """Write all missing files, then give them their names together."""
     sinks: list[Sink] = []
-    with ExitStack() as undo:
+    with ExitStack() as undo, ThreadPoolExecutor(1, thread_name_prefix="codec") as background:
 
         def new_sink(name: str, head: bytes) -> Sink:
             sink = Sink(conversion.directory, name)
@@ -98,26 +99,34 @@ def _write(conversion: Conversion, progress: Progress) -> Manifest:
             sink.write(head)
             return sink
 
-        if conversion.needs_codec:
-            # The larger graph first: the smaller then fits into the memory that it leaves behind.
-            new_sink(ENCODER_NAME, conversion.codec.encoder_graph())
-            new_sink(DECODER_NAME, conversion.codec.decoder_graph())
+        def write_codec() -> None:
+            if conversion.needs_codec:
+                # The larger graph first: the smaller then fits into the memory that it leaves behind.
+                new_sink(ENCODER_NAME, conversion.codec.encoder_graph())
+                new_sink(DECODER_NAME, conversion.codec.decoder_graph())
+
+        def watched(weights: int) -> None:
+            if codec.done():
+                codec.result()  # a codec that fails stops the pass
+            progress(weights)
+
+        codec = background.submit(write_codec)
         checkpoint_sources = conversion.existing.sources_of("checkpoint") if conversion.existing else []
         if conversion.plans:
             files = [(plan, new_sink(plan.name, plan.header)) for plan in conversion.plans]
-            hashed = _pass(conversion, files, progress)
+            hashed = _pass(conversion, files, watched)
             if checkpoint_sources and checkpoint_sources != hashed:
                 raise BundleError(
                     f"{conversion.directory}: was made from another checkpoint file "
                     f"({checkpoint_sources[0].name}, sha256 {checkpoint_sources[0].sha256[:12]}): choose another --out"
                 )
             checkpoint_sources = hashed
+        codec.result()
         records = {sink.name: sink.finish() for sink in sinks}
         for sink in sinks:
             sink.commit()
         if sinks:
             sync_directory(conversion.directory)
-        undo.pop_all()
     return _manifest(conversion, checkpoint_sources, records)
 
 
