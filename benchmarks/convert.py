@@ -2,7 +2,7 @@
 
 llama.cpp's way is to write an F16 GGUF of each transformer and call `llama_model_quantize` once per level. The third
 side is the quantiser's arithmetic alone, on rows that lie in memory: the floor of any converter. `--repeat` alternates
-the sides and reports medians. Prints a table and one JSON line.
+the sides and reports medians. A second table says what each stage of ours takes alone. Prints tables and one JSON line.
 
     python benchmarks/convert.py [--layers 3] [--repeat 3] [--dir DIR]
 """
@@ -16,7 +16,9 @@ import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,14 @@ from miso_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.gguf_header import llama_keys
 from miso_gguf.convert.rows import RowReader
+from miso_gguf.convert.sink import Sink
+from miso_gguf.convert.source_hash import file_sha256
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, Q8_0, Level
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.spec import ModelSpec
 from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
-from miso_gguf.models.tensors import gguf_tensors
+from miso_gguf.models.tensors import Projected, gguf_tensors
 from miso_gguf.native.ggml import quantize
 from miso_gguf.native.llama import load_library
 
@@ -140,6 +144,44 @@ def arithmetic(directory: Path, levels: list[Level]) -> dict[str, float]:
     return dict(seconds)
 
 
+def stages(directory: Path, levels: list[Level]) -> dict[str, float]:
+    """Seconds of each stage of a conversion alone, on one thread: what the pass overlaps with the quantiser."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+    with open_checkpoint(directory / "model.safetensors", directory / "spec.json") as checkpoint:
+        mimi, tokenizer = directory / MIMI_NAME, directory / TOKENIZER_NAME
+        plan = plan_conversion(directory / "none", checkpoint, mimi, tokenizer, Request(levels))
+        with timed("sha256 of the checkpoint"):
+            file_sha256(directory / "model.safetensors")
+        tensors = {(file.part, tensor.name): tensor for file in plan.plans for tensor in file.tensors}
+        readers = {"read": RowReader(checkpoint, allow_nonfinite=True), "read and check": RowReader(checkpoint)}
+        for tensor in tensors.values():
+            for name, reader in readers.items():
+                stage = "project the decoder's inputs" if isinstance(tensor.source, Projected) else name
+                for chunk in reader.chunks(tensor):
+                    with timed(stage):
+                        reader.read(tensor, *chunk)
+        seconds["check for NaN and Inf"] = max(0.0, seconds.pop("read and check") - seconds["read"])
+        seconds["project the decoder's inputs"] /= len(readers)
+        with timed("codec graphs"):
+            plan.codec.encoder_graph()
+            plan.codec.decoder_graph()
+        block = bytes(4 << 20)
+        with timed("write and hash the files"):
+            sink = Sink(directory, "scratch")
+            for _ in range(plan.needed_bytes // len(block)):
+                sink.write(block)
+            sink.finish()
+            sink.discard()
+    return seconds
+
+
 def main() -> None:
     """Run the three sides in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,7 +205,7 @@ def main() -> None:
                     shutil.rmtree(out)
                 by_type = arithmetic(directory, levels)
                 samples["arithmetic"].append(sum(by_type.values()))
-            results[name] = summary(samples, by_type)
+            results[name] = {**summary(samples, by_type), "stages_s": rounded(stages(directory, levels))}
     columns = ["", "ours", "llama.cpp's way", "faster", "arithmetic alone", "ours over it"]
     rows = [
         [
@@ -178,6 +220,14 @@ def main() -> None:
     ]
     title = f"{arguments.layers}+{arguments.layers} real-shaped layers, {THREADS} threads"
     stdout.print(table(title, columns, rows, range(1, 6)))
+    for name, result in results.items():
+        parts = {
+            **result["stages_s"],
+            **{f"quantise {qtype}, {THREADS} threads": s for qtype, s in result["arithmetic_by_type_s"].items()},
+        }
+        stdout.print(
+            table(f"{name}: each stage alone", ["stage", "seconds"], [[k, f"{v:.2f}"] for k, v in parts.items()], [1])
+        )
     print(json.dumps({"benchmark": "convert", "layers": arguments.layers, "threads": THREADS, **results}))
 
 
@@ -191,8 +241,13 @@ def summary(samples: dict[str, list[float]], by_type: dict[str, float]) -> dict[
         **{f"{side}_s": round(statistics.median(values), 2) for side, values in samples.items()},
         "speedup": ratio("llama.cpp", "ours"),
         "over_arithmetic": ratio("ours", "arithmetic"),
-        "arithmetic_by_type_s": {name: round(seconds, 2) for name, seconds in by_type.items()},
+        "arithmetic_by_type_s": rounded(by_type),
     }
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """To hundredths."""
+    return {name: round(value, 2) for name, value in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ import pytest
 from gguf import GGUFWriter
 from tokenizers import Tokenizer
 
+from builders import MICRO, make_bundle, make_inputs
 from miso_gguf.convert.tokenizer import TokenizerMetadata, check_tokenizer, gguf_keys, read_tokenizer
 from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
+from miso_gguf.models.levels import Q8_0
 from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer, tiny_tokenizer
 from miso_gguf.models.tiny.make_tokenizer import BOS, EOS, SPECIALS, make_tokenizer
 
@@ -64,25 +66,30 @@ def _random_texts(count: int) -> list[str]:
     return ["".join(rng.choices(_ATOMS, k=rng.randint(1, 12))) for _ in range(count)]
 
 
-class LlamaCpp:
-    """llama.cpp's tokenizer, loaded from a GGUF file that holds nothing else."""
+def _write_gguf(path: Path, metadata: TokenizerMetadata) -> Path:
+    """A GGUF file that holds a tokenizer and nothing else."""
+    writer = GGUFWriter(path, "llama")
+    for key, value in gguf_keys(metadata):
+        # bool first: it is an int too.
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
-    def __init__(self, path: Path, metadata: TokenizerMetadata) -> None:
-        writer = GGUFWriter(path, "llama")
-        for key, value in gguf_keys(metadata):
-            # bool first: it is an int too.
-            if isinstance(value, bool):
-                writer.add_bool(key, value)
-            elif isinstance(value, int):
-                writer.add_uint32(key, value)
-            elif isinstance(value, str):
-                writer.add_string(key, value)
-            else:
-                writer.add_array(key, value)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+
+class LlamaCpp:
+    """llama.cpp's tokenizer, loaded from a GGUF file."""
+
+    def __init__(self, path: Path) -> None:
         llama.llama_log_set(_quiet, ctypes.c_void_p(0))
         parameters = llama.llama_model_default_params()
         parameters.vocab_only = True
@@ -150,7 +157,7 @@ def oracles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     path = directory / "tokenizer.json"
     path.write_text(json.dumps(KINDS[request.param]()), "utf-8")
     metadata = read_tokenizer(path)
-    llama_cpp = LlamaCpp(directory / "vocabulary.gguf", metadata)
+    llama_cpp = LlamaCpp(_write_gguf(directory / "vocabulary.gguf", metadata))
     yield Oracles(metadata, Tokenizer.from_file(str(path)), llama_cpp)
     llama_cpp.close()
 
@@ -164,6 +171,18 @@ def test_llama_cpp_gives_the_same_ids(oracles: Oracles) -> None:
             expected = oracles.library.encode(text).ids
             assert oracles.llama_cpp.encode(text, special=special) == expected, repr(text)
             assert oracles.llama_cpp.encode(text, wrap=False, special=special) == expected[1:-1], repr(text)
+
+
+def test_the_embeddings_file_of_a_bundle(tmp_path: Path) -> None:
+    """What a conversion writes, not only what the keys say: its tokenizer gives the library's ids on every text."""
+    inputs = make_inputs(tmp_path, MICRO)
+    manifest = make_bundle(inputs, tmp_path / "bundle", [Q8_0])
+    library = Tokenizer.from_file(str(inputs.tokenizer))
+    llama_cpp = LlamaCpp(tmp_path / "bundle" / manifest.levels["q8_0"].embeddings)
+    assert len(TEXTS) >= 200
+    for text in TEXTS:
+        assert llama_cpp.encode(text, special=True) == library.encode(text).ids, text
+    llama_cpp.close()
 
 
 def test_every_entry_is_the_librarys(oracles: Oracles) -> None:
@@ -189,7 +208,10 @@ def test_where_llama_cpp_is_known_to_differ(tmp_path: Path) -> None:
     """Two corners that no speech has. If either starts to agree, the documentation is out of date."""
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(_every_pair(tiny_tokenizer(), gpt2=False)), "utf-8")
-    llama_cpp, library = LlamaCpp(tmp_path / "v.gguf", read_tokenizer(path)), Tokenizer.from_file(str(path))
+    llama_cpp, library = (
+        LlamaCpp(_write_gguf(tmp_path / "v.gguf", read_tokenizer(path))),
+        Tokenizer.from_file(str(path)),
+    )
     long_s = "'\u017fm"  # case-insensitively an s: a contraction for the library's regex engine only
     new_letter = "a\U00010d4ab"  # a letter since Unicode 16, newer than llama.cpp's tables
     for text in (long_s, new_letter):
