@@ -9,6 +9,7 @@ MYPY_PATH := build/path
 .PHONY: demo test test-slow check format bench clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it
+	rm -rf demo
 	$(BIN)/miso-convert tiny --quant q4_k_m --quant q8_0 --quant fp16 --quant q4_0 --out demo
 	$(BIN)/miso-convert inspect demo
 	$(BIN)/miso-convert verify demo tiny

@@ -47,12 +47,14 @@ def run(command: click.Command, arguments: Sequence[str], name: str) -> int:
         error.show()
         return FAILED
     except (KeyboardInterrupt, click.Abort):
-        stderr.print("interrupted; nothing half-written remains", style="yellow")
+        stderr.print("interrupted", style="yellow")
         return FAILED
-    except (MisoError, ValueError, OSError, MemoryError) as error:
+    except Exception as error:
         if debug:
             raise
-        message = f"{name.split(maxsplit=1)[0]}: error: {error or type(error).__name__}"
+        expected = isinstance(error, MisoError | ValueError | OSError | MemoryError)
+        kind = "error" if expected else f"internal error ({type(error).__name__}), --debug shows where"
+        message = f"{name.split(maxsplit=1)[0]}: {kind}: {str(error) or type(error).__name__}"
         stderr.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         return FAILED
     return result if isinstance(result, int) else DONE

@@ -4,13 +4,11 @@ A bundle is only ever extended. Files get their names when all of them are whole
 """
 
 import errno
-import hashlib
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..models.errors import BundleError
-from ..models.manifest import MANIFEST_NAME, BundleFile, CodecFiles, Manifest, SourceFile
+from ..models.manifest import MANIFEST_NAME, BundleFile, CodecFiles, Manifest, SourceFile, sealed
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion
 from .plan import GgufPlan
@@ -28,6 +26,7 @@ from .source_hash import SourceHasher
 
 log = logging.getLogger(__name__)
 
+LOCK_NAME = ".miso-convert.lock"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -61,9 +60,9 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One conversion per directory at a time. The lock lies outside it and dies with the process."""
-    digest = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"miso-convert-{digest}.lock")
+    """One conversion per directory at a time. The lock itself dies with the process, whatever ends it."""
+    path = directory / LOCK_NAME
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -71,6 +70,8 @@ def _locked(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows: not while it is held
+            path.unlink()
         lock.release()
 
 
@@ -115,7 +116,7 @@ def _write(conversion: Conversion, progress: Progress) -> Manifest:
         if conversion.plans:
             files = [(plan, new_sink(plan.name, plan.header)) for plan in conversion.plans]
             hashed = _pass(conversion, files, watched)
-            if checkpoint_sources and checkpoint_sources != hashed:
+            if checkpoint_sources and _digests(checkpoint_sources) != _digests(hashed):
                 raise BundleError(
                     f"{conversion.directory}: was made from another checkpoint file "
                     f"({checkpoint_sources[0].name}, sha256 {checkpoint_sources[0].sha256[:12]}): choose another --out"
@@ -128,6 +129,11 @@ def _write(conversion: Conversion, progress: Progress) -> Manifest:
         if sinks:
             sync_directory(conversion.directory)
     return _manifest(conversion, checkpoint_sources, records)
+
+
+def _digests(sources: list[SourceFile]) -> list[str]:
+    """A renamed checkpoint is the same checkpoint."""
+    return [source.sha256 for source in sources]
 
 
 def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: Progress) -> list[SourceFile]:
@@ -157,7 +163,7 @@ def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], reco
     existing = conversion.existing
     levels = {**(existing.levels if existing else {}), **conversion.levels}
     files = {**(existing.files if existing else {}), **records}
-    return Manifest(
+    return sealed(
         converter=f"miso-gguf {version('miso-gguf')}",
         llama_cpp=version("llama-cpp-python"),
         fingerprint=conversion.fingerprint,

@@ -21,7 +21,6 @@ from .sharded import ShardedFiles
 from .tensor_store import F32Array, Shape, TensorStore
 
 _INDEX = "model.safetensors.index.json"
-_LISTED_PROBLEMS = 20
 _MAX_LAYERS = 1000
 """A config is data from strangers: the tensor table is written out layer by layer."""
 
@@ -189,10 +188,8 @@ def _check_shapes(checkpoint: Checkpoint, path: Path) -> None:
         *(f"  mis-shaped {name}: expected {list(expected[name])}, found {list(found[name])}" for name in wrong),
     ]
     if problems:
-        more = len(problems) - _LISTED_PROBLEMS
-        tail = [f"  ... and {more} more"] if more > 0 else []
         raise CheckpointError(
             f"{path}: not a whole {checkpoint.spec.name} checkpoint "
             f"({len(missing)} missing, {len(unknown)} unknown, {len(wrong)} mis-shaped tensors):\n"
-            + "\n".join(problems[:_LISTED_PROBLEMS] + tail)
+            + "\n".join(problems)
         )

@@ -12,8 +12,9 @@ import click
 
 from .. import __version__
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
+from ..models.errors import BundleError
 from ..models.levels import LEVELS, Level, parse_level
-from ..models.manifest import Manifest, read_manifest
+from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from .bundle import convert as run_conversion
 from .checkpoint import open_checkpoint
@@ -26,7 +27,7 @@ from .verify import Finding, verify_bundle
 _FILE = click.Path(path_type=Path)
 _EXAMPLES = """\b
 Examples:
-  miso-convert --quant q4_k_m                       the 8B model from the hub, about 5 GB out
+  miso-convert --quant q4_k_m                       the 8B model from the hub, 5.8 GB out
   miso-convert tiny --quant q4_k_m --out demo       the tiny model, offline, seconds
   miso-convert model.safetensors --quant q8_0 --quant q4_k_m --tokenizer tokenizer.json --mimi mimi.safetensors
   miso-convert --quant q4_k_m --dry-run             sizes and time, nothing written
@@ -35,6 +36,11 @@ Examples:
 """
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _cores() -> int:
+    """Cores that this process may use: in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _LevelType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4
@@ -51,7 +57,7 @@ def _common(command: Command) -> Command:
     """Options of both convert and verify."""
     for option in (
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
-        click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="all cores"),
+        click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):
         command = option(command)
@@ -157,20 +163,29 @@ def verify(
 
     Exit code 0: all is well. 1: something differs. 2: it could not be checked.
     """
-    manifest = read_manifest(directory)
-    findings: list[Finding] = []
+    try:
+        manifest = read_manifest(directory)
+    except BundleError as error:
+        if not (directory / MANIFEST_NAME).exists():
+            raise
+        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], as_json)
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
         with resolve_checkpoint(checkpoint) as path, open_checkpoint(path, config) as opened:
             findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
-    bad = [finding for finding in findings if not finding.ok]
+    return _print_findings(directory, findings, as_json)
+
+
+def _print_findings(directory: Path, findings: list[Finding], as_json: bool) -> int:
+    bad = sum(not finding.ok for finding in findings)
     if as_json:
         print(json.dumps({"ok": not bad, "findings": [finding.as_dict() for finding in findings]}, indent=2))
     else:
         rows = [[f.check, f.subject, f.measured, "ok" if f.ok else "DIFFERS"] for f in findings]
         stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
-        stdout.print(f"{directory}: {f'{len(bad)} findings differ' if bad else 'all is well'}", markup=False)
+        verdict = f"{bad} of {len(findings)} checks failed" if bad else "all is well"
+        stdout.print(f"{directory}: {verdict}", markup=False)
     return NO if bad else DONE
 
 

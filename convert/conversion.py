@@ -1,7 +1,7 @@
 """What a conversion is going to do: what is there already, what is missing, what it takes. Reads, never writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..models.errors import BundleError
@@ -79,7 +79,7 @@ def plan_conversion(
     small = [SourceFile(role="tokenizer", name=tokenizer.name, sha256=file_sha256(tokenizer))]
     if mimi is not None:
         small.append(SourceFile(role="mimi", name=mimi.name, sha256=file_sha256(mimi)))
-    existing = _existing(directory, fingerprint, small)
+    existing = _existing(directory, checkpoint, fingerprint, small)
     whole = _whole_files(directory, existing) if existing else set()
     levels: dict[str, LevelFiles] = {}
     plans: dict[str, GgufPlan] = {}
@@ -91,11 +91,11 @@ def plan_conversion(
         key = level.key if decoder_level == level else f"{level.key}+{decoder_level.key}"
         levels[key] = LevelFiles(**names, **used)
         for part, name in names.items():
-            imatrix = imatrices.get(part)
-            if name not in whole:
-                plans.setdefault(name, plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix))
-            elif existing is not None and part != "embeddings":
-                _check_same_imatrix(directory, existing, part, name, imatrix)
+            if name not in whole and name not in plans:
+                imatrix = imatrices.get(part)
+                plans[name] = plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix)
+    if existing is not None:
+        _check_imatrices(directory, existing, levels, whole)
     return Conversion(
         directory=directory,
         checkpoint=checkpoint,
@@ -111,7 +111,10 @@ def plan_conversion(
     )
 
 
-def _existing(directory: Path, fingerprint: str, small: Sequence[SourceFile]) -> Manifest | None:
+def _existing(
+    directory: Path, checkpoint: Checkpoint, fingerprint: str, small: Sequence[SourceFile]
+) -> Manifest | None:
+    """The bundle that is there already. Raises `BundleError` if it was made from anything else than what is given."""
     if not (directory / MANIFEST_NAME).exists():
         return None
     manifest = read_manifest(directory)
@@ -120,10 +123,21 @@ def _existing(directory: Path, fingerprint: str, small: Sequence[SourceFile]) ->
             f"{directory}: holds a bundle of another checkpoint "
             f"(fingerprint {manifest.fingerprint[:12]}, this one's is {fingerprint[:12]}): choose another --out"
         )
-    for source in small:
-        for earlier in manifest.sources:
-            if earlier.role == source.role and earlier.sha256 != source.sha256:
-                raise BundleError(f"{directory}: was made with another {source.role} file: choose another --out")
+    there, given = asdict(manifest.model_spec), asdict(checkpoint.spec)
+    if different := [name for name in given if there[name] != given[name]]:
+        raise BundleError(
+            f"{directory}: was made with another model spec ({', '.join(different)}): choose another --out"
+        )
+    files = len(checkpoint.store.files)
+    if len(manifest.sources_of("checkpoint")) != files:
+        raise BundleError(
+            f"{directory}: was made from a checkpoint of {len(manifest.sources_of('checkpoint'))} files, this one has "
+            f"{files}: choose another --out"
+        )
+    for role in ("mimi", "tokenizer"):
+        earlier = [source.sha256 for source in manifest.sources if source.role == role]
+        if earlier != [source.sha256 for source in small if source.role == role]:
+            raise BundleError(f"{directory}: was made with another {role} file: choose another --out")
     return manifest
 
 
@@ -147,10 +161,15 @@ def _whole_files(directory: Path, manifest: Manifest) -> set[str]:
     return whole
 
 
-def _check_same_imatrix(directory: Path, existing: Manifest, part: Part, name: str, imatrix: Imatrix | None) -> None:
-    wanted = imatrix.sha256 if imatrix else None
-    for files in existing.levels.values():
-        if getattr(files, part) == name and getattr(files, f"imatrix_{part}") != wanted:
-            raise BundleError(
-                f"{directory}: {name} is there already, quantised with another imatrix (or none): choose another --out"
-            )
+def _check_imatrices(directory: Path, existing: Manifest, wanted: dict[str, LevelFiles], whole: set[str]) -> None:
+    """No level of the manifest may change under its name: neither those that stay, nor files that are kept."""
+    for part in ("backbone", "decoder"):
+        imatrices = {getattr(files, part): getattr(files, f"imatrix_{part}") for files in wanted.values()}
+        for key, files in existing.levels.items():
+            name = getattr(files, part)
+            stays = name in whole or key not in wanted
+            if stays and name in imatrices and imatrices[name] != getattr(files, f"imatrix_{part}"):
+                raise BundleError(
+                    f"{directory}: {name} belongs to {key}, quantised with another imatrix (or none): "
+                    "choose another --out"
+                )

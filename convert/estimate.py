@@ -13,6 +13,9 @@ _TRIAL_SHAPE = (64, 4096)
 _OVERHEAD = 1.1
 """Reading, checking, hashing and writing beside the quantiser: see benchmarks/convert.py."""
 
+_DISK_BYTES_PER_S = 400e6
+"""Of a plain SSD, reading and writing in turns: what bounds the levels that are quick to quantise."""
+
 
 def estimate_seconds(conversion: Conversion) -> float:
     """Wall seconds of `bundle.convert`, from the speed of each tensor type on one thread right now."""
@@ -25,7 +28,8 @@ def estimate_seconds(conversion: Conversion) -> float:
                 counted.add((plan.part, tensor.name, info.qtype))
                 weights[info.qtype] += tensor.weights
     thread_seconds = sum(count / _weights_per_second(qtype) for qtype, count in weights.items())
-    return _OVERHEAD * thread_seconds / conversion.request.threads
+    moved_bytes = conversion.needed_bytes + sum(path.stat().st_size for path in conversion.checkpoint.store.files)
+    return max(_OVERHEAD * thread_seconds / conversion.request.threads, moved_bytes / _DISK_BYTES_PER_S)
 
 
 def _weights_per_second(qtype: GGMLQuantizationType) -> float:

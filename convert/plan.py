@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gguf import GGML_QUANT_VERSION
 
@@ -26,7 +27,7 @@ class GgufPlan:
     keys: tuple[Key, ...]
     imatrix: Imatrix | None
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """The bytes before the tensor data."""
         return header_bytes(self.keys, self.infos)

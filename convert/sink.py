@@ -4,6 +4,7 @@ Written bytes are sent to the disk in the background as they come. Left to the k
 final sync of a 14 GB file would begin when the work is done.
 """
 
+import errno
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 from ..models.errors import BundleError
 from ..models.manifest import BundleFile
 
-PARTIAL_SUFFIX = ".partial"
+PARTIAL_SUFFIX = ".miso-partial"
 
 _FLUSH_BYTES = 64 << 20
 _flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
@@ -20,7 +21,7 @@ _flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
 
 
 class Sink:
-    """Writes `directory/name` as `name.partial`. Only `commit` gives it its name, after all bytes are on disk."""
+    """Writes `directory/name` as `name.miso-partial`. Only `commit` gives it its name, after all bytes are on disk."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -30,6 +31,7 @@ class Sink:
         self._size_bytes = 0
         self._flushed_bytes = 0
         self._flush: Future[None] | None = None
+        self._inode = 0
         self._file = self._partial.open("wb", buffering=0)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -40,6 +42,8 @@ class Sink:
         while view:
             view = view[self._file.write(view) :]
         if self._size_bytes - self._flushed_bytes >= _FLUSH_BYTES and (self._flush is None or self._flush.done()):
+            if self._flush is not None:
+                self._flush.result()  # the system reports a lost write once: to pass over it is to lose it
             self._flushed_bytes = self._size_bytes
             self._flush = _flusher.submit(os.fsync, self._file.fileno())
 
@@ -48,12 +52,18 @@ class Sink:
         if self._flush is not None:
             self._flush.result()
         os.fsync(self._file.fileno())
+        self._inode = os.fstat(self._file.fileno()).st_ino
         self._file.close()
         return BundleFile(size_bytes=self._size_bytes, sha256=self._digest.hexdigest())
 
     def commit(self) -> None:
-        """Give the finished file its name, replacing one that is there."""
+        """Give the finished file its name, replacing one that is there.
+
+        Raises `BundleError` if it is not the file that was written: somebody else is at work in the directory.
+        """
         assert self._file.closed, "finish() first"
+        if self._partial.stat().st_ino != self._inode:
+            raise BundleError(f"{self._partial}: replaced by another program while it was written: start again")
         self._partial.replace(self._final)
 
     def discard(self) -> None:
@@ -84,13 +94,17 @@ def sync_directory(directory: Path) -> None:
         handle = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            # Some network and FUSE file systems cannot sync a directory: no reason to lose finished work.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
         finally:
             os.close(handle)
 
 
 def remove_partials(directory: Path) -> list[str]:
     """Delete what an interrupted run left. Returns the names."""
-    leftovers = sorted(directory.glob("*" + PARTIAL_SUFFIX))
+    leftovers = sorted(path for path in directory.glob("*" + PARTIAL_SUFFIX) if path.is_file())
     for leftover in leftovers:
         try:
             leftover.unlink()

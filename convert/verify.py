@@ -5,7 +5,6 @@ checkpoint read anew.
 """
 
 import importlib.util
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -15,31 +14,41 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 
 from ..models.errors import BundleError
-from ..models.manifest import Manifest
+from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
-from ..native.ggml import dequantize, row_bytes
+from ..native.ggml import F32Array, dequantize, row_bytes
 from .checkpoint import Checkpoint
 from .rows import RowReader
 from .source_hash import file_sha256
-from .verify_logits import compare_logits
+from .verify_logits import Prompt
 
 Qtype = GGMLQuantizationType
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-MAX_RELATIVE_ERROR: dict[Qtype, float] = {
+_GROUP = 256
+"""Weights that are judged together: a super-block of the K-quants."""
+
+MAX_GROUP_ERROR: dict[Qtype, float] = {
     Qtype.F32: 1e-6,
     Qtype.F16: 2**-11,
-    Qtype.Q8_0: 0.012,
-    Qtype.Q6_K: 0.04,
-    Qtype.Q5_0: 0.09,
-    Qtype.Q4_1: 0.16,
-    Qtype.Q4_K: 0.15,
-    Qtype.Q4_0: 0.18,
+    Qtype.Q8_0: 0.0045,
+    Qtype.Q6_K: 0.02,
+    Qtype.Q5_0: 0.03,
+    Qtype.Q4_1: 0.05,
+    Qtype.Q4_K: 0.08,
+    Qtype.Q4_0: 0.06,
 }
-"""Largest RMS error of a chunk of rows over the RMS of its source. F32 leaves room for the projected table, a product
-whose last bits depend on the BLAS; F16 is half a unit in the last place; the others are about twice what each type does
-to Gaussian weights: F16 .0002, Q8_0 .0054, Q6_K .018, Q5_0 .043, Q4_1 .075,
-Q4_K .071, Q4_0 .086. Another tensor, a permuted row or a lost block is far outside."""
+"""RMS error that a group of 256 weights may have, over its largest magnitude.
+
+Relative to the largest and not to the RMS, because that is what a block's scale follows: the bounds hold for outliers
+too. They are the RMS of an error spread evenly over one quantisation step (Q8_0 1/127 and Q4_0 1/8 of the largest
+magnitude, ...) with room for rounded scales; F16 is half a unit in the last place, F32 leaves room for the projected
+table, a product whose last bits depend on the BLAS. A lost block of 32 Gaussian weights makes 0.12, a row in another's
+place 0.5.
+"""
+
+IMATRIX_ALLOWANCE = 2.0
+"""How much more an importance matrix may cost: it trades the error of columns that matter little."""
 
 _SMALLEST_STEP: dict[Qtype, float] = {
     Qtype.F32: 0.0,
@@ -76,7 +85,7 @@ def verify_bundle(
 
     Raises `BundleError` or `OSError` only where checking itself is impossible.
     """
-    findings = _check_hashes(directory, manifest, progress)
+    findings = [_check_manifest(directory, manifest), *_check_hashes(directory, manifest, progress)]
     if checkpoint is None or not all(finding.ok for finding in findings):
         return findings
     if checkpoint.spec != manifest.model_spec or checkpoint.fingerprint() != manifest.fingerprint:
@@ -85,16 +94,28 @@ def verify_bundle(
             Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", False),
         ]
     names = {getattr(files, part): part for files in manifest.levels.values() for part in PARTS}
+    weighted = {files.backbone for files in manifest.levels.values() if files.imatrix_backbone}
+    weighted |= {files.decoder for files in manifest.levels.values() if files.imatrix_decoder}
     total = sum(t.weights for part in names.values() for t in gguf_tensors(checkpoint.spec) if t.part == part)
     with progress("comparing tensors", total) as bar:
         for name, part in names.items():
-            findings.append(_check_tensors(directory / name, part, checkpoint, bar))
+            allowance = IMATRIX_ALLOWANCE if name in weighted else 1.0
+            findings.append(_check_tensors(directory / name, part, checkpoint, allowance, bar))
     if importlib.util.find_spec("torch") is None:
         return findings
+    prompt = Prompt(checkpoint)
     for key, files in manifest.levels.items():
-        measured, ok = compare_logits(directory, key, files, checkpoint, threads)
+        measured, ok = prompt.compare(directory, key, files, threads)
         findings.append(Finding("logits", key, measured, ok))
     return findings
+
+
+def _check_manifest(directory: Path, manifest: Manifest) -> Finding:
+    """The manifest against its own digest, and its text against what that manifest is written as."""
+    ok = manifest.digest == manifest.computed_digest
+    ok = ok and (directory / MANIFEST_NAME).read_bytes() == manifest.to_json().encode()
+    measured = manifest.digest[:16] if ok else "edited: its digest is not its own"
+    return Finding("manifest", MANIFEST_NAME, measured, ok)
 
 
 def _check_hashes(directory: Path, manifest: Manifest, progress: ProgressBar) -> list[Finding]:
@@ -116,8 +137,10 @@ def _check_hashes(directory: Path, manifest: Manifest, progress: ProgressBar) ->
     return findings
 
 
-def _check_tensors(path: Path, part: Part, checkpoint: Checkpoint, bar: Callable[[int], None]) -> Finding:
-    """Every tensor of one GGUF against its source; reports the worst, by how much of its allowance it uses."""
+def _check_tensors(
+    path: Path, part: Part, checkpoint: Checkpoint, allowance: float, bar: Callable[[int], None]
+) -> Finding:
+    """Every tensor of one GGUF against its source; reports the group that uses most of its allowance."""
     try:
         found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -125,29 +148,36 @@ def _check_tensors(path: Path, part: Part, checkpoint: Checkpoint, bar: Callable
     reader = RowReader(checkpoint, allow_nonfinite=True)
     expected = {tensor.name: tensor for tensor in gguf_tensors(checkpoint.spec) if tensor.part == part}
     if set(found) != set(expected):
-        return Finding("tensors", path.name, f"other tensors: {sorted(set(found) ^ set(expected))[:5]}", False)
-    worst, worst_name, worst_error = -1.0, "", 0.0
+        return Finding("tensors", path.name, f"other tensors: {sorted(set(found) ^ set(expected))[:5]}", ok=False)
+    worst, worst_name = -1.0, ""
     for name, tensor in expected.items():
         qtype, columns = found[name].tensor_type, tensor.shape[-1]
-        if qtype not in MAX_RELATIVE_ERROR:
-            return Finding("tensors", path.name, f"{name} has the unexpected type {qtype.name}", False)
+        shape = tuple(int(dim) for dim in reversed(found[name].shape))
+        if qtype not in MAX_GROUP_ERROR or shape != tensor.shape:
+            return Finding("tensors", path.name, f"{name} is {qtype.name} {list(shape)}", ok=False)
         data = found[name].data.reshape(-1).view(np.uint8).reshape(-1, row_bytes(qtype, columns))
         for start, stop in reader.chunks(tensor):
             source = reader.read(tensor, start, stop)
-            difference = dequantize(qtype, data[start:stop], columns).astype(np.float64) - source
-            wrong, scale = _rms(difference), _rms(source)
-            allowed = MAX_RELATIVE_ERROR[qtype] * scale + _SMALLEST_STEP[qtype]
-            used = wrong / allowed if allowed else (math.inf if wrong else 0.0)
-            if not used <= worst:  # NaN counts as worst
-                worst, worst_name, worst_error = used, name, wrong / scale if scale else wrong
+            used = _worst_group(dequantize(qtype, data[start:stop], columns), source, qtype) / allowance
+            if used > worst:
+                worst, worst_name = used, name
             bar(source.size)
-    return Finding(
-        "tensors",
-        path.name,
-        f"{len(expected)} tensors, worst {worst_name}: relative RMS error {worst_error:.2g}, {worst:.0%} of allowed",
-        worst <= 1.0,
-    )
+    measured = f"{len(expected)} tensors, worst {worst_name} with {worst:.0%} of the error allowed"
+    return Finding("tensors", path.name, measured, worst <= 1.0)
 
 
-def _rms(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+def _worst_group(found: F32Array, source: F32Array, qtype: Qtype) -> float:
+    """The largest error of any group of 256 weights (a whole row where that is no multiple), over what is allowed.
+
+    Groups whose source is not finite are passed over: they were converted on request. NaN elsewhere is infinitely bad.
+    """
+    columns = source.shape[1]
+    group = _GROUP if columns % _GROUP == 0 else columns
+    wanted = source.reshape(-1, group)
+    # The differences are exact in float32; only their squares could underflow, far below any step.
+    with np.errstate(all="ignore"):
+        error = np.sqrt(np.mean(np.square(found.reshape(-1, group) - wanted), axis=1))
+        largest = np.abs(wanted).max(axis=1)
+        used = error / (MAX_GROUP_ERROR[qtype] * largest + _SMALLEST_STEP[qtype])
+    used[(error == 0) | ~np.isfinite(largest)] = 0.0
+    return float(np.nan_to_num(used, nan=np.inf).max())

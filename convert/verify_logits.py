@@ -3,6 +3,7 @@
 Hidden states and logits of the backbone, and teacher-forced logits of the depth decoder, one level at a time.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,53 +26,56 @@ MAX_RELATIVE_ERROR = {"f32": 1e-4, "fp16": 0.01, "q8_0": 0.08, "q4_k_m": 0.6, "q
 there is (no layer repairs another's error), stay below half of these: see docs/bundle.md."""
 
 
-def compare_logits(
-    directory: Path, level: str, files: LevelFiles, checkpoint: Checkpoint, threads: int
-) -> tuple[str, bool]:
-    """(what was measured, whether it is within the level's allowance). Needs torch."""
-    tables = _Tables(directory / files.embeddings)
-    spec = checkpoint.spec
-    generator = np.random.default_rng(0)
-    text = generator.integers(0, spec.text_vocab, _TEXT_ROWS)
-    codes = generator.integers(0, spec.audio_vocab, (_AUDIO_ROWS, spec.codebooks))
-    offsets = np.arange(spec.codebooks) * spec.audio_vocab
-    prompt = np.concatenate(
-        [tables.rows("text_embd.weight", text)]
-        + [tables.rows("audio_embd.weight", frame + offsets).sum(0, keepdims=True) for frame in codes]
-    )
-    expected_logits, expected_depth, hidden = _reference(checkpoint, text, codes)
-    with LlamaModel(directory / files.backbone, context=len(prompt), threads=threads, exact=True) as backbone:
-        logits = backbone.forward(prompt)[1]
-    with LlamaModel(directory / files.decoder, context=spec.codebooks, threads=threads, exact=True) as decoder:
-        start = hidden[-1:] @ tables.whole("projection.weight").T
-        embeddings = _Tables(directory / files.decoder).rows("token_embd.weight", (codes[-1] + offsets)[:-1])
-        flat = decoder.forward(np.concatenate([start, embeddings]))[1]
-    depth = np.stack([flat[i, i * spec.audio_vocab : (i + 1) * spec.audio_vocab] for i in range(1, spec.codebooks)])
-    backbone_error, depth_error = _relative(logits, expected_logits), _relative(depth, expected_depth)
-    allowed = max(MAX_RELATIVE_ERROR[key] for key in level.split("+"))
-    measured = (
-        f"relative RMS error: backbone {backbone_error:.2g}, depth decoder {depth_error:.2g}; allowed {allowed:g}"
-    )
-    return measured, max(backbone_error, depth_error) <= allowed
+class Prompt:
+    """A prompt of random text and codes, and what the reference makes of it: computed once for all levels.
 
+    Needs torch. `hidden` [T, D], `logits` [T, audio_vocab], and of the last frame `depth` [codebooks - 1, audio_vocab].
+    """
 
-def _reference(
-    checkpoint: Checkpoint, text: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]
-) -> tuple[F32Array, F32Array, F32Array]:
-    """Backbone logits [T, vocab], depth logits [codebooks - 1, vocab] of the last frame, hidden states [T, D]."""
-    import torch  # noqa: PLC0415
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        import torch  # noqa: PLC0415
 
-    from ..models.reference import Reference, audio_rows, text_rows  # noqa: PLC0415
+        from ..models.reference import Reference, audio_rows, text_rows  # noqa: PLC0415
 
-    def weights(name: str) -> "torch.Tensor":
-        return torch.from_numpy(checkpoint.read(name, 0, checkpoint.shapes[name][0]))
+        self.spec = spec = checkpoint.spec
+        generator = np.random.default_rng(0)
+        self.text = generator.integers(0, spec.text_vocab, _TEXT_ROWS)
+        self.codes = generator.integers(0, spec.audio_vocab, (_AUDIO_ROWS, spec.codebooks))
+        self.offsets = np.arange(spec.codebooks) * spec.audio_vocab
 
-    reference = Reference(checkpoint.spec, weights)
-    rows = text_rows(checkpoint.spec, text.tolist()), audio_rows(checkpoint.spec, torch.from_numpy(codes))
-    embedded = [reference.embed(part.tokens, part.mask) for part in rows]
-    hidden = reference.backbone(torch.cat(embedded))
-    depth = reference.depth_logits(hidden[-1], torch.from_numpy(codes[-1, :-1]))
-    return reference.codebook0_logits(hidden).numpy(), depth.numpy(), hidden.numpy()
+        @lru_cache(maxsize=2)  # the two tables are asked for again and again, a layer's weights once
+        def table(name: str) -> "torch.Tensor":
+            return torch.from_numpy(checkpoint.read(name, 0, checkpoint.shapes[name][0]))
+
+        def weights(name: str) -> "torch.Tensor":
+            return table(name) if name.endswith("_embeddings.weight") else table.__wrapped__(name)
+
+        reference = Reference(spec, weights)
+        rows = text_rows(spec, self.text.tolist()), audio_rows(spec, torch.from_numpy(self.codes))
+        hidden = reference.backbone(torch.cat([reference.embed(part.tokens, part.mask) for part in rows]))
+        self.hidden: F32Array = hidden.numpy()
+        self.logits: F32Array = reference.codebook0_logits(hidden).numpy()
+        self.depth: F32Array = reference.depth_logits(hidden[-1], torch.from_numpy(self.codes[-1, :-1])).numpy()
+
+    def compare(self, directory: Path, level: str, files: LevelFiles, threads: int) -> tuple[str, bool]:
+        """(what was measured of one level, whether it is within its allowance)."""
+        tables = _Tables(directory / files.embeddings)
+        rows = [tables.rows("text_embd.weight", self.text)]
+        rows += [tables.rows("audio_embd.weight", frame + self.offsets).sum(0, keepdims=True) for frame in self.codes]
+        prompt = np.concatenate(rows)
+        with LlamaModel(directory / files.backbone, context=len(prompt), threads=threads, exact=True) as backbone:
+            logits = backbone.forward(prompt)[1]
+        with LlamaModel(directory / files.decoder, context=self.spec.codebooks, threads=threads, exact=True) as decoder:
+            start = self.hidden[-1:] @ tables.whole("projection.weight").T
+            ids = (self.codes[-1] + self.offsets)[:-1]
+            given = _Tables(directory / files.decoder).rows("token_embd.weight", ids)
+            flat = decoder.forward(np.concatenate([start, given]))[1]
+        vocab = self.spec.audio_vocab
+        depth = np.stack([flat[i, i * vocab : (i + 1) * vocab] for i in range(1, self.spec.codebooks)])
+        errors = _relative(logits, self.logits), _relative(depth, self.depth)
+        allowed = max(MAX_RELATIVE_ERROR[key] for key in level.split("+"))
+        measured = f"relative RMS error: backbone {errors[0]:.2g}, depth decoder {errors[1]:.2g}; allowed {allowed:g}"
+        return measured, all(error <= allowed for error in errors)
 
 
 class _Tables:

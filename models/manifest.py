@@ -3,13 +3,15 @@
 `convert` writes it, `runtime` and `quant_eval` read it. A file that it does not name is not part of the bundle.
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import BundleError
+from .levels import LEVELS
 from .spec import ModelSpec
 
 MANIFEST_NAME = "miso.json"
@@ -84,6 +86,21 @@ class Manifest(_Strict):
     codec: CodecFiles
     levels: dict[str, LevelFiles]
     files: dict[FileName, BundleFile]
+    digest: str = ""
+    """sha256 of this manifest with an empty digest: a manifest that was edited does not verify."""
+
+    @field_validator("levels")
+    @classmethod
+    def _known_levels(cls, levels: dict[str, LevelFiles]) -> dict[str, LevelFiles]:
+        for key in levels:
+            if not set(key.split("+")) <= LEVELS.keys():
+                raise ValueError(f"unknown level {key!r}")
+        return levels
+
+    @property
+    def computed_digest(self) -> str:
+        """What `digest` should be."""
+        return hashlib.sha256(self.model_copy(update={"digest": ""}).to_json().encode()).hexdigest()
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -104,6 +121,12 @@ class Manifest(_Strict):
     def to_json(self) -> str:
         """The file's text: stable key order, so that equal bundles have equal bytes."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def sealed(**entries: Any) -> Manifest:
+    """A manifest with its digest."""
+    manifest = Manifest(**entries)
+    return manifest.model_copy(update={"digest": manifest.computed_digest})
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -147,6 +147,8 @@ class Reference:
         x = torch.zeros(len(tokens), self.spec.backbone.embed_dim, dtype=self.dtype)
         for slot in range(self.spec.codebooks + 1):
             used = mask[:, slot]
+            if not used.any():
+                continue
             if slot < self.spec.codebooks:
                 x[used] += self._audio_embedding(slot, tokens[used, slot])
             else:

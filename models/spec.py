@@ -4,6 +4,7 @@ It knows no tensor names (`tensors.py`), no known models (`flavors.py`) and no f
 """
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -74,8 +75,8 @@ class ModelSpec:
     prompt: str = "[{speaker}] {text}"
 
     def __post_init__(self) -> None:
-        if not self.name or any(c in self.name for c in '/\\:*?"<>|'):
-            raise ValueError(f"model name must be usable in a file name, not {self.name!r}")
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
+            raise ValueError(f"model name must be usable in a file name (letters, digits, . _ + -), not {self.name!r}")
         for label in ("text_vocab", "audio_vocab", "max_positions", "codebooks"):
             _check_positive(label, getattr(self, label))
         if self.codebooks < 2:

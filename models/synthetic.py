@@ -52,9 +52,11 @@ def write_synthetic(
     with (directory / MIMI_NAME).open("wb") as file:
         _write_safetensors(file, {name: value.shape for name, value in codec.items()}, lambda name: [codec[name]])
     path = directory / CHECKPOINT_NAME
+    partial = path.with_suffix(".partial")
     shapes = checkpoint_shapes(spec)
-    with path.open("wb") as file, ThreadPoolExecutor(_THREADS) as pool:
+    with partial.open("wb") as file, ThreadPoolExecutor(_THREADS) as pool:
         _write_safetensors(file, shapes, lambda name: _random_chunks(name, shapes[name], seed, pool), progress)
+    partial.replace(path)
     return path
 
 

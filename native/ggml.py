@@ -119,5 +119,7 @@ def dequantize(qtype: GGMLQuantizationType, data: U8Array, columns: int) -> F32A
         return data.view(np.float16).astype(np.float32)
     out = np.empty((data.shape[0], columns), np.float32)
     traits = _ggml_base().ggml_get_type_traits(int(qtype)).contents
+    if (traits.blck_size, traits.type_size) != GGML_QUANT_SIZES[qtype]:
+        raise MisoError("this llama-cpp-python lays out ggml_type_traits differently: install >=0.3.36,<0.4")
     traits.to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out

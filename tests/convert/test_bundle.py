@@ -1,19 +1,22 @@
 """Writing a bundle: deterministic, resumable, and never half-written under a finished name."""
 
 import errno
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from builders import MICRO, Inputs, make_bundle, make_inputs
-from miso_gguf.convert import bundle, quantize
+from miso_gguf.convert import bundle, quantize, sink
 from miso_gguf.convert.sink import PARTIAL_SUFFIX, Sink
 from miso_gguf.models.errors import BundleError, CheckpointError
 from miso_gguf.models.levels import F32, FP16, Q4_0, Q4_K_M, Q8_0
@@ -52,9 +55,7 @@ def test_layout_and_manifest(inputs: Inputs, tmp_path: Path) -> None:
     assert manifest.model_spec == MICRO
     assert manifest.levels["q4_k_m"].embeddings == "Micro-embeddings-Q8_0.gguf"
     assert {source.role for source in manifest.sources} == {"checkpoint", "tokenizer", "mimi"}
-    assert (
-        manifest.sources_of("checkpoint")[0].sha256 == bundle.hashlib.sha256(inputs.checkpoint.read_bytes()).hexdigest()
-    )
+    assert manifest.sources_of("checkpoint")[0].sha256 == hashlib.sha256(inputs.checkpoint.read_bytes()).hexdigest()
 
 
 def test_decoder_level_is_a_level_of_its_own(inputs: Inputs, tmp_path: Path) -> None:
@@ -114,6 +115,21 @@ def test_checkpoint_that_differs_only_inside_is_refused(inputs: Inputs, tmp_path
     with pytest.raises(BundleError, match="was made from another checkpoint file"):
         make_bundle(other, tmp_path / "out", [Q4_0])
     assert _contents(tmp_path / "out") == before
+
+
+def test_renamed_checkpoint_is_the_same(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    other = make_inputs(tmp_path / "other", MICRO)
+    renamed = replace(other, checkpoint=other.checkpoint.rename(tmp_path / "other" / "downloaded.safetensors"))
+    assert set(make_bundle(renamed, tmp_path / "out", [Q4_0]).levels) == {"q8_0", "q4_0"}
+
+
+def test_other_spec_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    config = tmp_path / "spec.json"
+    config.write_text(json.dumps({**asdict(MICRO), "rope_base": 10_000.0, "prompt": "{speaker}: {text}"}))
+    with pytest.raises(BundleError, match=r"another model spec \(rope_base, prompt\)"):
+        make_bundle(replace(inputs, config=config), tmp_path / "out", [Q4_0])
 
 
 def test_other_tokenizer_is_refused(inputs: Inputs, tmp_path: Path) -> None:
@@ -177,22 +193,40 @@ def test_directory_that_cannot_be_made(inputs: Inputs, tmp_path: Path) -> None:
         make_bundle(inputs, tmp_path / "file" / "out", [Q8_0])
 
 
-def test_two_conversions_at_once(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[FileLock] = []
-
-    class Recording(FileLock):
-        def acquire(self, *args: object, **options: object) -> object:  # type: ignore[override]
-            if not held:
-                held.append(self)
-                other = FileLock(self.lock_file)
-                other.acquire()
-                held.append(other)
-            return super().acquire(timeout=0)
-
-    monkeypatch.setattr(bundle, "FileLock", Recording)
-    with pytest.raises(BundleError, match="another miso-convert is writing into it"):
+def test_two_conversions_at_once(inputs: Inputs, tmp_path: Path) -> None:
+    with bundle._locked(tmp_path), pytest.raises(BundleError, match="another miso-convert is writing into it"):
         make_bundle(inputs, tmp_path, [Q8_0])
-    held[1].release()
+    make_bundle(inputs, tmp_path, [Q8_0])
+
+
+def test_file_that_somebody_else_replaced_is_not_committed(tmp_path: Path) -> None:
+    mine, theirs = Sink(tmp_path, "file"), tmp_path / f"file{PARTIAL_SUFFIX}"
+    mine.write(b"mine")
+    (tmp_path / "other").write_bytes(b"theirs")
+    (tmp_path / "other").replace(theirs)
+    mine.finish()
+    with pytest.raises(BundleError, match="replaced by another program"):
+        mine.commit()
+    assert not (tmp_path / "file").exists()
+
+
+def test_write_that_did_not_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reports a lost write once; a later sync of the same file succeeds."""
+    failures = [OSError(errno.EIO, "Input/output error")]
+
+    def fsync(_descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(sink, "_FLUSH_BYTES", 4)
+    monkeypatch.setattr(sink.os, "fsync", fsync)
+    lost = Sink(tmp_path, "file")
+    with pytest.raises(OSError, match="Input/output error"):  # noqa: PT012
+        for _ in range(100):
+            lost.write(b"12345")
+            time.sleep(0.001)
+        lost.finish()
+    lost.discard()
 
 
 def test_interrupt_leaves_nothing(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +254,19 @@ def test_error_in_a_worker_leaves_nothing(inputs: Inputs, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"tensor text_embeddings\.weight holds 1 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", [Q8_0])
     assert list((tmp_path / "out").iterdir()) == []
-    make_bundle(bad, tmp_path / "out", [F32], allow_nonfinite=True)
+    make_bundle(bad, tmp_path / "out", [F32, FP16, Q8_0, Q4_K_M, Q4_0], allow_nonfinite=True)
+
+
+def test_nonfinite_weights_pass_every_quantiser_on_request(tmp_path: Path) -> None:
+    bad = make_inputs(tmp_path / "bad")
+    data = bytearray(bad.checkpoint.read_bytes())
+    middle = len(data) // 2  # inside a matrix of the backbone
+    data[middle : middle + 8] = np.array([np.nan, np.inf], np.float32).tobytes()
+    bad.checkpoint.write_bytes(data)
+    levels = [F32, FP16, Q8_0, Q4_K_M, Q4_0]
+    with pytest.raises(CheckpointError, match=r"tensor backbone\S+ holds 2 NaN or Inf"):
+        make_bundle(bad, tmp_path / "out", levels)
+    assert len(make_bundle(bad, tmp_path / "out", levels, allow_nonfinite=True).levels) == 5
 
 
 def test_weight_beyond_f16_is_named(inputs: Inputs, tmp_path: Path) -> None:
@@ -237,27 +283,35 @@ _KILLED = """
 import sys
 from pathlib import Path
 import builders
-from miso_gguf.convert import quantize
+from miso_gguf.convert import bundle, quantize, sink
 from miso_gguf.models.levels import Q8_0
-original, calls = quantize._write, 0
-def slow(*args):
-    global calls
-    calls += 1
-    if calls == 5:
-        print("in the middle", flush=True)
-        sys.stdin.read()
-    return original(*args)
-quantize._write = slow
-directory = Path(sys.argv[1])
-inputs = builders.Inputs(*(directory / name for name in sys.argv[3:]))
-builders.make_bundle(inputs, Path(sys.argv[2]), [Q8_0])
+directory, out, point = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+calls = 0
+def stopping(original, at):
+    def call(*args):
+        global calls
+        calls += 1
+        if calls == at:
+            print("in the middle", flush=True)
+            sys.stdin.read()
+        return original(*args)
+    return call
+if point == "pass":
+    quantize._write = stopping(quantize._write, 5)
+elif point == "renaming":
+    sink.Sink.commit = stopping(sink.Sink.commit, 3)
+else:
+    bundle.write_whole = stopping(bundle.write_whole, 1)
+inputs = builders.Inputs(*(directory / name for name in sys.argv[4:]))
+builders.make_bundle(inputs, out, [Q8_0])
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_kill_in_the_middle_then_again(inputs: Inputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("point", ["pass", "renaming", "manifest"])
+def test_kill_then_again(inputs: Inputs, tmp_path: Path, point: str) -> None:
     names = [path.name for path in (inputs.checkpoint, inputs.mimi, inputs.tokenizer, inputs.config)]
-    command = [sys.executable, "-c", _KILLED, str(inputs.checkpoint.parent), str(tmp_path / "out"), *names]
+    command = [sys.executable, "-c", _KILLED, str(inputs.checkpoint.parent), str(tmp_path / "out"), point, *names]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
     assert process.stdout is not None
@@ -267,9 +321,13 @@ def test_kill_in_the_middle_then_again(inputs: Inputs, tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     process.stdin.close()
-    left = list((tmp_path / "out").iterdir())
+    left = [path for path in (tmp_path / "out").iterdir() if path.name != bundle.LOCK_NAME]
     assert left
-    assert all(path.name.endswith(PARTIAL_SUFFIX) for path in left)
-    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    assert not (tmp_path / "out" / MANIFEST_NAME).exists()
     make_bundle(inputs, tmp_path / "clean", [Q8_0])
-    assert _contents(tmp_path / "out") == _contents(tmp_path / "clean")
+    whole = _contents(tmp_path / "clean")
+    for path in left:
+        assert path.name.endswith(PARTIAL_SUFFIX) or path.read_bytes() == whole[path.name]
+    assert all(path.name.endswith(PARTIAL_SUFFIX) for path in left) == (point == "pass")
+    make_bundle(inputs, tmp_path / "out", [Q8_0])
+    assert _contents(tmp_path / "out") == whole

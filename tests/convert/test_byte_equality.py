@@ -56,7 +56,7 @@ def test_equals_llama_quantize(inputs: tuple[Inputs, ModelSpec], tmp_path: Path)
         _compare(tmp_path, spec, level, "decoder", None)
 
 
-@pytest.mark.parametrize("inputs", ["tiny", "deep"], indirect=True)
+@pytest.mark.parametrize("inputs", ["tiny", "deep", "wide-ffn"], indirect=True)
 def test_equals_llama_quantize_with_imatrix(inputs: tuple[Inputs, ModelSpec], tmp_path: Path) -> None:
     files, spec = inputs
     generator = np.random.default_rng(1)

@@ -94,7 +94,11 @@ def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  
     found = miso_convert("verify", tmp_path)
     assert found.code == 1
     assert "DIFFERS" in found.out
-    assert "1 findings differ" in found.out
+    assert "1 of 6 checks failed" in found.out
+    (tmp_path / MANIFEST_NAME).write_text("{")
+    unreadable = miso_convert("verify", tmp_path)
+    assert unreadable.code == 1
+    assert "not a valid manifest" in unreadable.out
 
 
 @pytest.mark.parametrize(
