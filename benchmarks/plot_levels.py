@@ -25,6 +25,7 @@ PARTS = (
     ("KV cache at 2048", "kv_cache_bytes", "#8a8a8a"),
     ("compute buffers", "compute_bytes", "#c9c9c9"),
 )
+_ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 
 
 def draw(levels: dict[str, dict[str, float]], path: Path) -> None:
@@ -40,7 +41,7 @@ def draw(levels: dict[str, dict[str, float]], path: Path) -> None:
             width = levels[level][key] / 1e9
             axes.barh(row, width, left=left, color=colour, label=label if row == 1 else None)
             left += width
-        axes.text(left + 0.25, row, f"{left:.1f} GB", va="center", fontsize=10, weight="bold")
+        axes.text(left + 0.25, row, f"{left:.1f} GB", va="center", fontsize=10, weight="bold", bbox=_ON_WHITE)
     for size, label in CARDS.items():
         axes.axvline(size, color="#444444", linewidth=0.8, linestyle=":", zorder=0)
         axes.text(size, -0.75, label, ha="center", va="bottom", fontsize=8, color="#444444")
