@@ -6,6 +6,7 @@ checkpoint read anew.
 
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from gguf import GGMLQuantizationType, GGUFReader
 
 from ..models.errors import BundleError
 from ..models.manifest import MANIFEST_NAME, Manifest
-from ..models.tensors import PARTS, Part, gguf_tensors
-from ..native.ggml import F32Array, dequantize, row_bytes
+from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
+from ..native.ggml import F32Array, U8Array, dequantize, row_bytes
 from .checkpoint import Checkpoint
 from .rows import RowReader
 from .source_hash import file_sha256
@@ -97,10 +98,10 @@ def verify_bundle(
     weighted = {files.backbone for files in manifest.levels.values() if files.imatrix_backbone}
     weighted |= {files.decoder for files in manifest.levels.values() if files.imatrix_decoder}
     total = sum(t.weights for part in names.values() for t in gguf_tensors(checkpoint.spec) if t.part == part)
-    with progress("comparing tensors", total) as bar:
+    with progress("comparing tensors", total) as bar, ThreadPoolExecutor(threads) as pool:
         for name, part in names.items():
             allowance = IMATRIX_ALLOWANCE if name in weighted else 1.0
-            findings.append(_check_tensors(directory / name, part, checkpoint, allowance, bar))
+            findings.append(_check_tensors(directory / name, part, checkpoint, allowance, pool, bar))
     if importlib.util.find_spec("torch") is None:
         return findings
     prompt = Prompt(checkpoint)
@@ -138,7 +139,12 @@ def _check_hashes(directory: Path, manifest: Manifest, progress: ProgressBar) ->
 
 
 def _check_tensors(
-    path: Path, part: Part, checkpoint: Checkpoint, allowance: float, bar: Callable[[int], None]
+    path: Path,
+    part: Part,
+    checkpoint: Checkpoint,
+    allowance: float,
+    pool: ThreadPoolExecutor,
+    bar: Callable[[int], None],
 ) -> Finding:
     """Every tensor of one GGUF against its source; reports the group that uses most of its allowance."""
     try:
@@ -156,12 +162,16 @@ def _check_tensors(
         if qtype not in MAX_GROUP_ERROR or shape != tensor.shape:
             return Finding("tensors", path.name, f"{name} is {qtype.name} {list(shape)}", ok=False)
         data = found[name].data.reshape(-1).view(np.uint8).reshape(-1, row_bytes(qtype, columns))
-        for start, stop in reader.chunks(tensor):
-            source = reader.read(tensor, start, stop)
-            used = _worst_group(dequantize(qtype, data[start:stop], columns), source, qtype) / allowance
-            if used > worst:
-                worst, worst_name = used, name
+
+        def judge(rows: tuple[int, int], tensor: GgufTensor = tensor, data: U8Array = data) -> float:
+            source = reader.read(tensor, *rows)
+            found_rows = dequantize(found[tensor.name].tensor_type, data[slice(*rows)], tensor.shape[-1])
             bar(source.size)
+            return _worst_group(found_rows, source, found[tensor.name].tensor_type) / allowance
+
+        used = max(pool.map(judge, reader.chunks(tensor)))
+        if used > worst:
+            worst, worst_name = used, name
     measured = f"{len(expected)} tensors, worst {worst_name} with {worst:.0%} of the error allowed"
     return Finding("tensors", path.name, measured, worst <= 1.0)
 
