@@ -219,7 +219,7 @@ def test_write_that_did_not_reach_the_disk(tmp_path: Path, monkeypatch: pytest.M
             raise failures.pop()
 
     monkeypatch.setattr(sink, "_FLUSH_BYTES", 4)
-    monkeypatch.setattr(sink.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     lost = Sink(tmp_path, "file")
     with pytest.raises(OSError, match="Input/output error"):  # noqa: PT012
         for _ in range(100):

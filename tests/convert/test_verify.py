@@ -186,7 +186,7 @@ def test_another_checkpoint(whole: Path, tmp_path: Path) -> None:
 
 
 def test_gguf_that_is_none(copy: Path, inputs: Inputs) -> None:
-    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(b"GGUF" * 100))  # type: ignore[arg-type,return-value]
+    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(b"GGUF" * 100))
     with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a readable GGUF"):
         _verify(copy, inputs)
 
