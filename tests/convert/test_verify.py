@@ -85,7 +85,7 @@ def test_missing_and_cut_files(copy: Path) -> None:
     assert "4 bytes, expected" in next(f.measured for f in findings if f.subject == "Miso-Tiny-decoder-Q8_0.gguf")
 
 
-def _forge(directory: Path, name: str, change: Callable[[Path], None]) -> None:
+def _forge(directory: Path, name: str, change: Callable[[Path], object]) -> None:
     """Change a file and make the manifest agree, as a broken converter would."""
     path = directory / name
     change(path)
