@@ -18,7 +18,7 @@ from ..models.flavors import CSM_1B, FLAVORS
 from ..models.spec import ModelSpec, RopeScaling, TransformerSpec
 
 CODEC_PREFIX = "codec_model."
-"""What precedes the names of Mimi's tensors."""
+"""What precedes the names of Mimi's tensors. Source: transformers `CsmForConditionalGeneration`."""
 
 _LAYER = {
     "sa_norm.scale": "input_layernorm.weight",

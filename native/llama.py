@@ -12,11 +12,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..models.errors import BundleError
-
-F32Array = npt.NDArray[np.float32]
+from .ggml import F32Array
 
 _GGML_TYPE_F32, _GGML_TYPE_F16 = 0, 1
 _POOLING_NONE = 0

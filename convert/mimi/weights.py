@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from ...models.errors import CheckpointError
 from ...models.mimi import MimiSpec, mimi_shapes, recognise_mimi
 from ...models.tensors import Shape
+from ..hf_layout import CODEC_PREFIX
 
 Weights = dict[str, NDArray[np.float32]]
-
-CODEC_PREFIX = "codec_model."
-"""Where a Hugging Face CSM checkpoint keeps its codec. Source: transformers `CsmForConditionalGeneration`."""
 
 _ACOUSTIC_CODEBOOK = re.compile(r"quantizer\.rvq_rest\.vq\.layers\.(\d+)\._codebook\.(embedding_sum|cluster_usage)$")
 _IGNORED = re.compile(r".*\._?(initialized|inited)$")
