@@ -1,3 +1,50 @@
-"""Miso GGUF: Miso TTS 8B as GGUF files, run by llama.cpp, measured level by level."""
+"""Miso GGUF: Miso TTS 8B as GGUF files, run by llama.cpp, measured level by level.
+
+from miso_gguf import MisoTTS
+
+with MisoTTS.load("bundle", "q4_k_m") as tts:
+    tts.generate("Hello there.").save("hello.wav")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .models.errors import BundleError, CheckpointError, MisoError
+    from .runtime.options import SpeechOptions
+    from .runtime.prompt import Segment
+    from .runtime.speech import Chunk, Speech
+    from .runtime.tts import MisoTTS
+    from .runtime.voice import Voice
 
 __version__ = "0.1.0"
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "Chunk",
+    "MisoError",
+    "MisoTTS",
+    "Segment",
+    "Speech",
+    "SpeechOptions",
+    "Voice",
+]
+
+_HOMES = {
+    "BundleError": "models.errors",
+    "CheckpointError": "models.errors",
+    "Chunk": "runtime.speech",
+    "MisoError": "models.errors",
+    "MisoTTS": "runtime.tts",
+    "Segment": "runtime.prompt",
+    "Speech": "runtime.speech",
+    "SpeechOptions": "runtime.options",
+    "Voice": "runtime.voice",
+}
+"""Loaded when they are first used: the runtime brings llama.cpp with it, which a conversion does without."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

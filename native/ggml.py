@@ -5,16 +5,14 @@ the call, so Python threads scale.
 """
 
 import ctypes
-import importlib.util
-import sys
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ..models.errors import MisoError
+from .libraries import REINSTALL, bind
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
@@ -38,33 +36,18 @@ class _TypeTraits(ctypes.Structure):
 
 @lru_cache(maxsize=1)
 def _ggml_base() -> ctypes.CDLL:
-    """The `ggml-base` library inside the installed llama-cpp-python."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or not spec.submodule_search_locations:
-        raise MisoError("llama-cpp-python is not installed: pip install 'llama-cpp-python>=0.3.36,<0.4'")
-    directory = Path(spec.submodule_search_locations[0]) / "lib"
-    suffix = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
-    for name in (f"libggml-base{suffix}", f"ggml-base{suffix}"):
-        if (directory / name).exists():
-            library = ctypes.CDLL(str(directory / name))
-            break
-    else:
-        raise MisoError(f"no ggml-base library in {directory}: reinstall llama-cpp-python (>=0.3.36,<0.4)")
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = (
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_void_p,
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    return bind(
+        "ggml-base",
+        {
+            "ggml_quantize_chunk": (
+                size,
+                [ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, pointer],
+            ),
+            "ggml_validate_row_data": (ctypes.c_bool, [ctypes.c_int, pointer, size]),
+            "ggml_get_type_traits": (ctypes.POINTER(_TypeTraits), [ctypes.c_int]),
+        },
     )
-    library.ggml_validate_row_data.restype = ctypes.c_bool
-    library.ggml_validate_row_data.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-    library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
-    return library
 
 
 def row_bytes(qtype: GGMLQuantizationType, columns: int) -> int:
@@ -120,6 +103,6 @@ def dequantize(qtype: GGMLQuantizationType, data: U8Array, columns: int) -> F32A
     out = np.empty((data.shape[0], columns), np.float32)
     traits = _ggml_base().ggml_get_type_traits(int(qtype)).contents
     if (traits.blck_size, traits.type_size) != GGML_QUANT_SIZES[qtype]:
-        raise MisoError("this llama-cpp-python lays out ggml_type_traits differently: install >=0.3.36,<0.4")
+        raise MisoError(f"this llama-cpp-python lays out ggml_type_traits differently: {REINSTALL}")
     traits.to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out

@@ -1,24 +1,31 @@
 """A stock llama.cpp model fed by embeddings instead of token ids, through llama-cpp-python's low-level bindings.
 
-One call gives what a CSM transformer needs of it: the hidden state after the final norm, and the logits.
+One call gives what a CSM transformer needs of it: the hidden state after the final norm, and the logits. Several
+sequences share one context and step together. It knows nothing of speech.
 """
 
 import ctypes
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..models.errors import BundleError
 from .ggml import F32Array
 
-_GGML_TYPE_F32, _GGML_TYPE_F16 = 0, 1
+KvType = Literal["f32", "f16", "q8_0"]
+
+_KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
+"""`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
+_SPLIT_NONE = 0
 _LOG_LEVEL_DEBUG = 4  # thousands of lines about every graph
+_NO_ROOM = 1  # result of llama_decode. Source: llama.h.
 
 log = logging.getLogger(__name__)
 
@@ -44,41 +51,80 @@ def _forward_log(library: Any) -> Any:
     return library.llama_log_callback(forward)
 
 
+def supports_gpu() -> bool:
+    """Whether this build of llama-cpp-python can compute on a GPU."""
+    return bool(load_library().llama_supports_gpu_offload())
+
+
 class LlamaModel:
-    """An open GGUF of the `llama` arch on the CPU, with a context. A context manager: closing frees both in order."""
+    """An open GGUF of the `llama` arch with a context. A context manager: closing frees both in order."""
 
-    def __init__(self, path: Path, *, context: int, threads: int, exact: bool = False) -> None:
-        """Open `path` with room for `context` positions.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context: int,
+        threads: int,
+        exact: bool = False,
+        sequences: int = 1,
+        batch: int | None = None,
+        gpu_layers: int = 0,
+        main_gpu: int = 0,
+        kv_type: KvType = "f16",
+    ) -> None:
+        """Open `path` with room for `context` positions in each of `sequences`.
 
-        `exact` keeps the KV cache in float32 and attention unfused, for comparisons; the default is llama.cpp's.
-        Raises `BundleError` if llama.cpp does not accept the file.
+        Args:
+            path: The GGUF file.
+            context: Positions of one sequence.
+            threads: CPU threads.
+            exact: Keep the KV cache in float32 and attention unfused, for comparisons.
+            sequences: How many sequences are kept apart.
+            batch: Most positions computed at once; by default `context`.
+            gpu_layers: Layers on the GPU, -1 for all.
+            main_gpu: Index of that GPU.
+            kv_type: Type of the KV cache.
+
+        Raises:
+            BundleError: If llama.cpp does not accept the file.
+            MemoryError: If there is not enough memory for the context.
         """
         self._lib = lib = load_library()
-        self.context = context
+        self.context, self.sequences, self.batch = context, sequences, min(batch or context, context)
         with ExitStack() as stack:
             params = lib.llama_model_default_params()
-            params.n_gpu_layers = 0
+            params.n_gpu_layers = gpu_layers
+            params.main_gpu, params.split_mode = main_gpu, _SPLIT_NONE
             model = lib.llama_model_load_from_file(str(path).encode(), params)
             if not model:
                 raise BundleError(
-                    f"{path}: llama.cpp does not load it: not a whole GGUF of a llama model. Convert again."
+                    f"{path}: llama.cpp does not load it: not a whole GGUF of a llama model, or it does not fit into "
+                    "memory. Fetch or convert it again, or put fewer layers on the GPU."
                 )
             stack.callback(lib.llama_model_free, model)
             context_params = lib.llama_context_default_params()
-            context_params.n_ctx = context_params.n_batch = context_params.n_ubatch = context
+            context_params.n_ctx = context * sequences
+            context_params.n_batch = context_params.n_ubatch = self.batch
+            context_params.n_seq_max = sequences
+            context_params.kv_unified = False
             context_params.n_threads = context_params.n_threads_batch = threads
             context_params.embeddings = True
             context_params.pooling_type = _POOLING_NONE
+            context_params.type_k = context_params.type_v = _KV_TYPES["f32" if exact else kv_type]
             if exact:
-                context_params.type_k = context_params.type_v = _GGML_TYPE_F32
                 context_params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
             handle = lib.llama_init_from_model(model, context_params)
             if not handle:
-                raise BundleError(f"{path}: llama.cpp cannot make a context of {context} positions: not enough memory?")
+                raise MemoryError(
+                    f"{path}: no memory for a context of {sequences} x {context} positions with a KV cache in {kv_type}"
+                )
             stack.callback(lib.llama_free, handle)
             self.embed_dim = int(lib.llama_model_n_embd(model))
             self.vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
             self._handle = handle
+            self._memory = lib.llama_get_memory(handle)
+            self._batch = lib.llama_batch_init(self.batch, self.embed_dim, 1)
+            stack.callback(lib.llama_batch_free, self._batch)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "LlamaModel":
@@ -93,32 +139,55 @@ class LlamaModel:
         """Free the context, then the model. Idempotent."""
         self._stack.close()
 
-    def forward(self, embeddings: F32Array) -> tuple[F32Array, F32Array]:
-        """Decode `embeddings` [T, embed_dim] from position 0 in an emptied cache.
+    def decode(
+        self, embeddings: F32Array, sequences: Sequence[int], positions: Sequence[int], wanted: Sequence[bool]
+    ) -> tuple[F32Array, F32Array]:
+        """Compute new positions: row i of `embeddings` [T, embed_dim] is position `positions[i]` of `sequences[i]`.
 
-        Returns the hidden states after the final norm [T, embed_dim] and the logits [T, vocab]. Raises `ValueError` on
-        a wrong shape: llama.cpp would read past the end.
+        Returns the hidden states after the final norm [W, embed_dim] and the logits [W, vocab] of the `wanted` rows, in
+        their order. Raises `ValueError` on what llama.cpp would read past the end for.
         """
         count = len(embeddings)
-        if embeddings.shape != (count, self.embed_dim) or not 0 < count <= self.context:
-            raise ValueError(f"expected embeddings [1..{self.context}, {self.embed_dim}], not {list(embeddings.shape)}")
-        lib = self._lib
-        batch = lib.llama_batch_init(count, self.embed_dim, 1)
-        try:
-            batch.n_tokens = count
-            source = np.ascontiguousarray(embeddings, np.float32)
-            ctypes.memmove(batch.embd, source.ctypes.data, source.nbytes)
-            for position in range(count):
-                batch.pos[position] = position
-                batch.n_seq_id[position] = 1
-                batch.seq_id[position][0] = 0
-                batch.logits[position] = 1
-            lib.llama_memory_clear(lib.llama_get_memory(self._handle), True)
-            status = lib.llama_decode(self._handle, batch)
-            if status != 0:
-                raise BundleError(f"llama.cpp failed to decode {count} positions (status {status})")
-            hidden = np.ctypeslib.as_array(lib.llama_get_embeddings(self._handle), (count, self.embed_dim)).copy()
-            logits = np.ctypeslib.as_array(lib.llama_get_logits(self._handle), (count, self.vocab)).copy()
-        finally:
-            lib.llama_batch_free(batch)
+        if embeddings.shape != (count, self.embed_dim) or not 0 < count <= self.batch:
+            raise ValueError(f"expected embeddings [1..{self.batch}, {self.embed_dim}], not {list(embeddings.shape)}")
+        if not len(sequences) == len(positions) == len(wanted) == count:
+            raise ValueError(f"sequences, positions and wanted must have {count} entries each")
+        if not all(
+            0 <= s < self.sequences and 0 <= p < self.context for s, p in zip(sequences, positions, strict=True)
+        ):
+            raise ValueError(f"sequences must be below {self.sequences} and positions below {self.context}")
+        lib, batch = self._lib, self._batch
+        batch.n_tokens = count
+        source = np.ascontiguousarray(embeddings, np.float32)
+        ctypes.memmove(batch.embd, source.ctypes.data, source.nbytes)
+        for row in range(count):
+            batch.pos[row] = positions[row]
+            batch.n_seq_id[row] = 1
+            batch.seq_id[row][0] = sequences[row]
+            batch.logits[row] = wanted[row]
+        status = lib.llama_decode(self._handle, batch)
+        if status != 0:
+            reason = "no room in the KV cache" if status == _NO_ROOM else f"status {status}"
+            raise BundleError(f"llama.cpp failed to decode {count} positions ({reason})")
+        rows = [row for row in range(count) if wanted[row]]
+        hidden = np.empty((len(rows), self.embed_dim), np.float32)
+        logits = np.empty((len(rows), self.vocab), np.float32)
+        for out, row in enumerate(rows):
+            ctypes.memmove(hidden[out].ctypes.data, lib.llama_get_embeddings_ith(self._handle, row), hidden[out].nbytes)
+            ctypes.memmove(logits[out].ctypes.data, lib.llama_get_logits_ith(self._handle, row), logits[out].nbytes)
         return hidden, logits
+
+    def forget(self, sequence: int, start: int = 0) -> None:
+        """Drop the positions of `sequence` from `start` on."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make `target` hold the positions of `source`."""
+        self.forget(target)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def forward(self, embeddings: F32Array) -> tuple[F32Array, F32Array]:
+        """Decode `embeddings` [T, embed_dim] from position 0 of an emptied sequence 0, all rows wanted."""
+        self.forget(0)
+        count = len(embeddings)
+        return self.decode(embeddings, [0] * count, range(count), [True] * count)

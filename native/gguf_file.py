@@ -1,0 +1,141 @@
+"""Reading a GGUF file through ggml's own parser: keys and memory-mapped tensors.
+
+The parser is in C: a vocabulary of 128 256 tokens costs milliseconds. It knows nothing of what the tensors mean.
+"""
+
+import ctypes
+import mmap
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from ..models.errors import BundleError
+from .ggml import U8Array, row_bytes
+from .libraries import bind
+
+_GETTERS = {
+    GGUFValueType.UINT32: ("gguf_get_val_u32", ctypes.c_uint32),
+    GGUFValueType.FLOAT32: ("gguf_get_val_f32", ctypes.c_float),
+    GGUFValueType.STRING: ("gguf_get_val_str", ctypes.c_char_p),
+    GGUFValueType.BOOL: ("gguf_get_val_bool", ctypes.c_bool),
+}
+
+
+class _InitParams(ctypes.Structure):
+    """`struct gguf_init_params`. Source: gguf.h."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+@lru_cache(maxsize=1)
+def _gguf() -> ctypes.CDLL:
+    p, i64, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
+    getters: dict[str, tuple[object, list[object]]] = {name: (kind, [p, i64]) for name, kind in _GETTERS.values()}
+    return bind(
+        "ggml-base",
+        {
+            "gguf_init_from_file": (p, [ctypes.c_char_p, _InitParams]),
+            "gguf_free": (None, [p]),
+            "gguf_get_data_offset": (size, [p]),
+            "gguf_find_key": (i64, [p, ctypes.c_char_p]),
+            "gguf_get_kv_type": (ctypes.c_int, [p, i64]),
+            "gguf_get_n_tensors": (i64, [p]),
+            "gguf_get_tensor_name": (ctypes.c_char_p, [p, i64]),
+            "gguf_get_tensor_ne": (ctypes.POINTER(i64), [p, i64]),
+            "gguf_get_tensor_type": (ctypes.c_int, [p, i64]),
+            "gguf_get_tensor_offset": (size, [p, i64]),
+            **getters,
+        },
+    )
+
+
+class GgufTensor(NamedTuple):
+    """A tensor of the file."""
+
+    qtype: GGMLQuantizationType
+    shape: tuple[int, ...]
+    """Rows first, as in PyTorch."""
+    data: U8Array
+    """Bytes `[rows, row_bytes]`, memory-mapped; all leading dimensions are rows."""
+
+
+class GgufFile:
+    """An open GGUF file. A context manager; the tensors' data stays valid after closing, as long as it is held."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and parse. Raises `BundleError` if the file is missing, truncated or no GGUF."""
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: cannot be read ({error}). Fetch or convert the bundle again.") from error
+        self._handle = _gguf().gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+        if not self._handle:
+            raise BundleError(f"{path}: not a whole GGUF file. Fetch or convert the bundle again.")
+        try:
+            self.tensors = self._read_tensors()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "GgufFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the parsed keys. Idempotent."""
+        if self._handle:
+            _gguf().gguf_free(self._handle)
+            self._handle = None
+
+    def value(self, key: str) -> int | float | str | bool | None:
+        """The value of `key`; None if it is absent or of a type that our files do not use."""
+        lib = _gguf()
+        index = lib.gguf_find_key(self._handle, key.encode())
+        if index < 0:
+            return None
+        getter = _GETTERS.get(GGUFValueType(lib.gguf_get_kv_type(self._handle, index)))
+        if getter is None:
+            return None
+        value: int | float | str | bool | bytes = getattr(lib, getter[0])(self._handle, index)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def tensor(self, name: str, *shape: int) -> GgufTensor:
+        """The tensor called `name`. Raises `BundleError` if it is not there or has another shape (rows first)."""
+        found = self.tensors.get(name)
+        if found is None or found.shape != shape:
+            what = f"is {list(found.shape)}" if found else "is missing"
+            raise BundleError(f"{self.path}: {name} {what}, expected {list(shape)}. This file is of another model.")
+        return found
+
+    def _read_tensors(self) -> dict[str, GgufTensor]:
+        lib = _gguf()
+        start = lib.gguf_get_data_offset(self._handle)
+        everything = np.frombuffer(self._map, np.uint8)
+        tensors = {}
+        for index in range(lib.gguf_get_n_tensors(self._handle)):
+            name = lib.gguf_get_tensor_name(self._handle, index).decode("utf-8", "replace")
+            dims = lib.gguf_get_tensor_ne(self._handle, index)[:4]
+            while len(dims) > 1 and dims[-1] == 1:
+                dims.pop()
+            qtype = GGMLQuantizationType(lib.gguf_get_tensor_type(self._handle, index))
+            width = row_bytes(qtype, dims[0])
+            rows = int(np.prod(dims[1:], dtype=np.int64))
+            begin = start + lib.gguf_get_tensor_offset(self._handle, index)
+            if begin + rows * width > len(everything):
+                raise BundleError(
+                    f"{self.path}: truncated: {name} ends at byte {begin + rows * width}, the file at "
+                    f"{len(everything)}. Fetch or convert the bundle again."
+                )
+            data = everything[begin : begin + rows * width].reshape(rows, width)
+            tensors[name] = GgufTensor(qtype, tuple(reversed(dims)), data)
+        return tensors

@@ -1,0 +1,284 @@
+"""Building a ggml compute graph from Python: tensors, and the few operations that our models need.
+
+ggml aborts the process on a wrong shape or type, so each operation checks its operands first and raises `ValueError`.
+Shapes are in ggml's order, the fastest dimension first, always four of them. It knows no devices (`device.py`) and no
+model.
+"""
+
+import ctypes
+from functools import lru_cache
+from typing import NamedTuple
+
+from gguf import GGMLQuantizationType
+
+from ..models.errors import MisoError
+from .ggml import row_bytes
+from .libraries import REINSTALL, bind
+
+F32, F16, I32 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.I32
+Shape = tuple[int, int, int, int]
+
+_SMALL = 1 << 20
+"""Bytes beside the tensors of a context: a graph's hash table is counted on its own."""
+_ROPE_NORMAL = 0  # pairs (2i, 2i + 1), as in the `llama` arch. Source: ggml.h.
+
+
+class _RawTensor(ctypes.Structure):
+    """The head of `struct ggml_tensor`. Source: ggml.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+    )
+
+
+class _InitParams(ctypes.Structure):
+    """`struct ggml_init_params`. Source: ggml.h."""
+
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+@lru_cache(maxsize=1)
+def _ggml() -> ctypes.CDLL:
+    p, i, i64, size, f = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t, ctypes.c_float
+    return bind(
+        "ggml-base",
+        {
+            "ggml_init": (p, [_InitParams]),
+            "ggml_free": (None, [p]),
+            "ggml_tensor_overhead": (size, []),
+            "ggml_graph_overhead_custom": (size, [size, ctypes.c_bool]),
+            "ggml_new_graph_custom": (p, [p, size, ctypes.c_bool]),
+            "ggml_build_forward_expand": (None, [p, p]),
+            "ggml_graph_n_nodes": (i, [p]),
+            "ggml_new_tensor": (p, [p, i, i, ctypes.POINTER(i64)]),
+            "ggml_set_name": (p, [p, ctypes.c_char_p]),
+            "ggml_set_input": (None, [p]),
+            "ggml_set_output": (None, [p]),
+            "ggml_view_4d": (p, [p, p, i64, i64, i64, i64, size, size, size, size]),
+            "ggml_reshape_4d": (p, [p, p, i64, i64, i64, i64]),
+            "ggml_is_contiguous": (ctypes.c_bool, [p]),
+            "ggml_mul_mat": (p, [p, p, p]),
+            "ggml_rms_norm": (p, [p, p, f]),
+            "ggml_mul": (p, [p, p, p]),
+            "ggml_add": (p, [p, p, p]),
+            "ggml_concat": (p, [p, p, p, i]),
+            "ggml_rope_ext": (p, [p, p, p, p, i, i, i, f, f, f, f, f, f]),
+            "ggml_swiglu": (p, [p, p]),
+            "ggml_cpy": (p, [p, p, p]),
+            "ggml_flash_attn_ext": (p, [p, p, p, p, p, f, f, f]),
+            "ggml_top_k": (p, [p, p, i]),
+            "ggml_argmax": (p, [p, p]),
+            "ggml_get_rows": (p, [p, p, p]),
+        },
+    )
+
+
+class Tensor(NamedTuple):
+    """A tensor of a context. It is valid as long as its context is open."""
+
+    pointer: int
+    qtype: GGMLQuantizationType
+    shape: Shape
+    strides: Shape
+    """Bytes from one element (of a quantised row: one block) to the next, for each dimension."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a contiguous tensor."""
+        return row_bytes(self.qtype, self.shape[0]) * self.shape[1] * self.shape[2] * self.shape[3]
+
+
+def _wrap(pointer: int | None) -> Tensor:
+    if not pointer:
+        raise MisoError("ggml could not make a tensor: its context is full")
+    raw = _RawTensor.from_address(pointer)
+    return Tensor(pointer, GGMLQuantizationType(raw.type), tuple(raw.ne), tuple(raw.nb))
+
+
+def _require(ok: bool, operation: str, *tensors: Tensor) -> None:
+    if not ok:
+        operands = ", ".join(f"{tensor.qtype.name} {list(tensor.shape)}" for tensor in tensors)
+        raise ValueError(f"ggml {operation} does not take {operands}")
+
+
+class TensorContext:
+    """Room for the descriptions of `capacity` tensors, without their data. `close` frees it."""
+
+    def __init__(self, capacity: int, *, graph_nodes: int = 0) -> None:
+        lib = _ggml()
+        size = capacity * lib.ggml_tensor_overhead() + _SMALL
+        if graph_nodes:
+            size += lib.ggml_graph_overhead_custom(graph_nodes, False)
+        self.handle: int = lib.ggml_init(_InitParams(size, None, True))
+        if not self.handle:
+            raise MemoryError(f"ggml could not reserve {size} bytes for tensor descriptions")
+
+    def close(self) -> None:
+        """Free it. Idempotent; every `Tensor` in it is void from then on."""
+        if self.handle:
+            _ggml().ggml_free(self.handle)
+            self.handle = 0
+
+    def new(self, qtype: GGMLQuantizationType, *shape: int) -> Tensor:
+        """A tensor whose data is allocated later, with the buffer or the graph it is part of."""
+        full = (*shape, 1, 1, 1)[:4]
+        if not shape or len(shape) > 4 or min(full) < 1:
+            raise ValueError(f"a tensor has 1 to 4 positive dimensions, not {list(shape)}")
+        row_bytes(qtype, full[0])
+        tensor = _wrap(_ggml().ggml_new_tensor(self.handle, int(qtype), 4, (ctypes.c_int64 * 4)(*full)))
+        if tensor.shape != full or tensor.qtype != qtype:
+            raise MisoError(f"this llama-cpp-python lays out ggml_tensor differently: {REINSTALL}")
+        return tensor
+
+    @staticmethod
+    def place(tensor: Tensor, buffer: int) -> None:
+        """Say that `tensor` lies in `buffer`, for a question to a device; nothing is computed with it."""
+        _RawTensor.from_address(tensor.pointer).buffer = buffer
+
+
+class Graph(TensorContext):
+    """A compute graph of at most `nodes` operations, and the operations."""
+
+    def __init__(self, nodes: int, *, views: int = 0) -> None:
+        super().__init__(nodes + views, graph_nodes=nodes + views)
+        self.graph: int = _ggml().ggml_new_graph_custom(self.handle, nodes + views, False)
+
+    @property
+    def nodes(self) -> int:
+        """Operations and views in the graph so far."""
+        return int(_ggml().ggml_graph_n_nodes(self.graph))
+
+    def input(self, qtype: GGMLQuantizationType, *shape: int) -> Tensor:
+        """A tensor that is filled before each computation. It must be used: one that is not gets no memory."""
+        tensor = self.new(qtype, *shape)
+        _ggml().ggml_set_input(tensor.pointer)
+        return tensor
+
+    def expand(self, result: Tensor, *, output: bool = False) -> None:
+        """Have `result` computed, after all that was asked for before; keep an `output` readable afterwards."""
+        if output:
+            _ggml().ggml_set_output(result.pointer)
+        _ggml().ggml_build_forward_expand(self.graph, result.pointer)
+
+    def view(self, x: Tensor, shape: Shape, strides: tuple[int, int, int], offset: int = 0) -> Tensor:
+        """Another look at the data of `x`: `strides` in bytes of dimensions 1 to 3, `offset` in bytes."""
+        reach = offset + row_bytes(x.qtype, shape[0])
+        reach += sum((count - 1) * stride for count, stride in zip(shape[1:], strides, strict=True))
+        limit = row_bytes(x.qtype, x.shape[0])
+        limit += sum((count - 1) * stride for count, stride in zip(x.shape[1:], x.strides[1:], strict=True))
+        _require(min(shape) >= 1 and offset >= 0 and reach <= limit, f"view of {list(shape)} at {offset}", x)
+        return _wrap(_ggml().ggml_view_4d(self.handle, x.pointer, *shape, *strides, offset))
+
+    def rows(self, x: Tensor, first: int, count: int) -> Tensor:
+        """Rows `first` to `first + count - 1` of a matrix."""
+        return self.view(x, (x.shape[0], count, 1, 1), x.strides[1:], first * x.strides[1])
+
+    def reshape(self, x: Tensor, *shape: int) -> Tensor:
+        """The same elements in other dimensions."""
+        full = (*shape, 1, 1, 1)[:4]
+        same = full[0] * full[1] * full[2] * full[3] == x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3]
+        _require(same and _ggml().ggml_is_contiguous(x.pointer), f"reshape to {list(shape)}", x)
+        return _wrap(_ggml().ggml_reshape_4d(self.handle, x.pointer, *full))
+
+    def mul_mat(self, weights: Tensor, x: Tensor) -> Tensor:
+        """`weights` [in, out] times each row of `x` [in, n] -> [out, n]."""
+        fits = weights.shape[0] == x.shape[0] and weights.shape[2:] == (1, 1)
+        _require(fits and x.qtype == F32 and x.strides[0] == 4, "mul_mat", weights, x)
+        return _wrap(_ggml().ggml_mul_mat(self.handle, weights.pointer, x.pointer))
+
+    def rms_norm(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        """RMSNorm of each row of `x` [d, n], times `scale` [d]."""
+        _require(x.qtype == scale.qtype == F32 and scale.shape == (x.shape[0], 1, 1, 1), "rms_norm", x, scale)
+        normed = _ggml().ggml_rms_norm(self.handle, x.pointer, eps)
+        return _wrap(_ggml().ggml_mul(self.handle, normed, scale.pointer))
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """`a + b`, of one shape."""
+        _require(a.shape == b.shape and a.qtype == b.qtype == F32, "add", a, b)
+        return _wrap(_ggml().ggml_add(self.handle, a.pointer, b.pointer))
+
+    def concat(self, a: Tensor, b: Tensor, dimension: int = 0) -> Tensor:
+        """`a` and `b` joined along one dimension."""
+        rest = all(a.shape[i] == b.shape[i] for i in range(4) if i != dimension)
+        _require(rest and a.qtype == b.qtype and dimension in range(4), "concat", a, b)
+        return _wrap(_ggml().ggml_concat(self.handle, a.pointer, b.pointer, dimension))
+
+    def rope(self, x: Tensor, positions: Tensor, factors: Tensor | None, base: float) -> Tensor:
+        """RoPE on interleaved pairs of `x` [head_dim, heads, T, B] at I32 `positions` [T]; `factors` [head_dim / 2]."""
+        fits = x.qtype == F32 and positions.qtype == I32 and positions.shape == (x.shape[2], 1, 1, 1)
+        if factors is not None:
+            fits = fits and factors.qtype == F32 and factors.shape == (x.shape[0] // 2, 1, 1, 1)
+        _require(fits and x.shape[0] % 2 == 0, "rope", x, positions, *([factors] if factors else []))
+        head_dim, plain = x.shape[0], (base, 1.0, 0.0, 1.0, 32.0, 1.0)
+        return _wrap(
+            _ggml().ggml_rope_ext(
+                self.handle,
+                x.pointer,
+                positions.pointer,
+                factors.pointer if factors else None,
+                head_dim,
+                _ROPE_NORMAL,
+                0,
+                *plain,
+            )
+        )
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """`silu(gate) * up`, the two halves of each row of `gate_up` [2 d, n] -> [d, n]."""
+        contiguous = _ggml().ggml_is_contiguous(gate_up.pointer)
+        _require(gate_up.qtype == F32 and gate_up.shape[0] % 2 == 0 and contiguous, "swiglu", gate_up)
+        return _wrap(_ggml().ggml_swiglu(self.handle, gate_up.pointer))
+
+    def copy(self, source: Tensor, target: Tensor) -> Tensor:
+        """Write `source` into `target`, which may be of another float type; the result is `target`."""
+        types = source.qtype == target.qtype or {source.qtype, target.qtype} <= {F32, F16}
+        _require(source.shape == target.shape and types, "copy", source, target)
+        return _wrap(_ggml().ggml_cpy(self.handle, source.pointer, target.pointer))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Softmax attention: `q` [d, T, heads, B], `k` and `v` [d, P, kv_heads, B] -> [d, heads, T, B].
+
+        `mask` [P, T], F16, is added to the scores. Rows must be contiguous, dimensions may be permuted.
+        """
+        head_dim, count, heads, batch = q.shape
+        fits = (
+            q.qtype == F32
+            and k.qtype in {F32, F16}
+            and k.qtype == v.qtype
+            and k.shape == v.shape
+            and k.shape[0] == head_dim
+            and heads % k.shape[2] == 0
+            and k.shape[3] == batch
+            and (q.strides[0], k.strides[0], v.strides[0]) == (4, _WIDTH[k.qtype], _WIDTH[k.qtype])
+        )
+        if mask is not None:
+            fits = fits and mask.qtype == F16 and mask.shape == (k.shape[1], count, 1, 1)
+        _require(fits, "attention", q, k, v, *([mask] if mask else []))
+        pointers = (q.pointer, k.pointer, v.pointer, mask.pointer if mask else None)
+        return _wrap(_ggml().ggml_flash_attn_ext(self.handle, *pointers, scale, 0.0, 0.0))
+
+    def top_k(self, x: Tensor, k: int) -> Tensor:
+        """Indices of the `k` largest of each row of `x` [n, B], in any order: I32 [k, B]."""
+        _require(x.qtype == F32 and 1 <= k <= x.shape[0] and x.strides[0] == 4, f"top_k {k}", x)
+        return _wrap(_ggml().ggml_top_k(self.handle, x.pointer, k))
+
+    def argmax(self, x: Tensor) -> Tensor:
+        """Index of the largest of each row of `x` [n, B]: I32 [B]."""
+        matrix = x.shape[2:] == (1, 1) and _ggml().ggml_is_contiguous(x.pointer)
+        _require(x.qtype == F32 and matrix, "argmax", x)
+        return _wrap(_ggml().ggml_argmax(self.handle, x.pointer))
+
+    def get_rows(self, table: Tensor, indices: Tensor) -> Tensor:
+        """Rows of `table` [d, n, B] at I32 `indices` [k, B] -> [d, k, B], as F32 (I32 of an I32 table).
+
+        The caller answers for the indices being in range: they are only known when the graph runs.
+        """
+        fits = indices.qtype == I32 and table.shape[2] == indices.shape[1] and table.shape[3] == indices.shape[2]
+        _require(fits and indices.shape[3] == 1, "get_rows", table, indices)
+        return _wrap(_ggml().ggml_get_rows(self.handle, table.pointer, indices.pointer))
+
+
+_WIDTH = {F32: 4, F16: 2}

@@ -1,0 +1,242 @@
+"""The public face: load a bundle, speak."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from ..native.llama import KvType
+from .bundle import OpenLevel, open_level
+from .codec import Codec
+from .engine import Engine, EngineOptions
+from .frame_loop import FrameLoop, Utterance
+from .loudness import normalise
+from .options import SpeechOptions
+from .prompt import Segment, fit
+from .sentences import normalise_text, speech_cap_frames, split_sentences
+from .speech import FRAME_RATE_HZ, Speech
+from .stream import Script, SpeechStream
+from .threads import default_threads
+from .voice import Voice
+
+I64Array = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_WHOLE_CHUNK_FRAMES = 12
+"""Frames decoded at once when nobody waits for them: twice as fast as one by one."""
+
+
+class MisoTTS:
+    """A loaded model. A context manager.
+
+    It may be used from several threads. Each utterance takes one of `sequences`; with all of them in use, further calls
+    wait for another thread's to end. A thread that would wait for itself (a second stream opened beside an unfinished
+    one) gets a `MisoError`. One stream is for one thread.
+    """
+
+    def __init__(self, level: OpenLevel, engine: Engine, codec: Codec) -> None:
+        """Take over `engine` and `codec`; most callers want `load`."""
+        self.level, self.engine, self.codec = level, engine, codec
+
+    @classmethod
+    def load(
+        cls,
+        source: Path | str,
+        level: str = "q4_k_m",
+        *,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        main_gpu: int = 0,
+        kv_type: KvType = "f16",
+        sequences: int = 1,
+        codec_provider: str = "cpu",
+        allow_cpu: bool = True,
+        verify: bool = False,
+    ) -> "MisoTTS":
+        """Load one level of a bundle.
+
+        Args:
+            source: The directory that miso-convert wrote, or a Hugging Face repo of one.
+            level: "fp16", "q8_0", "q4_k_m" or "q4_0".
+            threads: CPU threads; by default the physical cores.
+            gpu_layers: Backbone layers on the GPU, -1 for all, 0 for none; by default all, if there is a GPU.
+            main_gpu: Index of the GPU.
+            kv_type: Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory.
+            sequences: How many utterances can be spoken at the same time.
+            codec_provider: Where the codec runs: "cpu" or "cuda".
+            allow_cpu: Go on without a GPU when one is asked for and missing, instead of raising `MisoError`.
+            verify: Hash every file first.
+
+        Raises:
+            BundleError: If the bundle is incomplete, damaged, mixed, or has no such level.
+            ValueError: On an unknown level or an option that makes no sense.
+            MisoError, MemoryError: If this machine cannot run it.
+        """
+        found = open_level(source, level, verify=verify)
+        options = EngineOptions(
+            threads=default_threads() if threads is None else threads,
+            gpu_layers=gpu_layers,
+            main_gpu=main_gpu,
+            kv_type=kv_type,
+            sequences=sequences,
+            allow_cpu=allow_cpu,
+        )
+        with ExitStack() as stack:
+            codec = stack.enter_context(Codec(found.codec_decoder, found.codec_encoder, provider=codec_provider))
+            engine = stack.enter_context(Engine(found, options))
+            engine.warm_up(SpeechOptions().top_k)
+            stack.pop_all()
+        return cls(found, engine, codec)
+
+    def __enter__(self) -> "MisoTTS":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free everything. Idempotent. Raises `MisoError` while a stream is open."""
+        self.engine.close()
+        self.codec.close()
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Sample rate of all sound: 24 000."""
+        return self.codec.sample_rate_hz
+
+    def stream(
+        self,
+        text: str,
+        *,
+        voice: Voice | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | None = None,
+    ) -> SpeechStream:
+        """Speak `text`; iterate over the result for chunks of sound as they are made.
+
+        Args:
+            text: What to say, of any length: long text is spoken sentence by sentence.
+            voice: Whom to sound like. Its KV cache is kept for the next call.
+            context: What was said before, oldest first; dropped oldest first where there is no room.
+            speaker: Number of the speaker, as in the prompts; by default the voice's, or 0.
+            options: How to speak.
+
+        Raises:
+            ValueError: On text with nothing to say, or a voice or context of another model.
+        """
+        options = options or SpeechOptions()
+        if options.loudness_lufs is not None:
+            raise ValueError("loudness is a property of the whole: use generate, or stream without loudness_lufs")
+        return SpeechStream(self.engine, self.codec, self._script(text, voice, context, speaker, options), live=True)
+
+    def generate(
+        self,
+        text: str,
+        *,
+        voice: Voice | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | None = None,
+    ) -> Speech:
+        """Speak `text` and return it whole. Arguments and errors as `stream`."""
+        options = options or SpeechOptions()
+        fewer_calls = replace(options, chunk_frames=max(options.chunk_frames, _WHOLE_CHUNK_FRAMES))
+        script = self._script(text, voice, context, speaker, fewer_calls)
+        with SpeechStream(self.engine, self.codec, script, live=False) as stream:
+            for _ in stream:
+                pass
+        speech = stream.speech
+        if options.loudness_lufs is not None:
+            speech.parts = [normalise(speech.samples, options.loudness_lufs)]
+        return speech
+
+    def generate_codes(
+        self,
+        text: str,
+        *,
+        voice: Voice | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | None = None,
+    ) -> I64Array:
+        """The codes of `text` as one utterance, int64 [frames, codebooks], without decoding. Errors as `stream`."""
+        return self._codes([text], voice, context, speaker, [options or SpeechOptions()])[0]
+
+    def generate_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        voice: Voice | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | Sequence[SpeechOptions] | None = None,
+    ) -> list[I64Array]:
+        """The codes of several texts, each one utterance, stepping together as many as there are `sequences`.
+
+        Each is what `generate_codes` gives for it alone; `codec.decode` turns codes into sound. `options` are one for
+        all, or one for each text (with the same `top_k`). Errors as `stream`.
+        """
+        each = [options or SpeechOptions()] * len(texts) if not isinstance(options, Sequence) else list(options)
+        if len(each) != len(texts):
+            raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
+        width = self.engine.backbone.sequences
+        results: list[I64Array] = []
+        for start in range(0, len(texts), width):
+            part = slice(start, start + width)
+            results += self._codes(texts[part], voice, context, speaker, each[part])
+        return results
+
+    def _codes(
+        self,
+        texts: Sequence[str],
+        voice: Voice | None,
+        context: Sequence[Segment],
+        speaker: int | None,
+        options: Sequence[SpeechOptions],
+    ) -> list[I64Array]:
+        spec, prompts = self.engine.spec, self.engine.prompts
+        utterances = []
+        for text, option in zip(texts, options, strict=True):
+            script = self._script(text, voice, context, speaker, replace(option, split_sentences=False))
+            said = script.sentences[0]
+            cap = min(max(1, int(option.max_seconds * FRAME_RATE_HZ)), speech_cap_frames(said))
+            blocks, _ = fit(
+                [prompts.segment(script.voice)] if script.voice is not None else [],
+                [prompts.segment(segment) for segment in script.context],
+                prompts.text(said, script.speaker),
+                spec.max_positions - cap,
+            )
+            utterances.append(Utterance(blocks, cap, option.seed, 0, option.temperature, option.top_k))
+        frames: list[list[I64Array]] = [[] for _ in utterances]
+        with FrameLoop(self.engine, utterances) as loop:
+            for step in loop:
+                for index, codes in step.codes.items():
+                    frames[index].append(codes)
+        return [np.array(codes, np.int64).reshape(-1, spec.codebooks) for codes in frames]
+
+    def _script(
+        self,
+        text: str,
+        voice: Voice | None,
+        context: Sequence[Segment],
+        speaker: int | None,
+        options: SpeechOptions,
+    ) -> Script:
+        text = normalise_text(text)
+        if voice is not None:
+            voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
+        number = speaker if speaker is not None else voice.speaker if voice is not None else 0
+        if number < 0:
+            raise ValueError(f"a speaker is a number from 0, not {number}")
+        sentences = split_sentences(text) if options.split_sentences else [text]
+        anchor = Segment(voice.text, voice.codes, voice.speaker) if voice is not None else None
+        return Script(sentences, number, anchor, context, options)
