@@ -231,12 +231,12 @@ class MisoTTS:
         speaker: int | None,
         options: SpeechOptions,
     ) -> Script:
-        text = normalise_text(text)
+        whole = normalise_text(text)  # also says so if there is nothing to say
         if voice is not None:
             voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
         number = speaker if speaker is not None else voice.speaker if voice is not None else 0
         if number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number}")
-        sentences = split_sentences(text) if options.split_sentences else [text]
+        sentences = split_sentences(text) if options.split_sentences else [whole]
         anchor = Segment(voice.text, voice.codes, voice.speaker) if voice is not None else None
         return Script(sentences, number, anchor, context, options)
