@@ -8,11 +8,12 @@ MYPY_PATH := build/path
 
 .PHONY: demo test test-slow check format bench clean
 
-demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it
+demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
 	rm -rf demo
 	$(BIN)/miso-convert tiny --quant q4_k_m --quant q8_0 --quant fp16 --quant q4_0 --out demo
 	$(BIN)/miso-convert inspect demo
 	$(BIN)/miso-convert verify demo tiny
+	$(BIN)/miso-speak "Hello there. This is a very small model." --model demo --quant q4_k_m --max-seconds 3 --out demo/hello.wav
 
 test: $(STAMPS)/dev  ## the unit suite
 	$(BIN)/python -m pytest
@@ -32,9 +33,11 @@ format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMPS)/dev  ## conversion and codec, each against its baseline
+bench: $(STAMPS)/dev  ## conversion, codec and frame, each against its baseline
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/codec.py
+	$(BIN)/miso-convert tiny --quant q4_k_m --out build/tiny
+	$(BIN)/python benchmarks/frame.py build/tiny
 
 clean:
 	rm -rf $(VENV) build demo dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -270,7 +270,8 @@ class Scheduler:
         self._graph = graph
         self._backends = backends
         handles = (ctypes.c_void_p * count)(*backends.handles)
-        self._handle = base.ggml_backend_sched_new(handles, None, count, max(graph.nodes, 64), False, True)
+        # It wants room for nodes and leaves; a node of ours has at most two leaves of its own.
+        self._handle = base.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
         if not base.ggml_backend_sched_alloc_graph(self._handle, graph.graph):
             self.close()
             raise MemoryError("no room for the depth decoder's graph")

@@ -71,6 +71,7 @@ class LlamaModel:
         gpu_layers: int = 0,
         main_gpu: int = 0,
         kv_type: KvType = "f16",
+        repack: bool = False,
     ) -> None:
         """Open `path` with room for `context` positions in each of `sequences`.
 
@@ -84,6 +85,8 @@ class LlamaModel:
             gpu_layers: Layers on the GPU, -1 for all.
             main_gpu: Index of that GPU.
             kv_type: Type of the KV cache.
+            repack: Keep the weights interleaved for the CPU's vector units, in memory of their own, instead of
+                mapping the file.
 
         Raises:
             BundleError: If llama.cpp does not accept the file.
@@ -94,6 +97,7 @@ class LlamaModel:
         with ExitStack() as stack:
             params = lib.llama_model_default_params()
             params.n_gpu_layers = gpu_layers
+            params.use_extra_bufts = repack
             params.main_gpu, params.split_mode = main_gpu, _SPLIT_NONE
             model = lib.llama_model_load_from_file(str(path).encode(), params)
             if not model:

@@ -33,6 +33,7 @@ class Backbone:
         main_gpu: int = 0,
         kv_type: KvType = "f16",
         exact: bool = False,
+        repack: bool = False,
     ) -> None:
         """Open the backbone's GGUF `path`. Arguments and errors as `LlamaModel`; `BundleError` if another model."""
         self._embeddings = embeddings
@@ -46,6 +47,7 @@ class Backbone:
             gpu_layers=gpu_layers,
             main_gpu=main_gpu,
             kv_type=kv_type,
+            repack=repack,
         )
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
         if found != expected:

@@ -7,7 +7,6 @@ the caller scales the noise, T is no part of the graph, and noise of zeros is gr
 It knows no backbone, no tokenizer and no files but its own.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from ..models.spec import ModelSpec
 from ..native.device import Backends, Buffer, Scheduler, read_tensor, write_tensor
 from ..native.gguf_file import GgufFile, GgufTensor
 from ..native.graph import F16, F32, I32, Graph, Tensor, TensorContext
+from .depth_weights import DepthWeights
 
 F32Array = npt.NDArray[np.float32]
 I64Array = npt.NDArray[np.int64]
@@ -28,114 +28,13 @@ _NODES_PER_LAYER = 40
 _NODES_PER_STEP = 40
 
 
-class _Weights:
-    """The tensors of the decoder, on the device: matrices where it multiplies fastest, the rest in plain memory."""
-
-    def __init__(self, file: GgufFile, projection: GgufTensor, spec: ModelSpec, backends: Backends) -> None:
-        d = spec.decoder
-        self._stack = ExitStack()
-        self._contexts: dict[int, TensorContext] = {}
-        self._pending: list[tuple[Tensor, npt.NDArray[np.generic]]] = []
-        self._backends = backends
-        try:
-            self.projection = self._plain(projection)
-            self.embeddings = self._plain(file.tensor("token_embd.weight", spec.flat_audio_vocab, d.embed_dim))
-            self.heads = self._plain(file.tensor("output.weight", spec.flat_audio_vocab, d.embed_dim))
-            self.norm = self._plain(file.tensor("output_norm.weight", d.embed_dim))
-            self.rope_factors = None
-            if spec.rope_scaling is not None:
-                self.rope_factors = self._plain(file.tensor("rope_freqs.weight", d.head_dim // 2))
-            self.positions = self._new(backends.buffer_type(), I32, np.arange(spec.codebooks, dtype=np.int32))
-            causal = np.triu(np.full((2, 2), -np.inf, np.float16), 1)
-            self.mask = self._new(backends.buffer_type(), F16, causal)
-            self.layers = [self._layer(file, spec, index) for index in range(d.layers)]
-            self.streamed_bytes = sum(w.size_bytes for layer in self.layers for w in layer.matrices)
-            """Bytes of the matrices that every step reads."""
-            self.buffers = [self._allocate(context, kind) for kind, context in self._contexts.items()]
-            for tensor, data in self._pending:
-                write_tensor(tensor, data)
-        except BaseException:
-            self._stack.close()
-            raise
-        self._pending.clear()
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def _allocate(self, context: TensorContext, buffer_type: int) -> Buffer:
-        buffer = Buffer(context, buffer_type, weights=True)
-        self._stack.callback(buffer.close)
-        return buffer
-
-    def _new(self, buffer_type: int, qtype: GGMLQuantizationType, data: npt.NDArray[np.generic], *shape: int) -> Tensor:
-        """A tensor whose data is written once all are allocated. `shape` in ggml's order; by default that of `data`."""
-        context = self._contexts.get(buffer_type)
-        if context is None:
-            context = self._contexts[buffer_type] = TensorContext(1024)
-            self._stack.callback(context.close)
-        tensor = context.new(qtype, *(shape or tuple(reversed(data.shape))))
-        self._pending.append((tensor, data))
-        return tensor
-
-    def _plain(self, tensor: GgufTensor) -> Tensor:
-        return self._new(self._backends.buffer_type(), tensor.qtype, tensor.data, *reversed(tensor.shape))
-
-    def _matrices(self, tensors: Sequence[GgufTensor]) -> list[Tensor]:
-        """Matrices with the same input, as one where they are of one type: one multiplication instead of several."""
-        if len({tensor.qtype for tensor in tensors}) > 1:
-            return [matrix for tensor in tensors for matrix in self._matrices([tensor])]
-        data = np.concatenate([tensor.data for tensor in tensors]) if len(tensors) > 1 else tensors[0].data
-        qtype, columns = tensors[0].qtype, tensors[0].shape[1]
-        buffer_type = self._backends.matrix_buffer_type(qtype, columns, len(data))
-        return [self._new(buffer_type, qtype, data, columns, len(data))]
-
-    def _layer(self, file: GgufFile, spec: ModelSpec, index: int) -> "_Layer":
-        d = spec.decoder
-
-        def matrix(name: str, rows: int, columns: int) -> GgufTensor:
-            return file.tensor(f"blk.{index}.{name}.weight", rows, columns)
-
-        return _Layer(
-            attention_norm=self._plain(file.tensor(f"blk.{index}.attn_norm.weight", d.embed_dim)),
-            query_key=self._matrices([matrix("attn_q", d.q_dim, d.embed_dim), matrix("attn_k", d.kv_dim, d.embed_dim)]),
-            value=self._matrices([matrix("attn_v", d.kv_dim, d.embed_dim)]),
-            attention_output=self._matrices([matrix("attn_output", d.embed_dim, d.q_dim)]),
-            ffn_norm=self._plain(file.tensor(f"blk.{index}.ffn_norm.weight", d.embed_dim)),
-            gate_up=self._matrices(
-                [matrix("ffn_gate", d.ffn_dim, d.embed_dim), matrix("ffn_up", d.ffn_dim, d.embed_dim)]
-            ),
-            down=self._matrices([matrix("ffn_down", d.embed_dim, d.ffn_dim)]),
-        )
-
-
-class _Layer:
-    def __init__(
-        self,
-        *,
-        attention_norm: Tensor,
-        query_key: list[Tensor],
-        value: list[Tensor],
-        attention_output: list[Tensor],
-        ffn_norm: Tensor,
-        gate_up: list[Tensor],
-        down: list[Tensor],
-    ) -> None:
-        self.attention_norm, self.ffn_norm = attention_norm, ffn_norm
-        self.query_key, self.value, self.attention_output = query_key, value, attention_output
-        self.gate_up, self.down = gate_up, down
-
-    @property
-    def matrices(self) -> list[Tensor]:
-        return [*self.query_key, *self.value, *self.attention_output, *self.gate_up, *self.down]
-
-
 class _FrameGraph:
     """The graph of one frame for a batch of utterances, with its inputs and its caches."""
 
     def __init__(
         self,
         spec: ModelSpec,
-        weights: _Weights,
+        weights: DepthWeights,
         backends: Backends,
         *,
         batch: int,
@@ -143,7 +42,7 @@ class _FrameGraph:
         kv: GGMLQuantizationType,
     ) -> None:
         d = spec.decoder
-        self._spec, self._weights, self._batch, self._top_k = spec, weights, batch, top_k
+        self._spec, self.weights, self._batch, self._top_k = spec, weights, batch, top_k
         steps = spec.codebooks - 1
         with ExitStack() as stack:
             state = TensorContext(4)
@@ -168,15 +67,15 @@ class _FrameGraph:
 
     def _build(self) -> None:
         g, spec, d, batch = self._g, self._spec, self._spec.decoder, self._batch
-        first = g.reshape(g.mul_mat(self._weights.projection, self.hidden), d.embed_dim, 1, batch)
+        first = g.reshape(g.mul_mat(self.weights.projection, self.hidden), d.embed_dim, 1, batch)
         code = self._sample(0, self.logits)
         for codebook in range(1, spec.codebooks):
-            table = g.rows(self._weights.embeddings, (codebook - 1) * spec.audio_vocab, spec.audio_vocab)
+            table = g.rows(self.weights.embeddings, (codebook - 1) * spec.audio_vocab, spec.audio_vocab)
             x = g.reshape(g.get_rows(table, code), d.embed_dim, 1, batch)
             if codebook == 1:
                 x = g.concat(first, x, dimension=1)
             x = self._transformer(x, codebook)
-            head = g.rows(self._weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
+            head = g.rows(self.weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
             code = self._sample(codebook, g.mul_mat(head, x))
 
     def _sample(self, codebook: int, logits: Tensor) -> Tensor:
@@ -205,7 +104,7 @@ class _FrameGraph:
     def _transformer(self, x: Tensor, codebook: int) -> Tensor:
         """`x` [d, T, B], the inputs at positions `codebook - T + 1` to `codebook` -> the last one's output [d, B]."""
         g, d, eps = self._g, self._spec.decoder, self._spec.norm_eps
-        for index, layer in enumerate(self._weights.layers):
+        for index, layer in enumerate(self.weights.layers):
             y = g.rms_norm(x, layer.attention_norm, eps)
             x = g.add(x, self._attention(y, index, codebook))
             y = g.rms_norm(x, layer.ffn_norm, eps)
@@ -217,7 +116,7 @@ class _FrameGraph:
             )
         else:
             x = g.reshape(x, d.embed_dim, self._batch)
-        return g.rms_norm(x, self._weights.norm, eps)
+        return g.rms_norm(x, self.weights.norm, eps)
 
     def _times(self, matrices: list[Tensor], x: Tensor) -> Tensor:
         parts = [self._g.mul_mat(matrix, x) for matrix in matrices]
@@ -228,11 +127,11 @@ class _FrameGraph:
 
     def _attention(self, y: Tensor, index: int, codebook: int) -> Tensor:
         g, d, batch = self._g, self._spec.decoder, self._batch
-        layer, count = self._weights.layers[index], y.shape[1]
+        layer, count = self.weights.layers[index], y.shape[1]
         past = codebook + 1 - count
         heads = g.reshape(self._times(layer.query_key, y), d.head_dim, d.heads + d.kv_heads, count, batch)
-        positions = g.view(self._weights.positions, (count, 1, 1, 1), (4 * count,) * 3, 4 * past)
-        heads = g.rope(heads, positions, self._weights.rope_factors, self._spec.rope_base)
+        positions = g.view(self.weights.positions, (count, 1, 1, 1), (4 * count,) * 3, 4 * past)
+        heads = g.rope(heads, positions, self.weights.rope_factors, self._spec.rope_base)
         query = g.view(
             heads, (d.head_dim, count, d.heads, batch), (heads.strides[2], heads.strides[1], heads.strides[3])
         )
@@ -240,7 +139,7 @@ class _FrameGraph:
         value = g.reshape(self._times(layer.value, y), d.head_dim, d.kv_heads, count, batch)
         keys = self._remember(self._keys, key, index, past)
         values = self._remember(self._values, value, index, past)
-        mixed = g.attention(query, keys, values, self._weights.mask if count > 1 else None, d.head_dim**-0.5)
+        mixed = g.attention(query, keys, values, self.weights.mask if count > 1 else None, d.head_dim**-0.5)
         return self._times(layer.attention_output, g.reshape(mixed, d.q_dim, count, batch))
 
     def _remember(self, cache: Tensor, new: Tensor, index: int, past: int) -> Tensor:
@@ -272,7 +171,7 @@ class DepthDecoder:
         self._spec, self._backends = spec, backends
         self._kv = F16 if backends.devices[0].kind == "gpu" else F32
         with GgufFile(path) as file:
-            self._weights = _Weights(file, projection, spec, backends)
+            self.weights = DepthWeights(file, projection, spec, backends)
         self._graphs: dict[tuple[int, int], _FrameGraph] = {}
 
     def __enter__(self) -> "DepthDecoder":
@@ -288,21 +187,21 @@ class DepthDecoder:
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
-        self._weights.close()
+        self.weights.close()
 
     @property
     def streamed_bytes(self) -> int:
         """Bytes of weights that a frame reads, whatever the batch: all matrices at each step, each head once."""
-        heads = self._weights.heads
+        heads = self.weights.heads
         row = heads.strides[1]
         steps = self._spec.codebooks - 1
-        return steps * (self._weights.streamed_bytes + self._spec.audio_vocab * row)
+        return steps * (self.weights.streamed_bytes + self._spec.audio_vocab * row)
 
     def _graph(self, batch: int, top_k: int) -> _FrameGraph:
         key = (batch, top_k)
         if key not in self._graphs:
             self._graphs[key] = _FrameGraph(
-                self._spec, self._weights, self._backends, batch=batch, top_k=top_k, kv=self._kv
+                self._spec, self.weights, self._backends, batch=batch, top_k=top_k, kv=self._kv
             )
         return self._graphs[key]
 

@@ -56,6 +56,7 @@ class MisoTTS:
         kv_type: KvType = "f16",
         sequences: int = 1,
         codec_provider: str = "cpu",
+        repack: bool = False,
         allow_cpu: bool = True,
         verify: bool = False,
     ) -> "MisoTTS":
@@ -70,6 +71,7 @@ class MisoTTS:
             kv_type: Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory.
             sequences: How many utterances can be spoken at the same time.
             codec_provider: Where the codec runs: "cpu" or "cuda".
+            repack: Interleave the backbone's weights for the CPU: see `EngineOptions`.
             allow_cpu: Go on without a GPU when one is asked for and missing, instead of raising `MisoError`.
             verify: Hash every file first.
 
@@ -85,6 +87,7 @@ class MisoTTS:
             main_gpu=main_gpu,
             kv_type=kv_type,
             sequences=sequences,
+            repack=repack,
             allow_cpu=allow_cpu,
         )
         with ExitStack() as stack:

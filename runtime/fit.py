@@ -1,0 +1,174 @@
+"""Which level of a bundle to run here: what each takes by context, what there is, and the choice that follows.
+
+All but `memory_here` are functions of a manifest and a number of bytes. It loads nothing; what it says is accounted, not
+measured: see `models/memory.py`.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..models.errors import BundleError
+from ..models.manifest import Manifest
+from ..models.memory import level_memory
+from ..models.spec import TransformerSpec
+from ..native.device import devices, gpus
+from ..native.llama import KvType
+from .bundle import preferred_levels
+
+MARGIN_BYTES = 400_000_000
+"""Left free: the driver's own context (0.2 to 0.5 GB with CUDA), or Python and the codec's session."""
+
+_KV_BITS: dict[KvType, float] = {"f32": 32, "f16": 16, "q8_0": 8.5}
+_LAYER_SPREAD = 1.06
+"""The last layers, which llama.cpp puts on the GPU first, have more Q6_K than the average of Q4_K_M."""
+_FAST_LEVEL, _POOREST_LEVEL = "q4_k_m", "q4_0"
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that a level can have."""
+
+    device: str
+    free_bytes: int
+    total_bytes: int
+    is_gpu: bool
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one level takes at one context."""
+
+    level: str
+    context: int
+    """Positions of prompt and speech together."""
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    spare_bytes: int
+    """What is left of the room, after the margin; negative: what is missing."""
+
+    @property
+    def needed_bytes(self) -> int:
+        """All of it, without the margin."""
+        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the room is enough."""
+        return self.spare_bytes >= 0
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The level to run."""
+
+    level: str
+    fits: bool
+    gpu_layers: int | None = None
+    """How many of the backbone's layers go to the GPU; None: no need to say."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What fits, and what to do."""
+
+    room: Room
+    kv_type: KvType
+    needs: list[Need]
+    """By level, the finest first, and context."""
+    layers: int
+    """Of the backbone."""
+    pick: Pick
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "room": asdict(self.room),
+            "margin_bytes": MARGIN_BYTES,
+            "kv_type": self.kv_type,
+            "levels": [{**asdict(n), "needed_bytes": n.needed_bytes, "fits": n.fits} for n in self.needs],
+            "pick": asdict(self.pick),
+        }
+
+
+def plan_memory(manifest: Manifest, room: Room, kv_type: KvType = "f16") -> MemoryPlan:
+    """What each level of the bundle takes, and which to run. Raises `BundleError` if it has none.
+
+    On a GPU it is the finest that fits at the model's full context. On a CPU it is the smallest, because every frame
+    reads all of it, but q4_0 only where there is nothing else: it is hardly smaller than q4_k_m, and clearly poorer.
+    """
+    spec = manifest.model_spec
+    levels = preferred_levels(manifest)
+    if not levels:
+        raise BundleError("this bundle has no level. Add one with miso-convert, for example --quant q4_k_m.")
+    contexts = (max(1, spec.max_positions // 2), spec.max_positions)
+    needs = [_need(manifest, level, context, room, kv_type) for level in levels for context in contexts]
+    full = {need.level: need for need in needs if need.context == spec.max_positions}
+    smallest = min(full.values(), key=lambda need: need.weights_bytes)
+    fitting = [need for need in full.values() if need.fits]
+    if room.is_gpu and fitting:
+        pick = Pick(fitting[0].level, fits=True)
+    elif fitting:
+        pick = Pick(min(fitting, key=_cost_on_cpu).level, fits=True)
+    elif room.is_gpu:
+        pick = Pick(smallest.level, fits=False, gpu_layers=_layers_that_fit(manifest, smallest.level, room, kv_type))
+    else:
+        pick = Pick(smallest.level, fits=False)
+    return MemoryPlan(room, kv_type, needs, spec.backbone.layers, pick)
+
+
+def _cost_on_cpu(need: Need) -> tuple[bool, bool, int]:
+    poor = _POOREST_LEVEL in need.level.split("+")
+    return poor, need.level != _FAST_LEVEL, need.weights_bytes
+
+
+def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvType) -> Need:
+    spec, memory = manifest.model_spec, level_memory(manifest, level)
+    weights = memory.backbone_bytes + memory.decoder_bytes
+    if not room.is_gpu:
+        weights += memory.embeddings_bytes + manifest.files[manifest.codec.decoder].size_bytes
+    kv_cache = _kv_bytes(spec.backbone, context, kv_type) + _kv_bytes(spec.decoder, spec.codebooks, "f16")
+    needed = weights + kv_cache + memory.compute_bytes
+    spare = room.free_bytes - MARGIN_BYTES - needed
+    return Need(level, context, weights, kv_cache, memory.compute_bytes, spare)
+
+
+def _layers_that_fit(manifest: Manifest, level: str, room: Room, kv_type: KvType) -> int:
+    """How many layers of the backbone go beside the depth decoder, which is on the GPU whole."""
+    spec, memory = manifest.model_spec, level_memory(manifest, level)
+    layers = spec.backbone.layers
+    one_layer = memory.backbone_bytes / layers * _LAYER_SPREAD
+    one_layer += _kv_bytes(spec.backbone, spec.max_positions, kv_type) / layers
+    left = room.free_bytes - MARGIN_BYTES - memory.decoder_bytes - memory.compute_bytes
+    left -= _kv_bytes(spec.decoder, spec.codebooks, "f16")
+    return max(0, min(layers, int(left / one_layer)))
+
+
+def _kv_bytes(t: TransformerSpec, positions: int, kv_type: KvType) -> int:
+    return int(2 * t.layers * t.kv_dim * positions * _KV_BITS[kv_type] / 8)
+
+
+def memory_here(main_gpu: int = 0) -> Room:
+    """The memory of this machine's GPU, or of the CPU if this build of llama-cpp-python finds no such GPU."""
+    found = gpus()
+    if main_gpu < len(found):
+        gpu = found[main_gpu]
+        return Room(f"{gpu.name} ({gpu.description})", *gpu.memory(), is_gpu=True)
+    return cpu_memory()
+
+
+def cpu_memory() -> Room:
+    """The memory of the machine."""
+    cpu = devices()[-1]
+    free, total = cpu.memory()
+    return Room(f"{cpu.name} ({cpu.description})", _available_bytes(free), total, is_gpu=False)
+
+
+def _available_bytes(otherwise: int, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What Linux says that programs can have; ggml calls all memory free there."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return otherwise
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), otherwise)
