@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import click
 from rich.console import Console
@@ -22,8 +22,14 @@ DONE, NO, FAILED = 0, 1, 2
 _PIPED_WIDTH = 120
 """Columns when the output is no terminal: a log, a file, a CI page."""
 
-stderr = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPED_WIDTH)
-stdout = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+def _width(stream: TextIO | None) -> int | None:
+    """Columns, None for the terminal's own. A closed stream is None: `command >&-`."""
+    return None if stream is not None and stream.isatty() else _PIPED_WIDTH
+
+
+stderr = Console(stderr=True, width=_width(sys.stderr))
+stdout = Console(width=_width(sys.stdout))
 
 
 def run(command: click.Command, arguments: Sequence[str], name: str) -> int:

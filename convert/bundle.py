@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from ..models.errors import BundleError
 from ..models.manifest import MANIFEST_NAME, BundleFile, CodecFiles, Manifest, SourceFile, sealed
+from ..models.units import size_text
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion
 from .plan import GgufPlan
@@ -50,7 +51,7 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise BundleError(
-                f"{directory}: the disk is full: the conversion needs {_gigabytes(conversion.needed_bytes)}. "
+                f"{directory}: the disk is full: the conversion needs {size_text(conversion.needed_bytes)}. "
                 "What was half-written has been deleted; free some space and run the same command again."
             ) from error
         raise BundleError(
@@ -79,13 +80,9 @@ def _check_space(conversion: Conversion) -> None:
     free = shutil.disk_usage(conversion.directory).free
     if free < conversion.needed_bytes:
         raise BundleError(
-            f"{conversion.directory}: the conversion needs {_gigabytes(conversion.needed_bytes)}, "
-            f"{_gigabytes(free)} are free. Free some space, ask for fewer levels, or choose another --out."
+            f"{conversion.directory}: the conversion needs {size_text(conversion.needed_bytes)}, "
+            f"{size_text(free)} are free. Free some space, ask for fewer levels, or choose another --out."
         )
-
-
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
 
 
 def _write(conversion: Conversion, progress: Progress) -> Manifest:

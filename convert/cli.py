@@ -16,6 +16,7 @@ from ..models.errors import BundleError
 from ..models.levels import LEVELS, Level, parse_level
 from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
+from ..models.units import size_text
 from .bundle import convert as run_conversion
 from .checkpoint import open_checkpoint
 from .codec import DECODER_NAME, ENCODER_NAME
@@ -139,7 +140,7 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE
     stdout.print(_level_table(directory, manifest))
-    rows = [[name, _size(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
+    rows = [[name, size_text(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
     stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
     rows = [[source.role, source.name, source.sha256[:16]] for source in manifest.sources]
     stdout.print(table(f"made by {manifest.converter} from", ["source", "file", "sha256"], rows))
@@ -201,12 +202,12 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
         }
         print(json.dumps(plan, indent=2))
         return
-    rows = [[name, _size(size), f"{bpw:.2f}"] for name, size, bpw in files]
+    rows = [[name, size_text(size), f"{bpw:.2f}"] for name, size, bpw in files]
     if conversion.needs_codec:
-        rows.append([f"{DECODER_NAME}, {ENCODER_NAME}", f"about {_size(conversion.codec.size_estimate_bytes)}", ""])
+        rows.append([f"{DECODER_NAME}, {ENCODER_NAME}", f"about {size_text(conversion.codec.size_estimate_bytes)}", ""])
     stdout.print(table(f"to be written into {conversion.directory}", ["file", "size", "bpw"], rows, numeric=[1, 2]))
     stdout.print(
-        f"{_size(conversion.needed_bytes)} of disk, about {_duration(seconds)} on {conversion.request.threads} threads",
+        f"{size_text(conversion.needed_bytes)} of disk, about {_duration(seconds)} on {conversion.request.threads} threads",
         markup=False,
     )
 
@@ -218,9 +219,9 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
         rows.append(
             [
                 key,
-                *(_size(size) for size in (memory.backbone_bytes, memory.decoder_bytes, memory.embeddings_bytes)),
+                *(size_text(size) for size in (memory.backbone_bytes, memory.decoder_bytes, memory.embeddings_bytes)),
                 f"{memory.bits_per_weight:.2f}",
-                _size(memory.vram_bytes),
+                size_text(memory.vram_bytes),
             ]
         )
     columns = [
@@ -232,10 +233,6 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
         f"VRAM at {manifest.model_spec.max_positions}",
     ]
     return table(f"{directory}: {manifest.model_spec.name}", columns, rows, numeric=[1, 2, 3, 4, 5])
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
 
 
 def _duration(seconds: float) -> str:

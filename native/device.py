@@ -240,25 +240,21 @@ def _use_huge_pages(address: int, size: int) -> None:
 def write_tensor(tensor: Tensor, data: npt.NDArray[np.generic]) -> None:
     """Copy `data`, all bytes of the tensor, to where the tensor lies."""
     data = np.ascontiguousarray(data)
-    if data.nbytes != tensor.size_bytes:
-        raise ValueError(
-            f"a {tensor.qtype.name} {list(tensor.shape)} takes {tensor.size_bytes} bytes, not {data.nbytes}"
-        )
+    _check_size(tensor, data)
     _base().ggml_backend_tensor_set(tensor.pointer, data.ctypes.data, 0, data.nbytes)
 
 
 def read_tensor(tensor: Tensor, out: npt.NDArray[np.generic]) -> None:
     """Copy all bytes of the tensor into `out`."""
-    if out.nbytes != tensor.size_bytes or not out.flags.c_contiguous:
-        raise ValueError(
-            f"a {tensor.qtype.name} {list(tensor.shape)} takes {tensor.size_bytes} bytes, not {out.nbytes}"
-        )
+    _check_size(tensor, out)
     _base().ggml_backend_tensor_get(tensor.pointer, out.ctypes.data, 0, out.nbytes)
 
 
 def _check_size(tensor: Tensor, data: npt.NDArray[np.generic]) -> None:
     if data.nbytes != tensor.size_bytes or not data.flags.c_contiguous:
         raise ValueError(f"{tensor.qtype.name} {list(tensor.shape)} takes {tensor.size_bytes} bytes, not {data.nbytes}")
+    if not TensorContext.is_placed(tensor):
+        raise ValueError(f"{tensor.qtype.name} {list(tensor.shape)} has no memory: its graph does not use it")
 
 
 class Scheduler:

@@ -79,6 +79,9 @@ class GgufFile:
             raise BundleError(f"{path}: not a whole GGUF file. Fetch or convert the bundle again.")
         try:
             self.tensors = self._read_tensors()
+        except ValueError as error:
+            self.close()
+            raise BundleError(f"{path}: its tensors make no sense ({error}). Fetch or convert it again.") from error
         except BaseException:
             self.close()
             raise

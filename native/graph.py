@@ -60,6 +60,7 @@ def _ggml() -> ctypes.CDLL:
             "ggml_view_4d": (p, [p, p, i64, i64, i64, i64, size, size, size, size]),
             "ggml_reshape_4d": (p, [p, p, i64, i64, i64, i64]),
             "ggml_is_contiguous": (ctypes.c_bool, [p]),
+            "ggml_is_contiguous_1": (ctypes.c_bool, [p]),
             "ggml_mul_mat": (p, [p, p, p]),
             "ggml_rms_norm": (p, [p, p, f]),
             "ggml_mul": (p, [p, p, p]),
@@ -134,6 +135,11 @@ class TensorContext:
         return tensor
 
     @staticmethod
+    def is_placed(tensor: Tensor) -> bool:
+        """Whether the tensor has memory. An input that its graph never uses gets none."""
+        return bool(_RawTensor.from_address(tensor.pointer).buffer)
+
+    @staticmethod
     def place(tensor: Tensor, buffer: int) -> None:
         """Say that `tensor` lies in `buffer`, for a question to a device; nothing is computed with it."""
         _RawTensor.from_address(tensor.pointer).buffer = buffer
@@ -169,7 +175,10 @@ class Graph(TensorContext):
         reach += sum((count - 1) * stride for count, stride in zip(shape[1:], strides, strict=True))
         limit = row_bytes(x.qtype, x.shape[0])
         limit += sum((count - 1) * stride for count, stride in zip(x.shape[1:], x.strides[1:], strict=True))
-        _require(min(shape) >= 1 and offset >= 0 and reach <= limit, f"view of {list(shape)} at {offset}", x)
+        # ggml first takes the view for a contiguous tensor, which must fit as well.
+        whole = offset + row_bytes(x.qtype, shape[0]) * shape[1] * shape[2] * shape[3]
+        fits = min(*shape, 1) == 1 and min(*strides, offset) >= 0 and max(reach, whole) <= limit
+        _require(fits, f"view of {list(shape)} at {offset}", x)
         return _wrap(_ggml().ggml_view_4d(self.handle, x.pointer, *shape, *strides, offset))
 
     def rows(self, x: Tensor, first: int, count: int) -> Tensor:
@@ -186,7 +195,8 @@ class Graph(TensorContext):
     def mul_mat(self, weights: Tensor, x: Tensor) -> Tensor:
         """`weights` [in, out] times each row of `x` [in, n] -> [out, n]."""
         fits = weights.shape[0] == x.shape[0] and weights.shape[2:] == (1, 1)
-        _require(fits and x.qtype == F32 and x.strides[0] == 4, "mul_mat", weights, x)
+        types = x.qtype == F32 and weights.qtype != I32
+        _require(fits and types and x.strides[0] == 4, "mul_mat", weights, x)
         return _wrap(_ggml().ggml_mul_mat(self.handle, weights.pointer, x.pointer))
 
     def rms_norm(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -228,7 +238,7 @@ class Graph(TensorContext):
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """`silu(gate) * up`, the two halves of each row of `gate_up` [2 d, n] -> [d, n]."""
-        contiguous = _ggml().ggml_is_contiguous(gate_up.pointer)
+        contiguous = _ggml().ggml_is_contiguous_1(gate_up.pointer)
         _require(gate_up.qtype == F32 and gate_up.shape[0] % 2 == 0 and contiguous, "swiglu", gate_up)
         return _wrap(_ggml().ggml_swiglu(self.handle, gate_up.pointer))
 
@@ -262,7 +272,8 @@ class Graph(TensorContext):
 
     def top_k(self, x: Tensor, k: int) -> Tensor:
         """Indices of the `k` largest of each row of `x` [n, B], in any order: I32 [k, B]."""
-        _require(x.qtype == F32 and 1 <= k <= x.shape[0] and x.strides[0] == 4, f"top_k {k}", x)
+        contiguous = _ggml().ggml_is_contiguous(x.pointer)
+        _require(x.qtype == F32 and 1 <= k <= x.shape[0] and contiguous, f"top_k {k}", x)
         return _wrap(_ggml().ggml_top_k(self.handle, x.pointer, k))
 
     def argmax(self, x: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 Samples are float32 `[n]`, mono, in [-1, 1], everywhere in the runtime.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import soxr
 from numpy.typing import NDArray
@@ -14,6 +12,9 @@ Samples = NDArray[np.float32]
 SAMPLE_RATE_HZ = 24_000
 RATES_HZ = range(4_000, 192_001)
 """What is read and written. Above 200 kHz libvorbis crashes the process; below 4 kHz nothing of speech is left."""
+
+FADE_MS = 5.0
+"""Long enough that a cut does not click, too short to be heard itself."""
 
 _PCM16_MAX = 32767
 _QUIETEST_DBFS = -120.0
@@ -60,20 +61,13 @@ def faded(
     return result
 
 
-def joined(
-    parts: Sequence[Samples], *, pause_ms: float = 0.0, fade_ms: float = 5.0, sample_rate_hz: int = SAMPLE_RATE_HZ
-) -> Samples:
-    """Parts one after the other with pauses between them, each faded at the seams so that none of them clicks.
+def joined_to(last: float, samples: Samples, pause_ms: float) -> Samples:
+    """What goes between two pieces of sound, and the second one: down from the `last` sample, a pause, up again.
 
-    The start of the first part and the end of the last are left as they are.
+    In a stream the end of a piece is only known afterwards, so it cannot fade: the ramp comes after it.
     """
-    pieces: list[Samples] = []
-    for index, part in enumerate(parts):
-        if index:
-            pieces.append(silence(pause_ms, sample_rate_hz))
-        start_ms, end_ms = (fade_ms if seam else 0.0 for seam in (index > 0, index < len(parts) - 1))
-        pieces.append(faded(part, start_ms=start_ms, end_ms=end_ms, sample_rate_hz=sample_rate_hz))
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    ramp = faded(np.full(round(FADE_MS * SAMPLE_RATE_HZ / 1000), last, np.float32), end_ms=FADE_MS)
+    return np.concatenate([ramp, silence(pause_ms), faded(samples, start_ms=FADE_MS)])
 
 
 class Resampler:

@@ -6,6 +6,7 @@ Knows no codec and no model.
 import logging
 import os
 import shutil
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -29,6 +30,8 @@ _WRITABLE = {
 _UNKNOWN_LENGTH = 1 << 40
 """libsndfile reports such lengths for files that were never finished."""
 _LOOKED_AT_SAMPLES = 2400
+_XING_BYTES = 64
+"""Of the beginning of an MP3, where that header is: at offset 13 or 21."""
 _FULL_DISK_BYTES = 1 << 20
 _SYSTEM_ERROR = 2
 """Source: libsndfile's `SF_ERR_SYSTEM`."""
@@ -168,8 +171,10 @@ class AudioWriter(_Writer):
             frames = file.frames
             # More than was counted is no fault: Ctrl-C may come between writing and counting.
             whole = self.samples_written <= frames < _UNKNOWN_LENGTH
-            if whole:
-                # An MP3 says its length at its start, so the end is looked at.
+            if whole and self._format == "MP3":
+                # Reading its end after a seek makes the decoder complain on stderr.
+                whole = self._partial.stat().st_size >= _mp3_size_bytes(self._partial)
+            elif whole:
                 start = max(0, frames - _LOOKED_AT_SAMPLES)
                 file.seek(start)
                 whole = len(file.read(frames - start)) == frames - start
@@ -205,6 +210,15 @@ class AudioWriter(_Writer):
             self.close()
         else:
             self.discard()
+
+
+def _mp3_size_bytes(path: Path) -> int:
+    """How long an MP3 says that it is. Source: the Xing header, which LAME writes last, into the first frame."""
+    with path.open("rb") as file:
+        head = file.read(_XING_BYTES)
+    start = max(head.find(b"Xing"), head.find(b"Info"))
+    flags, _, size_bytes = struct.unpack_from(">III", head, start + 4) if start >= 0 else (0, 0, 0)
+    return int(size_bytes) if flags & 3 == 3 else 0
 
 
 def _checked_format(path: Path) -> tuple[str, str]:

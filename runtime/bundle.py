@@ -2,8 +2,11 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..models.errors import BundleError, MisoError
 from ..models.levels import LEVELS, parse_level
@@ -112,28 +115,45 @@ def _check_origin(path: Path, part: str, manifest: Manifest) -> None:
         )
 
 
+def find_manifest(source: Path | str) -> Manifest:
+    """The manifest of a bundle directory or Hugging Face repo; of a repo nothing else is fetched for it.
+
+    Raises `BundleError`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return read_manifest(path)
+    with _hub(source) as hub:
+        return read_manifest(Path(hub.hf_hub_download(str(source), MANIFEST_NAME)).parent)
+
+
 def _local(source: Path | str, level: str) -> Path:
     """The directory of the bundle; a Hugging Face repo is fetched first, without the levels that nobody asked for."""
     path = Path(source)
     if path.is_dir():
         return path
-    if path.exists():
-        raise BundleError(f"{path}: is a file; expected the directory that miso-convert wrote")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    key, manifest = level_key(level), find_manifest(source)
+    wanted = [manifest.codec.decoder, manifest.codec.encoder, MANIFEST_NAME]
+    if key in manifest.levels:
+        files = manifest.levels[key]
+        wanted += [files.backbone, files.decoder, files.embeddings]
+    with _hub(source) as hub:
+        return Path(hub.snapshot_download(str(source), allow_patterns=wanted))
+
+
+@contextmanager
+def _hub(source: Path | str) -> Iterator[Any]:
+    """huggingface_hub, for something of the repo `source`."""
+    if Path(source).exists():
+        raise BundleError(f"{source}: is a file; expected the directory that miso-convert wrote")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
         raise BundleError(f"{source}: no such directory. Make a bundle with miso-convert, or give a Hugging Face repo.")
     try:
-        import huggingface_hub as hub  # noqa: PLC0415  (an extra)
+        import huggingface_hub  # noqa: PLC0415  (an extra)
     except ImportError as error:
         raise MisoError(f"{source}: fetching from Hugging Face needs pip install 'miso-gguf[hub]'") from error
-    key = level_key(level)
     try:
-        cached = Path(hub.hf_hub_download(str(source), MANIFEST_NAME)).parent
-        manifest = read_manifest(cached)
-        wanted = [manifest.codec.decoder, manifest.codec.encoder, MANIFEST_NAME]
-        if key in manifest.levels:
-            files = manifest.levels[key]
-            wanted += [files.backbone, files.decoder, files.embeddings]
-        return Path(hub.snapshot_download(str(source), allow_patterns=wanted))
+        yield huggingface_hub
     except (OSError, ValueError) as error:  # the hub's errors are of both kinds
         raise BundleError(f"{source}: no such directory, and not to be had from Hugging Face: {error}") from error
 

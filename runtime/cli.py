@@ -5,31 +5,33 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from .. import __version__
 from ..console import DONE, NO, run, stderr, stdout, table
-from ..models.errors import BundleError
 from ..models.levels import LEVELS
-from ..models.manifest import read_manifest
-from ..native.llama import KvType
-from .bundle import level_key
+from ..models.units import size_text
+from .audio_writer import AudioWriter, RawWriter
+from .bundle import find_manifest
 from .conversation import Conversation
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
 from .options import SpeechOptions
-from .output import STANDARD_OUTPUT, abandon_stdout, open_output
+from .output import abandon_stdout, open_output
+from .request import AUTO_LEVEL, SpeakRequest
+from .speech import Speech
 from .tts import MisoTTS
-from .turns import SAVED_VOICE_SUFFIX, encoded, line_voices, read_lines, read_voice, turns
+from .turns import encoded, line_voices, read_lines, read_voice, turns
+from .voice import Voice
 
-_AUTO = "auto"
-_DEFAULT_OUT = "speech.wav"
-_HUB_LEVEL = "q4_k_m"
-_REFRESH_S = 0.2
+log = logging.getLogger(__name__)
+
 _DEFAULTS = SpeechOptions()
+_REFRESH_S = 0.2
+_LONGEST_NAME = 255
 _FILE = click.Path(path_type=Path)
 _EXAMPLES = """\b
 Examples:
@@ -47,95 +49,74 @@ A model is a directory that miso-convert wrote: `miso-convert tiny --quant q4_k_
 seconds, which babbles; `miso-convert --quant q4_k_m` the real one.
 """
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _grouped(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def apply(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return apply
-
-
-_source_options = _grouped(
-    click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines."),
-    click.option("--model", metavar="DIR", envvar="MISO_MODEL", show_envvar=True, help="Bundle, or Hugging Face repo."),
-    click.option(
-        "--quant",
-        metavar="LEVEL",
-        default=_AUTO,
-        show_default=True,
-        help=f"{', '.join(LEVELS)}; auto takes what --fit picks.",
-    ),
-)
-_output_options = _grouped(
-    click.option(
-        "--out",
-        metavar="FILE",
-        default=_DEFAULT_OUT,
-        show_default=True,
-        help=".wav, .flac, .ogg or .mp3, replaced when the new one is whole; - for raw PCM (s16le, mono) on stdout.",
-    ),
-    click.option("--sample-rate", type=int, metavar="HZ", default=24_000, show_default=True, help="Resamples."),
-    click.option("--loudness", type=float, metavar="LUFS", help="Bring it to this loudness, for example -16."),
-    click.option(
-        "--stream/--no-stream",
-        default=None,
-        help="Let sound out as it is made, also what will turn out wrong [default: with --out - only].",
-    ),
-    click.option("--chunk-frames", type=int, default=_DEFAULTS.chunk_frames, help="Frames of 80 ms to stream at once."),
-)
-_voice_options = _grouped(
-    click.option("--voice", type=_FILE, metavar="FILE", help="Sound like this: a recording, or a saved voice."),
-    click.option("--voice-text", metavar="WORDS", help="What is said in the recording, word for word."),
-    click.option("--save-voice", type=_FILE, metavar="FILE", help="Keep the voice as .safetensors; TEXT is optional."),
-    click.option("--speaker", type=click.IntRange(0), metavar="N", help="Number of the speaker [default: 0]."),
-)
-_speech_options = _grouped(
-    click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Another one, another take."),
-    click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True, help="0: no chance."),
-    click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="Candidates of each code."),
-    click.option(
-        "--max-seconds", type=float, default=_DEFAULTS.max_seconds, show_default=True, help="Longest sentence."
-    ),
-)
-_machine_options = _grouped(
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: physical cores]."),
-    click.option("--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU; 0 none [default: all]."),
-    click.option("--main-gpu", type=click.IntRange(0), default=0, metavar="N", help="Which GPU."),
-    click.option("--kv-type", type=click.Choice(["f16", "q8_0"]), default="f16", help="KV cache; q8_0 takes half."),
-    click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU."),
-    click.option("--codec-provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the codec runs."),
-    click.option("--verify", is_flag=True, help="Hash the bundle's files first."),
-)
-_report_options = _grouped(
-    click.option("--fit", is_flag=True, help="Say which levels fit into this machine's memory, and stop."),
-    click.option("--json", "as_json", is_flag=True, help="Statistics as JSON on stdout (stderr with --out -)."),
-    click.option("--quiet", is_flag=True, help="Errors only."),
-    click.option("--debug", is_flag=True, help="Show tracebacks and details."),
-)
-
 
 @click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("words", nargs=-1, metavar="[TEXT]")
-@_source_options
-@_output_options
-@_voice_options
-@_speech_options
-@_machine_options
-@_report_options
+@click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines.")
+@click.option("--model", metavar="DIR", envvar="MISO_MODEL", show_envvar=True, help="Bundle, or Hugging Face repo.")
+@click.option(
+    "--quant",
+    metavar="LEVEL",
+    default=AUTO_LEVEL,
+    show_default=True,
+    help=f"{', '.join(LEVELS)}; auto takes what --fit picks.",
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    default="speech.wav",
+    show_default=True,
+    help=".wav, .flac, .ogg or .mp3, replaced when the new one is whole; - for raw PCM (s16le, mono) on stdout.",
+)
+@click.option("--sample-rate", type=int, metavar="HZ", default=24_000, show_default=True, help="Resamples.")
+@click.option("--loudness", type=float, metavar="LUFS", help="Bring it to this loudness, for example -16.")
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Let sound out as it is made, also what will turn out wrong [default: with --out - only].",
+)
+@click.option(
+    "--chunk-frames", type=int, metavar="N", default=_DEFAULTS.chunk_frames, help="Frames of 80 ms to stream at once."
+)
+@click.option("--voice", type=_FILE, metavar="FILE", help="Recording or saved voice, for lines without one.")
+@click.option("--voice-text", metavar="WORDS", help="What is said in the recording, word for word.")
+@click.option("--save-voice", type=_FILE, metavar="FILE", help="Keep the voice as .safetensors; TEXT is optional.")
+@click.option("--speaker", type=click.IntRange(0), metavar="N", help="Number of the speaker [default: 0].")
+@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Another one, another take.")
+@click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="Candidates of each code.")
+@click.option("--max-seconds", type=float, default=_DEFAULTS.max_seconds, show_default=True, help="Longest sentence.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: physical cores].")
+@click.option(
+    "--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU, 0 for none [default: all]."
+)
+@click.option("--main-gpu", type=click.IntRange(0), default=0, metavar="N", help="Which GPU.")
+@click.option("--kv-type", type=click.Choice(["f16", "q8_0"]), default="f16", help="KV cache; q8_0 takes half.")
+@click.option("--context", type=click.IntRange(1), metavar="N", help="Positions [default: the model's own, 2048].")
+@click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU.")
+@click.option("--codec-provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the codec runs.")
+@click.option("--verify", is_flag=True, help="Hash the bundle's files first.")
+@click.option("--fit", is_flag=True, help="Say which levels fit into this machine's memory, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Statistics as JSON on stdout (stderr with --out -).")
+@click.option("--quiet", is_flag=True, help="Errors only.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 @click.version_option(__version__)
 def speak(**options: Any) -> int:
     """Speak TEXT; `-` reads it from standard input."""
     request = SpeakRequest(**options)
     if request.quiet:
         logging.getLogger().setLevel(logging.ERROR)
-    if request.fit:
-        return _print_plan(_memory_plan(request), request.as_json)
-    if request.words and (path := Path(request.text or "")).suffix and path.is_file():
-        log.warning("%s is a file, and what is spoken is its name: --file reads it", path)
+    try:
+        return _print_plan(_memory_plan(request), request) if request.fit else _say(request)
+    except BrokenPipeError:  # a player that was closed: it has heard enough
+        abandon_stdout()
+        return DONE
+
+
+def _say(request: SpeakRequest) -> int:
+    """Everything that can be wrong is looked at before the model is loaded."""
+    if request.text is not None and len(request.text) < _LONGEST_NAME and Path(request.text).is_file():
+        log.warning("%s is a file, and what is spoken is its name: --file would read it", request.text)
     lines = read_lines(request.text, request.file) if request.speaks else []
     voices = line_voices(lines, request.script_directory)
     voice = read_voice(request.voice, request.voice_text) if request.voice is not None else None
@@ -149,16 +130,141 @@ def speak(**options: Any) -> int:
                 checked.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
             if request.save_voice is not None and default is not None:
                 default.save(request.save_voice)
-            if writer is None:
-                return DONE
+                _note(request, f"{request.save_voice}: {default.seconds:.1f} s of voice saved")
             conversation = Conversation(tts, spoken, request.options, live=request.live)
-            _speak(conversation, writer, request)
-            facts = _facts(tts, request)
+            if writer is not None:
+                _speak(conversation, writer, request)
+            facts = _facts(tts, default, request)
     except KeyboardInterrupt:
         if writer is not None and not request.to_stdout:
             kept = f"{writer.seconds:.1f} s of speech are kept" if writer.samples_written else "nothing is kept"
-            stderr.print(f"{request.out}: {kept}", markup=False, highlight=False)
+            _note(request, f"{request.out}: {kept}")
         raise
-    except BrokenPipeError:  # a player that was closed
-        abandon_stdout()
-        return DONE
+    if writer is not None:
+        record, name = conversation.record, "stdout" if request.to_stdout else request.out
+        facts |= {"out": request.out, "seconds": round(writer.seconds, 3), **conversation.as_dict()}
+        _note(request, f"{name}: {_figures(record, request.live)}")
+    if request.as_json:
+        print(json.dumps(facts), file=sys.stderr if request.to_stdout else sys.stdout, flush=True)
+    return DONE if writer is None or record.audio_s else NO
+
+
+def _note(request: SpeakRequest, message: str) -> None:
+    if not (request.quiet or request.as_json):
+        stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _speak(conversation: Conversation, writer: AudioWriter | RawWriter, request: SpeakRequest) -> None:
+    with closing(conversation.sound()) as sound, _progress(request) as show:
+        for samples in sound:
+            writer.write(samples)
+            show(conversation)
+
+
+def _load(request: SpeakRequest, level: str, layers: int | None) -> MisoTTS:
+    assert request.model is not None
+    with _status(request, f"loading {level}"):
+        return MisoTTS.load(
+            request.model,
+            level,
+            threads=request.threads,
+            gpu_layers=layers,
+            main_gpu=request.main_gpu,
+            kv_type=request.kv_type,
+            context=request.context,
+            codec_provider=request.codec_provider,
+            allow_cpu=not request.require_gpu,
+            verify=request.verify,
+        )
+
+
+def _choose_level(request: SpeakRequest) -> tuple[str, int | None]:
+    """The level, and how many layers of it go to the GPU."""
+    if request.quant != AUTO_LEVEL:
+        return request.quant, request.layers
+    plan = _memory_plan(request)
+    if not plan.pick.fits:
+        log.warning("%s", plan.advice)
+    return plan.pick.level, plan.pick.gpu_layers if request.layers is None else request.layers
+
+
+def _memory_plan(request: SpeakRequest) -> MemoryPlan:
+    assert request.model is not None
+    room = cpu_memory() if request.gpu_layers == 0 else memory_here(request.main_gpu)
+    return plan_memory(find_manifest(request.model), room, request.kv_type, request.context)
+
+
+def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
+    room = plan.room
+    if request.as_json:
+        print(json.dumps(plan.as_dict(), indent=2))
+        return DONE if plan.pick.fits else NO
+    if not room.is_gpu and request.gpu_layers != 0:
+        stdout.print("no GPU found by this build of llama-cpp-python: CPU memory", highlight=False)
+    rows = []
+    for need in plan.needs:
+        sizes = (need.weights_bytes, need.kv_cache_bytes, need.compute_bytes, need.needed_bytes)
+        verdict = (
+            f"fits, {size_text(need.spare_bytes)} to spare"
+            if need.fits
+            else f"no, {size_text(-need.spare_bytes)} short"
+        )
+        rows.append([need.level, str(need.context), *map(size_text, sizes), verdict])
+    free, total, kept = map(size_text, (room.free_bytes, room.total_bytes, MARGIN_BYTES))
+    title = f"{room.device}: {free} of {total} free, {kept} kept"
+    memory = "VRAM" if room.is_gpu else "memory"
+    columns = ["level", "context", "weights", f"KV cache ({plan.kv_type})", "compute", memory, "verdict"]
+    stdout.print(table(title, columns, rows, numeric=range(1, 6)))
+    stdout.print(f"pick: {plan.advice}", markup=False, highlight=False)
+    return DONE if plan.pick.fits else NO
+
+
+def _facts(tts: MisoTTS, voice: Voice | None, request: SpeakRequest) -> dict[str, Any]:
+    level, gpu = tts.level, tts.engine.gpu
+    return {
+        "model": tts.engine.spec.name,
+        "level": level.key,
+        "files": [path.name for path in (level.backbone, level.decoder, level.embeddings, level.codec_decoder)],
+        "device": gpu.description if gpu else "CPU",
+        "seed": request.seed,
+        "sample_rate_hz": request.sample_rate,
+        "voice": voice and {"name": voice.name, "seconds": voice.seconds, "digest": voice.digest},
+    }
+
+
+@contextmanager
+def _status(request: SpeakRequest, message: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that changes; nothing where that is no terminal."""
+    if request.quiet or not stderr.is_terminal:
+        yield lambda _: None
+        return
+    with stderr.status(message) as status:
+        yield status.update
+
+
+@contextmanager
+def _progress(request: SpeakRequest) -> Iterator[Callable[[Conversation], None]]:
+    shown_at = 0.0
+
+    def show(conversation: Conversation) -> None:
+        nonlocal shown_at
+        if (now := time.monotonic()) - shown_at >= _REFRESH_S:
+            shown_at = now
+            update(_figures(conversation.record, request.live))
+
+    with _status(request, "speaking") as update:
+        yield show
+
+
+def _figures(record: Speech, live: bool) -> str:
+    first = f", first audio after {record.timing.first_audio_s:.2f} s" if live else ""
+    return f"{record.audio_s:.1f} s of speech, RTF {record.rtf:.2f}{first}"
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run(speak, sys.argv[1:], "miso-speak"))
+
+
+if __name__ == "__main__":
+    main()

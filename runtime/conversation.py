@@ -9,9 +9,7 @@ from contextlib import closing
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
-from .audio import SAMPLE_RATE_HZ, Samples, faded, silence
+from .audio import Samples, joined_to
 from .options import SpeechOptions
 from .prompt import Segment
 from .speech import Speech, Timing
@@ -20,8 +18,6 @@ from .turns import Turn
 
 PAUSE_MS = 200.0
 """Silence between turns, beside what the model leaves itself."""
-_FADE_MS = 5.0
-_RAMP_SAMPLES = round(_FADE_MS * SAMPLE_RATE_HZ / 1e3)
 
 
 class Conversation:
@@ -46,7 +42,7 @@ class Conversation:
             with closing(self._turn(turn, history)) as pieces:
                 for number, samples in enumerate(pieces):
                     self._waits_s[-1] = waited_s
-                    piece = samples if number or last is None else _joint(last, samples)
+                    piece = samples if number or last is None else joined_to(last, samples, PAUSE_MS)
                     last = float(samples[-1])
                     begin = time.perf_counter()
                     yield piece
@@ -54,20 +50,20 @@ class Conversation:
             history = self._recent(history + self._speeches[-1].segments)
 
     def _turn(self, turn: Turn, history: Sequence[Segment]) -> Generator[Samples, None, None]:
-        if self._live:
-            with self._tts.stream(
-                turn.text, voice=turn.voice, context=history, speaker=turn.speaker, options=self._options
-            ) as stream:
-                self._add(stream.speech)
-                for chunk in stream:
-                    yield chunk.samples
-        else:
-            speech = self._tts.generate(
-                turn.text, voice=turn.voice, context=history, speaker=turn.speaker, options=self._options
-            )
+        text, voice, speaker, options = turn.text, turn.voice, turn.speaker, self._options
+        if options.loudness_lufs is not None:
+            speech = self._tts.generate(text, voice=voice, context=history, speaker=speaker, options=options)
             self._add(speech)
             if speech.parts:
                 yield speech.samples
+            return
+        with self._tts.stream(
+            text, voice=voice, context=history, speaker=speaker, options=options, live=self._live
+        ) as stream:
+            self._add(stream.speech)
+            for chunk in stream:
+                yield chunk.samples
+                stream.speech.parts.clear()  # hours of it would fill the memory
 
     def _add(self, speech: Speech) -> None:
         self._speeches.append(speech)
@@ -104,9 +100,3 @@ class Conversation:
         for sentence, speaker in zip(record["sentences"], speakers, strict=True):
             sentence["speaker"] = speaker
         return record
-
-
-def _joint(last: float, samples: Samples) -> Samples:
-    """What goes between two turns, and the second one's begin: down from the last sample, a pause, up again."""
-    ramp = faded(np.full(_RAMP_SAMPLES, last, np.float32), end_ms=_FADE_MS)
-    return np.concatenate([ramp, silence(PAUSE_MS), faded(samples, start_ms=_FADE_MS)])

@@ -7,13 +7,14 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from ..models.errors import MisoError
+from ..models.spec import ModelSpec
 from ..native.device import Backends, Device, gpus
 from ..native.ggml import F32Array
 from ..native.llama import KvType
@@ -44,6 +45,8 @@ class EngineOptions:
     """Backbone layers on the GPU; -1 for all. The default is all, if there is a GPU that this build can use."""
     main_gpu: int = 0
     kv_type: KvType = "f16"
+    context: int | None = None
+    """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
     sequences: int = 1
     """Utterances that can be spoken at the same time; each takes a KV cache."""
     exact: bool = False
@@ -71,7 +74,7 @@ class Engine:
 
     def __init__(self, level: OpenLevel, options: EngineOptions) -> None:
         """Load. Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot."""
-        self.spec = level.manifest.model_spec
+        self.spec = _shortened(level.manifest.model_spec, options.context)
         self.gpu = _choose_gpu(options)
         layers = 0 if self.gpu is None else _ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
         with ExitStack() as stack:
@@ -141,6 +144,13 @@ class Engine:
         hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
         noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
         self.sample(hidden, noise[:, 0], noise, top_k)
+
+
+def _shortened(spec: ModelSpec, context: int | None) -> ModelSpec:
+    """The model with another context. Raises `ValueError` if that is longer than its own."""
+    if context is not None and not 1 <= context <= spec.max_positions:
+        raise ValueError(f"context must be 1 to {spec.max_positions} for {spec.name}, not {context}")
+    return replace(spec, max_positions=context or spec.max_positions)
 
 
 def _choose_gpu(options: EngineOptions) -> Device | None:

@@ -1,6 +1,6 @@
 """Which level of a bundle to run here: what each takes by context, what there is, and the choice that follows.
 
-All but `memory_here` are functions of a manifest and a number of bytes. It loads nothing; what it says is accounted, not
+`plan_memory` is a function of a manifest and a number of bytes. Nothing is loaded, and all sizes are accounted, not
 measured: see `models/memory.py`.
 """
 
@@ -81,6 +81,17 @@ class MemoryPlan:
     """Of the backbone."""
     pick: Pick
 
+    @property
+    def advice(self) -> str:
+        """The choice as a sentence."""
+        level, layers = self.pick.level, self.pick.gpu_layers
+        if self.pick.fits:
+            return level if self.room.is_gpu else f"{level}: a CPU reads all of it for every frame, the less the faster"
+        if layers is None:
+            return f"{level}: needs the least, and that is still more than there is; it will be very slow"
+        rest = f"{layers} of {self.layers} layers have room, the CPU computes the others" if layers else "on the CPU"
+        return f"{level} with --gpu-layers {layers}: none fits whole; {rest}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -92,19 +103,23 @@ class MemoryPlan:
         }
 
 
-def plan_memory(manifest: Manifest, room: Room, kv_type: KvType = "f16") -> MemoryPlan:
+def plan_memory(
+    manifest: Manifest, room: Room, kv_type: KvType = "f16", wanted_context: int | None = None
+) -> MemoryPlan:
     """What each level of the bundle takes, and which to run. Raises `BundleError` if it has none.
 
-    On a GPU it is the finest that fits at the model's full context. On a CPU it is the smallest, because every frame
-    reads all of it, but q4_0 only where there is nothing else: it is hardly smaller than q4_k_m, and clearly poorer.
+    On a GPU it is the finest that fits at `wanted_context`, by default the model's own. On a CPU it is the smallest,
+    because every frame reads all of it, but q4_0 only where there is nothing else: it is hardly smaller than q4_k_m,
+    and clearly poorer.
     """
     spec = manifest.model_spec
     levels = preferred_levels(manifest)
     if not levels:
         raise BundleError("this bundle has no level. Add one with miso-convert, for example --quant q4_k_m.")
-    contexts = (max(1, spec.max_positions // 2), spec.max_positions)
+    wanted = min(wanted_context or spec.max_positions, spec.max_positions)
+    contexts = sorted({max(1, spec.max_positions // 2), wanted, spec.max_positions})
     needs = [_need(manifest, level, context, room, kv_type) for level in levels for context in contexts]
-    full = {need.level: need for need in needs if need.context == spec.max_positions}
+    full = {need.level: need for need in needs if need.context == wanted}
     smallest = min(full.values(), key=lambda need: need.weights_bytes)
     fitting = [need for need in full.values() if need.fits]
     if room.is_gpu and fitting:
@@ -112,7 +127,7 @@ def plan_memory(manifest: Manifest, room: Room, kv_type: KvType = "f16") -> Memo
     elif fitting:
         pick = Pick(min(fitting, key=_cost_on_cpu).level, fits=True)
     elif room.is_gpu:
-        pick = Pick(smallest.level, fits=False, gpu_layers=_layers_that_fit(manifest, smallest.level, room, kv_type))
+        pick = Pick(smallest.level, fits=False, gpu_layers=_layers_that_fit(manifest, smallest, room))
     else:
         pick = Pick(smallest.level, fits=False)
     return MemoryPlan(room, kv_type, needs, spec.backbone.layers, pick)
@@ -134,14 +149,12 @@ def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvT
     return Need(level, context, weights, kv_cache, memory.compute_bytes, spare)
 
 
-def _layers_that_fit(manifest: Manifest, level: str, room: Room, kv_type: KvType) -> int:
+def _layers_that_fit(manifest: Manifest, need: Need, room: Room) -> int:
     """How many layers of the backbone go beside the depth decoder, which is on the GPU whole."""
-    spec, memory = manifest.model_spec, level_memory(manifest, level)
-    layers = spec.backbone.layers
-    one_layer = memory.backbone_bytes / layers * _LAYER_SPREAD
-    one_layer += _kv_bytes(spec.backbone, spec.max_positions, kv_type) / layers
-    left = room.free_bytes - MARGIN_BYTES - memory.decoder_bytes - memory.compute_bytes
-    left -= _kv_bytes(spec.decoder, spec.codebooks, "f16")
+    spec, memory = manifest.model_spec, level_memory(manifest, need.level)
+    layers, decoder_kv = spec.backbone.layers, _kv_bytes(spec.decoder, spec.codebooks, "f16")
+    one_layer = (memory.backbone_bytes * _LAYER_SPREAD + need.kv_cache_bytes - decoder_kv) / layers
+    left = room.free_bytes - MARGIN_BYTES - memory.decoder_bytes - memory.compute_bytes - decoder_kv
     return max(0, min(layers, int(left / one_layer)))
 
 

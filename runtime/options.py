@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ..models.mimi import FRAME_RATE_HZ
+
 
 @dataclass(frozen=True)
 class SpeechOptions:
@@ -28,6 +30,11 @@ class SpeechOptions:
     """Speak a sentence again with another seed, once, when it comes out empty, silent or as a loop."""
     loudness_lufs: float | None = None
     """Integrated loudness of the result (ITU-R BS.1770), e.g. -16; None leaves it as it is. Not when streaming."""
+
+    @property
+    def max_frames(self) -> int:
+        """`max_seconds` in frames, at least one."""
+        return max(1, int(self.max_seconds * FRAME_RATE_HZ))
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 10.0)

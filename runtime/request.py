@@ -41,6 +41,7 @@ class SpeakRequest:
     gpu_layers: int | None
     main_gpu: int
     kv_type: KvType
+    context: int | None
     require_gpu: bool
     codec_provider: str
     verify: bool

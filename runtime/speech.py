@@ -13,8 +13,6 @@ from .prompt import Segment
 
 I64Array = npt.NDArray[np.int64]
 
-FRAME_RATE_HZ = 12.5
-
 
 class Chunk(NamedTuple):
     """A piece of sound, on its way."""

@@ -11,22 +11,20 @@ from types import TracebackType
 
 import numpy as np
 
-from .audio import SAMPLE_RATE_HZ, Samples, faded, peak_dbfs, silence
+from .audio import FADE_MS, SAMPLE_RATE_HZ, Samples, faded, joined_to, peak_dbfs
 from .codec import Codec
 from .engine import Engine
 from .frame_loop import Utterance
 from .options import SpeechOptions
 from .prompt import Block, Segment, fit
 from .sentences import speech_cap_frames
-from .speech import FRAME_RATE_HZ, Chunk, Speech, SpokenSentence
+from .speech import Chunk, Speech, SpokenSentence
 from .take import Take
 
 log = logging.getLogger(__name__)
 
 PAUSE_MS = 100.0
 """Silence between sentences, beside what the model leaves itself."""
-_FADE_MS = 5.0
-_RAMP_SAMPLES = round(_FADE_MS * SAMPLE_RATE_HZ / 1e3)
 _AUDIBLE_DBFS = -50.0
 _RETRY_STREAM = 1 << 32
 """Noise of a second try: far from the streams of other sentences."""
@@ -44,7 +42,7 @@ class Script:
 
 
 class SpeechStream:
-    """Sound as it is made: iterate for chunks; `speech` is the record of it. `close` stops early.
+    """Sound as it is made: iterate for chunks; `speech` is the record of it. `close` stops early, as dropping it does.
 
     Args:
         live: Chunks leave at once, so nothing that was heard can be taken back; otherwise a sentence leaves when it is
@@ -52,10 +50,10 @@ class SpeechStream:
     """
 
     def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
-        self._engine, self._codec, self._script, self._live = engine, codec, script, live
-        self.speech = Speech(script.speaker)
-        self._begin = time.perf_counter()
-        self._chunks = self._speak()
+        speaker = _Speaker(engine, codec, script, live=live)
+        self.speech = speaker.speech
+        # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
+        self._chunks = speaker.speak()
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -75,24 +73,30 @@ class SpeechStream:
         """Stop, and free what the stream holds. Idempotent."""
         self._chunks.close()
 
-    def _speak(self) -> Generator[Chunk, None, None]:
+
+class _Speaker:
+    """One text being spoken."""
+
+    def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
+        self._engine, self._codec, self._script, self._live = engine, codec, script, live
+        self._voice = None if script.voice is None else engine.prompts.segment(script.voice)
+        self._context = [engine.prompts.segment(segment) for segment in script.context]
+        self.speech = Speech(script.speaker)
+        self._begin = time.perf_counter()
+
+    def speak(self) -> Generator[Chunk, None, None]:
         script = self._script
-        anchor, previous, last = script.voice, None, 0.0
+        anchor, previous = self._voice, None
+        last: float | None = None
         for index, text in enumerate(script.sentences):
-            context = [*script.context, *([previous] if previous is not None else [])]
-            sound = self._sentence(index, text, anchor, context)
-            for number, samples in enumerate(sound):
-                if index and not number:
-                    yield self._chunk(np.concatenate([silence(PAUSE_MS), faded(samples, start_ms=_FADE_MS)]), index)
-                else:
-                    yield self._chunk(samples, index)
-                last = samples[-1]
-            if index + 1 < len(script.sentences) and last:
-                # A ramp down from wherever the sentence stopped: in a stream its end is only known afterwards.
-                yield self._chunk(faded(np.full(_RAMP_SAMPLES, last, np.float32), end_ms=_FADE_MS), index)
+            context = [*self._context, *([previous] if previous is not None else [])]
+            for number, samples in enumerate(self._sentence(index, text, anchor, context)):
+                piece = samples if number or last is None else joined_to(last, samples, PAUSE_MS)
+                yield self._chunk(piece, index)
+                last = float(samples[-1])
             codes = self.speech.sentences[-1].codes
             if len(codes):
-                previous = Segment(text, codes, script.speaker)
+                previous = self._engine.prompts.segment(Segment(text, codes, script.speaker))
                 # Without a voice, the first sentence is the one that the others must sound like.
                 if anchor is None:
                     anchor, previous = previous, None
@@ -108,14 +112,13 @@ class SpeechStream:
             speech.parts.append(samples)
         return chunk
 
-    def _sentence(self, index: int, text: str, anchor: Segment | None, context: Sequence[Segment]) -> Iterator[Samples]:
+    def _sentence(self, index: int, text: str, anchor: Block | None, context: Sequence[Block]) -> Iterator[Samples]:
         """The sound of one sentence; its record is appended to `speech`."""
-        options, prompts = self._script.options, self._engine.prompts
-        cap = min(max(1, int(options.max_seconds * FRAME_RATE_HZ)), speech_cap_frames(text))
-        budget = self._engine.spec.max_positions - cap
-        said = prompts.text(text, self._script.speaker)
-        voice = [prompts.segment(anchor)] if anchor is not None else []
-        blocks, dropped = fit(voice, [prompts.segment(segment) for segment in context], said, budget)
+        options = self._script.options
+        cap = min(options.max_frames, speech_cap_frames(text))
+        said = self._engine.prompts.text(text, self._script.speaker)
+        voice = [] if anchor is None else [anchor]
+        blocks, dropped = fit(voice, context, said, self._engine.spec.max_positions - cap)
         if dropped:
             log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
         tries = 2 if options.retry and options.temperature > 0 else 1
@@ -133,8 +136,14 @@ class SpeechStream:
             again = failed and number + 1 < tries and not audible
             if take.ended != "eos":
                 consequence = "spoken again with another seed" if again else "kept up to there"
-                log.warning(
-                    "%r ended by %s after %d frames: %s", _short(text), take.ended, len(take.codes), consequence
+                asked_for = take.ended == "cap" and cap == options.max_frames
+                log.log(
+                    logging.INFO if asked_for else logging.WARNING,
+                    "%r ended by %s after %d frames: %s",
+                    _short(text),
+                    take.ended,
+                    len(take.codes),
+                    consequence,
                 )
             if not again:
                 break
@@ -144,7 +153,7 @@ class SpeechStream:
         self.speech.sentences.append(SpokenSentence(text, codes, take.ended, number + 1, rows, dropped))
         if kept and good:
             sound = np.concatenate(kept)[: good * self._codec.frame_samples]
-            yield sound if good == len(take.codes) else faded(sound, end_ms=_FADE_MS)
+            yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)
 
     def _take(self, stream: int, blocks: Sequence[Block], cap: int) -> Take:
         options = self._script.options

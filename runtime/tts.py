@@ -19,7 +19,7 @@ from .loudness import normalise
 from .options import SpeechOptions
 from .prompt import Segment, fit
 from .sentences import normalise_text, speech_cap_frames, split_sentences
-from .speech import FRAME_RATE_HZ, Speech
+from .speech import Speech
 from .stream import Script, SpeechStream
 from .threads import default_threads
 from .voice import Voice
@@ -54,6 +54,7 @@ class MisoTTS:
         gpu_layers: int | None = None,
         main_gpu: int = 0,
         kv_type: KvType = "f16",
+        context: int | None = None,
         sequences: int = 1,
         codec_provider: str = "cpu",
         repack: bool = False,
@@ -69,6 +70,7 @@ class MisoTTS:
             gpu_layers: Backbone layers on the GPU, -1 for all, 0 for none; by default all, if there is a GPU.
             main_gpu: Index of the GPU.
             kv_type: Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory.
+            context: Positions of a prompt and its speech together; by default the model's own, 2048.
             sequences: How many utterances can be spoken at the same time.
             codec_provider: Where the codec runs: "cpu" or "cuda".
             repack: Interleave the backbone's weights for the CPU: see `EngineOptions`.
@@ -86,6 +88,7 @@ class MisoTTS:
             gpu_layers=gpu_layers,
             main_gpu=main_gpu,
             kv_type=kv_type,
+            context=context,
             sequences=sequences,
             repack=repack,
             allow_cpu=allow_cpu,
@@ -123,6 +126,7 @@ class MisoTTS:
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
+        live: bool = True,
     ) -> SpeechStream:
         """Speak `text`; iterate over the result for chunks of sound as they are made.
 
@@ -132,6 +136,8 @@ class MisoTTS:
             context: What was said before, oldest first; dropped oldest first where there is no room.
             speaker: Number of the speaker, as in the prompts; by default the voice's, or 0.
             options: How to speak.
+            live: Let sound out frame by frame. Otherwise a sentence leaves when it is whole, and what went wrong with
+                it can still be taken back.
 
         Raises:
             ValueError: On text with nothing to say, or a voice or context of another model.
@@ -139,7 +145,9 @@ class MisoTTS:
         options = options or SpeechOptions()
         if options.loudness_lufs is not None:
             raise ValueError("loudness is a property of the whole: use generate, or stream without loudness_lufs")
-        return SpeechStream(self.engine, self.codec, self._script(text, voice, context, speaker, options), live=True)
+        if not live:
+            options = replace(options, chunk_frames=max(options.chunk_frames, _WHOLE_CHUNK_FRAMES))
+        return SpeechStream(self.engine, self.codec, self._script(text, voice, context, speaker, options), live=live)
 
     def generate(
         self,
@@ -152,9 +160,8 @@ class MisoTTS:
     ) -> Speech:
         """Speak `text` and return it whole. Arguments and errors as `stream`."""
         options = options or SpeechOptions()
-        fewer_calls = replace(options, chunk_frames=max(options.chunk_frames, _WHOLE_CHUNK_FRAMES))
-        script = self._script(text, voice, context, speaker, fewer_calls)
-        with SpeechStream(self.engine, self.codec, script, live=False) as stream:
+        as_it_is = replace(options, loudness_lufs=None)
+        with self.stream(text, voice=voice, context=context, speaker=speaker, options=as_it_is, live=False) as stream:
             for _ in stream:
                 pass
         speech = stream.speech
@@ -211,7 +218,7 @@ class MisoTTS:
         for text, option in zip(texts, options, strict=True):
             script = self._script(text, voice, context, speaker, replace(option, split_sentences=False))
             said = script.sentences[0]
-            cap = min(max(1, int(option.max_seconds * FRAME_RATE_HZ)), speech_cap_frames(said))
+            cap = min(option.max_frames, speech_cap_frames(said))
             blocks, _ = fit(
                 [prompts.segment(script.voice)] if script.voice is not None else [],
                 [prompts.segment(segment) for segment in script.context],
@@ -234,12 +241,12 @@ class MisoTTS:
         speaker: int | None,
         options: SpeechOptions,
     ) -> Script:
-        whole = normalise_text(text)  # also says so if there is nothing to say
         if voice is not None:
             voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
         number = speaker if speaker is not None else voice.speaker if voice is not None else 0
         if number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number}")
-        sentences = split_sentences(text) if options.split_sentences else [whole]
-        anchor = Segment(voice.text, voice.codes, voice.speaker) if voice is not None else None
+        sentences = split_sentences(text) if options.split_sentences else [normalise_text(text)]
+        # Only if both have the same number does the model take the voice for the speaker's.
+        anchor = Segment(voice.text, voice.codes, number) if voice is not None else None
         return Script(sentences, number, anchor, context, options)

@@ -86,9 +86,10 @@ def read_voice(path: Path, text: str | None) -> Voice | Recording:
         if text is not None:
             raise ValueError(f"{path}: a saved voice has its text in it: leave --voice-text out")
         return Voice.load(path)
+    samples = read_audio(path, max_seconds=MAX_VOICE_SECONDS)
     if text is None or not text.strip():
         raise ValueError(f"{path}: a recording needs --voice-text, the words that are said in it, word for word")
-    return Recording(path, read_audio(path, max_seconds=MAX_VOICE_SECONDS), text)
+    return Recording(path, samples, text)
 
 
 def encoded(voice: Voice | Recording | None, codec: Encoder, speaker: int | None) -> Voice | None:
@@ -113,7 +114,7 @@ def turns(
         raise ValueError("these lines have speakers of their own: leave --speaker out")
     result = []
     for line in lines:
-        number = line.speaker if numbered or len(lines) > 1 and speaker is None else speaker
+        number = line.speaker if numbered or (len(lines) > 1 and speaker is None) else speaker
         voice = voices[line.voice] if line.voice is not None else default
         if voice is not None and number is not None:
             voice = replace(voice, speaker=number)

@@ -42,7 +42,8 @@ class Verdict(str, Enum):
 class Watch:
     """Watches one utterance. Codes and sound are fed separately, because sound comes later: it is decoded behind.
 
-    A verdict is final: once given it stays.
+    A verdict stays, unless sound that comes late shows a silence that was complete before: how far the sound lags
+    behind must not make a difference.
     """
 
     def __init__(self, codebooks: int, cap_frames: int) -> None:
@@ -53,6 +54,7 @@ class Watch:
         self._cap_frames = cap_frames
         self._frames = 0
         self._good_frames: int | None = None
+        self._decided_at = 0
         self._past = np.full((MAX_PERIOD, codebooks), -1, np.int64)
         self._runs = np.zeros((MAX_PERIOD, codebooks), np.int64)
         """[period - 1, codebook]: for how many frames the code has been the one that was there a period ago."""
@@ -89,9 +91,11 @@ class Watch:
             self._heard_frames += 1
             self._quiet_frames = self._quiet_frames + 1 if level < SILENCE_DBFS else 0
             self._has_spoken = self._has_spoken or not self._quiet_frames
-            if self.verdict is None and self._quiet_frames >= (PAUSE_FRAMES if self._has_spoken else LEAD_IN_FRAMES):
+            is_first = self.verdict is None or self._heard_frames < self._decided_at
+            if is_first and self._quiet_frames >= (PAUSE_FRAMES if self._has_spoken else LEAD_IN_FRAMES):
                 spoken = self._heard_frames - self._quiet_frames
                 self._stop(Verdict.SILENCE, spoken + KEPT_FRAMES if self._has_spoken else 0)
+                self._decided_at = self._heard_frames
         return self.verdict
 
     @property
@@ -105,7 +109,7 @@ class Watch:
         return self._frames - self.good_frames
 
     def _stop(self, verdict: Verdict, good_frames: int) -> None:
-        self.verdict, self._good_frames = verdict, good_frames
+        self.verdict, self._good_frames, self._decided_at = verdict, good_frames, self._frames
 
 
 def frame_levels_dbfs(samples: npt.NDArray[np.float32]) -> list[float]:

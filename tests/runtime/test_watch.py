@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miso_gguf.runtime.watch import (
@@ -174,6 +174,32 @@ def test_sound_that_comes_later_is_dropped_with_what_was_computed_meanwhile() ->
     assert watch.hear(levels[:-FRAME]) is None
     assert watch.hear(levels[-FRAME:]) is Verdict.SILENCE
     assert watch.excess_frames == PAUSE_FRAMES + 4 - KEPT_FRAMES
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(60, 110), st.integers(0, 20))
+@example(speech=10, loops_from=20, cap=100, lag=12)
+@example(speech=40, loops_from=60, cap=76, lag=9)
+def test_how_far_the_sound_lags_behind_makes_no_difference(speech: int, loops_from: int, cap: int, lag: int) -> None:
+    """Silence, a loop and the cap may all come: the first of them counts, not the first that happens to be seen."""
+    codes = np.concatenate([random_codes(loops_from, 4), loop(1, cap - loops_from, 4)])
+    sound = np.zeros((cap, FRAME), np.float32)
+    sound[:speech] = 0.1
+    prompt, late = Watch(4, cap), Watch(4, cap)
+    for frame, samples in zip(codes, sound, strict=True):
+        stops = [prompt.observe(frame), prompt.hear(samples)]
+        if any(stops):
+            break
+    hearing = 0
+    for index, frame in enumerate(codes):
+        if late.observe(frame):
+            break
+        while hearing <= index - lag and not late.hear(sound[hearing]):
+            hearing += 1
+        if late.verdict:
+            break
+    for samples in sound[hearing : index + 1]:
+        late.hear(samples)
+    assert (late.verdict, late.good_frames) == (prompt.verdict, prompt.good_frames)
 
 
 def test_recorded_speech_never_alarms() -> None:

@@ -1,0 +1,190 @@
+"""A stock llama.cpp model fed by embeddings: sequences, positions, and what is refused before llama.cpp sees it."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from builders import MICRO, make_bundle, make_inputs
+from miso_gguf.models.errors import BundleError
+from miso_gguf.models.levels import F32
+from miso_gguf.native.llama import LlamaModel, load_library
+
+Floats = NDArray[np.float32]
+
+WIDTH, VOCAB, CONTEXT = 64, 515, 32
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("llama")
+    make_bundle(make_inputs(directory / "in", MICRO), directory / "out", [F32], threads=1)
+    return directory / "out"
+
+
+@pytest.fixture(scope="module")
+def path(bundle: Path) -> Path:
+    return bundle / "Micro-backbone-F32.gguf"
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Iterator[LlamaModel]:
+    with LlamaModel(path, context=CONTEXT, threads=1, exact=True, sequences=3) as model:
+        yield model
+
+
+def rows(count: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
+
+
+def decode(model: LlamaModel, embedded: Floats, sequence: int, start: int = 0) -> tuple[Floats, Floats]:
+    count = len(embedded)
+    return model.decode(embedded, [sequence] * count, range(start, start + count), [True] * count)
+
+
+def close(found: Floats, expected: Floats) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_dimensions(model: LlamaModel) -> None:
+    assert (model.embed_dim, model.vocab, model.context, model.sequences, model.batch) == (64, 515, 32, 3, 32)
+    hidden, logits = model.forward(rows(5))
+    assert (hidden.shape, logits.shape) == ((5, WIDTH), (5, VOCAB))
+    assert hidden.dtype == logits.dtype == np.float32
+
+
+def test_only_wanted_rows_come_back_in_their_order(model: LlamaModel) -> None:
+    hidden, logits = model.forward(rows(6))
+    model.forget(0)
+    some = model.decode(rows(6), [0] * 6, range(6), [False, True, False, False, True, True])
+    close(some[0], hidden[[1, 4, 5]])
+    close(some[1], logits[[1, 4, 5]])
+    model.forget(0)
+    none = model.decode(rows(6), [0] * 6, range(6), [False] * 6)
+    assert (none[0].shape, none[1].shape) == ((0, WIDTH), (0, VOCAB))
+
+
+def test_sequences_do_not_hear_each_other(model: LlamaModel) -> None:
+    first, second = rows(6, 1), rows(6, 2)
+    expected = [model.forward(embedded)[0] for embedded in (first, second)]
+    for sequence in range(3):
+        model.forget(sequence)
+    decode(model, first[:4], 0)
+    decode(model, second[:4], 2)
+    both = model.decode(
+        np.stack([second[4], first[4], first[5], second[5]]), [2, 0, 0, 2], [4, 4, 5, 5], [True, False, True, True]
+    )[0]
+    close(both, np.stack([expected[1][4], expected[0][5], expected[1][5]]))
+
+
+def test_forgetting_goes_back(model: LlamaModel) -> None:
+    embedded = rows(8)
+    hidden = model.forward(embedded)[0]
+    model.forget(0, 5)
+    close(decode(model, embedded[5:], 0, 5)[0], hidden[5:])
+    model.forget(0, 1)
+    changed = decode(model, rows(3, 9), 0, 1)[0]
+    assert np.abs(changed - hidden[1:4]).max() > 0.1
+
+
+def test_a_copy_goes_its_own_way(model: LlamaModel) -> None:
+    embedded = rows(8)
+    expected = model.forward(embedded)[0]
+    model.forget(0, 6)
+    decode(model, rows(4, 3), 1)
+    model.copy(0, 1)
+    decode(model, rows(2, 5), 0, 6)
+    close(decode(model, embedded[6:], 1, 6)[0], expected[6:])
+    # The original has heard nothing of it.
+    fresh = model.forward(np.concatenate([embedded[:6], rows(2, 5), embedded[:1]]))[0]
+    model.forget(0, 8)
+    close(decode(model, embedded[:1], 0, 8)[0], fresh[8:])
+
+
+def test_arrays_need_not_be_contiguous_or_float32(model: LlamaModel) -> None:
+    embedded = rows(4)
+    expected = model.forward(embedded)[0]
+    np.testing.assert_array_equal(model.forward(np.repeat(embedded, 2, axis=1)[:, ::2])[0], expected)
+    np.testing.assert_array_equal(model.forward(embedded.astype(np.float64))[0], expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("embedded", "sequences", "positions", "wanted", "message"),
+    [
+        (rows(0), [], [], [], r"expected embeddings \[1..32, 64\], not \[0, 64\]"),
+        (rows(33), [0] * 33, range(33), [True] * 33, r"not \[33, 64\]"),
+        (rows(2)[:, :63], [0, 0], [0, 1], [True] * 2, r"not \[2, 63\]"),
+        (rows(2)[0], [0] * 64, [0] * 64, [True] * 64, r"not \[64\]"),
+        (rows(2), [0], [0, 1], [True] * 2, "sequences, positions and wanted must have 2 entries each"),
+        (rows(2), [0, 0], [0], [True] * 2, "must have 2 entries each"),
+        (rows(2), [0, 0], [0, 1], [True], "must have 2 entries each"),
+        (rows(1), [3], [0], [True], "sequences must be below 3 and positions below 32"),
+        (rows(1), [-1], [0], [True], "sequences must be below 3"),
+        (rows(1), [0], [32], [True], "positions below 32"),
+        (rows(1), [0], [-1], [True], "positions below 32"),
+    ],
+)
+def test_what_llama_cpp_would_read_past_the_end_for(  # type: ignore[no-untyped-def]
+    model: LlamaModel, embedded: Floats, sequences, positions, wanted, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.decode(embedded, sequences, positions, wanted)
+    assert model.forward(rows(1))[0].shape == (1, WIDTH)
+
+
+def test_positions_out_of_order_are_llama_cpps_to_refuse(model: LlamaModel) -> None:
+    """A step that would leave a gap, or go over what is there."""
+    model.forward(rows(4))
+    for position in (2, 9):
+        with pytest.raises(BundleError, match=r"llama.cpp failed to decode 1 positions \(status -1\)"):
+            decode(model, rows(1), 0, position)
+    close(decode(model, rows(5)[4:], 0, 4)[0], model.forward(rows(5))[0][4:])
+
+
+def test_every_position_can_be_used(path: Path) -> None:
+    with LlamaModel(path, context=CONTEXT, threads=1, exact=True, batch=7) as model:
+        assert model.batch == 7
+        embedded = rows(CONTEXT)
+        parts = [decode(model, embedded[start : start + 7], 0, start)[0] for start in range(0, CONTEXT, 7)]
+    with LlamaModel(path, context=CONTEXT, threads=1, exact=True) as model:
+        close(np.concatenate(parts), model.forward(embedded)[0])
+
+
+@pytest.mark.parametrize(("kv_type", "error"), [("f32", 5e-3), ("f16", 5e-3), ("q8_0", 5e-2)])
+def test_types_of_the_kv_cache(path: Path, model: LlamaModel, kv_type: str, error: float) -> None:
+    expected = model.forward(rows(20))[0]
+    with LlamaModel(path, context=CONTEXT, threads=1, kv_type=kv_type) as other:  # type: ignore[arg-type]
+        difference = np.abs(other.forward(rows(20))[0] - expected).max()
+    assert difference < error
+
+
+def test_files_that_are_no_model(bundle: Path, tmp_path: Path, path: Path) -> None:
+    half = tmp_path / "half.gguf"
+    half.write_bytes(path.read_bytes()[:-100])
+    for wrong in (half, tmp_path / "nothing.gguf", bundle / "mimi-decoder.onnx", bundle / "Micro-embeddings-F32.gguf"):
+        with pytest.raises(BundleError, match=f"{wrong.name}: llama.cpp does not load it"):
+            LlamaModel(wrong, context=8, threads=1)
+
+
+def test_a_context_that_llama_cpp_cannot_make(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_library(), "llama_init_from_model", lambda *_: None)
+    with pytest.raises(MemoryError, match="no memory for a context of 2 x 8 positions with a KV cache in q8_0"):
+        LlamaModel(path, context=8, threads=1, sequences=2, kv_type="q8_0")
+
+
+def test_closing_twice(path: Path) -> None:
+    model = LlamaModel(path, context=8, threads=1)
+    model.close()
+    model.close()
+
+
+def test_llama_cpp_logs_through_logging(
+    path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.DEBUG, "miso_gguf.native.llama"), LlamaModel(path, context=8, threads=1):
+        pass
+    assert any("n_ctx" in record.getMessage() for record in caplog.records)
+    assert capfd.readouterr() == ("", "")

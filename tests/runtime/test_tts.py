@@ -1,0 +1,399 @@
+"""`MisoTTS` as a user meets it: the same result whatever came before, whoever else speaks; else clear words."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from speaking import load_tts, random_codes, segments
+
+import miso_gguf
+from miso_gguf import MisoTTS, Segment, SpeechOptions, Voice
+from miso_gguf.models.errors import MisoError
+from miso_gguf.native.device import Device
+from miso_gguf.runtime import engine as engine_module
+from miso_gguf.runtime.engine import EngineOptions
+from miso_gguf.runtime.sentences import speech_cap_frames
+from miso_gguf.runtime.speech import Speech
+
+Codes = NDArray[np.int64]
+
+TEXT = "First, something is said here. Then something else is said."
+SHORT = SpeechOptions(max_seconds=0.8, seed=2)
+VOICE = Voice(random_codes(9, 7), "Words of the voice.", 4)
+
+
+@pytest.fixture(scope="module")
+def wide(bundle: Path) -> Iterator[MisoTTS]:
+    with load_tts(bundle, exact=True, sequences=2) as tts:
+        yield tts
+
+
+# Determinism.
+
+
+def test_the_same_seed_gives_the_same_codes_in_a_new_model_too(bundle: Path, tts: MisoTTS) -> None:
+    first = tts.generate(TEXT, voice=VOICE, options=SHORT)
+    assert len(first.codes) == 20
+    for between in ("Something in between, without a voice.", TEXT):
+        tts.generate(between, options=replace(SHORT, seed=77))
+        again = tts.generate(TEXT, voice=VOICE, options=SHORT)
+        np.testing.assert_array_equal(again.codes, first.codes)
+        np.testing.assert_array_equal(again.samples, first.samples)
+    with load_tts(bundle, exact=True) as fresh:
+        np.testing.assert_array_equal(fresh.generate(TEXT, voice=VOICE, options=SHORT).codes, first.codes)
+    other = tts.generate(TEXT, voice=VOICE, options=replace(SHORT, seed=3))
+    assert (other.codes != first.codes).mean() > 0.5
+
+
+def test_at_every_level(bundle: Path) -> None:
+    """What a user loads, with its defaults but for threads: F16 KV cache, flash attention, repacked weights."""
+    for level in ("fp16", "q8_0", "q4_k_m"):
+        with MisoTTS.load(bundle, level, threads=1, gpu_layers=0, verify=True) as tts:
+            first = tts.generate(TEXT, options=SHORT)
+            tts.generate("Something else.", voice=VOICE, options=SHORT)
+            np.testing.assert_array_equal(tts.generate(TEXT, options=SHORT).codes, first.codes)
+        with MisoTTS.load(bundle, level, threads=1, gpu_layers=0) as tts:
+            np.testing.assert_array_equal(tts.generate(TEXT, options=SHORT).codes, first.codes)
+
+
+# What is computed, and what is kept.
+
+
+def test_a_second_sentence_in_a_voice_computes_only_what_is_new(tts: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    prefill = tts.engine.backbone.prefill
+
+    def counting(sequence: int, blocks: list[object]) -> object:
+        result = prefill(sequence, blocks)  # type: ignore[arg-type]
+        computed.append(result[2])
+        return result
+
+    monkeypatch.setattr(tts.engine.backbone, "prefill", counting)
+    prompts = tts.engine.prompts
+    voice = len(prompts.segment(Segment(VOICE.text, VOICE.codes, 4)))
+    texts = ["One thing.", "Another thing, quite different."]
+    for text in (*texts, texts[0]):
+        tts.generate_codes(text, voice=VOICE, options=SHORT)
+    lengths = [len(prompts.text(text, 4)) for text in texts]
+    assert computed == [voice + lengths[0], lengths[1], lengths[0]]
+
+
+def test_a_batch_is_what_each_is_alone(wide: MisoTTS) -> None:
+    texts = ["One thing.", "Another thing, quite different.", "And a third one that is alone in the end."]
+    options = [replace(SHORT, seed=index, max_seconds=0.4 + index / 5) for index in range(3)]
+    batch = wide.generate_batch(texts, voice=VOICE, context=segments(1), options=options)
+    assert [codes.shape for codes in batch] == [(5, 8), (7, 8), (10, 8)]
+    for text, option, codes in zip(texts, options, batch, strict=True):
+        alone = wide.generate_codes(text, voice=VOICE, context=segments(1), options=option)
+        np.testing.assert_array_equal(codes, alone)
+    same = wide.generate_batch(texts[:2], options=SHORT)
+    assert [len(codes) for codes in same] == [10, 10]
+    assert wide.generate_batch([]) == []
+    with pytest.raises(ValueError, match="3 texts need as many options, not 2"):
+        wide.generate_batch(texts, options=options[:2])
+    with pytest.raises(ValueError, match="must have the same top_k"):
+        wide.generate_batch(texts[:2], options=[SHORT, replace(SHORT, top_k=3)])
+
+
+def test_a_conversation_goes_on(tts: MisoTTS) -> None:
+    """What was said is context for what is said next, under its speaker's number."""
+    first = tts.generate("What do you think?", speaker=1, options=SHORT)
+    assert [(segment.text, segment.speaker) for segment in first.segments] == [("What do you think?", 1)]
+    second = tts.generate("I do not know.", speaker=2, context=first.segments, options=SHORT)
+    assert second.sentences[0].prompt_rows == sum(
+        map(len, [tts.engine.prompts.segment(first.segments[0]), tts.engine.prompts.text("I do not know.", 2)])
+    )
+    alone = tts.generate("I do not know.", speaker=2, options=SHORT)
+    assert (alone.codes != second.codes).any()
+
+
+def test_a_long_conversation_loses_its_beginning(tts: MisoTTS, caplog: pytest.LogCaptureFixture) -> None:
+    context = [Segment(f"Turn {index}.", random_codes(300, index), index % 2) for index in range(12)]
+    with caplog.at_level(logging.INFO):
+        speech = tts.generate("And now?", voice=VOICE, context=context, options=SHORT)
+    sentence = speech.sentences[0]
+    kept = 12 - sentence.dropped_segments
+    prompts = tts.engine.prompts
+    fixed = len(prompts.segment(Segment(VOICE.text, VOICE.codes, 4))) + len(prompts.text("And now?", 4))
+    turns = [len(prompts.segment(segment)) for segment in context]
+    assert sentence.prompt_rows == fixed + sum(turns[12 - kept :])
+    budget = 2048 - min(10, speech_cap_frames("And now?"))
+    assert sentence.prompt_rows <= budget < sentence.prompt_rows + turns[11 - kept]
+    assert 0 < kept < 12
+
+
+# Threads.
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    errors: list[BaseException] = []
+
+    def guarded(index: int) -> None:
+        try:
+            work(index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []
+
+
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_several_threads_get_what_each_gets_alone(tts: MisoTTS, wide: MisoTTS, sequences: int) -> None:
+    model = tts if sequences == 1 else wide
+    texts = [TEXT, "Another thing, quite different.", "A third. It has two sentences, I think."]
+    voices = [VOICE, None, VOICE]
+    expected = [
+        model.generate(text, voice=voice, options=replace(SHORT, seed=index))
+        for index, (text, voice) in enumerate(zip(texts, voices, strict=True))
+    ]
+    found: dict[tuple[int, int], Speech] = {}
+
+    def work(index: int) -> None:
+        for turn in range(3):
+            options = replace(SHORT, seed=index)
+            found[index, turn] = model.generate(texts[index], voice=voices[index], options=options)
+
+    in_threads(3, work)
+    assert len(found) == 9
+    for (index, _), speech in found.items():
+        np.testing.assert_array_equal(speech.codes, expected[index].codes)
+        np.testing.assert_array_equal(speech.samples, expected[index].samples)
+
+
+def test_batches_and_streams_of_several_threads(wide: MisoTTS) -> None:
+    """A batch takes both sequences, a stream one: nobody waits for ever, and nobody hears another."""
+    texts = ["One thing.", "Another thing, quite different."]
+    expected = wide.generate_batch(texts, options=SHORT)
+    streamed = wide.generate(TEXT, options=SHORT).codes
+
+    def work(index: int) -> None:
+        for _ in range(2):
+            if index % 2:
+                for found, codes in zip(wide.generate_batch(texts, options=SHORT), expected, strict=True):
+                    np.testing.assert_array_equal(found, codes)
+            else:
+                with wide.stream(TEXT, options=SHORT) as stream:
+                    for _chunk in stream:
+                        pass
+                np.testing.assert_array_equal(stream.speech.codes, streamed)
+
+    in_threads(4, work)
+
+
+def test_two_streams_of_one_thread_with_two_sequences(wide: MisoTTS) -> None:
+    alone = [wide.generate(TEXT, options=replace(SHORT, seed=seed)).codes for seed in (1, 2)]
+    streams = [wide.stream(TEXT, options=replace(SHORT, seed=seed)) for seed in (1, 2)]
+    for _ in zip(*streams, strict=True):
+        pass
+    for stream, codes in zip(streams, alone, strict=True):
+        np.testing.assert_array_equal(stream.speech.codes, codes)
+
+
+def test_a_second_stream_beside_an_open_one_is_refused(tts: MisoTTS) -> None:
+    with tts.stream(TEXT, options=SHORT) as stream:
+        next(stream)
+        message = "1 more utterances at the same time need 2 sequences, there are 1: finish or close the streams"
+        with pytest.raises(MisoError, match=message):
+            tts.generate(TEXT, options=SHORT)
+        with pytest.raises(MisoError, match="or load with sequences=2"):
+            next(tts.stream(TEXT, options=SHORT))
+        rest = sum(len(chunk.samples) for chunk in stream)
+    assert rest > 0
+    assert len(tts.generate(TEXT, options=SHORT).codes) == 20
+
+
+def test_another_thread_waits_for_the_stream_to_end(tts: MisoTTS) -> None:
+    expected = tts.generate_codes("Something else.", options=SHORT)
+    found: list[Codes] = []
+    stream = tts.stream(TEXT, options=SHORT)
+    next(stream)
+    thread = threading.Thread(target=lambda: found.append(tts.generate_codes("Something else.", options=SHORT)))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    stream.close()
+    thread.join(30)
+    np.testing.assert_array_equal(found[0], expected)
+
+
+# Closing.
+
+
+def test_closing_while_it_speaks_is_refused(tts: MisoTTS) -> None:
+    stream = tts.stream(TEXT, options=SHORT)
+    chunks = [next(stream)]
+    with pytest.raises(MisoError, match="the model is still speaking: finish or close its streams"):
+        tts.close()
+    chunks += stream
+    assert sum(len(chunk.samples) for chunk in chunks) == 20 * 1920 + 120 + 2400, "it went on unharmed"
+    tts.close()
+    tts.close()
+
+
+def test_a_closed_model_says_so(bundle: Path) -> None:
+    tts = load_tts(bundle)
+    late = tts.stream(TEXT, options=SHORT)
+    tts.close()
+    calls: list[Callable[[], object]] = [
+        lambda: tts.generate(TEXT),
+        lambda: tts.generate_codes(TEXT),
+        lambda: tts.generate_batch([TEXT]),
+        lambda: next(late),
+        lambda: tts.generate(TEXT, voice=VOICE),
+        lambda: Voice.from_audio(np.sin(np.arange(24_000, dtype=np.float32)), "Words.", tts.codec),
+    ]
+    for call in calls:
+        with pytest.raises(MisoError, match=r"closed"):
+            call()
+
+
+def test_an_error_of_the_callers_own_comes_through(bundle: Path) -> None:
+    """Though a stream was open: it ends with the loop that read it."""
+    tts = load_tts(bundle)
+
+    def interrupted() -> None:
+        with tts:
+            for _ in tts.stream(TEXT, options=SHORT):
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    with pytest.raises(MisoError, match="this model is closed"):
+        tts.generate(TEXT)
+
+
+# What cannot be spoken, and by what.
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t ", "...", "\0\0", "\u200b", "!?"])
+def test_nothing_to_say(tts: MisoTTS, text: str) -> None:
+    for call in (tts.generate, tts.stream, tts.generate_codes):
+        with pytest.raises(ValueError, match="nothing to say: no letter or digit"):
+            call(text)
+    with pytest.raises(ValueError, match="nothing to say"):
+        tts.generate_batch(["Words.", text])
+
+
+@pytest.mark.parametrize("text", ["Привет, мир.", "你好。再见。", "مرحبا", "a\0b c", "🎉 party 🎉", "3"])
+def test_any_script_is_spoken(tts: MisoTTS, text: str) -> None:
+    assert len(tts.generate(text, options=replace(SHORT, max_seconds=0.16)).codes) >= 2
+
+
+def test_voices_and_context_of_another_model_are_refused(tts: MisoTTS) -> None:
+    with pytest.raises(ValueError, match="the voice has 4 codebooks, the model's codec has 8"):
+        tts.generate(TEXT, voice=Voice(np.ones((3, 4), np.int64), "Words."))
+    with pytest.raises(ValueError, match="has code 1000, the model's codec has"):
+        tts.stream(TEXT, voice=Voice(np.full((3, 8), 1000), "Words."))
+    with pytest.raises(ValueError, match="it was made with another model"):
+        tts.generate(TEXT, context=[Segment("Words.", np.ones((3, 4), np.int64))])
+    with pytest.raises(ValueError, match="a speaker is a number from 0, not -1"):
+        tts.generate(TEXT, speaker=-1)
+    with pytest.raises(ValueError, match="loudness is a property of the whole"):
+        tts.stream(TEXT, options=SpeechOptions(loudness_lufs=-16))
+
+
+def test_a_voice_of_ones_own(tts: MisoTTS, tmp_path: Path) -> None:
+    """From sound to a file to the prompt, through the bundle's own encoder."""
+    sound = tts.generate(TEXT, options=SHORT).samples
+    voice = Voice.from_audio(sound, TEXT, tts.codec, speaker=3)
+    assert voice.codes.shape == (-(-len(sound) // 1920), 8)
+    voice.save(tmp_path / "me.safetensors")
+    again = Voice.load(tmp_path / "me.safetensors")
+    first, second = (tts.generate("Something else.", voice=v, options=SHORT) for v in (voice, again))
+    np.testing.assert_array_equal(first.codes, second.codes)
+    assert first.speaker == 3
+
+
+def test_loudness_is_brought_to_its_target(tts: MisoTTS) -> None:
+    plain = tts.generate(TEXT, options=SHORT)
+    louder = tts.generate(TEXT, options=replace(SHORT, loudness_lufs=-30))
+    np.testing.assert_array_equal(louder.codes, plain.codes)
+    assert louder.samples.shape == plain.samples.shape
+    assert 0.02 < louder.samples.std() / plain.samples.std() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0.0 to 10.0, not -0.1"),
+        ({"temperature": float("nan")}, "temperature must be a number, not nan"),
+        ({"top_k": 0}, "top_k must be 1 to"),
+        ({"top_k": 5.0}, "top_k must be a whole number, not 5.0"),
+        ({"seed": -1}, "seed must be 0 to 18446744073709551615, not -1"),
+        ({"seed": 1 << 64}, "seed must be 0 to"),
+        ({"seed": True}, "seed must be a whole number, not True"),
+        ({"max_seconds": 0}, "max_seconds must be 0.08 to 3600.0, not 0"),
+        ({"chunk_frames": 0}, "chunk_frames must be 1 to"),
+        ({"loudness_lufs": 0.0}, "loudness_lufs must be -60.0 to -5.0, not 0.0"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpeechOptions(**options)  # type: ignore[arg-type]
+
+
+def test_the_public_names_are_there() -> None:
+    assert all(getattr(miso_gguf, name).__name__ == name for name in miso_gguf.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = miso_gguf.Nothing
+
+
+# Where it runs.
+
+
+def test_a_gpu_that_is_not_there(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "gpus", list)
+    message = "this llama-cpp-python finds no GPU: reinstall it with CMAKE_ARGS=-DGGML_CUDA=on"
+    with pytest.raises(MisoError, match=message):
+        MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=-1, allow_cpu=False)
+    assert not caplog.records
+    with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=-1) as tts:
+        assert tts.engine.gpu is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{message} (or GGML_METAL, GGML_VULKAN), or ask for 0 layers; going on with the CPU" in caplog.text
+    caplog.clear()
+    with MisoTTS.load(bundle, "q4_k_m", threads=1, allow_cpu=False) as tts:
+        assert tts.engine.gpu is None, "none is asked for: none is missed"
+    assert not caplog.records
+
+
+def test_another_gpu_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "gpus", lambda: [Device(0, "CUDA0", "a GPU", "gpu")])
+    options = EngineOptions(threads=1, main_gpu=1, allow_cpu=False)
+    with pytest.raises(MisoError, match=r"GPU 1 is not there \(1 found\)"):
+        engine_module._choose_gpu(options)
+    found = engine_module._choose_gpu(replace(options, main_gpu=0))
+    assert found is not None
+    assert found.name == "CUDA0"
+    assert engine_module._choose_gpu(replace(options, main_gpu=0, gpu_layers=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"sequences": 0}, "sequences must be at least 1, not 0"),
+        ({"gpu_layers": -2}, r"gpu_layers must be -1 \(all\) or more, not -2"),
+    ],
+)
+def test_engine_options_that_make_no_sense(bundle: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MisoTTS.load(bundle, "q4_k_m", **options)  # type: ignore[arg-type]
+
+
+def test_a_quantised_kv_cache_speaks_too(bundle: Path) -> None:
+    with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=0, kv_type="q8_0") as tts:
+        assert len(tts.generate_codes(TEXT, options=SHORT)) == 10

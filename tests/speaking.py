@@ -1,0 +1,123 @@
+"""Loaded tiny models, their reference, and models that say what a test wants, for tests of the runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from miso_gguf.models.noise import gumbel_noise
+from miso_gguf.models.reference import Reference, Rows, prompt_rows
+from miso_gguf.models.reference import Segment as ReferenceSegment
+from miso_gguf.runtime.bundle import open_level
+from miso_gguf.runtime.codec import Codec
+from miso_gguf.runtime.engine import Engine, EngineOptions
+from miso_gguf.runtime.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.prompt import Block, PromptBuilder, Segment
+from miso_gguf.runtime.tts import MisoTTS
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+CODEBOOKS, CODEC_CODES = 8, 512
+"""Of the tiny model, and of the codec that goes with it: its vocabulary has three specials more."""
+
+
+def random_codes(frames: int, seed: int = 0) -> Codes:
+    return np.random.default_rng(seed).integers(1, CODEC_CODES, (frames, CODEBOOKS))
+
+
+def segments(count: int) -> list[Segment]:
+    return [Segment(f"hello {i} there", random_codes(7 + i, i), i) for i in range(count)]
+
+
+def load_engine(bundle: Path, level: str = "f32", **options: Any) -> Engine:
+    return Engine(open_level(bundle, level), EngineOptions(threads=1, gpu_layers=0, **options))
+
+
+def load_tts(bundle: Path, level: str = "f32", *, exact: bool = False, sequences: int = 1) -> MisoTTS:
+    """As `MisoTTS.load`, with the options that only tests need, and without the warm-up."""
+    found = open_level(bundle, level)
+    engine = Engine(found, EngineOptions(threads=1, gpu_layers=0, exact=exact, sequences=sequences))
+    return MisoTTS(found, engine, Codec(found.codec_decoder, found.codec_encoder))
+
+
+def say(engine: Engine, *utterances: Utterance) -> list[Codes]:
+    """The codes of utterances that step together."""
+    frames: list[list[Codes]] = [[] for _ in utterances]
+    with FrameLoop(engine, utterances) as loop:
+        for step in loop:
+            for index, codes in step.codes.items():
+                frames[index].append(codes)
+    return [np.array(codes, np.int64).reshape(-1, engine.spec.codebooks) for codes in frames]
+
+
+def prompt_blocks(prompts: PromptBuilder, text: str, context: Sequence[Segment] = (), speaker: int = 0) -> list[Block]:
+    return [*(prompts.segment(segment) for segment in context), prompts.text(text, speaker)]
+
+
+def text_ids(block: Block) -> list[int]:
+    return [int(token) for token in block.rows[:, -1] if token >= 0]
+
+
+def reference_prompt(engine: Engine, text: str, context: Sequence[Segment] = ()) -> Rows:
+    """The same prompt built by the reference: only the token ids come from ours."""
+    prompts = engine.prompts
+    given = [
+        ReferenceSegment(text_ids(prompts.text(segment.text, segment.speaker)), torch.from_numpy(segment.codes))
+        for segment in context
+    ]
+    return prompt_rows(engine.spec, given, text_ids(prompts.text(text, 0)))
+
+
+def reference_codes(
+    reference: Reference, prompt: Rows, frames: int, *, seed: int = 0, temperature: float = 0.9, top_k: int = 50
+) -> Codes:
+    spec = reference.spec
+
+    def noise(frame: int) -> torch.Tensor:
+        return torch.from_numpy(gumbel_noise(seed, frame, spec.codebooks, spec.audio_vocab))
+
+    codes: Codes = reference.generate(prompt, frames, noise, temperature, top_k).numpy()
+    return codes
+
+
+class Scripted:
+    """Replaces what an engine chooses: its n-th utterance says `takes[n]`, then the EOS frame.
+
+    It keeps what it was asked: `prompts`, the `noise` of each utterance's first frame, and how many `steps` were made.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, engine: Engine, takes: Sequence[Codes]) -> None:
+        self._takes, self._frame, self._spec = takes, 0, engine.spec
+        self.prompts: list[list[Block]] = []
+        self.noise: list[Floats] = []
+        self.steps = 0
+        monkeypatch.setattr(engine, "prefill", self._prefill)
+        monkeypatch.setattr(engine, "step", self._step)
+        monkeypatch.setattr(engine, "sample", self._sample)
+
+    def _result(self) -> tuple[Floats, Floats]:
+        spec = self._spec
+        return np.zeros((1, spec.backbone.embed_dim), np.float32), np.zeros((1, spec.audio_vocab), np.float32)
+
+    def _prefill(self, _sequence: int, blocks: Sequence[Block]) -> tuple[Floats, Floats]:
+        self.prompts.append(list(blocks))
+        self._frame = 0
+        return self._result()
+
+    def _step(self, _sequences: Sequence[int], codes: Sequence[Codes]) -> tuple[Floats, Floats]:
+        np.testing.assert_array_equal(codes[0], self._takes[len(self.prompts) - 1][self._frame - 1])
+        self.steps += 1
+        return self._result()
+
+    def _sample(self, _hidden: Floats, _logits: Floats, noise: Floats, _top_k: int) -> Codes:
+        if self._frame == 0:
+            self.noise.append(noise[0])
+        take = self._takes[len(self.prompts) - 1]
+        frame = take[self._frame] if self._frame < len(take) else np.zeros(self._spec.codebooks, np.int64)
+        self._frame += 1
+        return frame[None]
