@@ -183,6 +183,7 @@ class Graph(TensorContext):
 
     def rows(self, x: Tensor, first: int, count: int) -> Tensor:
         """Rows `first` to `first + count - 1` of a matrix."""
+        _require(x.shape[2:] == (1, 1), "rows", x)
         return self.view(x, (x.shape[0], count, 1, 1), x.strides[1:], first * x.strides[1])
 
     def reshape(self, x: Tensor, *shape: int) -> Tensor:
@@ -272,8 +273,8 @@ class Graph(TensorContext):
 
     def top_k(self, x: Tensor, k: int) -> Tensor:
         """Indices of the `k` largest of each row of `x` [n, B], in any order: I32 [k, B]."""
-        contiguous = _ggml().ggml_is_contiguous(x.pointer)
-        _require(x.qtype == F32 and 1 <= k <= x.shape[0] and contiguous, f"top_k {k}", x)
+        matrix = x.shape[2:] == (1, 1) and x.strides[0] == 4
+        _require(x.qtype == F32 and 1 <= k <= x.shape[0] and matrix, f"top_k {k}", x)
         return _wrap(_ggml().ggml_top_k(self.handle, x.pointer, k))
 
     def argmax(self, x: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def test_arrays_need_not_be_contiguous_or_float32(model: LlamaModel) -> None:
     embedded = rows(4)
     expected = model.forward(embedded)[0]
     np.testing.assert_array_equal(model.forward(np.repeat(embedded, 2, axis=1)[:, ::2])[0], expected)
-    np.testing.assert_array_equal(model.forward(embedded.astype(np.float64))[0], expected)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(model.forward(embedded.astype(np.float64))[0], expected)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(inputs: Inputs) -> dict[str, torch.Tensor]:
-    return load_file(inputs.checkpoint)
+    tensors: dict[str, torch.Tensor] = load_file(inputs.checkpoint)
+    return tensors
 
 
 @pytest.fixture(scope="session")

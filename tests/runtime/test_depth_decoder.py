@@ -195,7 +195,8 @@ def test_wrong_shapes_are_refused(depth: DepthDecoder, change, message: str) -> 
 def test_arrays_need_not_be_contiguous(depth: DepthDecoder) -> None:
     hidden, logits, noise = inputs_of(2)
     strided = [np.repeat(array, 2, axis=-1)[..., ::2] for array in (hidden, logits, noise)]
-    np.testing.assert_array_equal(depth.frames(*strided, 50), depth.frames(hidden, logits, noise, 50))
+    found = depth.frames(strided[0], strided[1], strided[2], 50)
+    np.testing.assert_array_equal(found, depth.frames(hidden, logits, noise, 50))
 
 
 @pytest.fixture(scope="module")

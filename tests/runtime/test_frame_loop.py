@@ -94,7 +94,8 @@ def test_noise_is_a_function_of_seed_stream_and_frame(wide: Engine, monkeypatch:
     )
 
     def expected(seed: int, frame: int, stream: int, temperature: float) -> NDArray[np.float32]:
-        return gumbel_noise(seed, frame, 8, 515, stream=stream) * np.float32(temperature)
+        noise: NDArray[np.float32] = gumbel_noise(seed, frame, 8, 515, stream=stream) * np.float32(temperature)
+        return noise
 
     assert [len(noise) for noise in recorder.noise] == [3, 2, 1]
     assert not recorder.noise[0][0].any(), "temperature 0 is greedy"
