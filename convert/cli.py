@@ -207,7 +207,8 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
         rows.append([f"{DECODER_NAME}, {ENCODER_NAME}", f"about {size_text(conversion.codec.size_estimate_bytes)}", ""])
     stdout.print(table(f"to be written into {conversion.directory}", ["file", "size", "bpw"], rows, numeric=[1, 2]))
     stdout.print(
-        f"{size_text(conversion.needed_bytes)} of disk, about {_duration(seconds)} on {conversion.request.threads} threads",
+        f"{size_text(conversion.needed_bytes)} of disk, "
+        f"about {_duration(seconds)} on {conversion.request.threads} threads",
         markup=False,
     )
 

@@ -183,7 +183,7 @@ def rope(bench: Bench) -> Built:
         turned = np.stack(
             [even * np.cos(angles) - odd * np.sin(angles), even * np.sin(angles) + odd * np.cos(angles)], -1
         )
-        return turned.reshape(values.shape)
+        return np.asarray(turned.reshape(values.shape))
 
     return result, expected, 2e-3
 
@@ -193,7 +193,7 @@ def swiglu(bench: Bench) -> Built:
 
     def expected() -> Array:
         gate, up = np.split(values, 2, axis=-1)
-        return gate / (1 + np.exp(-gate)) * up
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
     return bench.g.swiglu(x), expected, 1e-5
 
@@ -223,8 +223,8 @@ def attention(bench: Bench) -> Built:
         wide_keys, wide_content = (np.repeat(array.astype(np.float32), share, 1) for array in (keys, content))
         scores = query @ wide_keys.swapaxes(2, 3) * 0.5 + (bias[0, 0].astype(np.float32) if masked else 0)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed: Array = (weights / weights.sum(-1, keepdims=True)) @ wide_content
-        return mixed.swapaxes(1, 2)
+        mixed = (weights / weights.sum(-1, keepdims=True)) @ wide_content
+        return np.asarray(mixed.swapaxes(1, 2))
 
     return bench.g.attention(q, k, v, mask if masked else None, 0.5), expected, 1e-5 if kv == F32 else 1e-2
 

@@ -127,6 +127,28 @@ def test_a_long_conversation_loses_its_beginning(tts: MisoTTS, caplog: pytest.Lo
     assert 0 < kept < 12
 
 
+def test_a_shorter_context_holds_less(bundle: Path) -> None:
+    spoken = {}
+    for context in (None, 300):
+        with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=0, context=context) as tts:
+            said = [Segment(f"Turn {index}.", random_codes(100, index), index % 2) for index in range(4)]
+            spoken[context] = tts.generate("And now?", context=said, options=SHORT).sentences[0]
+    assert spoken[None].dropped_segments == 0
+    assert spoken[300].dropped_segments == 2
+    assert spoken[300].prompt_rows <= 290
+    for context in (0, 2049):
+        with pytest.raises(ValueError, match=f"context must be 1 to 2048 for Miso-Tiny, not {context}"):
+            MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=0, context=context)
+
+
+def test_a_stream_may_give_whole_sentences(tts: MisoTTS) -> None:
+    with tts.stream(TEXT, options=SHORT, live=False) as stream:
+        chunks = list(stream)
+    assert [chunk.sentence for chunk in chunks] == [0, 1]
+    np.testing.assert_array_equal(np.concatenate([chunk.samples for chunk in chunks]), stream.speech.samples)
+    np.testing.assert_array_equal(stream.speech.codes, tts.generate(TEXT, options=SHORT).codes)
+
+
 # Threads.
 
 

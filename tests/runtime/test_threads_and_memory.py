@@ -1,0 +1,167 @@
+"""A process that loads and speaks for a long time: memory, threads and open files stay as they are."""
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from speaking import load_tts
+
+from miso_gguf import MisoError, MisoTTS, SpeechOptions
+from miso_gguf.models.errors import BundleError
+from miso_gguf.runtime import threads as threads_module
+from miso_gguf.runtime.threads import default_threads
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+MB = 1 << 20
+MINUTE_FRAMES = 750
+
+
+class Usage(NamedTuple):
+    threads: int
+    """Of the process, those of native libraries too."""
+    files: int
+    resident_bytes: int
+
+
+def usage() -> Usage:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    return Usage(len(list(Path("/proc/self/task").iterdir())), files, pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def assert_flat(work: Callable[[int], object], turns: int, warm_up: int, allowed_bytes: int) -> None:
+    for turn in range(warm_up):
+        work(turn)
+    before = usage()
+    for turn in range(warm_up, turns):
+        work(turn)
+    after = usage()
+    assert (after.threads, after.files) == (before.threads, before.files)
+    assert after.resident_bytes - before.resident_bytes < allowed_bytes
+
+
+@linux
+def test_fifty_load_and_close_cycles(bundle: Path) -> None:
+    """Each loads the 20 MB of the tiny model at F32, speaks and closes: what is kept of 45 of them is none of it."""
+    options = SpeechOptions(max_seconds=0.16)
+
+    def cycle(turn: int) -> None:
+        with MisoTTS.load(bundle, ("f32", "q4_k_m")[turn % 2], threads=1, gpu_layers=0) as tts:
+            assert tts.generate("Hello there.", options=options).samples.size == 2 * 1920
+
+    assert_flat(cycle, turns=50, warm_up=6, allowed_bytes=8 * MB)
+
+
+@linux
+def test_loads_that_fail_keep_nothing(bundle: Path, tmp_path: Path) -> None:
+    """In each stage: the decoder, the backbone, the codec."""
+    stages = []
+    for part in ("decoder-F32.gguf", "backbone-F32.gguf", "mimi-decoder.onnx"):
+        directory = tmp_path / part
+        directory.mkdir()
+        for path in bundle.iterdir():
+            if path.is_file():
+                (directory / path.name).hardlink_to(path)
+        (victim,) = directory.glob(f"*{part}")
+        content = bytearray(victim.read_bytes())
+        # Names of tensors, or of an operation: a file of the same size that is refused when it is loaded.
+        for name in (b"attn_q.weight", b"MatMul"):
+            content = content.replace(name, name[::-1])
+        victim.unlink()
+        victim.write_bytes(content)
+        stages.append(directory)
+
+    def fail(turn: int) -> None:
+        with pytest.raises(BundleError):
+            MisoTTS.load(stages[turn % 3], "f32", threads=1, gpu_layers=0)
+
+    assert_flat(fail, turns=36, warm_up=6, allowed_bytes=8 * MB)
+
+
+@linux
+def test_streams_that_are_left_keep_nothing(bundle: Path) -> None:
+    with load_tts(bundle) as tts:
+
+        def leave(turn: int) -> None:
+            stream = tts.stream("Hello there, all of you. And some more.", options=SpeechOptions(seed=turn))
+            for _ in range(turn % 4):
+                next(stream)
+            if turn % 2:
+                stream.close()
+
+        assert_flat(leave, turns=60, warm_up=10, allowed_bytes=8 * MB)
+        assert [thread.name for thread in threading.enumerate() if thread.name == "miso-codec"] == []
+
+
+@linux
+def test_refusals_keep_nothing(bundle: Path) -> None:
+    """A user's mistakes, again and again."""
+    with load_tts(bundle, "q4_k_m") as tts:
+
+        def mistake(turn: int) -> None:
+            with pytest.raises(ValueError, match="nothing to say"):
+                tts.generate("...")
+            with pytest.raises(MisoError, match="2 more utterances"):
+                tts._codes(["One.", "Two."], None, (), None, [SpeechOptions()] * 2)
+
+        assert_flat(mistake, turns=40, warm_up=10, allowed_bytes=4 * MB)
+
+
+def speak(tts: MisoTTS, laps: int, lap_frames: int) -> list[Usage]:
+    """Streams long texts, one after the other; what is in use after each lap."""
+    text = " ".join(f"This is sentence number {index} of a long story that goes on." for index in range(40))
+    spoken, seeds = 0, count()
+    used: list[Usage] = []
+    while len(used) < laps:
+        with tts.stream(text, options=SpeechOptions(seed=next(seeds))) as stream:
+            for chunk in stream:
+                assert np.isfinite(chunk.samples).all()
+                spoken += len(chunk.samples) // 1920
+                if spoken >= (len(used) + 1) * lap_frames:
+                    used.append(usage())
+                if len(used) == laps:
+                    break
+    return used
+
+
+@linux
+def test_a_minute_of_speech(bundle: Path) -> None:
+    with load_tts(bundle, "q4_k_m") as tts:
+        first, *_, last = speak(tts, 4, MINUTE_FRAMES // 4)
+    assert (last.threads, last.files) == (first.threads, first.files)
+    assert last.resident_bytes - first.resident_bytes < 6 * MB
+
+
+@pytest.mark.slow
+@linux
+def test_half_an_hour_of_speech(bundle: Path) -> None:
+    with load_tts(bundle, "q4_k_m") as tts:
+        used = speak(tts, 30, MINUTE_FRAMES)
+    third, last = used[2], used[-1]
+    assert {(minute.threads, minute.files) for minute in used[2:]} == {(third.threads, third.files)}
+    assert last.resident_bytes - third.resident_bytes < 6 * MB
+
+
+def test_default_threads_are_the_physical_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four CPUs on two cores, one CPU that says nothing of itself, and one that the process may not use."""
+    for cpu, siblings in ((0, "0,2"), (2, "0,2"), (1, "1,3"), (3, "1,3"), (5, "5")):
+        directory = tmp_path / f"cpu{cpu}" / "topology"
+        directory.mkdir(parents=True)
+        (directory / "thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr(threads_module, "_CPUS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4}, raising=False)
+    assert default_threads() == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2}, raising=False)
+    assert default_threads() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert default_threads() == 1
