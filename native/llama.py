@@ -24,7 +24,7 @@ _KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
-_LOG_LEVEL_DEBUG = 4  # thousands of lines about every graph
+_LOG_LEVEL_DEBUG = 1  # thousands of lines about every graph. Source: ggml.h.
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
 
 log = logging.getLogger(__name__)

@@ -106,6 +106,13 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         GgufFile(empty)
 
 
+def test_a_truncated_tensor_is_named(scratch: Path, content: bytes) -> None:
+    scratch.write_bytes(content[:-40])
+    message = rf"damaged\.gguf: truncated: flat ends at byte {len(content) - 12}, the file at {len(content) - 40}\."
+    with pytest.raises(BundleError, match=message):
+        GgufFile(scratch)
+
+
 def read(path: Path, content: bytes) -> dict[str, bytes] | None:
     """All that a file gives; None if it is refused."""
     path.write_bytes(content)

@@ -230,13 +230,13 @@ def attention(bench: Bench) -> Built:
 
 
 def top_k(bench: Bench) -> Built:
-    x, values = bench.any()
+    x, values = bench.any() if bench.choose(True, False) else bench.view(bench.tensor(F32, 4, 3))
     k = bench.choose(0, 1, 2, 3, 5)
     return bench.g.top_k(x, k), lambda: np.argsort(-values, -1)[..., :k], 0
 
 
 def argmax(bench: Bench) -> Built:
-    x, values = bench.any()
+    x, values = bench.any() if bench.choose(True, False) else bench.view(bench.tensor(F32, 4, 3))
     return bench.g.argmax(x), lambda: values[0, 0].argmax(-1)[None, None, None], 0
 
 
@@ -259,7 +259,7 @@ OPERATIONS = [
 def test_computes_or_refuses(backends: Backends, operation: Callable[[Bench], Built]) -> None:
     outcomes = {"computed": 0, "refused": 0}
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         bench = Bench(data.draw)
@@ -280,7 +280,7 @@ def test_computes_or_refuses(backends: Backends, operation: Callable[[Bench], Bu
             bench.g.close()
 
     check()
-    assert min(outcomes.values()) > 5, outcomes
+    assert min(outcomes.values()) > 0, outcomes
 
 
 @given(

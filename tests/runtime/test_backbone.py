@@ -16,7 +16,7 @@ from miso_gguf.models.reference import KVCache, Reference, Rows, audio_rows
 from miso_gguf.runtime.backbone import Backbone
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.embeddings import Embeddings
-from miso_gguf.runtime.prompt import Block, PromptBuilder
+from miso_gguf.runtime.prompt import Block, PromptBuilder, Segment
 from miso_gguf.runtime.prompt import audio_rows as rows_of
 from miso_gguf.runtime.tokenizer import Tokenizer
 
@@ -115,6 +115,19 @@ def test_a_kept_prefix_changes_no_bit(bundle: Path, key: str, prompts: PromptBui
         assert computed == sum(map(len, blocks))
         np.testing.assert_array_equal(hidden, fresh_hidden)
         np.testing.assert_array_equal(logits, fresh_logits)
+
+
+def test_a_prefix_of_the_same_length_is_another(
+    level: OpenLevel, embeddings: Embeddings, prompts: PromptBuilder
+) -> None:
+    voice = segments(1)[0]
+    twins = [Segment(voice.text, codes, voice.speaker) for codes in (voice.codes, voice.codes[::-1].copy())]
+    first, second = (prompt_blocks(prompts, "The same words.", [twin]) for twin in twins)
+    with opened(level, embeddings, sequences=2) as backbone:
+        results = [backbone.prefill(sequence, blocks) for sequence, blocks in ((0, first), (0, second), (1, first))]
+    assert [computed for _, _, computed in results] == [sum(map(len, first))] * 3
+    np.testing.assert_array_equal(results[0][0], results[2][0])
+    assert np.abs(results[0][0] - results[1][0]).max() > 0.1
 
 
 def test_a_prefix_is_copied_from_another_sequence(

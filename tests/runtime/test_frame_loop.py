@@ -18,7 +18,7 @@ from miso_gguf.runtime.frame_loop import FrameLoop, Utterance
 from miso_gguf.runtime.prompt import Block
 from miso_gguf.runtime.sequences import SequencePool
 
-FRAMES = 24
+FRAMES = 14
 
 
 @pytest.fixture(scope="module")

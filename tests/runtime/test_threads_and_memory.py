@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,15 @@ MB = 1 << 20
 MINUTE_FRAMES = 750
 
 
+@pytest.fixture(autouse=True)
+def only_what_is_new_is_garbage() -> Iterator[None]:
+    """Collecting takes long in a process that has loaded PyTorch."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Usage(NamedTuple):
     threads: int
     """Of the process, those of native libraries too."""
@@ -38,15 +47,23 @@ def usage() -> Usage:
     return Usage(len(list(Path("/proc/self/task").iterdir())), files, pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-def assert_flat(work: Callable[[int], object], turns: int, warm_up: int, allowed_bytes: int) -> None:
-    for turn in range(warm_up):
-        work(turn)
-    before = usage()
-    for turn in range(warm_up, turns):
-        work(turn)
-    after = usage()
+def assert_no_growth(used: list[Usage], allowed_bytes: int) -> None:
+    """The least of the second half against that of the first.
+
+    The allocator keeps now more, now less, and a thread that has been joined is listed for a moment longer.
+    """
+    first, second = used[: len(used) // 2], used[len(used) // 2 :]
+    before, after = (Usage(*map(min, zip(*half, strict=True))) for half in (first, second))
     assert (after.threads, after.files) == (before.threads, before.files)
     assert after.resident_bytes - before.resident_bytes < allowed_bytes
+
+
+def assert_flat(work: Callable[[int], object], turns: int, warm_up: int, allowed_bytes: int) -> None:
+    used = []
+    for turn in range(turns):
+        work(turn)
+        used.append(usage())
+    assert_no_growth(used[warm_up:], allowed_bytes)
 
 
 @linux
@@ -134,21 +151,19 @@ def speak(tts: MisoTTS, laps: int, lap_frames: int) -> list[Usage]:
 
 
 @linux
-def test_a_minute_of_speech(bundle: Path) -> None:
+def test_half_a_minute_of_speech(bundle: Path) -> None:
     with load_tts(bundle, "q4_k_m") as tts:
-        first, *_, last = speak(tts, 4, MINUTE_FRAMES // 4)
-    assert (last.threads, last.files) == (first.threads, first.files)
-    assert last.resident_bytes - first.resident_bytes < 6 * MB
+        assert_no_growth(speak(tts, 4, MINUTE_FRAMES // 8), 6 * MB)
 
 
 @pytest.mark.slow
 @linux
 def test_half_an_hour_of_speech(bundle: Path) -> None:
+    """After the first three minutes, memory stays as it is to the end."""
     with load_tts(bundle, "q4_k_m") as tts:
         used = speak(tts, 30, MINUTE_FRAMES)
-    third, last = used[2], used[-1]
-    assert {(minute.threads, minute.files) for minute in used[2:]} == {(third.threads, third.files)}
-    assert last.resident_bytes - third.resident_bytes < 6 * MB
+    assert_no_growth([used[2], used[-1]], 6 * MB)
+    assert_no_growth(used[2:], 6 * MB)
 
 
 def test_default_threads_are_the_physical_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
