@@ -192,8 +192,9 @@ class MisoTTS:
     ) -> list[I64Array]:
         """The codes of several texts, each one utterance, stepping together as many as there are `sequences`.
 
-        Each is what `generate_codes` gives for it alone; `codec.decode` turns codes into sound. `options` are one for
-        all, or one for each text (with the same `top_k`). Errors as `stream`.
+        Each is what `generate_codes` gives for it alone: at F32 the same codes, below it up to the rounding of another
+        batch size. `codec.decode` turns codes into sound. `options` are one for all, or one for each text (with the
+        same `top_k`). Errors as `stream`.
         """
         each = [options or SpeechOptions()] * len(texts) if not isinstance(options, Sequence) else list(options)
         if len(each) != len(texts):
