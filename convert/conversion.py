@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..models.errors import BundleError
+from ..models.files import file_sha256
 from ..models.levels import Level
 from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, SourceFile, read_manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
@@ -14,7 +15,6 @@ from .gguf_header import tokenizer_keys
 from .imatrix import Imatrix, read_imatrix
 from .plan import GgufPlan, file_name, plan_file
 from .rows import RowReader
-from .source_hash import file_sha256
 from .tokenizer import check_tokenizer, gguf_keys, read_tokenizer
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader
 
 from ..models.errors import CheckpointError
+from ..models.files import file_sha256
 from ..models.tensors import GgufTensor
-from .source_hash import file_sha256
 from .tensor_store import F32Array
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"

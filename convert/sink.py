@@ -11,9 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ..models.errors import BundleError
+from ..models.files import PARTIAL_SUFFIX
 from ..models.manifest import BundleFile
-
-PARTIAL_SUFFIX = ".miso-partial"
 
 _FLUSH_BYTES = 64 << 20
 _flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")

@@ -16,15 +16,6 @@ _BLOCK_BYTES = 4 << 20
 _AHEAD_BYTES = 1 << 30
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of one whole file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class SourceHasher(threading.Thread):
     """Hashes `files` in order. The converter reports its position; `result` waits for the rest."""
 

@@ -33,6 +33,7 @@ Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, "Q4_K", "q8_0")
 Q4_0 = Level("q4_0", "Q4_0", 2, "Q4_0", "q8_0")
 
 LEVELS: dict[str, Level] = {level.key: level for level in (F32, FP16, Q8_0, Q4_K_M, Q4_0)}
+"""The finest first."""
 _ALIASES = {"f16": "fp16", "fp32": "f32"}
 
 

@@ -52,13 +52,14 @@ def level_memory(manifest: Manifest, key: str) -> LevelMemory:
         decoder_bytes=sizes["decoder"],
         embeddings_bytes=sizes["embeddings"],
         weights=sum(tensor.weights for tensor in gguf_tensors(spec) if tensor.part != "embeddings"),
-        kv_cache_bytes=_kv_bytes(spec.backbone, spec.max_positions) + _kv_bytes(spec.decoder, spec.codebooks),
+        kv_cache_bytes=kv_bytes(spec.backbone, spec.max_positions) + kv_bytes(spec.decoder, spec.codebooks),
         compute_bytes=_compute_bytes(spec),
     )
 
 
-def _kv_bytes(t: TransformerSpec, positions: int) -> int:
-    return 2 * t.layers * t.kv_dim * positions * _F16_BYTES
+def kv_bytes(t: TransformerSpec, positions: int, bits: float = 16) -> int:
+    """KV cache of a transformer, at so many bits a value."""
+    return int(2 * t.layers * t.kv_dim * positions * bits / 8)
 
 
 def _compute_bytes(spec: ModelSpec) -> int:

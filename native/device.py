@@ -45,7 +45,6 @@ def _base() -> ctypes.CDLL:
             "ggml_backend_free": (None, [p]),
             "ggml_backend_buft_name": (ctypes.c_char_p, [p]),
             "ggml_backend_buft_alloc_buffer": (p, [p, size]),
-            "ggml_backend_buft_is_host": (ctypes.c_bool, [p]),
             "ggml_backend_buffer_free": (None, [p]),
             "ggml_backend_buffer_get_base": (p, [p]),
             "ggml_backend_buffer_get_size": (size, [p]),

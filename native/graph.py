@@ -54,7 +54,6 @@ def _ggml() -> ctypes.CDLL:
             "ggml_build_forward_expand": (None, [p, p]),
             "ggml_graph_n_nodes": (i, [p]),
             "ggml_new_tensor": (p, [p, i, i, ctypes.POINTER(i64)]),
-            "ggml_set_name": (p, [p, ctypes.c_char_p]),
             "ggml_set_input": (None, [p]),
             "ggml_set_output": (None, [p]),
             "ggml_view_4d": (p, [p, p, i64, i64, i64, i64, size, size, size, size]),

@@ -51,11 +51,6 @@ def _forward_log(library: Any) -> Any:
     return library.llama_log_callback(forward)
 
 
-def supports_gpu() -> bool:
-    """Whether this build of llama-cpp-python can compute on a GPU."""
-    return bool(load_library().llama_supports_gpu_offload())
-
-
 class LlamaModel:
     """An open GGUF of the `llama` arch with a context. A context manager: closing frees both in order."""
 

@@ -15,11 +15,10 @@ import numpy as np
 import soundfile
 
 from ..models.errors import MisoError
+from ..models.files import PARTIAL_SUFFIX
 from .audio import RATES_HZ, SAMPLE_RATE_HZ, Resampler, Samples, checked, silence, to_pcm16
 
 log = logging.getLogger(__name__)
-
-PARTIAL_SUFFIX = ".miso-partial"
 
 _WRITABLE = {
     ".wav": ("WAV", "PCM_16"),

@@ -1,6 +1,5 @@
 """Finding a level in a bundle, and refusing files that do not belong together before anything heavy is loaded."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..models.errors import BundleError, MisoError
+from ..models.files import file_sha256
 from ..models.levels import LEVELS, parse_level
 from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile
-
-_HASH_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,10 @@ def _check_file(path: Path, manifest: Manifest, *, verify: bool) -> None:
             f"{path}: has {path.stat().st_size} bytes, expected {record.size_bytes}. Fetch or convert it again."
         )
     if verify:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
-        if digest.hexdigest() != record.sha256:
+        digest = file_sha256(path)
+        if digest != record.sha256:
             raise BundleError(
-                f"{path}: sha256 is {digest.hexdigest()[:12]}..., {MANIFEST_NAME} says {record.sha256[:12]}...: the "
+                f"{path}: sha256 is {digest[:12]}..., {MANIFEST_NAME} says {record.sha256[:12]}...: the "
                 "file was changed or damaged. Fetch or convert it again."
             )
 
@@ -160,6 +155,5 @@ def _hub(source: Path | str) -> Iterator[Any]:
 
 def preferred_levels(manifest: Manifest) -> list[str]:
     """The levels of a bundle, the finest first."""
-    order = ["f32", "fp16", "q8_0", "q4_k_m", "q4_0"]
-    assert set(order) == LEVELS.keys()
+    order = list(LEVELS)
     return sorted(manifest.levels, key=lambda key: [order.index(part) for part in key.split("+")])

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..models.errors import BundleError
 from ..models.manifest import Manifest
-from ..models.memory import level_memory
-from ..models.spec import TransformerSpec
+from ..models.memory import kv_bytes, level_memory
 from ..native.device import devices, gpus
 from ..native.llama import KvType
 from .bundle import preferred_levels
@@ -143,7 +142,7 @@ def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvT
     weights = memory.backbone_bytes + memory.decoder_bytes
     if not room.is_gpu:
         weights += memory.embeddings_bytes + manifest.files[manifest.codec.decoder].size_bytes
-    kv_cache = _kv_bytes(spec.backbone, context, kv_type) + _kv_bytes(spec.decoder, spec.codebooks, "f16")
+    kv_cache = kv_bytes(spec.backbone, context, _KV_BITS[kv_type]) + kv_bytes(spec.decoder, spec.codebooks)
     needed = weights + kv_cache + memory.compute_bytes
     spare = room.free_bytes - MARGIN_BYTES - needed
     return Need(level, context, weights, kv_cache, memory.compute_bytes, spare)
@@ -152,14 +151,10 @@ def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvT
 def _layers_that_fit(manifest: Manifest, need: Need, room: Room) -> int:
     """How many layers of the backbone go beside the depth decoder, which is on the GPU whole."""
     spec, memory = manifest.model_spec, level_memory(manifest, need.level)
-    layers, decoder_kv = spec.backbone.layers, _kv_bytes(spec.decoder, spec.codebooks, "f16")
+    layers, decoder_kv = spec.backbone.layers, kv_bytes(spec.decoder, spec.codebooks)
     one_layer = (memory.backbone_bytes * _LAYER_SPREAD + need.kv_cache_bytes - decoder_kv) / layers
     left = room.free_bytes - MARGIN_BYTES - memory.decoder_bytes - memory.compute_bytes - decoder_kv
     return max(0, min(layers, int(left / one_layer)))
-
-
-def _kv_bytes(t: TransformerSpec, positions: int, kv_type: KvType) -> int:
-    return int(2 * t.layers * t.kv_dim * positions * _KV_BITS[kv_type] / 8)
 
 
 def memory_here(main_gpu: int = 0) -> Room:

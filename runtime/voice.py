@@ -18,6 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from ..models.errors import MisoError
+from ..models.files import PARTIAL_SUFFIX
 from ..models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from .audio_file import read_audio
 
@@ -130,7 +131,7 @@ class Voice:
             "sample_rate_hz": str(SAMPLE_RATE_HZ),
         }
         content = safetensors.numpy.save({"codes": self.codes.astype(np.int16)}, metadata)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.miso-partial")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
         try:
             try:
                 with partial.open("xb") as file:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miso_gguf.convert import source_hash
-from miso_gguf.convert.source_hash import SourceHasher, file_sha256
+from miso_gguf.convert.source_hash import SourceHasher
 from miso_gguf.models.errors import CheckpointError
+from miso_gguf.models.files import file_sha256
 
 BLOCK, AHEAD = 16, 64
 _PATIENCE_S = 20

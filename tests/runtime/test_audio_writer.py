@@ -14,7 +14,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from miso_gguf.models.errors import MisoError
-from miso_gguf.runtime.audio_writer import PARTIAL_SUFFIX, AudioWriter, RawWriter
+from miso_gguf.models.files import PARTIAL_SUFFIX
+from miso_gguf.runtime.audio_writer import AudioWriter, RawWriter
 
 resource = pytest.importorskip("resource")
 
