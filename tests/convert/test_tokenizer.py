@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
 import pytest
 from gguf import GGUFWriter
 from tokenizers import Tokenizer
@@ -21,10 +20,10 @@ from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
 from miso_gguf.models.levels import Q8_0
 from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer, tiny_tokenizer
 from miso_gguf.models.tiny.make_tokenizer import BOS, EOS, SPECIALS, make_tokenizer
+from miso_gguf.native.llama import load_library
 
-_quiet = llama.llama_log_callback(lambda *_: None)
-"""llama.cpp prints 30 lines a model. It keeps the address, so this must outlive it."""
-
+llama = load_library()
+"""Its 30 lines a model go to `logging`, as for everybody in this process."""
 
 TEXTS = [
     "", " ", "  ", "a", "Hello", " Hello", "Hello there, how are you?", "[0] Hello there.", "[1]Hello there.",
@@ -90,7 +89,6 @@ class LlamaCpp:
     """llama.cpp's tokenizer, loaded from a GGUF file."""
 
     def __init__(self, path: Path) -> None:
-        llama.llama_log_set(_quiet, ctypes.c_void_p(0))
         parameters = llama.llama_model_default_params()
         parameters.vocab_only = True
         self._model = llama.llama_model_load_from_file(str(path).encode(), parameters)
