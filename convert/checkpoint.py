@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from ..models.flavors import recognise
 from ..models.spec import ModelSpec
@@ -18,7 +19,7 @@ from .hf_layout import CODEC_PREFIX, HfSource, hf_ignored, hf_sources, is_hf_lay
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .sharded import ShardedFiles
-from .tensor_store import F32Array, Shape, TensorStore
+from .tensor_store import Shape, TensorStore
 
 _INDEX = "model.safetensors.index.json"
 _MAX_LAYERS = 1000

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from ..models.mimi import mimi_shapes, recognise_mimi
 from .checkpoint import Checkpoint, open_store
 from .mimi.export import export_decoder, export_encoder
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
-from .tensor_store import F32Array
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"

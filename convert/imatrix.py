@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader
 
+from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from ..models.files import file_sha256
 from ..models.tensors import GgufTensor
-from .tensor_store import F32Array
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_READS = 2_000_000

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
-from .tensor_store import F32Array, Shape, is_plain_name
+from .tensor_store import Shape, is_plain_name
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _ZIP_MAGIC = b"PK\x03\x04"

@@ -13,14 +13,14 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from threadpoolctl import threadpool_limits
 
+from ..models.arrays import F32Array, U8Array
 from ..models.errors import CheckpointError
 from ..models.tensors import GgufTensor
-from ..native.ggml import U8Array, is_valid, quantize
+from ..native.ggml import is_valid, quantize
 from .gguf_header import padded
 from .plan import GgufPlan
 from .rows import RowReader
 from .sink import Sink
-from .tensor_store import F32Array
 
 _QUEUED_PER_WORKER = 3
 """Finished or running chunks per worker: enough that none waits for a slower neighbour."""

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
-from .tensor_store import F32Array, Shape, is_plain_name
+from .tensor_store import Shape, is_plain_name
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _OTHER_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}

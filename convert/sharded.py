@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PureWindowsPath
 
+from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from .safetensors_file import SafetensorsFile
-from .tensor_store import F32Array, Shape
+from .tensor_store import Shape
 
 _LISTED = 5
 _MAX_NAME_BYTES = 255

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
+from ..models.arrays import F32Array
 
-F32Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 
 _MAX_NAME = 500

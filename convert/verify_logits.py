@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFReader
 
+from ..models.arrays import F32Array
 from ..models.manifest import LevelFiles
-from ..native.ggml import F32Array, dequantize, row_bytes
+from ..native.ggml import dequantize, row_bytes
 from ..native.llama import LlamaModel
 from .checkpoint import Checkpoint
 

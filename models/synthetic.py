@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from .arrays import F32Array
 from .flavors import FLAVORS
 from .mimi import MIMI, TINY_MIMI, MimiSpec
 from .spec import ModelSpec
@@ -30,8 +30,6 @@ TOKENIZER_NAME = "tokenizer.json"
 
 _CHUNK_ITEMS = 4 << 20
 _THREADS = 2
-
-F32Array = npt.NDArray[np.float32]
 
 
 def write_synthetic(

@@ -9,7 +9,6 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from ..models.errors import MisoError
+from .closing import Closing
 from .graph import F32, Graph, Tensor, TensorContext
 from .libraries import bind
 from .llama import load_library
@@ -112,7 +112,7 @@ def gpus() -> list[Device]:
     return [device for device in devices() if device.kind == "gpu"]
 
 
-class Backends:
+class Backends(Closing):
     """The devices that one graph may use, the best first and the CPU last. A context manager."""
 
     def __init__(self, *, gpu: Device | None, threads: int) -> None:
@@ -133,14 +133,6 @@ class Backends:
             set_threads = _procedure(cpu, "ggml_backend_set_n_threads", None, ctypes.c_void_p, ctypes.c_int)
             set_threads(self.handles[-1], threads)
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> "Backends":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the devices back. Idempotent. Buffers and schedulers on them must be closed before."""

@@ -8,14 +8,11 @@ import ctypes
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from ..models.arrays import F32Array, U8Array
 from ..models.errors import MisoError
 from .libraries import REINSTALL, bind
-
-F32Array = npt.NDArray[np.float32]
-U8Array = npt.NDArray[np.uint8]
 
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 

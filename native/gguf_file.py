@@ -7,14 +7,15 @@ import ctypes
 import mmap
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
+from ..models.arrays import U8Array
 from ..models.errors import BundleError
-from .ggml import U8Array, row_bytes
+from .closing import Closing
+from .ggml import row_bytes
 from .libraries import bind
 
 _GETTERS = {
@@ -63,7 +64,7 @@ class GgufTensor(NamedTuple):
     """Bytes `[rows, row_bytes]`, memory-mapped; all leading dimensions are rows."""
 
 
-class GgufFile:
+class GgufFile(Closing):
     """An open GGUF file. A context manager; the tensors' data stays valid after closing, as long as it is held."""
 
     def __init__(self, path: Path) -> None:
@@ -85,14 +86,6 @@ class GgufFile:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> "GgufFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the parsed keys. Idempotent."""

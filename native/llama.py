@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
+from ..models.arrays import F32Array
 from ..models.errors import BundleError
-from .ggml import F32Array
+from .closing import Closing
 
 KvType = Literal["f32", "f16", "q8_0"]
 
@@ -51,7 +51,7 @@ def _forward_log(library: Any) -> Any:
     return library.llama_log_callback(forward)
 
 
-class LlamaModel:
+class LlamaModel(Closing):
     """An open GGUF of the `llama` arch with a context. A context manager: closing frees both in order."""
 
     def __init__(
@@ -125,14 +125,6 @@ class LlamaModel:
             self._batch = lib.llama_batch_init(self.batch, self.embed_dim, 1)
             stack.callback(lib.llama_batch_free, self._batch)
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> "LlamaModel":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the context, then the model. Idempotent."""

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import struct
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -36,7 +37,7 @@ _SYSTEM_ERROR = 2
 """Source: libsndfile's `SF_ERR_SYSTEM`."""
 
 
-class _Writer:
+class _Writer(ABC):
     """What file and pipe share: any chunks in, another sample rate out, and what went past full scale counted.
 
     Attributes:
@@ -67,8 +68,9 @@ class _Writer:
             self.samples_written += len(samples)
             self.clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
 
+    @abstractmethod
     def _emit(self, samples: Samples) -> None:
-        raise NotImplementedError
+        """Hand on samples at the output's rate, within [-1, 1]."""
 
 
 class AudioWriter(_Writer):

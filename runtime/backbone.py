@@ -7,17 +7,17 @@ result. What a sequence holds of its last prompt stays until the next one. It kn
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
+from ..models.arrays import F32Array
 from ..models.errors import BundleError
 from ..models.spec import ModelSpec
-from ..native.ggml import F32Array
+from ..native.closing import Closing
 from ..native.llama import KvType, LlamaModel
 from .embeddings import Embeddings
 from .prompt import Block
 
 
-class Backbone:
+class Backbone(Closing):
     """An open backbone. A context manager. One thread at a time."""
 
     def __init__(
@@ -59,14 +59,6 @@ class Backbone:
         self._held: list[list[bytes]] = [[] for _ in range(sequences)]
         self._rows: list[list[int]] = [[] for _ in range(sequences)]
         self._next: list[int] = [0] * sequences
-
-    def __enter__(self) -> "Backbone":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the model. Idempotent."""

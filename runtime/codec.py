@@ -3,23 +3,22 @@
 The graphs describe themselves (docs/mimi.md, "The contract"), so there are no names and no shapes of the model here.
 This module does not know the language model: its vocabulary is wider than the codec's, see `Codec.playable`.
 
-Codes are int64 `[frames, codebooks]`, samples float32 `[n]` at 24 kHz in [-1, 1].
+I64Array are int64 `[frames, codebooks]`, samples float32 `[n]` at 24 kHz in [-1, 1].
 """
 
 import logging
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.arrays import I64Array
 from ..models.errors import BundleError, MisoError
+from ..native.closing import Closing
 from .audio import Samples, checked
 from .onnx_stream import OnnxStream, State
-
-Codes = NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class CodecStream:
         self._state: State = graph.start()
         self._warned = False
 
-    def decode(self, codes: Codes) -> Samples:
+    def decode(self, codes: I64Array) -> Samples:
         """The samples of the next frames: `[n, codebooks]` to `[n * frame_samples]`; any chunking gives the same audio.
 
         Raises `ValueError` for codes that are not the codec's, before anything is decoded.
@@ -49,7 +48,7 @@ class CodecStream:
             chunks.append(audio.reshape(-1))
         return np.concatenate(chunks) if len(chunks) > 2 else chunks[-1]
 
-    def playable(self, codes: Codes) -> Codes:
+    def playable(self, codes: I64Array) -> I64Array:
         """`Codec.playable`, which warns once for the whole utterance."""
         result, replaced = self._codec.without_specials(codes)
         if replaced and not self._warned:
@@ -58,7 +57,7 @@ class CodecStream:
         return result
 
 
-class Codec:
+class Codec(Closing):
     """The decoder of a bundle and, where voices are read, its encoder.
 
     May be used from several threads, each with its own `stream`.
@@ -93,11 +92,11 @@ class Codec:
         """The start of an utterance."""
         return CodecStream(self, self._decoder)
 
-    def decode(self, codes: Codes) -> Samples:
+    def decode(self, codes: I64Array) -> Samples:
         """A whole utterance: `[frames, codebooks]` to `[frames * frame_samples]`."""
         return self.stream().decode(codes)
 
-    def encode(self, samples: Samples) -> Codes:
+    def encode(self, samples: Samples) -> I64Array:
         """The codes `[ceil(n / frame_samples), codebooks]` of a whole clip; its last frame is padded with silence.
 
         Raises:
@@ -115,7 +114,7 @@ class Codec:
             chunks.append(codes[0].T)
         return np.concatenate(chunks)
 
-    def playable(self, codes: Codes) -> Codes:
+    def playable(self, codes: I64Array) -> I64Array:
         """The codes with 0 for each code that the codec lacks: the model's vocabulary has specials beyond them.
 
         Warns in the log when there is any. Raises `ValueError` for what no model gives: negative codes, other shapes.
@@ -125,13 +124,13 @@ class Codec:
             log.warning("%d codes of %d that no audio belongs to are played as code 0", replaced, codes.size)
         return result
 
-    def without_specials(self, codes: Codes) -> tuple[Codes, int]:
+    def without_specials(self, codes: I64Array) -> tuple[I64Array, int]:
         """The codes with 0 for each one beyond the codec's, and how many those were."""
         codes = self._checked_shape(codes)
         specials = codes >= self.cardinality
         return np.where(specials, 0, codes), int(specials.sum())
 
-    def checked_codes(self, codes: Codes) -> Codes:
+    def checked_codes(self, codes: I64Array) -> I64Array:
         """The codes as int64. Raises `ValueError` naming the first one that is not the codec's."""
         codes = self._checked_shape(codes)
         wrong = (codes < 0) | (codes >= self.cardinality)
@@ -143,7 +142,7 @@ class Codec:
             )
         return codes
 
-    def _checked_shape(self, codes: Codes) -> Codes:
+    def _checked_shape(self, codes: I64Array) -> I64Array:
         array: NDArray[Any] = np.asarray(codes)
         if array.ndim != 2 or array.shape[1] != self.codebooks or array.dtype.kind not in "iu":
             raise ValueError(
@@ -174,11 +173,3 @@ class Codec:
             self._decoder.close()
             if self._encoder is not None:
                 self._encoder.close()
-
-    def __enter__(self) -> "Codec":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

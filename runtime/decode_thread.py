@@ -12,25 +12,23 @@ One `DecodeThread` is one utterance. It knows no model and no codec: it calls `d
 import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..models.arrays import I64Array
+from ..native.closing import Closing
 from .audio import Samples
-
-Codes = NDArray[np.int64]
 
 
 class Decoder(Protocol):
     """What decodes: a `CodecStream`."""
 
-    def decode(self, codes: Codes) -> Samples:
-        """Codes `[n, codebooks]` to samples `[n * frame_samples]`."""
+    def decode(self, codes: I64Array) -> Samples:
+        """I64Array `[n, codebooks]` to samples `[n * frame_samples]`."""
 
 
-class DecodeThread:
+class DecodeThread(Closing):
     """Decodes what is submitted, each submission as one chunk, in order. One thread submits and collects.
 
     A submission is one call of the decoder and one chunk of samples, never merged with another: the same submissions
@@ -39,7 +37,7 @@ class DecodeThread:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self._todo: SimpleQueue[Codes | None] = SimpleQueue()
+        self._todo: SimpleQueue[I64Array | None] = SimpleQueue()
         self._done: SimpleQueue[Samples | BaseException] = SimpleQueue()
         self._stop = threading.Event()
         self._failed: BaseException | None = None
@@ -52,7 +50,7 @@ class DecodeThread:
         """Chunks submitted and not yet collected. A producer that outruns the codec waits with `wait_one`."""
         return self._uncollected
 
-    def submit(self, codes: Codes) -> None:
+    def submit(self, codes: I64Array) -> None:
         """Hand over the next frames `[n, codebooks]`, or one frame `[codebooks]`; does not wait."""
         if self._failed is not None:
             raise self._failed
@@ -115,11 +113,3 @@ class DecodeThread:
             except BaseException as error:  # whatever it is, it is the producer's to handle
                 self._done.put(error)
                 return
-
-    def __enter__(self) -> "DecodeThread":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -9,20 +9,17 @@ It knows no backbone, no tokenizer and no files but its own.
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
+from ..models.arrays import F32Array, I64Array
 from ..models.spec import ModelSpec
+from ..native.closing import Closing
 from ..native.device import Backends, Buffer, Scheduler, read_tensor, write_tensor
 from ..native.gguf_file import GgufFile, GgufTensor
 from ..native.graph import F16, F32, I32, Graph, Tensor, TensorContext
 from .depth_weights import DepthWeights
-
-F32Array = npt.NDArray[np.float32]
-I64Array = npt.NDArray[np.int64]
 
 _NODES_PER_LAYER = 40
 _NODES_PER_STEP = 40
@@ -160,7 +157,7 @@ class _FrameGraph:
         )
 
 
-class DepthDecoder:
+class DepthDecoder(Closing):
     """Samples all codes of frames. A context manager; `backends` must outlive it."""
 
     def __init__(self, path: Path, projection: GgufTensor, spec: ModelSpec, backends: Backends) -> None:
@@ -173,14 +170,6 @@ class DepthDecoder:
         with GgufFile(path) as file:
             self.weights = DepthWeights(file, projection, spec, backends)
         self._graphs: dict[tuple[int, int], _FrameGraph] = {}
-
-    def __enter__(self) -> "DepthDecoder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the graphs, then the weights. Idempotent."""

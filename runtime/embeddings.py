@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import F32Array, I64Array
 from ..models.spec import ModelSpec
-from ..native.ggml import F32Array, dequantize
+from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, GgufTensor
-
-I64Array = npt.NDArray[np.int64]
 
 _ROWS_AT_ONCE = 64
 """Positions embedded together: 64 x 32 rows of 4096 are 34 MB."""

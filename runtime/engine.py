@@ -8,15 +8,14 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import F32Array, I64Array
 from ..models.errors import MisoError
 from ..models.spec import ModelSpec
+from ..native.closing import Closing
 from ..native.device import Backends, Device, gpus
-from ..native.ggml import F32Array
 from ..native.llama import KvType
 from .backbone import Backbone
 from .bundle import OpenLevel
@@ -26,8 +25,6 @@ from .prompt import Block, PromptBuilder, audio_rows
 from .sequences import SequencePool
 from .threads import default_threads
 from .tokenizer import Tokenizer
-
-I64Array = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +63,7 @@ class EngineOptions:
             raise ValueError(f"gpu_layers must be -1 (all) or more, not {self.gpu_layers}")
 
 
-class Engine:
+class Engine(Closing):
     """The two language models of a level, loaded. A context manager. Safe to use from several threads.
 
     Threads take turns step by step; each utterance has a sequence of its own while it is spoken.
@@ -103,14 +100,6 @@ class Engine:
             self._stack = stack.pop_all()
         self._turn = threading.Lock()
         self.pool = SequencePool(self.backbone)
-
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free everything. Idempotent. Raises `MisoError` if an utterance is still being spoken."""

@@ -6,18 +6,15 @@ It draws the noise, and steps several utterances together. It knows no audio, no
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import F32Array, I64Array
 from ..models.noise import gumbel_noise
-from ..native.ggml import F32Array
+from ..native.closing import Closing
 from .engine import Engine
 from .prompt import Block
-
-I64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Step(NamedTuple):
     times: FrameTimes
 
 
-class FrameLoop:
+class FrameLoop(Closing):
     """Utterances on their way: iterate for steps, `stop` one early, `close` to give the sequences back."""
 
     def __init__(self, engine: Engine, utterances: Sequence[Utterance]) -> None:
@@ -72,14 +69,6 @@ class FrameLoop:
         self._active = list(range(len(utterances)))
         self._codes: dict[int, I64Array] = {}
         self._frame = 0
-
-    def __enter__(self) -> "FrameLoop":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the sequences back. Idempotent."""

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import I64Array
 from ..models.spec import ModelSpec
 from .tokenizer import Tokenizer
-
-I64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

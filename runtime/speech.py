@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import I64Array
 from .audio import SAMPLE_RATE_HZ, Samples
 from .audio_writer import AudioWriter
 from .prompt import Segment
-
-I64Array = npt.NDArray[np.int64]
 
 
 class Chunk(NamedTuple):

@@ -6,11 +6,11 @@ It decides what is said on what prompt, and what is done when a sentence goes wr
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..native.closing import Closing
 from .audio import FADE_MS, SAMPLE_RATE_HZ, Samples, faded, joined_to, peak_dbfs
 from .codec import Codec
 from .engine import Engine
@@ -36,12 +36,26 @@ class Script:
 
     sentences: Sequence[str]
     speaker: int
-    voice: Segment | None
-    context: Sequence[Segment]
+    voice: Block | None
+    context: Sequence[Block]
     options: SpeechOptions
 
 
-class SpeechStream:
+def prepare(
+    engine: Engine, script: Script, text: str, voice: Block | None, context: Sequence[Block]
+) -> tuple[Utterance, int]:
+    """One sentence of a script after `voice` and `context`, and how many context blocks had no room beside it.
+
+    Raises `ValueError` if voice and text alone are too long.
+    """
+    options = script.options
+    cap = min(options.max_frames, speech_cap_frames(text))
+    said = engine.prompts.text(text, script.speaker)
+    blocks, dropped = fit([] if voice is None else [voice], context, said, engine.spec.max_positions - cap)
+    return Utterance(blocks, cap, options.seed, 0, options.temperature, options.top_k), dropped
+
+
+class SpeechStream(Closing):
     """Sound as it is made: iterate for chunks; `speech` is the record of it. `close` stops early, as dropping it does.
 
     Args:
@@ -61,14 +75,6 @@ class SpeechStream:
     def __next__(self) -> Chunk:
         return next(self._chunks)
 
-    def __enter__(self) -> "SpeechStream":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Stop, and free what the stream holds. Idempotent."""
         self._chunks.close()
@@ -79,17 +85,15 @@ class _Speaker:
 
     def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
         self._engine, self._codec, self._script, self._live = engine, codec, script, live
-        self._voice = None if script.voice is None else engine.prompts.segment(script.voice)
-        self._context = [engine.prompts.segment(segment) for segment in script.context]
         self.speech = Speech(script.speaker)
         self._begin = time.perf_counter()
 
     def speak(self) -> Generator[Chunk, None, None]:
         script = self._script
-        anchor, previous = self._voice, None
+        anchor, previous = script.voice, None
         last: float | None = None
         for index, text in enumerate(script.sentences):
-            context = [*self._context, *([previous] if previous is not None else [])]
+            context = [*script.context, *([previous] if previous is not None else [])]
             for number, samples in enumerate(self._sentence(index, text, anchor, context)):
                 piece = samples if number or last is None else joined_to(last, samples, PAUSE_MS)
                 yield self._chunk(piece, index)
@@ -115,15 +119,12 @@ class _Speaker:
     def _sentence(self, index: int, text: str, anchor: Block | None, context: Sequence[Block]) -> Iterator[Samples]:
         """The sound of one sentence; its record is appended to `speech`."""
         options = self._script.options
-        cap = min(options.max_frames, speech_cap_frames(text))
-        said = self._engine.prompts.text(text, self._script.speaker)
-        voice = [] if anchor is None else [anchor]
-        blocks, dropped = fit(voice, context, said, self._engine.spec.max_positions - cap)
+        utterance, dropped = prepare(self._engine, self._script, text, anchor, context)
         if dropped:
             log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
         tries = 2 if options.retry and options.temperature > 0 else 1
         for number in range(tries):
-            take = self._take(index + number * _RETRY_STREAM, blocks, cap)
+            take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM))
             audible = False
             kept: list[Samples] = []
             for samples in take:
@@ -136,7 +137,7 @@ class _Speaker:
             again = failed and number + 1 < tries and not audible
             if take.ended != "eos":
                 consequence = "spoken again with another seed" if again else "kept up to there"
-                asked_for = take.ended == "cap" and cap == options.max_frames
+                asked_for = take.ended == "cap" and utterance.max_frames == options.max_frames
                 log.log(
                     logging.INFO if asked_for else logging.WARNING,
                     "%r ended by %s after %d frames: %s",
@@ -149,16 +150,15 @@ class _Speaker:
                 break
         good = len(take.codes) if self._live else take.good_frames
         codes = take.codes[:good]
-        rows = sum(map(len, blocks))
+        rows = sum(map(len, utterance.blocks))
         self.speech.sentences.append(SpokenSentence(text, codes, take.ended, number + 1, rows, dropped))
         if kept and good:
             sound = np.concatenate(kept)[: good * self._codec.frame_samples]
             yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)
 
-    def _take(self, stream: int, blocks: Sequence[Block], cap: int) -> Take:
-        options = self._script.options
-        utterance = Utterance(blocks, cap, options.seed, stream, options.temperature, options.top_k)
-        return Take(self._engine, self._codec, utterance, self.speech.timing, options.chunk_frames)
+    def _take(self, utterance: Utterance) -> Take:
+        chunk_frames = self._script.options.chunk_frames
+        return Take(self._engine, self._codec, utterance, self.speech.timing, chunk_frames)
 
 
 def _short(text: str) -> str:

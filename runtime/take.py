@@ -4,8 +4,8 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import I64Array
 from .audio import Samples
 from .codec import Codec
 from .decode_thread import DecodeThread
@@ -13,8 +13,6 @@ from .engine import Engine
 from .frame_loop import FrameLoop, Utterance
 from .speech import Timing
 from .watch import Watch
-
-I64Array = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 

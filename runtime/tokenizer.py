@@ -3,13 +3,13 @@
 import ctypes
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from ..models.errors import BundleError, MisoError
+from ..native.closing import Closing
 from ..native.llama import load_library
 
 
-class Tokenizer:
+class Tokenizer(Closing):
     """An open vocabulary. A context manager. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
@@ -23,14 +23,6 @@ class Tokenizer:
             raise BundleError(f"{path}: llama.cpp finds no tokenizer in it. Fetch or convert the bundle again.")
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.size = int(lib.llama_vocab_n_tokens(self._vocab))
-
-    def __enter__(self) -> "Tokenizer":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the vocabulary. Idempotent."""

@@ -5,26 +5,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
+from ..models.arrays import I64Array
+from ..native.closing import Closing
 from ..native.llama import KvType
 from .bundle import OpenLevel, open_level
 from .codec import Codec
 from .engine import Engine, EngineOptions
-from .frame_loop import FrameLoop, Utterance
+from .frame_loop import FrameLoop
 from .loudness import normalise
 from .options import SpeechOptions
-from .prompt import Segment, fit
-from .sentences import normalise_text, speech_cap_frames, split_sentences
+from .prompt import Segment
+from .sentences import normalise_text, split_sentences
 from .speech import Speech
-from .stream import Script, SpeechStream
+from .stream import Script, SpeechStream, prepare
 from .threads import default_threads
 from .voice import Voice
-
-I64Array = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ _WHOLE_CHUNK_FRAMES = 12
 """Frames decoded at once when nobody waits for them: twice as fast as one by one."""
 
 
-class MisoTTS:
+class MisoTTS(Closing):
     """A loaded model. A context manager.
 
     It may be used from several threads. Each utterance takes one of `sequences`; with all of them in use, further calls
@@ -99,14 +97,6 @@ class MisoTTS:
             engine.warm_up(SpeechOptions().top_k)
             stack.pop_all()
         return cls(found, engine, codec)
-
-    def __enter__(self) -> "MisoTTS":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free everything. Idempotent. Raises `MisoError` while a stream is open."""
@@ -214,25 +204,17 @@ class MisoTTS:
         speaker: int | None,
         options: Sequence[SpeechOptions],
     ) -> list[I64Array]:
-        spec, prompts = self.engine.spec, self.engine.prompts
         utterances = []
         for text, option in zip(texts, options, strict=True):
             script = self._script(text, voice, context, speaker, replace(option, split_sentences=False))
-            said = script.sentences[0]
-            cap = min(option.max_frames, speech_cap_frames(said))
-            blocks, _ = fit(
-                [prompts.segment(script.voice)] if script.voice is not None else [],
-                [prompts.segment(segment) for segment in script.context],
-                prompts.text(said, script.speaker),
-                spec.max_positions - cap,
-            )
-            utterances.append(Utterance(blocks, cap, option.seed, 0, option.temperature, option.top_k))
+            utterance, _ = prepare(self.engine, script, script.sentences[0], script.voice, script.context)
+            utterances.append(utterance)
         frames: list[list[I64Array]] = [[] for _ in utterances]
         with FrameLoop(self.engine, utterances) as loop:
             for step in loop:
                 for index, codes in step.codes.items():
                     frames[index].append(codes)
-        return [np.array(codes, np.int64).reshape(-1, spec.codebooks) for codes in frames]
+        return [np.array(codes, np.int64).reshape(-1, self.engine.spec.codebooks) for codes in frames]
 
     def _script(
         self,
@@ -244,10 +226,11 @@ class MisoTTS:
     ) -> Script:
         if voice is not None:
             voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
+        segment = self.engine.prompts.segment
         number = speaker if speaker is not None else voice.speaker if voice is not None else 0
         if number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number}")
         sentences = split_sentences(text) if options.split_sentences else [normalise_text(text)]
         # Only if both have the same number does the model take the voice for the speaker's.
-        anchor = Segment(voice.text, voice.codes, number) if voice is not None else None
-        return Script(sentences, number, anchor, context, options)
+        anchor = None if voice is None else segment(Segment(voice.text, voice.codes, number))
+        return Script(sentences, number, anchor, [segment(each) for each in context], options)
