@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from ..models import tiny
 from ..models.errors import CheckpointError
-from ..models.flavors import TINY
-from ..models.mimi import TINY_MIMI
-from ..models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from ..models.synthetic import MIMI_NAME, TOKENIZER_NAME
 from .hub import download, find_tokenizer, is_repo_id
 
 TINY_NAME = "tiny"
@@ -39,17 +37,14 @@ def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = N
         tokenizer: A `tokenizer.json`, or a repo that has one; default: beside the checkpoint, or the hub's mirror.
 
     Yields:
-        The files; those made for `tiny` are gone afterwards.
+        The files.
 
     Raises:
         CheckpointError: Something is not there, with what to pass instead.
     """
     path = Path(checkpoint)
     if checkpoint.lower() == TINY_NAME:
-        with TemporaryDirectory(prefix="miso-tiny-") as directory:
-            log.info("making the synthetic tiny checkpoint")
-            write_synthetic(Path(directory), TINY, TINY_MIMI)
-            yield _local(Path(directory), mimi, tokenizer)
+        yield _local(tiny.DIRECTORY, mimi, tokenizer)
     elif path.exists():
         yield _local(path, mimi, tokenizer)
     elif is_repo_id(checkpoint):

@@ -21,7 +21,7 @@ CSM_1B = ModelSpec(
 TINY = ModelSpec(
     "Miso-Tiny",
     TransformerSpec(layers=4, embed_dim=256, heads=4, kv_heads=2, head_dim=64, ffn_dim=768),
-    TransformerSpec(layers=3, embed_dim=256, heads=4, kv_heads=2, head_dim=64, ffn_dim=512),
+    TransformerSpec(layers=2, embed_dim=256, heads=4, kv_heads=2, head_dim=64, ffn_dim=512),
     text_vocab=1024,
     audio_vocab=515,
     codebooks=8,

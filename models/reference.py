@@ -141,7 +141,6 @@ class Reference:
     def _audio_embedding(self, codebook: int | Tensor, codes: Tensor) -> Tensor:
         return self._rows("audio_embeddings.weight", codes + codebook * self.spec.audio_vocab)
 
-    @torch.no_grad()
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Sum of the embeddings of each row's unmasked slots: `[T, codebooks + 1]` -> `[T, D]`."""
         x = torch.zeros(len(tokens), self.spec.backbone.embed_dim, dtype=self.dtype)
@@ -155,17 +154,14 @@ class Reference:
                 x[used] += self._rows("text_embeddings.weight", tokens[used, slot])
         return x
 
-    @torch.no_grad()
     def backbone(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """Embeddings `[T, D]` -> hidden states `[T, D]` after the final norm; `cache` holds what came before."""
         return self._transformer("backbone", self.spec.backbone, x, cache)
 
-    @torch.no_grad()
     def codebook0_logits(self, h: Tensor) -> Tensor:
         """Logits of the semantic code: `[..., D]` -> `[..., audio_vocab]`."""
         return h @ self._weight("codebook0_head.weight").T
 
-    @torch.no_grad()
     def depth_logits(self, h: Tensor, codes: Tensor) -> Tensor:
         """Logits of codebooks 1 to k, given codes 0 to k - 1 of the same frame (teacher forcing), in one pass.
 

@@ -1,1 +1,6 @@
-"""The small model in the repository: for now its tokenizer; its weights are made on the spot."""
+"""The tiny model that speaks: its three files, as a checkpoint directory in the upstream layout. See its README."""
+
+from pathlib import Path
+
+DIRECTORY = Path(__file__).parent
+"""Holds `model.safetensors`, `mimi.safetensors` and `tokenizer.json`."""

@@ -19,7 +19,7 @@ from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
 from miso_gguf.models.levels import Q8_0
 from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer, tiny_tokenizer
-from miso_gguf.models.tiny.make_tokenizer import BOS, EOS, SPECIALS, make_tokenizer
+from miso_gguf.models.tiny.make.tokenizer import BOS, EOS, SPECIALS, make_tokenizer
 from miso_gguf.native.llama import load_library
 
 llama = load_library()

@@ -1,8 +1,8 @@
-"""Makes `tokenizer.json`, the tiny model's tokenizer: `python -m miso_gguf.models.tiny.make_tokenizer`.
+"""Makes `tokenizer.json`, the tiny model's tokenizer: `python -m miso_gguf.models.tiny.make.tokenizer`.
 
-The same kind as the big models' (Llama 3's byte-level BPE and pre-tokenizer), with 1024 entries learnt from the text
-below. The result is committed and the same on every run; this module and the `tokenizers` library are needed only to
-change it.
+The same kind as the big models' (Llama 3's byte-level BPE and pre-tokenizer), with 1024 entries: every word that the
+model can say, with a capital and without, and what else the text below teaches. The result is committed and the same on
+every run; this module and the `tokenizers` library are needed only to change it.
 """
 
 import json
@@ -10,10 +10,15 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from .words import WORDS
+
 VOCABULARY = 1024
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 SPECIALS = [BOS, EOS, *(f"<|reserved_special_token_{i}|>" for i in range(14))]
 """The last 16 entries, named as Llama 3's."""
+
+_SPOKEN_WEIGHT = 50
+"""So often that every word comes out as one entry."""
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -72,7 +77,9 @@ Ready? Steady? Go! Stop! Wait... Start again. Up and down, in and out, over and 
 
 def _training_text() -> list[str]:
     words = " ".join((_NUMBERS, _CALENDAR, _COLOURS)).split()
+    spoken = " ".join(f"{word} {word.capitalize()}" for word in WORDS)
     return [
+        *(f" {spoken}" for _ in range(_SPOKEN_WEIGHT)),
         *(f"{word.capitalize()}, {word} and {word}: the {word}" for word in words),
         *_SENTENCES.strip().splitlines(),
     ]
@@ -111,4 +118,4 @@ def make_tokenizer() -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("tokenizer.json").write_text(make_tokenizer(), "utf-8", newline="\n")
+    Path(__file__).parent.with_name("tokenizer.json").write_text(make_tokenizer(), "utf-8", newline="\n")

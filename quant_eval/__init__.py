@@ -1,0 +1,1 @@
+"""What quantisation costs, in memory and in prosody: measured, judged, reported."""

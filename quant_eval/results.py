@@ -1,0 +1,265 @@
+"""The results of an evaluation: one versioned document, from which every report is made. It computes nothing."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+class Document(BaseModel):
+    """What all parts share: nothing unknown gets in, nothing changes, infinities and NaN are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Estimate(Document):
+    """A mean with its two-sided 95 % interval, by bootstrap over prompts."""
+
+    value: float
+    low: float
+    high: float
+    prompts: int
+    clips: int
+
+
+class MetricResult(Document):
+    """One metric of one level against the baseline.
+
+    Attributes:
+        level: Of the bundle, or the name of a control.
+        metric: Key in `metrics.METRICS`.
+        estimate: Over all clips.
+        noise_floor: The same metric between two seeds of the baseline, if it can be had.
+        effect_ratio: |value| over the noise floor's mean of absolute values; about 1 means no more than another seed.
+        by_category: Mean for each category of prompts.
+    """
+
+    level: str
+    metric: str
+    estimate: Estimate
+    noise_floor: Estimate | None = None
+    effect_ratio: float | None = None
+    by_category: dict[str, float] = {}
+
+
+class GateResult(Document):
+    """One gate of one level.
+
+    Attributes:
+        level: Judged.
+        metric: Key in `metrics.METRICS`.
+        kind: "at_most", "at_least", "within" (both sides of zero), "failures" or "history" (against a baseline file).
+        margin: What is tolerated, in the metric's unit.
+        estimate: What was measured.
+        p_value: Of the verdict's own test, adjusted by Holm over the gates of the level; None where none was made.
+        verdict: See `gates.py`.
+        reason: In one sentence, for people.
+    """
+
+    level: str
+    metric: str
+    kind: Literal["at_most", "at_least", "within", "failures", "history"]
+    margin: float
+    estimate: Estimate | None
+    p_value: float | None
+    verdict: Verdict
+    reason: str
+
+
+class CodebookResult(Document):
+    """The logit layer of one codebook at one level."""
+
+    level: str
+    codebook: int
+    frames: int
+    kld_mean: float
+    kld_median: float
+    kld_p99: float
+    top1_percent: float
+    flip_percent: float | None = None
+
+
+class Attribution(Document):
+    """Which half does the damage: KLD over all codebooks, in nats, with only one half at the level."""
+
+    level: str
+    backbone_only: Estimate
+    decoder_only: Estimate
+    both: Estimate
+
+
+class MemoryPart(Document):
+    """One part of the accounted memory, in bytes."""
+
+    name: str
+    bytes: int
+    source: str
+
+
+class Memory(Document):
+    """Two numbers that are never one: accounted from what is allocated, measured by NVML. None: not run."""
+
+    accounted: list[MemoryPart]
+    measured_peak_bytes: int | None = None
+    measured_steady_bytes: int | None = None
+    measured_why_not: str = "not run: no GPU"
+
+    @property
+    def accounted_bytes(self) -> int:
+        """Sum of the parts."""
+        return sum(part.bytes for part in self.accounted)
+
+
+class LevelResult(Document):
+    """What a level is, and what it costs.
+
+    Attributes:
+        level: "fp16", …, or the name of a control.
+        is_control: True for one that the suite made itself.
+        file_bytes: Of everything that the level needs.
+        bits_per_weight: Over backbone and depth decoder.
+        memory: See `Memory`; None for a control.
+        rtf: Wall time / audio time of the free layer on this machine; None if that was not run.
+        ttfa_s: Time to first audio, median; None if not run.
+        failures: Number of clips by kind, of the free layer.
+        clips: Of the free layer.
+        verdict: The worst of its gates; None if nothing was judged.
+    """
+
+    level: str
+    is_control: bool
+    file_bytes: int
+    bits_per_weight: float
+    memory: Memory | None
+    rtf: float | None
+    ttfa_s: float | None
+    failures: dict[str, int]
+    clips: int
+    verdict: Verdict | None
+
+
+class Control(Document):
+    """A comparison whose outcome is known beforehand. One that does not behave spoils the whole report."""
+
+    name: str
+    expected: str
+    found: str
+    behaved: bool
+
+
+class Contour(Document):
+    """F0 over time, for a plot: 0 where unvoiced."""
+
+    step_s: float
+    f0_hz: list[float]
+
+
+class Clip(Document):
+    """One clip beside its baseline: among the worst of a level, to be heard.
+
+    Attributes:
+        level: Of the clip.
+        prompt: Id in the corpus.
+        category: Of the prompt.
+        text: What is said.
+        seed: Of the noise.
+        why: What makes it one of the worst, for people.
+        baseline_audio: File name beside the results, of the baseline's rendition.
+        audio: The same of the level's.
+        baseline_contour: Of the baseline's rendition.
+        contour: Of the level's.
+        metrics: Values of this clip by metric key.
+    """
+
+    level: str
+    prompt: str
+    category: str
+    text: str
+    seed: int
+    why: str
+    baseline_audio: str
+    audio: str
+    baseline_contour: Contour
+    contour: Contour
+    metrics: dict[str, float]
+
+
+class Distribution(Document):
+    """All values of a clip scalar at one level, for a plot: e.g. durations in seconds."""
+
+    level: str
+    name: str
+    unit: str
+    values: list[float]
+
+
+class Extra(Document):
+    """An optional measurement (word error rate, speaker similarity, UTMOS): a value by level, or why there is none."""
+
+    name: str
+    unit: str
+    values: dict[str, float]
+    why_not: str | None = None
+
+
+class CorpusInfo(Document):
+    """What was said."""
+
+    name: str
+    sha256: str
+    prompts: int
+    categories: dict[str, int]
+    seeds: list[int]
+
+
+class ModelInfo(Document):
+    """What was evaluated. `manifest_sha256` identifies the bundle, files and all."""
+
+    name: str
+    bundle: str
+    manifest_sha256: str
+    source_sha256: str
+
+
+class Results(Document):
+    """Everything that an evaluation found.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION`.
+        kind: "run" (levels of a bundle against its baseline) or "compare" (two bundles).
+        created: ISO 8601, UTC.
+        model: Evaluated.
+        baseline: Level that the others are held against.
+        layers: That were run.
+        corpus: What was said.
+        settings: Temperature, top-k, resamples, and whatever else would have to be equal in a repetition.
+        machine: Of the run: cpu, cores, memory, gpu.
+        versions: Of everything that computes: ours, llama-cpp-python, onnxruntime, praat, numpy.
+        notes: What a reader must know: partial layers, missing extras, unfinished records.
+        verdict: The worst of all gates and of the controls; None if there is nothing to judge.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["run", "compare"]
+    created: str
+    model: ModelInfo
+    baseline: str
+    layers: list[str]
+    corpus: CorpusInfo
+    settings: dict[str, Any]
+    machine: dict[str, str]
+    versions: dict[str, str]
+    notes: list[str]
+    levels: list[LevelResult]
+    metrics: list[MetricResult]
+    gates: list[GateResult]
+    codebooks: list[CodebookResult]
+    attribution: list[Attribution]
+    controls: list[Control]
+    clips: list[Clip]
+    distributions: list[Distribution]
+    extras: list[Extra]
+    verdict: Verdict | None
