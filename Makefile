@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo test test-slow check format bench train-tiny clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
 	rm -rf demo
 	$(BIN)/miso-convert tiny --quant q4_k_m --quant q8_0 --quant fp16 --quant q4_0 --out demo
 	$(BIN)/miso-convert inspect demo
 	$(BIN)/miso-convert verify demo tiny
-	$(BIN)/miso-speak "Hello there. This is a very small model." --model demo --quant q4_k_m --max-seconds 3 --out demo/hello.wav
+	$(BIN)/miso-speak "Hello there. This is very good." --model demo --quant q4_k_m --out demo/hello.wav
 
 test: $(STAMPS)/dev  ## the unit suite
 	$(BIN)/python -m pytest
@@ -38,6 +38,9 @@ bench: $(STAMPS)/dev  ## conversion, codec and frame, each against its baseline
 	$(BIN)/python benchmarks/codec.py
 	$(BIN)/miso-convert tiny --quant q4_k_m --out build/tiny
 	$(BIN)/python benchmarks/frame.py build/tiny
+
+train-tiny: $(STAMPS)/dev  ## make the tiny model anew: an hour and a half on two cores; needs espeak-ng
+	$(BIN)/python -m miso_gguf.models.tiny.make
 
 clean:
 	rm -rf $(VENV) build demo dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

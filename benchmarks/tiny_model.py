@@ -300,7 +300,7 @@ def main(bundle: Path, sentences: int, cache: Path, threads: int) -> None:
         show("Its codec: copy synthesis through the graphs", {"codec": results["codec"]})
     results["levels"] = {}
     present = read_manifest(bundle).levels
-    for level in (level.key for level in LEVELS if level.key in present):
+    for level in (level for level in LEVELS if level in present):
         with MisoTTS.load(bundle, level, threads=threads) as tts:
             said = [
                 say(tts, each, speaker_id(corpus, each.speaker), SAMPLED, index) for index, each in enumerate(chosen)

@@ -38,7 +38,7 @@ class Inputs:
     checkpoint: Path
     mimi: Path
     tokenizer: Path
-    config: Path
+    config: Path | None
 
 
 def make_inputs(directory: Path, spec: ModelSpec = TINY) -> Inputs:

@@ -157,6 +157,7 @@ def test_a_signal_in_the_middle_of_writing_leaves_a_valid_file(suffix: str, tmp_
     program = (
         "import os, signal, sys, threading, numpy as np\n"
         "from miso_gguf.runtime.audio_writer import AudioWriter\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
         "chunk = np.random.default_rng(0).normal(0, 0.1, 1920).astype(np.float32)\n"
         "with AudioWriter(sys.argv[1]) as writer:\n"
         "    for _ in range(20): writer.write(chunk)\n"

@@ -168,10 +168,10 @@ def test_one_device_computes_all_of_it(depth: DepthDecoder) -> None:
 
 
 def test_what_a_frame_reads(depth: DepthDecoder) -> None:
-    """Matrices of three layers, seven steps, and seven heads."""
+    """Matrices of all layers at seven steps, and seven heads."""
     d = TINY.decoder
     layer = 2 * d.q_dim * d.embed_dim + 2 * d.kv_dim * d.embed_dim + 3 * d.ffn_dim * d.embed_dim
-    assert depth.streamed_bytes == 4 * 7 * (3 * layer + VOCAB * d.embed_dim)
+    assert depth.streamed_bytes == 4 * 7 * (d.layers * layer + VOCAB * d.embed_dim)
 
 
 @pytest.mark.parametrize(
