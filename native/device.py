@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from ..models.errors import MisoError
+from .allocations import Allocation, note
 from .closing import Closing
 from .graph import F32, Graph, Tensor, TensorContext
 from .libraries import bind
@@ -207,6 +208,7 @@ class Buffer:
             _use_huge_pages(base.ggml_backend_buffer_get_base(self._handle), self.size_bytes)
         if not weights:
             base.ggml_backend_buffer_clear(self._handle, 0)
+        note(Allocation("weights" if weights else "state", self.name, self.size_bytes))
 
     def close(self) -> None:
         """Free it. Idempotent."""
@@ -262,6 +264,8 @@ class Scheduler:
         if not base.ggml_backend_sched_alloc_graph(self._handle, graph.graph):
             self.close()
             raise MemoryError("no room for the depth decoder's graph")
+        for place, size_bytes in self.buffer_bytes.items():
+            note(Allocation("compute", place, size_bytes))
 
     @property
     def splits(self) -> int:

@@ -8,7 +8,9 @@ result. What a sequence holds of its last prompt stays until the next one. It kn
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models.arrays import F32Array
+import numpy as np
+
+from ..models.arrays import F32Array, I64Array
 from ..models.errors import BundleError
 from ..models.spec import ModelSpec
 from ..native.closing import Closing
@@ -118,3 +120,25 @@ class Backbone(Closing):
         for sequence in sequences:
             self._next[sequence] += 1
         return result
+
+    def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> tuple[F32Array, F32Array]:
+        """Let `sequence` read `rows` [T, codebooks + 1] that are known beforehand, T at least 1.
+
+        Args:
+            sequence: Which; it must hold a prompt.
+            rows: As in `prompt.py`. Like the rows of `step` they are dropped with the next prompt.
+            at_once: Rows computed together, at most and by default the batch. 1 gives the bits of `step`.
+
+        Returns:
+            Hidden states [T, D] and logits [T, V] of all of them.
+        """
+        size = min(at_once or self._model.batch, self._model.batch)
+        results = []
+        for begin in range(0, len(rows), size):
+            embedded = self._embeddings.embed(rows[begin : begin + size])
+            count, position = len(embedded), self._next[sequence]
+            every = range(position, position + count)
+            results.append(self._model.decode(embedded, [sequence] * count, every, [True] * count))
+            self._next[sequence] += count
+        hidden, logits = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
+        return hidden, logits

@@ -19,9 +19,10 @@ from ..native.closing import Closing
 from ..native.device import Backends, Buffer, Scheduler, read_tensor, write_tensor
 from ..native.gguf_file import GgufFile, GgufTensor
 from ..native.graph import F16, F32, I32, Graph, Tensor, TensorContext
+from .depth_replay import ReplayGraph
+from .depth_transformer import NODES_PER_LAYER, DepthCache, DepthTransformer
 from .depth_weights import DepthWeights
 
-_NODES_PER_LAYER = 40
 _NODES_PER_STEP = 40
 
 
@@ -38,18 +39,16 @@ class _FrameGraph:
         top_k: int,
         kv: GGMLQuantizationType,
     ) -> None:
-        d = spec.decoder
         self._spec, self.weights, self._batch, self._top_k = spec, weights, batch, top_k
         steps = spec.codebooks - 1
         with ExitStack() as stack:
             state = TensorContext(4)
             stack.callback(state.close)
-            self._keys = state.new(kv, d.kv_dim, spec.codebooks, batch, d.layers)
-            self._values = state.new(kv, d.kv_dim, spec.codebooks, batch, d.layers)
+            self._cache = DepthCache.new(state, spec, kv, batch)
             self.codes = state.new(I32, spec.codebooks, batch)
             buffer = Buffer(state, backends.buffer_type(), weights=False)
             stack.callback(buffer.close)
-            self._g = Graph(steps * (d.layers * _NODES_PER_LAYER + _NODES_PER_STEP))
+            self._g = Graph(steps * (spec.decoder.layers * NODES_PER_LAYER + _NODES_PER_STEP))
             stack.callback(self._g.close)
             self.hidden = self._g.input(F32, spec.backbone.embed_dim, batch)
             self.logits = self._g.input(F32, spec.audio_vocab, batch)
@@ -64,6 +63,7 @@ class _FrameGraph:
 
     def _build(self) -> None:
         g, spec, d, batch = self._g, self._spec, self._spec.decoder, self._batch
+        transformer = DepthTransformer(g, spec, self.weights, self._cache, self.weights.mask, batch=batch)
         first = g.reshape(g.mul_mat(self.weights.projection, self.hidden), d.embed_dim, 1, batch)
         code = self._sample(0, self.logits)
         for codebook in range(1, spec.codebooks):
@@ -71,9 +71,9 @@ class _FrameGraph:
             x = g.reshape(g.get_rows(table, code), d.embed_dim, 1, batch)
             if codebook == 1:
                 x = g.concat(first, x, dimension=1)
-            x = self._transformer(x, codebook)
+            x = transformer(x, codebook)
             head = g.rows(self.weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
-            code = self._sample(codebook, g.mul_mat(head, x))
+            code = self._sample(codebook, g.mul_mat(head, transformer.output(x, x.shape[1] - 1)))
 
     def _sample(self, codebook: int, logits: Tensor) -> Tensor:
         """Gumbel-max over the `top_k` best: logits [V, B] -> codes I32 [B], also noted in `self.codes`."""
@@ -98,64 +98,6 @@ class _FrameGraph:
         g.expand(g.copy(g.reshape(code, 1, batch), slot))
         return code
 
-    def _transformer(self, x: Tensor, codebook: int) -> Tensor:
-        """`x` [d, T, B], the inputs at positions `codebook - T + 1` to `codebook` -> the last one's output [d, B]."""
-        g, d, eps = self._g, self._spec.decoder, self._spec.norm_eps
-        for index, layer in enumerate(self.weights.layers):
-            y = g.rms_norm(x, layer.attention_norm, eps)
-            x = g.add(x, self._attention(y, index, codebook))
-            y = g.rms_norm(x, layer.ffn_norm, eps)
-            x = g.add(x, self._times(layer.down, g.swiglu(self._times(layer.gate_up, y))))
-        if x.shape[1] > 1:
-            stride = x.strides[2]
-            x = g.view(
-                x, (d.embed_dim, self._batch, 1, 1), (stride, stride * self._batch, stride * self._batch), x.strides[1]
-            )
-        else:
-            x = g.reshape(x, d.embed_dim, self._batch)
-        return g.rms_norm(x, self.weights.norm, eps)
-
-    def _times(self, matrices: list[Tensor], x: Tensor) -> Tensor:
-        parts = [self._g.mul_mat(matrix, x) for matrix in matrices]
-        joined = parts[0]
-        for part in parts[1:]:
-            joined = self._g.concat(joined, part)
-        return joined
-
-    def _attention(self, y: Tensor, index: int, codebook: int) -> Tensor:
-        g, d, batch = self._g, self._spec.decoder, self._batch
-        layer, count = self.weights.layers[index], y.shape[1]
-        past = codebook + 1 - count
-        heads = g.reshape(self._times(layer.query_key, y), d.head_dim, d.heads + d.kv_heads, count, batch)
-        positions = g.view(self.weights.positions, (count, 1, 1, 1), (4 * count,) * 3, 4 * past)
-        heads = g.rope(heads, positions, self.weights.rope_factors, self._spec.rope_base)
-        query = g.view(
-            heads, (d.head_dim, count, d.heads, batch), (heads.strides[2], heads.strides[1], heads.strides[3])
-        )
-        key = g.view(heads, (d.head_dim, d.kv_heads, count, batch), heads.strides[1:], d.heads * heads.strides[1])
-        value = g.reshape(self._times(layer.value, y), d.head_dim, d.kv_heads, count, batch)
-        keys = self._remember(self._keys, key, index, past)
-        values = self._remember(self._values, value, index, past)
-        mixed = g.attention(query, keys, values, self.weights.mask if count > 1 else None, d.head_dim**-0.5)
-        return self._times(layer.attention_output, g.reshape(mixed, d.q_dim, count, batch))
-
-    def _remember(self, cache: Tensor, new: Tensor, index: int, past: int) -> Tensor:
-        """Append `new` [head_dim, kv_heads, T, B] to a layer's cache; all of it so far, [head_dim, P, kv_heads, B]."""
-        g, d, batch = self._g, self._spec.decoder, self._batch
-        head_bytes = cache.strides[0] * d.head_dim
-        start = index * cache.strides[3]
-        count = new.shape[2]
-        slot = g.view(
-            cache, new.shape, (head_bytes, cache.strides[1], cache.strides[2]), start + past * cache.strides[1]
-        )
-        g.expand(g.copy(new, slot))
-        return g.view(
-            cache,
-            (d.head_dim, past + count, d.kv_heads, batch),
-            (cache.strides[1], head_bytes, cache.strides[2]),
-            start,
-        )
-
 
 class DepthDecoder(Closing):
     """Samples all codes of frames. A context manager; `backends` must outlive it."""
@@ -170,12 +112,16 @@ class DepthDecoder(Closing):
         with GgufFile(path) as file:
             self.weights = DepthWeights(file, projection, spec, backends)
         self._graphs: dict[tuple[int, int], _FrameGraph] = {}
+        self._replay: ReplayGraph | None = None
 
     def close(self) -> None:
         """Free the graphs, then the weights. Idempotent."""
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
+        if self._replay is not None:
+            self._replay.close()
+            self._replay = None
         self.weights.close()
 
     @property
@@ -228,3 +174,9 @@ class DepthDecoder(Closing):
         codes = np.empty((batch, spec.codebooks), np.int32)
         read_tensor(graph.codes, codes)
         return codes.astype(np.int64)
+
+    def logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
+        """Logits of frames whose codes are given; see `ReplayGraph.logits`. The first call allocates its graph."""
+        if self._replay is None:
+            self._replay = ReplayGraph(self._spec, self.weights, self._backends, kv=self._kv)
+        return self._replay.logits(hidden, codes)

@@ -118,6 +118,16 @@ class Engine(Closing):
         with self._turn:
             return self.backbone.step(sequences, embedded)
 
+    def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> tuple[F32Array, F32Array]:
+        """See `Backbone.extend`."""
+        with self._turn:
+            return self.backbone.extend(sequence, rows, at_once=at_once)
+
+    def depth_logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
+        """See `DepthDecoder.logits`."""
+        with self._turn:
+            return self.depth.logits(hidden, codes)
+
     def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int) -> I64Array:
         """See `DepthDecoder.frames`. The batch is filled up to a power of two: fewer graphs, and the same codes."""
         batch = len(hidden)

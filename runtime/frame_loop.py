@@ -12,6 +12,7 @@ import numpy as np
 
 from ..models.arrays import F32Array, I64Array
 from ..models.noise import gumbel_noise
+from ..models.spec import ModelSpec
 from ..native.closing import Closing
 from .engine import Engine
 from .prompt import Block
@@ -94,7 +95,7 @@ class FrameLoop(Closing):
         else:
             hidden, logits = self._engine.step([self._sequences[i] for i in active], [self._codes[i] for i in active])
         after_backbone = time.perf_counter()
-        noise = np.stack([self._noise(utterances[i]) for i in active])
+        noise = np.stack([scaled_noise(self._engine.spec, utterances[i], self._frame) for i in active])
         before_depth = time.perf_counter()
         codes = self._engine.sample(hidden, logits, noise, utterances[0].top_k)
         end = time.perf_counter()
@@ -112,10 +113,11 @@ class FrameLoop(Closing):
         times = FrameTimes(after_backbone - begin, end - before_depth, before_depth - after_backbone)
         return Step(new, ended, times)
 
-    def _noise(self, utterance: Utterance) -> F32Array:
-        spec = self._engine.spec
-        if utterance.temperature == 0:
-            return np.zeros((spec.codebooks, spec.audio_vocab), np.float32)
-        noise = gumbel_noise(utterance.seed, self._frame, spec.codebooks, spec.audio_vocab, stream=utterance.stream)
-        noise *= np.float32(utterance.temperature)
-        return noise
+
+def scaled_noise(spec: ModelSpec, utterance: Utterance, frame: int) -> F32Array:
+    """The noise of one frame, times temperature; zeros for greedy. Float32 [codebooks, audio_vocab]."""
+    if utterance.temperature == 0:
+        return np.zeros((spec.codebooks, spec.audio_vocab), np.float32)
+    noise = gumbel_noise(utterance.seed, frame, spec.codebooks, spec.audio_vocab, stream=utterance.stream)
+    noise *= np.float32(utterance.temperature)
+    return noise

@@ -14,7 +14,7 @@ from ..native.llama import KvType
 from .bundle import OpenLevel, open_level
 from .codec import Codec
 from .engine import Engine, EngineOptions
-from .frame_loop import FrameLoop
+from .frame_loop import FrameLoop, Utterance
 from .loudness import normalise
 from .options import SpeechOptions
 from .prompt import Segment
@@ -196,6 +196,21 @@ class MisoTTS(Closing):
             results += self._codes(texts[part], voice, context, speaker, each[part])
         return results
 
+    def utterance(
+        self,
+        text: str,
+        *,
+        voice: Voice | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | None = None,
+    ) -> Utterance:
+        """`text` as one utterance for the frame loop: what would be spoken, and how, without speaking it."""
+        options = replace(options or SpeechOptions(), split_sentences=False)
+        script = self._script(text, voice, context, speaker, options)
+        utterance, _ = prepare(self.engine, script, script.sentences[0], script.voice, script.context)
+        return utterance
+
     def _codes(
         self,
         texts: Sequence[str],
@@ -204,11 +219,10 @@ class MisoTTS(Closing):
         speaker: int | None,
         options: Sequence[SpeechOptions],
     ) -> list[I64Array]:
-        utterances = []
-        for text, option in zip(texts, options, strict=True):
-            script = self._script(text, voice, context, speaker, replace(option, split_sentences=False))
-            utterance, _ = prepare(self.engine, script, script.sentences[0], script.voice, script.context)
-            utterances.append(utterance)
+        utterances = [
+            self.utterance(text, voice=voice, context=context, speaker=speaker, options=option)
+            for text, option in zip(texts, options, strict=True)
+        ]
         frames: list[list[I64Array]] = [[] for _ in utterances]
         with FrameLoop(self.engine, utterances) as loop:
             for step in loop:

@@ -1,0 +1,118 @@
+"""The depth decoder told what was said: the logits of all codebooks of given frames, in one pass over the weights.
+
+Nothing is sampled, so no codebook waits for the one before: all positions of many frames are one batch, causal within
+each frame. It knows neither where the hidden states come from nor what the logits are for.
+"""
+
+from contextlib import ExitStack
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from ..models.arrays import F32Array, I64Array
+from ..models.spec import ModelSpec
+from ..native.device import Backends, Buffer, Scheduler, read_tensor, write_tensor
+from ..native.graph import F16, F32, I32, Graph, TensorContext
+from .depth_transformer import NODES_PER_LAYER, DepthCache, DepthTransformer
+from .depth_weights import DepthWeights
+
+FRAMES_AT_ONCE = 16
+"""Frames of one pass: with 32 codebooks 512 columns, where more no longer make a product faster."""
+_NODES_PER_STEP = 8
+_NODES_AROUND = 16
+
+
+class ReplayGraph:
+    """The graph of up to `frames` frames, with its inputs and its cache. `close` frees it; `weights` outlive it."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: DepthWeights,
+        backends: Backends,
+        *,
+        kv: GGMLQuantizationType,
+        frames: int = FRAMES_AT_ONCE,
+    ) -> None:
+        """Allocate. Raises `MemoryError` if the device is full."""
+        self._spec, self._weights, self._frames = spec, weights, frames
+        steps, count = spec.codebooks - 1, spec.codebooks
+        with ExitStack() as stack:
+            state = TensorContext(4)
+            stack.callback(state.close)
+            self._cache = DepthCache.new(state, spec, kv, frames)
+            self._mask = state.new(F16, count, count)
+            buffer = Buffer(state, backends.buffer_type(), weights=False)
+            stack.callback(buffer.close)
+            write_tensor(self._mask, np.triu(np.full((count, count), -np.inf, np.float16), 1))
+            self._g = Graph(spec.decoder.layers * NODES_PER_LAYER + steps * _NODES_PER_STEP + _NODES_AROUND)
+            stack.callback(self._g.close)
+            self._hidden = self._g.input(F32, spec.backbone.embed_dim, frames)
+            self._rows = self._g.input(I32, steps * frames)
+            self._build()
+            self._scheduler = Scheduler(backends, self._g)
+            stack.callback(self._scheduler.close)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Free it. Idempotent."""
+        self._stack.close()
+
+    def _build(self) -> None:
+        g, spec, d, frames = self._g, self._spec, self._spec.decoder, self._frames
+        transformer = DepthTransformer(g, spec, self._weights, self._cache, self._mask, batch=frames)
+        first = g.reshape(g.mul_mat(self._weights.projection, self._hidden), d.embed_dim, 1, frames)
+        codes = g.get_rows(self._weights.embeddings, self._rows)
+        x = g.concat(first, g.reshape(codes, d.embed_dim, spec.codebooks - 1, frames), dimension=1)
+        x = transformer(x, spec.codebooks - 1)
+        self._logits = []
+        for codebook in range(1, spec.codebooks):
+            head = g.rows(self._weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
+            logits = g.mul_mat(head, transformer.output(x, codebook))
+            g.expand(logits, output=True)
+            self._logits.append(logits)
+
+    def logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
+        """Logits of codebooks 1 to the last, each given the codes before it in its frame.
+
+        Args:
+            hidden: The backbone's hidden states `[N, D]`, float32; any number of frames.
+            codes: What was said, `[N, codebooks]`, int64; the last column may be missing, since nothing depends on it.
+
+        Returns:
+            float32 `[N, codebooks - 1, V]`: entry j is of codebook j + 1.
+
+        Raises:
+            ValueError: On wrong shapes, or codes outside the vocabulary.
+        """
+        spec, count = self._spec, len(hidden)
+        steps = spec.codebooks - 1
+        if hidden.shape != (count, spec.backbone.embed_dim) or hidden.dtype != np.float32:
+            raise ValueError(
+                f"hidden must be float32 [N, {spec.backbone.embed_dim}], not {hidden.dtype} {list(hidden.shape)}"
+            )
+        if codes.shape not in {(count, steps), (count, spec.codebooks)} or codes.dtype != np.int64:
+            raise ValueError(
+                f"codes must be int64 [{count}, {spec.codebooks}] (or {steps}), not {codes.dtype} {list(codes.shape)}"
+            )
+        codes = codes[:, :steps]
+        if codes.size and not 0 <= codes.min() <= codes.max() < spec.audio_vocab:
+            raise ValueError(f"codes must be 0 to {spec.audio_vocab - 1}, not {codes.min()} to {codes.max()}")
+        rows = (codes + np.arange(steps) * spec.audio_vocab).astype(np.int32)
+        out = np.empty((count, steps, spec.audio_vocab), np.float32)
+        for start in range(0, count, self._frames):
+            part = slice(start, start + self._frames)
+            self._compute(hidden[part], rows[part], out[part])
+        return out
+
+    def _compute(self, hidden: F32Array, rows: NDArray[np.int32], out: F32Array) -> None:
+        """One pass. What is missing to a full one is filled with frames of zeros, so there is a single graph."""
+        missing = ((0, self._frames - len(hidden)), (0, 0))
+        write_tensor(self._hidden, np.pad(hidden, missing))
+        write_tensor(self._rows, np.pad(rows, missing).ravel())
+        self._scheduler.compute()
+        logits = np.empty((self._frames, self._spec.audio_vocab), np.float32)
+        for index, tensor in enumerate(self._logits):
+            read_tensor(tensor, logits)
+            out[:, index] = logits[: len(out)]
