@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo test test-slow check format bench train-tiny clean
+.PHONY: demo test test-slow check format bench train-tiny regression accept-regression clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
 	rm -rf demo
@@ -24,7 +24,7 @@ test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
 check: $(STAMPS)/dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy __init__.py console.py convert models native runtime
+	$(BIN)/mypy __init__.py console.py convert models native quant_eval runtime
 	@# The root is the package: tests and benchmarks see it under its name through a link.
 	mkdir -p $(MYPY_PATH) && ln -sfn ../.. $(MYPY_PATH)/miso_gguf
 	MYPYPATH=$(MYPY_PATH):tests:benchmarks $(BIN)/mypy --explicit-package-bases tests benchmarks
@@ -39,6 +39,17 @@ bench: $(STAMPS)/dev  ## conversion, codec and frame, each against its baseline
 	$(BIN)/miso-convert tiny --quant q4_k_m --out build/tiny
 	$(BIN)/python benchmarks/frame.py build/tiny
 
+REPORT := build/regression/report
+BASELINE := quant_eval/baselines/tiny.json
+
+regression: $(STAMPS)/eval  ## evaluate every level of the tiny model, and hold it against the accepted baseline
+	rm -rf build/regression
+	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out build/regression/bundle
+	$(BIN)/miso-eval run build/regression/bundle --processes 2 --threads 1 --history $(BASELINE) --out $(REPORT)
+
+accept-regression:  ## make what `make regression` last found the accepted baseline; then commit it, and say why
+	$(BIN)/miso-eval baseline save $(REPORT) $(BASELINE)
+
 train-tiny: $(STAMPS)/dev  ## make the tiny model anew: an hour and a half on two cores; needs espeak-ng
 	$(BIN)/python -m miso_gguf.models.tiny.make
 
@@ -51,6 +62,10 @@ $(VENV)/bin/python:
 $(STAMPS)/run: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/eval: $(STAMPS)/run
+	$(BIN)/pip install --quiet --editable '.[eval]'
+	touch $@
 
 $(STAMPS)/dev: $(STAMPS)/run
 	$(BIN)/pip install --quiet --editable '.[dev]'

@@ -46,7 +46,8 @@ def mel_cepstra(samples: Samples) -> F64Array:
     )
     steps = np.asarray(mfcc.to_array(), np.float64)[1:].T
     surplus = (len(steps) - round(len(samples) / SAMPLE_RATE_HZ / STEP_S)) // 2
-    return steps[surplus : len(steps) - surplus]
+    kept: F64Array = steps[surplus : len(steps) - surplus]
+    return kept
 
 
 def warp(a: F64Array, b: F64Array) -> tuple[float, Path]:
@@ -62,9 +63,9 @@ def warp(a: F64Array, b: F64Array) -> tuple[float, Path]:
         total[i + 1, j + 1] = local[i, j] + before
     path = [(n - 1, m - 1)]
     while path[-1] != (0, 0):
-        i, j = path[-1]
-        steps = ((i - 1, j - 1), (i - 1, j), (i, j - 1))
-        path.append(min(steps, key=lambda step: total[step[0] + 1, step[1] + 1]))
+        row, column = path[-1]
+        steps = ((row - 1, column - 1), (row - 1, column), (row, column - 1))
+        path.append(min(steps, key=lambda step: float(total[step[0] + 1, step[1] + 1])))
     return float(total[n, m] / len(path)), np.array(path[::-1])
 
 

@@ -100,7 +100,14 @@ _TABLE: tuple[Metric, ...] = (
     Metric(
         "lf0_corr", "coupled", "", "higher", "F0 correlation", "Pearson correlation of log F0 where both are voiced.", 3
     ),
-    Metric("vuv_error", "coupled", "%", "lower", "Voicing error", "Steps of 10 ms voiced in one and not in the other."),
+    Metric(
+        "vuv_error",
+        "coupled",
+        "%",
+        "lower",
+        "Voicing error",
+        "Steps of 10 ms voiced in only one of the two, of all.",
+    ),
     Metric(
         "gross_pitch_error",
         "coupled",
@@ -115,7 +122,7 @@ _TABLE: tuple[Metric, ...] = (
         "dB",
         "lower",
         "Energy error",
-        "RMS difference of the loudness-normalised log-RMS contours.",
+        "RMS difference of intensity, each relative to its own mean power, down to 40 dB below it.",
     ),
     Metric(
         "dur_ratio",
@@ -136,14 +143,22 @@ _TABLE: tuple[Metric, ...] = (
         3,
     ),
     Metric("f0_median", "free", "cents", "zero", "F0 median", "1200 log2 of the ratio of median F0.", 1),
-    Metric("speech_rate", "free", "ln", "zero", "Speech rate", "ln of the ratio of syllable nuclei a second.", 3),
+    Metric(
+        "speech_rate",
+        "free",
+        "ln",
+        "zero",
+        "Speech rate",
+        "ln of the ratio of syllables a second, pauses not counted.",
+        3,
+    ),
     Metric(
         "pause_rate",
         "free",
         "1/s",
         "zero",
         "Pause rate",
-        "Difference of pauses of 150 ms and more, a second of speech.",
+        "Difference of pauses of 150 ms and more, a second of speech without pauses.",
         3,
     ),
     Metric("pause_mean", "free", "s", "zero", "Pause length", "Difference of the mean length of pauses.", 3),
@@ -159,7 +174,14 @@ _TABLE: tuple[Metric, ...] = (
     Metric(
         "lf0_rmse_dtw", "free", "cents", "lower", "F0 error, warped", "lf0_rmse after dynamic time warping of MFCCs.", 1
     ),
-    Metric("mcd", "free", "dB", "lower", "Mel-cepstral distortion", "After dynamic time warping; not gated."),
+    Metric(
+        "mcd",
+        "free",
+        "dB",
+        "lower",
+        "Mel-cepstral distortion",
+        "After time warping, outside pauses; not gated.",
+    ),
     Metric(
         "semantic_wed",
         "free",

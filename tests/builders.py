@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.convert.sources import resolve
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import Level
+from miso_gguf.models.levels import Level, parse_level
 from miso_gguf.models.manifest import Manifest
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
@@ -38,7 +39,7 @@ class Inputs:
     checkpoint: Path
     mimi: Path
     tokenizer: Path
-    config: Path | None
+    config: Path
 
 
 def make_inputs(directory: Path, spec: ModelSpec = TINY) -> Inputs:
@@ -52,6 +53,14 @@ def make_bundle(inputs: Inputs, out: Path, levels: Sequence[Level], **request: o
     with open_checkpoint(inputs.checkpoint, inputs.config) as checkpoint:
         wanted = Request(levels, **request)  # type: ignore[arg-type]
         return convert(plan_conversion(out, checkpoint, inputs.mimi, inputs.tokenizer, wanted))
+
+
+def make_tiny_bundle(out: Path, levels: Sequence[str]) -> Manifest:
+    """The model in the repository that speaks."""
+    with resolve("tiny") as sources, open_checkpoint(sources.checkpoint) as checkpoint:
+        assert sources.mimi is not None
+        wanted = Request([parse_level(level) for level in levels])
+        return convert(plan_conversion(out, checkpoint, sources.mimi, sources.tokenizer, wanted))
 
 
 def tensor_bytes(path: Path) -> dict[str, tuple[str, bytes]]:

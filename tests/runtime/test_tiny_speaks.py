@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import Inputs, make_bundle
-from miso_gguf.convert.sources import resolve
+from builders import make_tiny_bundle
 from miso_gguf.models import tiny
 from miso_gguf.models.arrays import F32Array, I64Array
-from miso_gguf.models.levels import parse_level
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.prompt import Segment
 from miso_gguf.runtime.tts import MisoTTS
@@ -64,10 +62,7 @@ ASKED = [
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny") / "bundle"
-    with resolve("tiny") as sources:
-        assert sources.mimi is not None
-        inputs = Inputs(sources.checkpoint, sources.mimi, sources.tokenizer, None)
-        make_bundle(inputs, out, [parse_level(level) for level in LEVELS])
+    make_tiny_bundle(out, LEVELS)
     return out
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     corpus = Corpus(Renderings(Path(sys.argv[1])), read_codec(DIRECTORY / MIMI_NAME))
     speakers = list(corpus.renderings.speakers)
     rng = np.random.default_rng(2026)
-    found = []
+    found: list[dict[str, object]] = []
     while len(found) < SENTENCES:
         sentence = random_sentence(corpus.renderings, rng, least=3)
         if not is_held_out(sentence.words):

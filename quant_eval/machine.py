@@ -1,0 +1,96 @@
+"""What computed: the machine and the versions of everything that takes part, for the record of an evaluation.
+
+Nothing here identifies a person or a network: no host name, no user, no address.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+
+from .. import __version__
+from ..models.errors import MisoError
+from ..models.units import size_text
+from ..native.device import devices
+from ..runtime.fit import cpu_memory
+from ..runtime.threads import default_threads
+from .nvml import Nvml, NvmlMissing, opened_nvml
+
+_LIBRARIES = (
+    "llama-cpp-python",
+    "onnxruntime",
+    "numpy",
+    "praat-parselmouth",
+    "soxr",
+    "soundfile",
+    "gguf",
+    "matplotlib",
+    "nvidia-ml-py",
+)
+"""Distributions whose version may change a number, or a picture, of a report."""
+_UNKNOWN = "unknown"
+_ABSENT = "not installed"
+
+
+def machine(nvml: Callable[[], Nvml] | None = None) -> dict[str, str]:
+    """CPU, cores, memory, GPU with its driver, operating system. `nvml` opens NVML; the installed one by default.
+
+    What cannot be found out is "unknown": it never raises.
+    """
+    cpu = platform.processor() or platform.machine() or _UNKNOWN
+    memory = _UNKNOWN
+    gpu = "none"
+    try:
+        cpu = devices()[-1].description.strip() or cpu
+        memory = size_text(cpu_memory().total_bytes)
+        gpu = ", ".join(f"{device.name}: {device.description}" for device in devices()[:-1]) or gpu
+    except (MisoError, OSError):
+        gpu = _UNKNOWN
+    return {
+        "cpu": cpu,
+        "cores": f"{default_threads()} physical to use, {os.cpu_count() or _UNKNOWN} logical",
+        "memory": memory,
+        "gpu": gpu,
+        "nvidia": _nvidia(nvml),
+        "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
+    }
+
+
+def _nvidia(nvml: Callable[[], Nvml] | None) -> str:
+    """The GPUs that NVML knows, with the driver; llama-cpp-python may be built without support for them."""
+    try:
+        with opened_nvml(nvml) as library:
+            names = []
+            for index in range(library.nvmlDeviceGetCount()):
+                handle = library.nvmlDeviceGetHandleByIndex(index)
+                total = size_text(int(library.nvmlDeviceGetMemoryInfo(handle).total))
+                names.append(f"{_text(library.nvmlDeviceGetName(handle))} ({total})")
+            return f"{', '.join(names) or 'none'}, driver {_text(library.nvmlSystemGetDriverVersion())}"
+    except NvmlMissing as error:
+        return f"none: {error}"
+
+
+def _text(value: str | bytes) -> str:
+    # Older releases of nvidia-ml-py return bytes.
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def versions() -> dict[str, str]:
+    """Version of miso-gguf, Python, Praat, and each library that computes; "not installed" for an extra that is not."""
+    found = {"miso-gguf": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = _ABSENT
+    found["praat"] = _praat()
+    return found
+
+
+def _praat() -> str:
+    """The Praat inside parselmouth: its algorithms decide what F0 is."""
+    try:
+        return str(importlib.import_module("parselmouth").PRAAT_VERSION)
+    except ImportError:
+        return _ABSENT

@@ -1,0 +1,112 @@
+"""The report as one HTML file that opens offline: plots, sound, style and script are inside.
+
+The page forbids itself the network, and any script but its own: text from outside could not run even if it got in.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ..results import Clip, Results
+from . import figures
+from .audio import Sounds, embedded
+from .extra import library
+from .heard import clip_values, worst_of_each
+from .outline import basis, sections, title
+from .plots import Plot
+from .words import SIGNS, headline, label_of
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """One clip as the page shows it; a sound is None if it could not be read."""
+
+    clip: Clip
+    level: str
+    values: list[tuple[str, str]]
+    baseline_sound: str | None
+    sound: str | None
+    plot: Plot
+
+
+def page(results: Results, audio_dir: Path) -> str:
+    """The whole page. The same results and sounds give the same bytes.
+
+    Args:
+        results: To be shown.
+        audio_dir: Where the clips' audio is; a file that is missing there is said to be.
+
+    Raises:
+        MisoError: The extra `eval` is not installed.
+    """
+    jinja2 = library("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _template("report.js")
+    names = [name for clip in results.clips for name in (clip.baseline_audio, clip.audio)]
+    sounds = embedded(names, audio_dir)
+    text: str = environment.get_template("report.html.j2").render(
+        title=title(results),
+        headline=headline(results),
+        basis=basis(results),
+        verdict=results.verdict,
+        notes=results.notes,
+        baseline=label_of(results.baseline),
+        sections=sections(results),
+        plots=_plots(results),
+        clips=list(_clip_views(results, sounds)),
+        is_lossy=sounds.is_lossy,
+        signs=SIGNS,
+        style=_template("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        # Inside a script element only "<" could end it; JSON may write it as an escape anywhere.
+        data=results.model_dump_json().replace("<", "\\u003c"),
+    )
+    return text
+
+
+def _template(name: str) -> str:
+    return (resources.files(__package__) / "templates" / name).read_text("utf-8")
+
+
+def _plots(results: Results) -> dict[str, list[Plot]]:
+    """By the key of the section that shows them."""
+    names = dict.fromkeys(entry.name for entry in results.distributions)
+    found: dict[str, list[Plot | None]] = {
+        "costs": [figures.memory(results)],
+        "codebooks": [figures.heat_map(results)],
+        "attribution": [figures.attribution(results)],
+        "f0": [
+            figures.contours(clip, f"f0-{i}", _place(results, clip)) for i, clip in enumerate(worst_of_each(results))
+        ],
+        "distributions": [figures.distribution(results, name, index) for index, name in enumerate(names)],
+        "noise": [figures.forest(results)],
+        "pareto": [figures.pareto(results)],
+    }
+    return {key: [plot for plot in plots if plot is not None] for key, plots in found.items()}
+
+
+def _clip_views(results: Results, sounds: Sounds) -> Iterator[ClipView]:
+    for index, clip in enumerate(results.clips):
+        yield ClipView(
+            clip,
+            label_of(clip.level),
+            clip_values(clip),
+            sounds.uris.get(clip.baseline_audio),
+            sounds.uris.get(clip.audio),
+            figures.contours(clip, f"clip-{index}", _place(results, clip)),
+        )
+
+
+def _place(results: Results, clip: Clip) -> int:
+    """The level's place among the results, by which it gets its colour."""
+    return next((index for index, level in enumerate(results.levels) if level.level == clip.level), 1)

@@ -1,0 +1,88 @@
+"""The order of a report, the same in every format, and where its numbers come from."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..results import Results
+from . import costs, heard, judgement, measured
+from .costs import real_levels
+from .view import Cell, Section, Table, heads
+from .words import label_of, layer_name, listed
+
+
+def sections(results: Results) -> list[Section]:
+    """All of them, verdicts first. Those with nothing to show say why."""
+    return [
+        judgement.verdicts(results),
+        costs.costs(results),
+        measured.codebooks(results),
+        measured.attribution(results),
+        heard.f0(results),
+        measured.distributions(results),
+        measured.noise_floor(results),
+        costs.pareto(results),
+        heard.clips(results),
+        measured.metrics(results),
+        measured.extras(results),
+        judgement.controls(results),
+        origin(results),
+    ]
+
+
+def title(results: Results) -> str:
+    """What the report is about."""
+    kind = "two bundles compared" if results.kind == "compare" else "what quantisation costs"
+    return f"{results.model.name}: {kind}"
+
+
+def basis(results: Results) -> str:
+    """In one sentence, what the numbers rest on."""
+    corpus = results.corpus
+    layers = listed(layer_name(layer) for layer in results.layers) or "no layer"
+    levels = [label_of(level.level) for level in real_levels(results) if level.level != results.baseline]
+    seeds = f"{len(corpus.seeds)} seed{'s' if len(corpus.seeds) != 1 else ''}"
+    return (
+        f"{listed(levels) or 'Nothing'} against {label_of(results.baseline)}, {corpus.prompts} prompts of "
+        f"“{corpus.name}” with {seeds}; {layers}. {results.created}."
+    )
+
+
+def origin(results: Results) -> Section:
+    """What would have to be equal in a repetition."""
+    section = Section("origin", "Where this comes from", "What would have to be equal for the same numbers.")
+    model, corpus = results.model, results.corpus
+    evaluated = {
+        "model": model.name,
+        "bundle": model.bundle,
+        "manifest sha256": model.manifest_sha256,
+        "source sha256": model.source_sha256,
+        "baseline": results.baseline,
+        "layers": ", ".join(results.layers) or "none",
+        "created": results.created,
+        "schema version": results.schema_version,
+    }
+    said = {
+        "corpus": corpus.name,
+        "corpus sha256": corpus.sha256,
+        "prompts": corpus.prompts,
+        **{f"prompts, {category}": count for category, count in corpus.categories.items()},
+        "seeds": ", ".join(map(str, corpus.seeds)) or "none",
+    }
+    named = {
+        "Evaluated": evaluated,
+        "Corpus": said,
+        "Settings": results.settings,
+        "Machine": results.machine,
+        "Versions": results.versions,
+    }
+    return section.of(*(_pairs(caption, pairs) for caption, pairs in named.items() if pairs))
+
+
+def _pairs(caption: str, pairs: Mapping[str, Any]) -> Table:
+    rows = tuple((Cell(name), Cell(_plain(value))) for name, value in pairs.items())
+    return Table(caption, heads("", ""), rows, words=frozenset({0, 1}))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,77 @@
+"""What a report consists of before it has a format: sections, tables, cells. Knows no results and no markup."""
+
+from dataclasses import dataclass, replace
+
+from ..results import Verdict
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table, as plain text: whoever renders it escapes it.
+
+    Attributes:
+        text: What is read first.
+        detail: A second line, smaller.
+        aside: A third line, smaller.
+        verdict: Colours the cell and adds its sign and word.
+        is_quote: Somebody's words, shown as such.
+    """
+
+    text: str
+    detail: str = ""
+    aside: str = ""
+    verdict: Verdict | None = None
+    is_quote: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the rows.
+
+    Attributes:
+        caption: What it holds.
+        head: One cell a column.
+        rows: As long as the head, each.
+        words: Indices of columns that hold words, not numbers.
+        is_folded: True for details that few readers want.
+        is_matrix: True where the cells are judged.
+        is_wide: True for one that needs the width of a page; others may stand beside a plot.
+    """
+
+    caption: str
+    head: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    words: frozenset[int] = frozenset({0})
+    is_folded: bool = False
+    is_matrix: bool = False
+    is_wide: bool = False
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.head) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report. `missing` says why there is nothing to show, and then there are no tables."""
+
+    key: str
+    title: str
+    intro: str
+    tables: tuple[Table, ...] = ()
+    missing: str = ""
+
+    def of(self, *tables: Table) -> "Section":
+        """The same with these tables."""
+        return replace(self, tables=tables)
+
+    def without(self, why: str) -> "Section":
+        """The same with nothing to show."""
+        return replace(self, missing=why)
+
+
+NOTHING = Cell("—")
+
+
+def heads(*texts: str) -> tuple[Cell, ...]:
+    """Cells of plain text."""
+    return tuple(Cell(text) for text in texts)

@@ -1,0 +1,334 @@
+"""From records to results: what each metric came to, what the gates say, which clips are the worst.
+
+It measures nothing, and everything in it can be done again from the records alone.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ..models.files import file_sha256
+from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ..models.memory import level_memory
+from .contender import Contender
+from .controls_check import damaged_control, self_control
+from .corpus import Corpus, Prompt
+from .divergence import Divergence, codebook_results
+from .gates import Gates, judge, worst
+from .layers import COUPLED, FLOOR, FREE, LOGITS, TARGET
+from .machine import machine, versions
+from .metrics import FAILURES, METRICS
+from .observations import Observations
+from .record import Record
+from .results import (
+    Attribution,
+    Clip,
+    CodebookResult,
+    Contour,
+    Distribution,
+    Extra,
+    GateResult,
+    LevelResult,
+    Memory,
+    MetricResult,
+    ModelInfo,
+    Results,
+)
+from .statistics import estimate
+from .work import Plan
+
+WORST_CLIPS = 5
+_STEP_S = 0.01
+_HALVES = ("backbone_only", "decoder_only", "both")
+
+Measured = dict[str, dict[str, Observations]]
+"""By level, then by metric."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What `summarise` gives: the results, and the observations that they are made of."""
+
+    results: Results
+    measured: Measured = field(repr=False)
+
+
+def observed(records: Iterable[Record]) -> Measured:
+    """The records' values as observations; metrics that no clip has are absent."""
+    found: dict[str, dict[str, list[tuple[str, int, float, float]]]] = {}
+    for record in records:
+        if record.layer not in (LOGITS, COUPLED, FREE):
+            continue
+        for metric, value in record.values.items():
+            row = (record.prompt, record.seed, value, record.weights.get(metric, 1.0))
+            found.setdefault(record.level, {}).setdefault(metric, []).append(row)
+    return {
+        level: {metric: _observations(rows) for metric, rows in metrics.items()} for level, metrics in found.items()
+    }
+
+
+def _observations(rows: Sequence[tuple[str, int, float, float]]) -> Observations:
+    prompts, seeds, values, weights = zip(*rows, strict=True)
+    return Observations(np.array(prompts), np.array(seeds), np.array(values), np.array(weights))
+
+
+def summarise(
+    plan: Plan,
+    records: Sequence[Record],
+    gates: Gates,
+    *,
+    kind: str,
+    memories: Mapping[str, Memory],
+    extras: Sequence[Extra],
+    notes: Sequence[str] = (),
+) -> Judged:
+    """All results of the records.
+
+    Args:
+        plan: That was done.
+        records: All there are.
+        gates: All; those of layers that were not run are left out.
+        kind: "run" or "compare".
+        memories: By contender.
+        extras: What was measured beside.
+        notes: What a reader must know.
+    """
+    measured = observed(records)
+    gates = gates.only(plan.layers)
+    verdicts: list[GateResult] = []
+    for contender in plan.contenders:
+        verdicts += judge(contender.name, measured.get(contender.name, {}), gates, margins_of=contender.level)
+    controls = [self_control(plan.baseline.name, measured.get(plan.baseline.name, {}))]
+    if plan.damaged is not None:
+        quick = gates.only((LOGITS, COUPLED))
+        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=plan.damaged.level)
+        controls.append(damaged_control(plan.damaged.name, damaged))
+        verdicts += damaged
+    everyone = [*plan.contenders, *([plan.damaged] if plan.damaged else [])]
+    judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
+    overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
+    by_level = {
+        contender.name: [record for record in records if record.level == contender.name] for contender in everyone
+    }
+    results = Results(
+        kind="compare" if kind == "compare" else "run",
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        model=model_info(plan.baseline.bundle),
+        baseline=plan.baseline.name,
+        layers=list(plan.layers),
+        corpus=plan.corpus.info(list(plan.seeds)),
+        settings={
+            "temperature": plan.options.temperature,
+            "top_k": plan.options.top_k,
+            "kv_type": plan.settings["kv_type"],
+            "gpu_layers": plan.settings["gpu_layers"],
+        },
+        machine=machine(),
+        versions=versions(),
+        notes=[*notes, *_gaps(plan, records)],
+        levels=[
+            _level(plan, contender, by_level[contender.name], memories.get(contender.name), verdicts)
+            for contender in everyone
+        ],
+        metrics=[
+            result
+            for contender in everyone
+            for result in _metrics(contender.name, measured, plan.corpus, _floor(records))
+        ],
+        gates=verdicts,
+        codebooks=[result for contender in everyone for result in _codebooks(contender.name, by_level[contender.name])],
+        attribution=_attributions(measured, [each.name for each in everyone]),
+        controls=controls,
+        clips=[
+            clip
+            for contender in plan.contenders
+            if contender != plan.baseline
+            for clip in _worst_clips(plan, contender, records)
+        ],
+        distributions=_distributions(plan, by_level),
+        extras=list(extras),
+        verdict=overall,
+    )
+    return Judged(results, measured)
+
+
+def model_info(bundle: Path) -> ModelInfo:
+    """Which model a bundle is of."""
+    manifest = read_manifest(bundle)
+    return ModelInfo(
+        name=manifest.model_spec.name,
+        bundle=bundle.resolve().name,
+        manifest_sha256=file_sha256(bundle / MANIFEST_NAME),
+        source_sha256=_checkpoint_sha256(manifest),
+    )
+
+
+def _checkpoint_sha256(manifest: Manifest) -> str:
+    """Of all files of the checkpoint together."""
+    parts = "".join(source.sha256 for source in manifest.sources_of("checkpoint"))
+    return parts if len(parts) == 64 else hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
+    targets = [record for record in records if record.layer == TARGET]
+    empty = [record.key for record in targets if not record.detail["codes"]]
+    if not empty:
+        return []
+    return [f"{plan.baseline.name} said nothing in {len(empty)} clips; these are in no layer"]
+
+
+def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
+    category = {prompt.id: prompt.category for prompt in corpus.prompts}
+    results = []
+    for key, metric in METRICS.items():
+        found = measured.get(level, {}).get(key)
+        if found is None:
+            continue
+        noise = floor.get(key)
+        mean_noise = float(np.abs(noise.values).mean()) if noise is not None else 0.0
+        ratio = None
+        if mean_noise and metric.direction != "higher":
+            ratio = float(np.abs(found.values).mean()) / mean_noise
+        groups: dict[str, list[int]] = {}
+        for index, prompt in enumerate(found.prompts.tolist()):
+            groups.setdefault(category[prompt], []).append(index)
+        means = {
+            name: float(np.average(found.values[where], weights=found.weights[where]))
+            for name, where in sorted(groups.items())
+            if found.weights[where].sum()
+        }
+        results.append(
+            MetricResult(
+                level=level,
+                metric=key,
+                estimate=estimate(found),
+                noise_floor=estimate(noise) if noise is not None else None,
+                effect_ratio=ratio,
+                by_category=means,
+            )
+        )
+    return results
+
+
+def _floor(records: Sequence[Record]) -> dict[str, Observations]:
+    rows: dict[str, list[tuple[str, int, float, float]]] = {}
+    for record in records:
+        if record.layer == FLOOR:
+            for metric, value in record.values.items():
+                rows.setdefault(metric, []).append((record.prompt, record.seed, value, 1.0))
+    return {metric: _observations(each) for metric, each in rows.items()}
+
+
+def _codebooks(level: str, records: Sequence[Record]) -> list[CodebookResult]:
+    clips = [
+        Divergence(
+            np.array(record.detail["kld"]),
+            np.zeros_like(np.array(record.detail["kld"])),
+            np.array(record.detail["same_top"], np.bool_),
+        )
+        for record in records
+        if record.layer == LOGITS
+    ]
+    if not clips:
+        return []
+    coupled = [record.detail for record in records if record.layer == COUPLED]
+    flips = None
+    if coupled:
+        frames = sum(detail["frames"] for detail in coupled)
+        flips = {
+            index: 100 * count / frames
+            for index, count in enumerate(np.sum([detail["flips"] for detail in coupled], axis=0).tolist())
+        }
+    return codebook_results(level, clips, flips)
+
+
+def _attributions(measured: Measured, levels: Sequence[str]) -> list[Attribution]:
+    found = []
+    for level in levels:
+        halves = {half: measured.get(level, {}).get(half) for half in _HALVES}
+        if all(halves.values()):
+            found.append(
+                Attribution(level=level, **{half: estimate(each) for half, each in halves.items() if each is not None})
+            )
+    return found
+
+
+def _level(
+    plan: Plan, contender: Contender, records: Sequence[Record], memory: Memory | None, gates: Sequence[GateResult]
+) -> LevelResult:
+    manifest = read_manifest(contender.bundle)
+    sizes = level_memory(manifest, contender.level)
+    free = [record.detail for record in records if record.layer == FREE]
+    audio_s = sum(detail["audio_s"] for detail in free)
+    return LevelResult(
+        level=contender.name,
+        is_control=contender == plan.damaged,
+        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(contender.bundle),
+        bits_per_weight=sizes.bits_per_weight,
+        memory=memory,
+        rtf=sum(detail["wall_s"] for detail in free) / audio_s if audio_s else None,
+        ttfa_s=median(detail["first_s"] for detail in free) if free else None,
+        failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
+        clips=len(free),
+        verdict=worst(gate.verdict for gate in gates if gate.level == contender.name),
+    )
+
+
+def _codec_bytes(bundle: Path) -> int:
+    manifest = read_manifest(bundle)
+    return sum(manifest.files[name].size_bytes for name in (manifest.codec.decoder, manifest.codec.encoder))
+
+
+def _worst_clips(plan: Plan, contender: Contender, records: Sequence[Record]) -> list[Clip]:
+    free = [record for record in records if record.layer == FREE]
+    base = {(record.prompt, record.seed): record for record in free if record.level == plan.baseline.name}
+    prompts: dict[str, Prompt] = {prompt.id: prompt for prompt in plan.corpus.prompts}
+    own = [record for record in free if record.level == contender.name and (record.prompt, record.seed) in base]
+    own.sort(key=lambda record: (-record.values["new_failures"], -record.values.get("mcd", 0.0), record.key))
+    clips = []
+    for record in own[:WORST_CLIPS]:
+        other, prompt = base[record.prompt, record.seed], prompts[record.prompt]
+        clips.append(
+            Clip(
+                level=contender.name,
+                prompt=prompt.id,
+                category=prompt.category,
+                text=prompt.text,
+                seed=record.seed,
+                why=_why(record),
+                baseline_audio=other.files["audio"],
+                audio=record.files["audio"],
+                baseline_contour=Contour(step_s=_STEP_S, f0_hz=other.detail["f0_hz"]),
+                contour=Contour(step_s=_STEP_S, f0_hz=record.detail["f0_hz"]),
+                metrics=record.values,
+            )
+        )
+    return clips
+
+
+def _why(record: Record) -> str:
+    if record.values["new_failures"]:
+        return f"fails where the baseline does not: {', '.join(record.detail['failures'])}"
+    if "mcd" in record.values:
+        return f"mel-cepstral distortion {record.values['mcd']:.1f} dB"
+    return "nothing is heard"
+
+
+def _distributions(plan: Plan, by_level: Mapping[str, Sequence[Record]]) -> list[Distribution]:
+    named = (("duration", "s", "duration_s"), ("mean pause", "s", "pause_mean_s"), ("F0 median", "Hz", "f0_median_hz"))
+    found = []
+    for contender in plan.contenders:
+        scalars: list[dict[str, Any]] = [
+            record.detail["scalars"] for record in by_level[contender.name] if record.layer == FREE
+        ]
+        for name, unit, key in named:
+            values = [float(each[key]) for each in scalars if key in each]
+            if values:
+                found.append(Distribution(level=contender.name, name=name, unit=unit, values=values))
+    return found

@@ -1,0 +1,265 @@
+"""The whole evaluation on the tiny model: right verdicts, the same records however it is done, and exit codes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from builders import make_tiny_bundle
+from miso_gguf.console import run
+from miso_gguf.quant_eval.cli import cli
+from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
+from miso_gguf.quant_eval.planning import Asked, estimate_cost, plan_compare, plan_run
+from miso_gguf.quant_eval.records import RecordError, Records
+from miso_gguf.quant_eval.results import Results
+from miso_gguf.quant_eval.work import Plan, evaluate
+
+LEVELS = ("fp16", "q8_0", "q4_0")
+PROMPTS, SEEDS = 10, 2
+
+
+def asked(out: Path, **changes: object) -> Asked:
+    return replace(Asked(out, prompts=PROMPTS, seeds=SEEDS, threads=1), **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tiny") / "bundle"
+    make_tiny_bundle(out, LEVELS)
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished evaluation, by the command."""
+    out = tmp_path_factory.mktemp("report")
+    assert miso_eval("run", bundle, *few(out), "--no-vram") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(report: Path) -> Results:
+    return Results.model_validate_json((report / "results.json").read_bytes())
+
+
+def few(out: Path) -> list[object]:
+    return ["--prompts", PROMPTS, "--seeds", SEEDS, "--threads", 1, "--out", out]
+
+
+def miso_eval(*arguments: object) -> int:
+    return run(cli, [str(argument) for argument in arguments], "miso-eval")
+
+
+def mean(results: Results, level: str, metric: str) -> float:
+    return next(m.estimate.value for m in results.metrics if (m.level, m.metric) == (level, metric))
+
+
+# The verdicts
+
+
+def test_fp16_equals_itself_exactly(results: Results) -> None:
+    perfect = {"top1": 100.0, "lf0_corr": 1.0}
+    own = [m for m in results.metrics if m.level == "fp16" and m.metric != "first_divergence"]
+    assert {m.metric for m in own} >= {"kld_cb0", "kld_rest", "top1", "flip_rate", "lf0_rmse", "dur_ratio", "mcd"}
+    assert {m.metric: m.estimate.value for m in own} == {m.metric: perfect.get(m.metric, 0.0) for m in own}
+    assert all(gate.verdict == "PASS" for gate in results.gates if gate.level == "fp16")
+    assert results.controls[0].behaved
+
+
+def test_the_damaged_level_fails(results: Results) -> None:
+    control = results.controls[1]
+    assert (control.name, control.behaved) == ("damaged", True)
+    assert mean(results, "damaged", "kld_cb0") > 10 * mean(results, "q4_0", "kld_cb0")
+    assert results.verdict != "FAIL", "a control is not a level"
+
+
+def test_levels_order_as_they_should(results: Results) -> None:
+    for metric in ("kld_cb0", "kld_rest"):
+        assert 0 == mean(results, "fp16", metric) < mean(results, "q8_0", metric) < mean(results, "q4_0", metric)
+    assert mean(results, "q8_0", "top1") >= mean(results, "q4_0", "top1")
+
+
+def test_each_half_has_its_share(results: Results) -> None:
+    for part in results.attribution:
+        if part.level in ("q8_0", "q4_0"):
+            halves = part.backbone_only.value, part.decoder_only.value
+            assert 0 < min(halves) <= max(halves) < 1.5 * part.both.value
+            assert sum(halves) == pytest.approx(part.both.value, rel=0.7)
+    assert {part.level for part in results.attribution} == {"q8_0", "q4_0", "damaged"}
+
+
+def test_the_noise_floor_is_above_the_levels(results: Results) -> None:
+    floor = next(m.noise_floor for m in results.metrics if (m.level, m.metric) == ("q8_0", "semantic_wed"))
+    assert floor is not None
+    assert floor.value > mean(results, "q8_0", "semantic_wed")
+
+
+def test_clips_are_there_to_be_heard(results: Results, report: Path) -> None:
+    assert {clip.level for clip in results.clips} == {"q8_0", "q4_0"}
+    for clip in results.clips:
+        for name in (clip.audio, clip.baseline_audio):
+            samples, rate_hz = soundfile.read(report / "clips" / name)
+            assert rate_hz == 24000
+            assert np.abs(samples).max() > 0.05
+
+
+def test_reports_are_written(report: Path) -> None:
+    for name in ("report.html", "report.md", "comment.md", "junit.xml", "results.json", "baseline.json"):
+        assert (report / name).stat().st_size > 500, name
+
+
+# How it is done does not matter
+
+
+def stable(plan: Plan) -> list[object]:
+    """The records, without how long things took."""
+    with Records.open(plan.records, plan.fingerprint) as store:
+        return [
+            replace(record, detail={k: v for k, v in record.detail.items() if k not in ("wall_s", "first_s")})
+            for record in store
+        ]
+
+
+def small(bundle: Path, out: Path) -> Plan:
+    return plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(out, prompts=2, controls=False))
+
+
+@pytest.fixture(scope="module")
+def whole(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    plan = small(bundle, tmp_path_factory.mktemp("whole"))
+    evaluate(plan)
+    return stable(plan)
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_what_was_interrupted_goes_on(after: int, bundle: Path, whole: list[object], tmp_path: Path) -> None:
+    plan = small(bundle, tmp_path)
+
+    def stop(done: int) -> None:
+        if done == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(plan, progress=stop)
+    assert 0 < len(stable(plan)) < len(whole)
+    evaluate(plan)
+    assert stable(plan) == whole
+
+
+def test_two_processes_find_the_same(bundle: Path, whole: list[object], tmp_path: Path) -> None:
+    plan = small(bundle, tmp_path)
+    evaluate(plan, processes=2)
+    assert stable(plan) == whole
+
+
+def test_records_of_another_plan_are_refused(bundle: Path, tmp_path: Path) -> None:
+    evaluate(replace(small(bundle, tmp_path), contenders=(), damaged=None, layers=()))
+    other = plan_run(bundle, ["fp16"], "fp16", asked(tmp_path, prompts=2))
+    with pytest.raises(RecordError, match="--fresh"):
+        evaluate(other)
+
+
+def test_two_bundles_of_one_recipe_do_not_differ(bundle: Path, tmp_path: Path) -> None:
+    plan = plan_compare(
+        bundle, bundle, "q4_0", asked(tmp_path, prompts=2, controls=False, layers=("logits", "coupled"))
+    )
+    found = evaluate_plan(plan, Wanted("compare", vram=False)).results
+    assert {m.estimate.value for m in found.metrics if m.level == "B" and m.metric.startswith("kld")} == {0.0}
+
+
+def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> None:
+    clip = next((report / "clips").glob("fp16-*.wav"))
+    corpus = tmp_path / "mine.jsonl"
+    corpus.write_text(json.dumps({"text": "Hello there.", "audio": str(clip)}) + "\n")
+    plan = plan_run(
+        bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path / "out", corpus=str(corpus), controls=False, seeds=1)
+    )
+    found = evaluate_plan(plan, Wanted(vram=False)).results
+    assert mean(found, "q4_0", "kld_cb0") > 0
+    assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
+
+
+def test_the_cost_is_estimated_from_what_is_asked(bundle: Path, tmp_path: Path) -> None:
+    one = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=1, controls=False)))
+    three = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=3, controls=False)))
+    assert three.audio_s == pytest.approx(3 * one.audio_s)
+    assert three.disk_bytes == pytest.approx(3 * one.disk_bytes, rel=0.01)
+    assert three.clips == 3 * one.clips
+    assert one.wall_s > 0
+
+
+# Exit codes
+
+
+STRICT_GATES = """schema_version = 1
+[gates.kld_cb0]
+kind = "at_most"
+margins = { fp16 = 0.0, q8_0 = 0.0, q4_k_m = 0.0, q4_0 = 0.0 }
+"""
+
+
+def test_a_failed_gate_is_1(bundle: Path, report: Path, tmp_path: Path) -> None:
+    gates = tmp_path / "gates.toml"
+    gates.write_text(STRICT_GATES)
+    arguments = ["run", bundle, *few(report), "--no-vram", "--gates", gates]
+    assert miso_eval(*arguments) == 1
+    assert miso_eval(*arguments[:-2]) == 0, "the same records, the default gates"
+
+
+def test_history(report: Path, bundle: Path, tmp_path: Path) -> None:
+    accepted = tmp_path / "accepted.json"
+    assert miso_eval("baseline", "save", report, accepted) == 0
+    assert miso_eval("gate", report, "--baseline", accepted) == 0
+    document = json.loads(accepted.read_text())
+    for stored in document["levels"]["q4_0"].values():
+        if stored["estimate"]["value"] > 0:
+            stored["values"] = [value / 4 for value in stored["values"]]
+            stored["estimate"] |= {key: stored["estimate"][key] / 4 for key in ("value", "low", "high")}
+    accepted.write_text(json.dumps(document))
+    assert miso_eval("gate", report, "--baseline", accepted) == 1, "it was four times better"
+    arguments = ["run", bundle, *few(report), "--no-vram", "--history", accepted]
+    assert miso_eval(*arguments) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{bundle}", "--levels", "q4_k_m", "--out", "{tmp}"], "has no level q4_k_m"),
+        (["run", "{bundle}", "--levels", "q9", "--out", "{tmp}"], "q9"),
+        (["run", "{bundle}", "--layers", "logit", "--out", "{tmp}"], "unknown layer logit"),
+        (["run", "{tmp}", "--out", "{tmp}/out"], "miso.json"),
+        (["run", "{bundle}", "--levels", "fp16", "--history", "{tmp}/none.json", "--out", "{tmp}"], "no baseline"),
+        (["gate", "{tmp}", "--baseline", "{tmp}/none.json"], "baseline.json is not there"),
+        (["report", "{tmp}"], "results.json is not there"),
+        (["prosody", "{tmp}/empty.wav", "{tmp}/empty.wav"], "empty.wav"),
+        (["prosody", "{tmp}/none.wav", "{tmp}/none.wav"], "none.wav"),
+    ],
+)
+def test_what_cannot_be_done_is_2_and_one_line(
+    arguments: Sequence[str], message: str, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), 24000)
+    assert miso_eval(*(text.format(bundle=bundle, tmp=tmp_path) for text in arguments)) == 2
+    said = capfd.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+    assert said[-1].startswith("miso-eval: error: ")
+
+
+def test_a_baseline_of_another_corpus_is_2(report: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((report / "baseline.json").read_text())
+    document["subject"]["corpus_sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    assert miso_eval("gate", report, "--baseline", tmp_path / "other.json") == 2
+    assert "corpus is" in capfd.readouterr().err
+
+
+def test_prosody_of_two_files(report: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = next((report / "clips").glob("fp16-*.wav"))
+    assert miso_eval("prosody", clip, clip, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["free"]["dur_ratio"] == 0.0
+    assert miso_eval("prosody", clip, clip) == 0
+    assert "Duration" in capfd.readouterr().out

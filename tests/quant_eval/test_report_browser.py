@@ -1,0 +1,92 @@
+"""The page in a browser: no error, no request, players that play, nothing wider than the screen. Skips without one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from headless import Tab, tab
+from sample_results import sample, write_sounds
+
+from miso_gguf.quant_eval.report.html import page
+
+LENGTHS = """
+(async () => {
+  const sounds = [...document.querySelectorAll("audio")];
+  const ready = (sound) => new Promise((done, fail) => {
+    sound.addEventListener("loadedmetadata", () => done(sound.duration), { once: true });
+    sound.addEventListener("error", () => fail(new Error(sound.error.message)), { once: true });
+    sound.preload = "metadata";
+    sound.load();
+  });
+  return Promise.all(sounds.map(ready));
+})()
+"""
+SWITCHED = """
+(async () => {
+  const button = document.querySelector(".switch");
+  const [first, second] = button.closest(".players").querySelectorAll("audio");
+  first.currentTime = 0.7;
+  await first.play();
+  button.click();
+  await new Promise((done) => second.addEventListener("playing", done, { once: true }));
+  const seen = [first.paused, second.paused, second.currentTime >= 0.7, button.hidden];
+  second.pause();
+  return seen;
+})()
+"""
+SMALLEST_LETTERS = """
+Math.min(...[...document.querySelectorAll("svg text")].map(
+  (text) => {
+    const { a, b } = text.getScreenCTM();
+    return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
+  }))
+"""
+_FULL = sample(codebooks=32, levels=("fp16", "q8_0", "q4_0", "damaged"))
+RESULTS = _FULL.model_copy(update={"clips": [_FULL.clips[0], _FULL.clips[5]]})
+OVERFLOWING = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with tab(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def report(browser: Tab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    write_sounds(RESULTS, folder)
+    path = folder / "report.html"
+    path.write_text(page(RESULTS, folder), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_fits_the_screen_and_reports_nothing(browser: Tab, report: Path, width: int, scheme: str) -> None:
+    browser.messages.clear()
+    browser.requests.clear()
+    browser.open(report, width, scheme=scheme)
+    assert browser.value(OVERFLOWING) == 0
+    assert browser.value(SMALLEST_LETTERS) >= 9.5
+    assert browser.messages == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [report.as_uri()]
+    dark = browser.value("getComputedStyle(document.documentElement).backgroundColor") == "rgb(22, 24, 27)"
+    assert dark == (scheme == "dark")
+
+
+def test_the_players_play_and_the_switch_keeps_the_moment(browser: Tab, report: Path) -> None:
+    browser.open(report, 1280)
+    browser.messages.clear()
+    contours = [contour for clip in RESULTS.clips for contour in (clip.baseline_contour, clip.contour)]
+    lengths = [contour.step_s * len(contour.f0_hz) for contour in contours]
+    assert len(set(lengths)) > 1
+    assert browser.value(LENGTHS) == pytest.approx(lengths, abs=1e-3)
+    assert browser.value(SWITCHED) == [True, False, True, False]
+    assert browser.messages == []
+
+
+def test_the_numbers_can_be_read_from_the_page(browser: Tab, report: Path) -> None:
+    browser.open(report, 1280)
+    assert browser.value('JSON.parse(document.getElementById("results").textContent).levels.length') == 4
+    assert browser.value('document.getElementById("save").hidden') is False

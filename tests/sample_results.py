@@ -1,0 +1,284 @@
+"""A made-up evaluation for tests of reports: every number is a formula, and the sounds are drawn from the contours."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from miso_gguf.quant_eval.metrics import METRICS
+from miso_gguf.quant_eval.results import (
+    Attribution,
+    Clip,
+    CodebookResult,
+    Contour,
+    Control,
+    CorpusInfo,
+    Distribution,
+    Estimate,
+    Extra,
+    GateResult,
+    LevelResult,
+    Memory,
+    MemoryPart,
+    MetricResult,
+    ModelInfo,
+    Results,
+    Verdict,
+)
+
+HOSTILE = (
+    '</script><img src=x onerror="alert(1)"> `code` **bold** | [a](http://b) @all\n# Title {{ 7*7 }} \x07 $x$ \u202e'
+)
+RATE_HZ = 24_000
+STEP_S = 0.01
+
+_DAMAGE = {"fp16": 0.0, "q8_0": 0.08, "q4_k_m": 1.0, "q4_0": 2.4, "damaged": 30.0}
+_BITS = {"fp16": 16.0, "q8_0": 8.5, "q4_k_m": 4.89, "q4_0": 4.55, "damaged": 4.55}
+_PROMPTS = 48
+_SEEDS = (0, 1, 2)
+_TEXTS = {
+    "question": "Did you really walk all the way home?",
+    "list": "We need apples, pears, plums and a little patience.",
+    "emotion": "I cannot believe it, this is wonderful!",
+    "number": "The train leaves at seventeen minutes past four.",
+    "long": "When the rain had stopped at last, the children ran out and would not come back in for supper.",
+}
+
+
+def estimate(value: float, width: float = 0.12) -> Estimate:
+    """An estimate with an interval of +-`width` of the value."""
+    half = abs(value) * width
+    return Estimate(value=value, low=value - half, high=value + half, prompts=_PROMPTS, clips=_PROMPTS * len(_SEEDS))
+
+
+def sample(codebooks: int = 8, levels: tuple[str, ...] = ("fp16", "q8_0", "q4_k_m", "q4_0", "damaged")) -> Results:
+    """Four levels and a damaged control; Q4_K_M is undecided on one gate, Q4_0 fails two."""
+    compared = [level for level in levels if level != "fp16"]
+    gates = [gate for level in compared for gate in _gates(level)]
+    verdicts = {level: _worst([gate.verdict for gate in gates if gate.level == level]) for level in compared}
+    real = [verdicts[level] for level in compared if level != "damaged"]
+    return Results(
+        kind="run",
+        created="2025-01-02T03:04:05Z",
+        model=ModelInfo(
+            name="Miso TTS 8B", bundle="miso-8b", manifest_sha256="0123456789abcdef" * 4, source_sha256="fedcba98" * 8
+        ),
+        baseline="fp16",
+        layers=["logits", "coupled", "free"],
+        corpus=CorpusInfo(
+            name="builtin-1",
+            sha256="a1b2c3d4" * 8,
+            prompts=_PROMPTS,
+            categories={"question": 12, "list": 12, "emotion": 12, "number": 12},
+            seeds=list(_SEEDS),
+        ),
+        settings={"temperature": 0.9, "top_k": 50, "resamples": 10_000, "seed": 0, "quick": False},
+        machine={"cpu": "an example, 8 cores", "memory": "32 GB", "gpu": "none"},
+        versions={"miso-gguf": "0.1.0", "llama-cpp-python": "0.3.36", "numpy": "2.2.0", "praat": "6.4.1"},
+        notes=["Word error rate was not run: no recogniser was given.", "4 of 144 clips were resumed."],
+        levels=[_level(level, verdicts.get(level), real) for level in levels],
+        metrics=[_metric(level, key) for level in compared for key in METRICS],
+        gates=gates,
+        codebooks=[_codebook(level, index) for level in compared for index in range(codebooks)],
+        attribution=[_attribution(level) for level in compared],
+        controls=[
+            Control(name="fp16 against itself", expected="exactly zero", found="exactly zero", behaved=True),
+            Control(name="damaged", expected="FAIL", found="FAIL on 7 of 7 gates", behaved=True),
+        ],
+        clips=[clip for level in compared if level != "damaged" for clip in _clips(level)],
+        distributions=[
+            Distribution(level=level, name=name, unit=unit, values=_spread(level, middle))
+            for name, unit, middle in (("duration", "s", 3.4), ("pauses", "s", 0.42))
+            for level in levels
+        ],
+        extras=[
+            Extra(name="word error rate", unit="%", values={}, why_not="not run: no recogniser was given"),
+            Extra(name="UTMOS", unit="", values={"fp16": 4.1, "q8_0": 4.098, "q4_k_m": 4.02}),
+        ],
+        verdict=_worst(real) if real else None,
+    )
+
+
+def write_sounds(results: Results, folder: Path) -> None:
+    """A buzz that follows the contour, for each clip of the results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip in results.clips:
+        for name, contour in ((clip.baseline_audio, clip.baseline_contour), (clip.audio, clip.contour)):
+            soundfile.write(folder / name, _buzz(contour), RATE_HZ, subtype="PCM_16")
+
+
+def _worst(verdicts: list[Verdict]) -> Verdict:
+    order: tuple[Verdict, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
+    return next(verdict for verdict in order if verdict in verdicts)
+
+
+def _gates(level: str) -> list[GateResult]:
+    damage = _DAMAGE[level]
+    table: tuple[tuple[str, str, float, float], ...] = (
+        ("kld_cb0", "at_most", 0.06, 0.031 * damage),
+        ("top1", "at_least", 88.0, 100 - 6.0 * min(damage, 12)),
+        ("lf0_rmse", "at_most", 60.0, 54.0 * math.sqrt(damage)),
+        ("vuv_error", "at_most", 8.0, 2.1 * damage),
+        ("dur_ratio", "within", 0.08, -0.021 * damage),
+        ("f0_range", "within", 0.1, -0.03 * damage),
+        ("new_failures", "failures", 6.0, 1.0 * damage if damage > 0.5 else 0.0),
+        ("kld_cb0", "history", 0.08, 0.031 * damage),
+    )
+    results = []
+    for metric, kind, margin, value in table:
+        found = estimate(value, 0.02 if metric == "top1" else 0.12)
+        distance = (-found.high, -found.low) if kind == "at_least" else (abs(found.low), abs(found.high))
+        limit = -margin if kind == "at_least" else margin
+        verdict: Verdict = "PASS" if max(distance) <= limit else "FAIL" if min(distance) > limit else "INCONCLUSIVE"
+        reason = {
+            "PASS": "The whole interval is inside the margin.",
+            "FAIL": "The whole interval is outside the margin.",
+            "INCONCLUSIVE": "The interval straddles the margin: more prompts are needed.",
+        }[verdict]
+        gate = {"level": level, "metric": metric, "kind": kind, "margin": margin, "estimate": found, "verdict": verdict}
+        p_value = None if kind == "failures" else {"PASS": 0.0004, "FAIL": 0.98, "INCONCLUSIVE": 0.211}[verdict]
+        results.append(GateResult.model_validate({**gate, "p_value": p_value, "reason": reason}))
+    return results
+
+
+def _level(level: str, verdict: Verdict | None, real: list[Verdict]) -> LevelResult:
+    is_control = level == "damaged"
+    weights = int(8.1e9 * _BITS[level] / 8)
+    parts = [
+        MemoryPart(name="backbone", bytes=int(weights * 0.94), source="llama.cpp: model buffer size"),
+        MemoryPart(name="depth decoder", bytes=int(weights * 0.06), source="its own buffers"),
+        MemoryPart(name="KV cache", bytes=268_435_456, source="llama.cpp: KV buffer size, n_ctx 2048"),
+        MemoryPart(name="compute", bytes=120_000_000, source="llama.cpp: compute buffer size"),
+    ]
+    memory = Memory(accounted=parts)
+    if level == "q4_k_m":
+        peak, steady = weights + 640_000_000, weights + 560_000_000
+        memory = Memory(accounted=parts, measured_peak_bytes=peak, measured_steady_bytes=steady)
+    return LevelResult(
+        level=level,
+        is_control=is_control,
+        file_bytes=weights,
+        bits_per_weight=_BITS[level],
+        memory=None if is_control else memory,
+        rtf=None if is_control else 0.05 * _BITS[level] + 0.2,
+        ttfa_s=None if is_control else 0.02 * _BITS[level] + 0.1,
+        failures={"looping": round(_DAMAGE[level])} if _DAMAGE[level] >= 1 else {},
+        clips=_PROMPTS * len(_SEEDS),
+        verdict=verdict,
+    )
+
+
+def _metric(level: str, key: str) -> MetricResult:
+    metric = METRICS[key]
+    size = (1 + len(key) % 5) * 10.0 ** (1 - metric.digits) * 4
+    value = 100 - size * _DAMAGE[level] * 0.1 if metric.unit == "%" and metric.direction == "higher" else size
+    sign = -1 if metric.direction == "zero" and len(key) % 2 else 1
+    value = value if metric.direction == "higher" else sign * size * _DAMAGE[level]
+    has_floor = metric.layer != "logits"
+    return MetricResult(
+        level=level,
+        metric=key,
+        estimate=estimate(value, 0.3),
+        noise_floor=estimate(size * 3, 0.2) if has_floor else None,
+        effect_ratio=abs(value) / (size * 3) if has_floor else None,
+        by_category={"question": value * 1.1, "list": value * 0.9, "emotion": value * 1.2, "number": value * 0.8},
+    )
+
+
+def _codebook(level: str, index: int) -> CodebookResult:
+    mean = 0.031 * _DAMAGE[level] * (1 + 0.8 * math.sin(1.3 * index)) * math.exp(-0.05 * index) + 1e-7
+    agreement = 100 - min(8 * _DAMAGE[level], 70) - 0.2 * index
+    return CodebookResult(
+        level=level,
+        codebook=index,
+        frames=6_120,
+        kld_mean=mean,
+        kld_median=mean * 0.6,
+        kld_p99=mean * 9,
+        top1_percent=agreement,
+        flip_percent=(100 - agreement) * 1.1,
+    )
+
+
+def _attribution(level: str) -> Attribution:
+    damage = 0.02 * _DAMAGE[level]
+    return Attribution(
+        level=level,
+        backbone_only=estimate(damage * 0.7),
+        decoder_only=estimate(damage * 0.25),
+        both=estimate(damage),
+    )
+
+
+def _clips(level: str) -> list[Clip]:
+    clips = []
+    for rank, (category, text) in enumerate(_TEXTS.items()):
+        flat, tempo = 1 - 0.12 * _DAMAGE[level], 1 + 0.03 * _DAMAGE[level] * (rank - 1)
+        clips.append(
+            Clip(
+                level=level,
+                prompt=f"{category}-{rank + 3:02d}",
+                category=category,
+                text=text,
+                seed=_SEEDS[rank % len(_SEEDS)],
+                why="F0 error is the largest of all clips."
+                if rank == 0
+                else "Among the largest in F0 error and duration.",
+                baseline_audio=f"{category}_fp16.wav",
+                audio=f"{category}_{level}.wav",
+                baseline_contour=_contour(rank, 1.0, 1.0),
+                contour=_contour(rank, flat, tempo),
+                metrics={"lf0_rmse_dtw": (40.0 - 3 * rank) * _DAMAGE[level], "dur_ratio": math.log(tempo), "mcd": 2.0},
+            )
+        )
+    return clips
+
+
+def _contour(rank: int, flat: float, tempo: float) -> Contour:
+    steps = int(150 * tempo)
+    times = [step / tempo for step in range(steps)]
+    semitones = [5 * math.sin(0.05 * t + rank) + 2 * math.sin(0.13 * t) for t in times]
+    is_voiced = [int(t) % 45 > 8 for t in times]
+    hertz = [round(120 * 2 ** (flat * s / 12), 2) if v else 0.0 for s, v in zip(semitones, is_voiced, strict=True)]
+    return Contour(step_s=STEP_S, f0_hz=hertz)
+
+
+def _spread(level: str, middle: float) -> list[float]:
+    """Quantiles of something like a log-normal distribution."""
+    shift = -0.021 * min(_DAMAGE[level], 8)
+    return [round(middle * math.exp(shift + 0.3 * math.sin(2.4 * n) + 0.1 * math.sin(7.7 * n)), 4) for n in range(144)]
+
+
+def _buzz(contour: Contour) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    hertz = np.repeat(np.asarray(contour.f0_hz), int(STEP_S * RATE_HZ))
+    phase = 2 * np.pi * np.cumsum(hertz) / RATE_HZ
+    harmonics = sum(np.sin(n * phase) / n for n in range(1, 9))
+    return np.asarray(0.2 * harmonics * (hertz > 0), np.float32)
+
+
+def bare(results: Results) -> Results:
+    """The same evaluation with nothing in it: no layer was run."""
+    lists = ("layers", "notes", "metrics", "gates", "codebooks", "attribution", "controls", "clips", "distributions")
+    nothing: dict[str, list[object]] = {name: [] for name in (*lists, "extras")}
+    levels = [level.model_copy(update={"verdict": None, "memory": None, "clips": 0}) for level in results.levels]
+    return results.model_copy(update={**nothing, "levels": levels, "verdict": None})
+
+
+def hostile(results: Results) -> Results:
+    """The same with a text in every place for words that is markup in all formats."""
+    clips = [clip.model_copy(update={"text": HOSTILE, "why": HOSTILE, "category": HOSTILE}) for clip in results.clips]
+    gates = [gate.model_copy(update={"reason": HOSTILE}) for gate in results.gates]
+    controls = [control.model_copy(update={"name": HOSTILE, "found": HOSTILE}) for control in results.controls]
+    model = results.model.model_copy(update={"name": HOSTILE, "bundle": HOSTILE})
+    changes = {"clips": clips, "gates": gates, "controls": controls, "model": model, "notes": [HOSTILE]}
+    return results.model_copy(update={**changes, "machine": {"cpu": HOSTILE, "gpu": "", HOSTILE: HOSTILE}})
+
+
+def check_golden(name: str, text: str) -> None:
+    """Hold `text` against tests/quant_eval/golden/`name`; with UPDATE_GOLDEN=1 in the environment, make it so."""
+    path = Path(__file__).parent / "quant_eval" / "golden" / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, "utf-8")
+    assert text == path.read_text("utf-8"), f"{name} changed: look at it, and run again with UPDATE_GOLDEN=1"
