@@ -72,7 +72,9 @@ def measure(extra: Extra, clips: Iterable[ExtraClip]) -> results.Extra:
         try:
             value = float(extra.score(clip.samples, clip.text, clip.baseline))
         except Exception as error:  # another's program: whatever it raises, the evaluation goes on
-            return not_run(f"{extra.name} failed on {clip.level}, {clip.text[:40]!r}: {error or type(error).__name__}")
+            return not_run(
+                f"{extra.name} failed on {clip.level}, {clip.text[:40]!r}: {str(error) or type(error).__name__}"
+            )
         if not math.isfinite(value):
             return not_run(f"{extra.name} gave {value} for {clip.level}, {clip.text[:40]!r}: expected a finite number")
         scores.setdefault(clip.level, []).append(value)
@@ -114,7 +116,7 @@ class FunctionExtra:
         try:
             self._function  # noqa: B018  (imports it)
         except Exception as error:  # importing runs another's program
-            return f"{self.target} cannot be imported: {error or type(error).__name__}"
+            return f"{self.target} cannot be imported: {str(error) or type(error).__name__}"
         return None
 
     def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:

@@ -33,7 +33,7 @@ class MetricResult(Document):
         metric: Key in `metrics.METRICS`.
         estimate: Over all clips.
         noise_floor: The same metric between two seeds of the baseline, if it can be had.
-        effect_ratio: |value| over the noise floor's mean of absolute values; about 1 means no more than another seed.
+        effect_ratio: Mean of absolute values over the noise floor's; about 1 means no more than another seed.
         by_category: Mean for each category of prompts.
     """
 

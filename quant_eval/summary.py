@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from .contender import Contender
 from .controls_check import damaged_control, self_control
-from .corpus import Corpus, Prompt
+from .corpus import Corpus
 from .divergence import Divergence, codebook_results
 from .gates import Gates, judge, worst
 from .layers import COUPLED, FLOOR, FREE, LOGITS, TARGET
@@ -28,10 +27,7 @@ from .observations import Observations
 from .record import Record
 from .results import (
     Attribution,
-    Clip,
     CodebookResult,
-    Contour,
-    Distribution,
     Extra,
     GateResult,
     LevelResult,
@@ -40,11 +36,10 @@ from .results import (
     ModelInfo,
     Results,
 )
+from .shown import distributions, worst_clips
 from .statistics import estimate
 from .work import Plan
 
-WORST_CLIPS = 5
-_STEP_S = 0.01
 _HALVES = ("backbone_only", "decoder_only", "both")
 
 Measured = dict[str, dict[str, Observations]]
@@ -149,9 +144,9 @@ def summarise(
             clip
             for contender in plan.contenders
             if contender != plan.baseline
-            for clip in _worst_clips(plan, contender, records)
+            for clip in worst_clips(plan, contender, records)
         ],
-        distributions=_distributions(plan, by_level),
+        distributions=distributions(plan, by_level),
         extras=list(extras),
         verdict=overall,
     )
@@ -283,52 +278,3 @@ def _level(
 def _codec_bytes(bundle: Path) -> int:
     manifest = read_manifest(bundle)
     return sum(manifest.files[name].size_bytes for name in (manifest.codec.decoder, manifest.codec.encoder))
-
-
-def _worst_clips(plan: Plan, contender: Contender, records: Sequence[Record]) -> list[Clip]:
-    free = [record for record in records if record.layer == FREE]
-    base = {(record.prompt, record.seed): record for record in free if record.level == plan.baseline.name}
-    prompts: dict[str, Prompt] = {prompt.id: prompt for prompt in plan.corpus.prompts}
-    own = [record for record in free if record.level == contender.name and (record.prompt, record.seed) in base]
-    own.sort(key=lambda record: (-record.values["new_failures"], -record.values.get("mcd", 0.0), record.key))
-    clips = []
-    for record in own[:WORST_CLIPS]:
-        other, prompt = base[record.prompt, record.seed], prompts[record.prompt]
-        clips.append(
-            Clip(
-                level=contender.name,
-                prompt=prompt.id,
-                category=prompt.category,
-                text=prompt.text,
-                seed=record.seed,
-                why=_why(record),
-                baseline_audio=other.files["audio"],
-                audio=record.files["audio"],
-                baseline_contour=Contour(step_s=_STEP_S, f0_hz=other.detail["f0_hz"]),
-                contour=Contour(step_s=_STEP_S, f0_hz=record.detail["f0_hz"]),
-                metrics=record.values,
-            )
-        )
-    return clips
-
-
-def _why(record: Record) -> str:
-    if record.values["new_failures"]:
-        return f"fails where the baseline does not: {', '.join(record.detail['failures'])}"
-    if "mcd" in record.values:
-        return f"mel-cepstral distortion {record.values['mcd']:.1f} dB"
-    return "nothing is heard"
-
-
-def _distributions(plan: Plan, by_level: Mapping[str, Sequence[Record]]) -> list[Distribution]:
-    named = (("duration", "s", "duration_s"), ("mean pause", "s", "pause_mean_s"), ("F0 median", "Hz", "f0_median_hz"))
-    found = []
-    for contender in plan.contenders:
-        scalars: list[dict[str, Any]] = [
-            record.detail["scalars"] for record in by_level[contender.name] if record.layer == FREE
-        ]
-        for name, unit, key in named:
-            values = [float(each[key]) for each in scalars if key in each]
-            if values:
-                found.append(Distribution(level=contender.name, name=name, unit=unit, values=values))
-    return found

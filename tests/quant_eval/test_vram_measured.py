@@ -169,7 +169,7 @@ def test_a_process_that_dies_gives_no_figure(gpu: FakeNvml, script: str, reason:
 def test_a_process_that_hangs_is_ended(gpu: FakeNvml, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     found = run(
-        gpu, f"Path({str(pid)!r}).write_text(str(os.getpid())); say(event='loaded'); time.sleep(600)", timeout_s=3
+        gpu, f"Path({str(pid)!r}).write_text(str(os.getpid())); say(event='loaded'); time.sleep(600)", timeout_s=1.5
     )
     assert found.why_not.startswith("not run: the process that is measured was still ")
     assert found.why_not.endswith(" after 2 s")
