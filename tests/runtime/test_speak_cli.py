@@ -564,10 +564,10 @@ def test_fit(speak: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> N
     assert "no GPU found by this build" in shown.out
     assert "pick: q4_k_m: a CPU reads all of it" in shown.out
     assert "no GPU found" not in speak("--fit", "--gpu-layers", 0).out
-    room = Room("CUDA0 (card)", MARGIN_BYTES + 41_000_000, 10**9, is_gpu=True)
+    room = Room("CUDA0 (card)", MARGIN_BYTES + 38_640_000, 10**9, is_gpu=True)
     monkeypatch.setattr(cli, "memory_here", lambda _: room)
     shown = speak("--fit", "--kv-type", "q8_0")
-    assert "CUDA0 (card): 441.00 MB of 1.00 GB free, 400.00 MB kept" in shown.out
+    assert "CUDA0 (card): 438.64 MB of 1.00 GB free, 400.00 MB kept" in shown.out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.out.splitlines() if "│" in line]
     assert [row[:2] for row in rows] == [["f32", "1024"], ["f32", "2048"], ["q4_k_m", "1024"], ["q4_k_m", "2048"]]
     assert [row[6].split(",")[0] for row in rows] == ["fits", "fits", "fits", "fits"]
