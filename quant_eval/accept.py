@@ -26,7 +26,10 @@ def gate_against(report: Path, file: Path, gates: Path | None = None) -> tuple[l
         level: {metric: stored.observations() for metric, stored in metrics.items()}
         for level, metrics in mine.levels.items()
     }
-    verdicts = compare_to_baseline(mine.subject, measured, accepted, load_gates(gates).history)
+    watched = load_gates(gates).history
+    if not watched:
+        raise ValueError(f"{gates} holds no metric against a baseline: name some under [history]")
+    verdicts = compare_to_baseline(mine.subject, measured, accepted, watched)
     return verdicts, worst(verdict.verdict for verdict in verdicts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
+from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..models.units import size_text
 from .accept import accept_baseline, gate_against
 from .evaluation import Finished, Wanted, evaluate_plan
@@ -96,8 +96,10 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     quick = options["quick"]
     layers = ("logits", "coupled") if quick else tuple(name.strip() for name in options["layers"].split(","))
     if options["fresh"] and options["out"].exists():
-        for name in ("records", "logits", "clips", "control"):
-            shutil.rmtree(options["out"] / name, ignore_errors=True)
+        for path in (options["out"] / name for name in ("records", "logits", "clips")):
+            shutil.rmtree(path, ignore_errors=True)
+        for name in ("results.json", "baseline.json"):
+            (options["out"] / name).unlink(missing_ok=True)
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
@@ -107,6 +109,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         controls=options["controls"],
         temperature=options["temperature"],
         top_k=options["top_k"],
+        processes=options["processes"],
         threads=options["threads"],
         gpu_layers=options["gpu_layers"],
     )
@@ -145,6 +148,9 @@ def _duration(seconds: float) -> str:
 
 
 def _exit_code(verdict: str | None, *, strict: bool) -> int:
+    if verdict is None:
+        stderr.print("miso-eval: nothing was judged: no gate is of a metric that was measured", style="red")
+        return FAILED
     return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
 
 

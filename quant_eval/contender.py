@@ -33,11 +33,27 @@ class Contender:
         name: In records and reports: the level's, "A" and "B" in a comparison of bundles, or a control's.
         bundle: Its directory.
         level: Key in the bundle.
+        digest: Of the level's files and the codec, hexadecimal.
     """
 
     name: str
     bundle: Path
     level: str
+    digest: str
+
+    @classmethod
+    def of(cls, name: str, bundle: Path, level: str) -> "Contender":
+        """With the digest that the bundle's manifest gives. Raises `BundleError` as `open_level`."""
+        manifest = open_level(bundle, level).manifest
+        files = manifest.levels[level]
+        names = (files.backbone, files.decoder, files.embeddings, manifest.codec.decoder, manifest.codec.encoder)
+        hashes = "".join(manifest.files[each].sha256 for each in names)
+        return cls(name, bundle, level, hashlib.sha256(hashes.encode()).hexdigest())
+
+    @property
+    def key(self) -> str:
+        """In records: the name, and which files it was when they were made. Other files are another contender."""
+        return f"{self.name}-{self.digest[:10]}"
 
 
 @dataclass(frozen=True)
@@ -104,9 +120,8 @@ class Booth(Closing):
         return self._replay.depth_logits(replayed)
 
     def coupled(self, replayed: Replayed, utterance: Utterance) -> I64Array:
-        """One frame drawn at every position. Where the EOS frame is drawn, the frame that was spoken stands in."""
-        drawn = coupled_codes(self.tts.engine, replayed, utterance)
-        return np.where(drawn.any(axis=1, keepdims=True), drawn, replayed.codes)
+        """One frame drawn at every position, int64 `[frames, codebooks]`; zeros where the EOS frame is drawn."""
+        return coupled_codes(self.tts.engine, replayed, utterance)
 
 
 class LoneDepthDecoder(Closing):

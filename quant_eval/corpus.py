@@ -7,6 +7,7 @@ through every level instead of what the baseline says). It knows no model and sp
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -84,7 +85,7 @@ def load_corpus(source: str | Path) -> Corpus:
         return _parse(str(source), text, Path())
     path = Path(source)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such corpus; give a JSONL file, or one of {', '.join(BUILTIN)}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -94,11 +95,11 @@ def load_corpus(source: str | Path) -> Corpus:
 
 def _parse(name: str, text: str, directory: Path) -> Corpus:
     prompts = [
-        _prompt(line, number, name, directory) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+        _prompt(line, number, name, directory) for number, line in enumerate(text.split("\n"), 1) if line.strip()
     ]
     if not prompts:
         raise CorpusError(f"corpus {name} is empty: one JSON object a line is expected")
-    ids = [prompt.id for prompt in prompts]
+    ids = [prompt.id.casefold() for prompt in prompts]  # they become file names, also where case is no difference
     for twice in {one for one in ids if ids.count(one) > 1}:
         raise CorpusError(f"corpus {name}: the id {twice!r} is there twice; ids must differ")
     return Corpus(name, tuple(prompts), _sha256(tuple(prompts)))
@@ -126,8 +127,11 @@ def _prompt(line: str, number: int, name: str, directory: Path) -> Prompt:
         audio = directory / str(audio)
         if not audio.is_file():
             raise FileNotFoundError(f"{where}: {audio} is not there")
+    prompt_id = entry.get("id", f"{number:03d}")
+    if not isinstance(prompt_id, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prompt_id):
+        raise CorpusError(f"{where}: id must be letters, digits, . _ or -, not {prompt_id!r}: clips are named by it")
     return Prompt(
-        id=str(entry.get("id", f"{number:03d}")),
+        id=prompt_id,
         category=str(entry.get("category", "other")),
         text=entry["text"],
         speaker=speaker,

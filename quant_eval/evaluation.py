@@ -1,22 +1,22 @@
 """An evaluation from plan to results: the work, the memory, the extras, the verdicts, the history."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
 
 from .accept import BASELINE_NAME
-from .baseline import load_baseline, save_baseline, subject_of
-from .extras import ExtraClip, measure_all
-from .gates import load_gates, worst
+from .baseline import Baseline, Subject, check_comparable, load_baseline, save_baseline, subject_of
+from .extras import ExtraClip, make_extra, measure_all
+from .gates import Gates, load_gates, margin_for, worst
 from .history import compare_to_baseline
-from .layers import FREE
+from .layers import BASIS, FLOOR, FREE, TARGET
 from .metrics import METRICS
 from .record import Record
 from .records import Records
-from .results import Memory, Results
-from .summary import Judged, Measured, summarise
+from .results import GateResult, Memory, Results
+from .summary import Judged, Measured, model_info, settings_of, summarise
 from .vram import memory_of
 from .work import Plan, evaluate
 
@@ -51,12 +51,11 @@ class Finished:
 
 def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = lambda _done: None) -> Finished:
     """Do it all. What can be wrong with the files that were given is found out before any work."""
-    gates = load_gates(wanted.gates)
+    gates = load_gates(wanted.gates).only(plan.layers)
     history = load_baseline(wanted.history) if wanted.history is not None else None
+    _check(plan, wanted, gates, history)
     evaluate(plan, wanted.processes, progress)
-    with Records.open(plan.records, plan.fingerprint) as store:
-        names = {each.name for each in (*plan.contenders, plan.damaged) if each is not None}
-        records = [record for record in store if record.level in names and record.seed in plan.seeds]
+    records = _records(plan)
     memories: dict[str, Memory] = {}
     notes: list[str] = []
     for contender in plan.contenders if wanted.vram else ():
@@ -68,13 +67,51 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
     if kept := _without_controls(plan, judged):
         save_baseline(results, kept, plan.out / BASELINE_NAME)
     if history is not None:
-        subject = subject_of(results.model, results.corpus, results.baseline, results.settings)
-        verdicts = compare_to_baseline(
-            subject, _without_controls(plan, judged), history, gates.only(plan.layers).history
-        )
-        overall = worst([results.verdict, *(verdict.verdict for verdict in verdicts)])
-        results = results.model_copy(update={"gates": [*results.gates, *verdicts], "verdict": overall})
+        verdicts = compare_to_baseline(_subject(plan), _without_controls(plan, judged), history, gates.history)
+        results = _with_history(results, verdicts)
     return Finished(results)
+
+
+def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Baseline | None) -> None:
+    """Raise what could only be found out after hours of work otherwise."""
+    for gate in gates.gates:
+        for contender in plan.contenders:
+            margin_for(gate, contender.level)
+    for extra in wanted.extras:
+        make_extra(extra)
+    if history is not None:
+        if not gates.history:
+            raise ValueError("no metric of these layers is held against a baseline: [history] of the gates names none")
+        check_comparable(_subject(plan), history)
+
+
+def _subject(plan: Plan) -> Subject:
+    corpus = plan.corpus.info(list(plan.seeds))
+    return subject_of(model_info(plan.baseline.bundle), corpus, plan.baseline.name, settings_of(plan))
+
+
+def _records(plan: Plan) -> list[Record]:
+    """Those of the plan's contenders, seeds and layers, under the contenders' names."""
+    everyone = [each for each in (*plan.contenders, plan.damaged) if each is not None]
+    names = {each.key: each.name for each in everyone}
+    layers = {TARGET, BASIS, *plan.layers, *([FLOOR] if FREE in plan.layers else [])}
+    with Records.open(plan.records, plan.fingerprint) as store:
+        return [
+            replace(record, level=names[record.level])
+            for record in store
+            if record.level in names and record.seed in plan.seeds and record.layer in layers
+        ]
+
+
+def _with_history(results: Results, verdicts: list[GateResult]) -> Results:
+    """The results with the history's gates, in the levels' verdicts too."""
+    gates = [*results.gates, *verdicts]
+    levels = [
+        level.model_copy(update={"verdict": worst(gate.verdict for gate in gates if gate.level == level.level)})
+        for level in results.levels
+    ]
+    overall = worst([results.verdict, *(verdict.verdict for verdict in verdicts)])
+    return results.model_copy(update={"gates": gates, "levels": levels, "verdict": overall})
 
 
 def _without_controls(plan: Plan, judged: Judged) -> Measured:

@@ -71,7 +71,7 @@ def speak_target(booth: Booth, prompt: Prompt, seed: int, options: SpeechOptions
         "ended": ended,
         "context": [[segment.speaker, segment.text, segment.codes.tolist()] for segment in context],
     }
-    return Record(TARGET, booth.contender.name, prompt.id, seed, {"frames": float(len(codes))}, detail=detail)
+    return Record(TARGET, booth.contender.key, prompt.id, seed, {"frames": float(len(codes))}, detail=detail)
 
 
 def keep_base_logits(
@@ -118,7 +118,7 @@ def logits_record(
             values[half] = _mean_kld(reference, logits, options)
         values["both"] = float(found.kld.mean())
         weights |= dict.fromkeys((*halves, "both"), frames)
-    return Record(LOGITS, booth.contender.name, target.prompt.id, target.seed, values, weights, detail)
+    return Record(LOGITS, booth.contender.key, target.prompt.id, target.seed, values, weights, detail)
 
 
 def _with_codes(replayed: Replayed, codes: I64Array) -> Replayed:
@@ -132,7 +132,7 @@ def _mean_kld(base: F32Array, level: F32Array, options: SpeechOptions) -> float:
 def coupled_record(booth: Booth, target: Target, basis: Sequence[Sequence[int]], options: SpeechOptions) -> Record:
     """One-step: the same noise on the same history; the sound is aligned with the baseline's frame by frame."""
     codes, base_codes = coupled(booth, target, options), np.array(basis, np.int64)
-    reference, test = booth.sound(base_codes), booth.sound(codes)
+    reference, test = (booth.sound(_audible(drawn, target.codes)) for drawn in (base_codes, codes))
     heard = contours(reference)
     values = {
         "flip_rate": 100 * float((codes != base_codes).mean()),
@@ -141,14 +141,19 @@ def coupled_record(booth: Booth, target: Target, basis: Sequence[Sequence[int]],
     frames = float(len(codes))
     detail = {"flips": (codes != base_codes).sum(axis=0).tolist(), "frames": len(codes)}
     weights = dict.fromkeys(values, frames)
-    return Record(COUPLED, booth.contender.name, target.prompt.id, target.seed, values, weights, detail)
+    return Record(COUPLED, booth.contender.key, target.prompt.id, target.seed, values, weights, detail)
 
 
 def basis_record(booth: Booth, target: Target, options: SpeechOptions) -> Record:
     """What the baseline itself draws in the coupled layer."""
     codes = coupled(booth, target, options)
     detail = {"codes": codes.tolist()}
-    return Record(BASIS, booth.contender.name, target.prompt.id, target.seed, {}, detail=detail)
+    return Record(BASIS, booth.contender.key, target.prompt.id, target.seed, {}, detail=detail)
+
+
+def _audible(drawn: I64Array, spoken: I64Array) -> I64Array:
+    """For the ear, the frame that was spoken stands in for an EOS frame; as flips, all its codes count."""
+    return np.where(drawn.any(axis=1, keepdims=True), drawn, spoken)
 
 
 def coupled(booth: Booth, target: Target, options: SpeechOptions) -> I64Array:
@@ -163,7 +168,7 @@ def free_record(booth: Booth, target: Target, options: SpeechOptions, audio: Pat
     take = booth.speak(utterance)
     samples = booth.sound(take.codes) if len(take.codes) else np.zeros(1920, np.float32)
     reference = booth.sound(target.codes)
-    name = f"{booth.contender.name}-{target.prompt.id}-{target.seed}.wav"
+    name = f"{booth.contender.key}-{target.prompt.id}-{target.seed}.wav"
     audio.mkdir(parents=True, exist_ok=True)
     with AudioWriter(audio / name) as writer:
         writer.write(samples)
@@ -188,7 +193,7 @@ def free_record(booth: Booth, target: Target, options: SpeechOptions, audio: Pat
         "f0_hz": [round(float(value), 1) for value in second.contours.f0_hz],
     }
     files = {"audio": name}
-    return Record(FREE, booth.contender.name, target.prompt.id, target.seed, values, {}, detail, files)
+    return Record(FREE, booth.contender.key, target.prompt.id, target.seed, values, {}, detail, files)
 
 
 def _ended(ended: str) -> Any:
@@ -200,4 +205,4 @@ def floor_record(booth: Booth, one: Target, other: Target) -> Record:
     first = measure(booth.sound(one.codes))
     second = measure(booth.sound(other.codes), first.contours.pitch_range)
     values = {**compare_free(first, second), "semantic_wed": semantic_wed(one.codes, other.codes)}
-    return Record(FLOOR, booth.contender.name, one.prompt.id, one.seed, values)
+    return Record(FLOOR, booth.contender.key, one.prompt.id, one.seed, values)

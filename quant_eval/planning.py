@@ -2,25 +2,26 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..models.files import file_sha256
 from ..models.flavors import TINY
 from ..models.levels import LEVELS
-from ..models.manifest import MANIFEST_NAME, read_manifest
+from ..models.manifest import read_manifest
 from ..models.memory import level_memory
 from ..models.mimi import FRAME_RATE_HZ
 from ..runtime.bundle import level_key
 from ..runtime.options import SpeechOptions
+from ..runtime.threads import default_threads
 from .contender import Contender
 from .controls import damaged
 from .corpus import Corpus, load_corpus
 from .machine import versions
 from .metrics import LAYERS
 from .records import plan_fingerprint
+from .statistics import FEWEST_PROMPTS
 from .work import Plan
 
 DAMAGED = "damaged"
@@ -44,7 +45,8 @@ class Asked:
         controls: Whether to make and judge the damaged level.
         temperature: Of sampling.
         top_k: Of sampling.
-        threads: Of a process.
+        processes: That share the work.
+        threads: Of a process; None for the cores that each has.
         gpu_layers: As `MisoTTS.load`.
     """
 
@@ -56,6 +58,7 @@ class Asked:
     controls: bool = True
     temperature: float = 0.9
     top_k: int = 50
+    processes: int = 1
     threads: int | None = None
     gpu_layers: int | None = None
 
@@ -78,14 +81,14 @@ def plan_run(bundle: Path, levels: Sequence[str], baseline: str, asked: Asked) -
             f"{bundle} has no level {', '.join(missing)}, only {', '.join(present)}. "
             f"Convert it: miso-convert CHECKPOINT --quant {missing[0]} --out {bundle}"
         )
-    contenders = tuple(Contender(key, bundle, key) for key in keys)
+    contenders = tuple(Contender.of(key, bundle, key) for key in keys)
     return _plan(contenders[keys.index(base)], contenders, asked)
 
 
 def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
     """The same level of two bundles, "A" and "B": a new recipe against the old."""
     key = level_key(level)
-    contenders = Contender("A", first, key), Contender("B", second, key)
+    contenders = Contender.of("A", first, key), Contender.of("B", second, key)
     names = [read_manifest(each.bundle).model_spec.name for each in contenders]
     if names[0] != names[1]:
         raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
@@ -106,16 +109,15 @@ def _plan(baseline: Contender, contenders: tuple[Contender, ...], asked: Asked) 
         **{name: found[name] for name in _COMPUTING if name in found},
     }
     control = None
-    if asked.controls:
-        path = asked.out / "control"
-        control = Contender(DAMAGED, path, damaged(baseline.bundle, baseline.level, path))
-    bundles = {each.name: [_manifest_sha256(each.bundle), each.level] for each in contenders}
+    if asked.controls and _can_fail(asked, corpus):
+        path = asked.out / f"control-{baseline.digest[:10]}"
+        control = Contender.of(DAMAGED, path, damaged(baseline.bundle, baseline.level, path))
     seeds = tuple(range(asked.seeds))
     fingerprint = plan_fingerprint(
-        bundles={baseline.name: bundles[baseline.name]},
+        baseline=[baseline.name, baseline.digest],
         corpus=corpus.sha256,
-        options={key: value for key, value in asdict(options).items() if key in ("temperature", "top_k")},
-        settings=settings,
+        options={"temperature": options.temperature, "top_k": options.top_k},
+        settings={**settings, "miso-gguf": found["miso-gguf"]},
     )
     return Plan(
         baseline,
@@ -126,11 +128,16 @@ def _plan(baseline: Contender, contenders: tuple[Contender, ...], asked: Asked) 
         tuple(layer for layer in LAYERS if layer in asked.layers),
         options,
         asked.out,
-        asked.threads,
+        asked.threads or max(1, default_threads() // asked.processes),
         asked.gpu_layers,
         fingerprint,
         settings,
     )
+
+
+def _can_fail(asked: Asked, corpus: Corpus) -> bool:
+    """Whether a gate could fail the damaged level: it is not run freely, and few prompts prove nothing."""
+    return len(corpus.prompts) >= FEWEST_PROMPTS and bool({"logits", "coupled"} & set(asked.layers))
 
 
 def _corpus(bundle: Path, asked: Asked) -> Corpus:
@@ -139,10 +146,6 @@ def _corpus(bundle: Path, asked: Asked) -> Corpus:
         source = "tiny" if read_manifest(bundle).model_spec.name == TINY.name else "builtin"
     corpus = load_corpus(source)
     return corpus if asked.prompts is None else corpus.first(max(1, asked.prompts))
-
-
-def _manifest_sha256(bundle: Path) -> str:
-    return file_sha256(bundle / MANIFEST_NAME)
 
 
 @dataclass(frozen=True)

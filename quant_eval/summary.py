@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,6 @@ def summarise(
         notes: What a reader must know.
     """
     measured = observed(records)
-    gates = gates.only(plan.layers)
     verdicts: list[GateResult] = []
     for contender in plan.contenders:
         verdicts += judge(contender.name, measured.get(contender.name, {}), gates, margins_of=contender.level)
@@ -118,12 +118,7 @@ def summarise(
         baseline=plan.baseline.name,
         layers=list(plan.layers),
         corpus=plan.corpus.info(list(plan.seeds)),
-        settings={
-            "temperature": plan.options.temperature,
-            "top_k": plan.options.top_k,
-            "kv_type": plan.settings["kv_type"],
-            "gpu_layers": plan.settings["gpu_layers"],
-        },
+        settings=settings_of(plan),
         machine=machine(),
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
@@ -153,6 +148,16 @@ def summarise(
     return Judged(results, measured)
 
 
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """What would have to be equal in a repetition."""
+    return {
+        "temperature": plan.options.temperature,
+        "top_k": plan.options.top_k,
+        "kv_type": plan.settings["kv_type"],
+        "gpu_layers": plan.settings["gpu_layers"],
+    }
+
+
 def model_info(bundle: Path) -> ModelInfo:
     """Which model a bundle is of."""
     manifest = read_manifest(bundle)
@@ -171,11 +176,18 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
 
 
 def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
+    notes = [
+        f"{each.name}: level {each.level} of {each.bundle.resolve().name}, files {each.digest[:12]}"
+        for each in plan.contenders
+    ]
+    notes.append(f"speed: {plan.threads} threads a process; the codec after the first frame is not in RTF")
+    if plan.damaged is None:
+        notes.append("no level was damaged as a control: not asked for, or too few prompts or layers to judge it")
     targets = [record for record in records if record.layer == TARGET]
     empty = [record.key for record in targets if not record.detail["codes"]]
     if not empty:
-        return []
-    return [f"{plan.baseline.name} said nothing in {len(empty)} clips; these are in no layer"]
+        return notes
+    return [*notes, f"{plan.baseline.name} said nothing in {len(empty)} clips; these are in no layer"]
 
 
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
@@ -202,13 +214,18 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found),
-                noise_floor=estimate(noise) if noise is not None else None,
+                estimate=estimate(found, metric=key),
+                noise_floor=estimate(_sizes(noise), metric=key) if noise is not None else None,
                 effect_ratio=ratio,
                 by_category=means,
             )
         )
     return results
+
+
+def _sizes(noise: Observations) -> Observations:
+    """Of differences between seeds, whose signs mean nothing."""
+    return Observations(noise.prompts, noise.seeds, np.abs(noise.values), noise.weights)
 
 
 def _floor(records: Sequence[Record]) -> dict[str, Observations]:
@@ -260,6 +277,7 @@ def _level(
     manifest = read_manifest(contender.bundle)
     sizes = level_memory(manifest, contender.level)
     free = [record.detail for record in records if record.layer == FREE]
+    spoken = [detail["first_s"] for detail in free if detail["codes"]]
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=contender.name,
@@ -268,7 +286,7 @@ def _level(
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,
         rtf=sum(detail["wall_s"] for detail in free) / audio_s if audio_s else None,
-        ttfa_s=median(detail["first_s"] for detail in free) if free else None,
+        ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
         verdict=worst(gate.verdict for gate in gates if gate.level == contender.name),

@@ -95,9 +95,10 @@ class Plan:
             clips += [(self.damaged, prompt, self.seeds[0]) for prompt in self.corpus.prompts]
         return clips
 
-    def layers_of(self, contender: Contender) -> tuple[str, ...]:
-        """Which layers a contender goes through."""
-        return tuple(layer for layer in self.layers if contender != self.damaged or layer != FREE)
+    def layers_of(self, contender: Contender, prompt: Prompt) -> tuple[str, ...]:
+        """Which layers a contender goes through: not freely beside a person's recording, nor damaged."""
+        is_free = prompt.audio is None and contender != self.damaged
+        return tuple(layer for layer in self.layers if is_free or layer != FREE)
 
     def clips(self) -> int:
         """How many clips there are to do, those of the baseline included."""
@@ -143,7 +144,7 @@ class _Counter:
 
 def say_targets(plan: Plan, prompts: Sequence[Prompt], part: str, progress: Progress = lambda _count: None) -> int:
     """The baseline's part: speak, keep the logits that some contender still needs, compare seeds. Clips done."""
-    name, count = plan.baseline.name, 0
+    name, count = plan.baseline.key, 0
     with ExitStack() as stack:
         records = stack.enter_context(Records.open(plan.records, plan.fingerprint, part=part))
         booth: Booth | None = None
@@ -176,12 +177,12 @@ def say_targets(plan: Plan, prompts: Sequence[Prompt], part: str, progress: Prog
 
 def _wanted_of_baseline(plan: Plan, records: Records, prompt: Prompt, seed: int) -> set[str]:
     """What of the baseline is missing for one clip."""
-    name = plan.baseline.name
+    name = plan.baseline.key
     wanted = {TARGET} if RecordKey(TARGET, name, prompt.id, seed) not in records else set()
     if COUPLED in plan.layers and RecordKey(BASIS, name, prompt.id, seed) not in records:
         wanted.add(BASIS)
     if LOGITS in plan.layers and any(
-        RecordKey(LOGITS, contender.name, prompt.id, seed) not in records
+        RecordKey(LOGITS, contender.key, prompt.id, seed) not in records
         for contender, job, job_seed in plan.jobs()
         if job.id == prompt.id and job_seed == seed
     ):
@@ -204,13 +205,13 @@ def hold_against(
             for seed in seeds:
                 missing = [
                     layer
-                    for layer in plan.layers_of(contender)
-                    if RecordKey(layer, contender.name, prompt.id, seed) not in records
+                    for layer in plan.layers_of(contender, prompt)
+                    if RecordKey(layer, contender.key, prompt.id, seed) not in records
                 ]
-                target = Target.of(prompt, _found(records, TARGET, plan.baseline.name, prompt, seed))
+                target = Target.of(prompt, _found(records, TARGET, plan.baseline.key, prompt, seed))
                 if missing and booth is None:
                     booth = stack.enter_context(Booth(contender, plan.threads, plan.gpu_layers))
-                    if LOGITS in plan.layers and contender.name != plan.baseline.name:
+                    if LOGITS in plan.layers and contender.key != plan.baseline.key:
                         base_depth = stack.enter_context(LoneDepthDecoder(plan.baseline, booth, plan.threads))
                 if booth is not None and len(target.codes):
                     for layer in missing:
@@ -230,7 +231,7 @@ def _record(
         clip = store.read(clip_key(base, utterance.blocks, target.codes, plan.settings))
         return logits_record(booth, target, clip, base_depth, plan.options)
     if layer == COUPLED:
-        basis = _found(records, BASIS, plan.baseline.name, target.prompt, target.seed)
+        basis = _found(records, BASIS, plan.baseline.key, target.prompt, target.seed)
         return coupled_record(booth, target, basis.detail["codes"], plan.options)
     return free_record(booth, target, plan.options, plan.audio)
 

@@ -139,7 +139,7 @@ def run() -> Train:
                 raise stopped
 
         try:
-            return train(SPEC, CORPUS, encode, recipe, state, stop)  # type: ignore[arg-type]
+            return train(SPEC, CORPUS, encode, recipe, state, "data", stop)  # type: ignore[arg-type]
         except RuntimeError as error:
             if error is not stopped:
                 raise
@@ -165,7 +165,9 @@ def test_training_is_the_same_again_and_after_an_interruption(
 def test_a_state_of_another_recipe_is_refused(run: Train, tmp_path: Path) -> None:
     run(tmp_path / "state.pt", 4)
     with pytest.raises(ValueError, match="another recipe"):
-        train(SPEC, CORPUS, encode, Recipe(steps=9), tmp_path / "state.pt")  # type: ignore[arg-type]
+        train(SPEC, CORPUS, encode, Recipe(steps=9), tmp_path / "state.pt", "data")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="other data"):
+        train(SPEC, CORPUS, encode, Recipe(steps=4, turns=6, warmup=2), tmp_path / "state.pt", "new")  # type: ignore[arg-type]
 
 
 def test_it_learns() -> None:

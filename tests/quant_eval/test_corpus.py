@@ -50,6 +50,10 @@ def test_a_file_is_read_and_its_hash_is_of_what_is_said(tmp_path: Path) -> None:
         ('{"text": "a", "speaker": -1}', "speaker must be a number from 0, not -1"),
         ('{"text": "a", "before": ["b"]}', "before must be a list of"),
         ('{"text": "a", "id": "x"}\n{"text": "b", "id": "x"}', "the id 'x' is there twice"),
+        ('{"text": "a", "id": "x"}\n{"text": "b", "id": "X"}', "the id 'x' is there twice"),
+        ('{"text": "a", "id": "../x"}', "id must be letters"),
+        ('{"text": "a", "id": ""}', "id must be letters"),
+        ('{"text": "a", "id": 7}', "id must be letters"),
         ("", "is empty"),
     ],
 )

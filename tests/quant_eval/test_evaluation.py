@@ -12,7 +12,9 @@ import soundfile
 from builders import make_tiny_bundle
 from miso_gguf.console import run
 from miso_gguf.quant_eval.cli import cli
+from miso_gguf.quant_eval.controls import damaged
 from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
+from miso_gguf.quant_eval.metrics import METRICS
 from miso_gguf.quant_eval.planning import Asked, estimate_cost, plan_compare, plan_run
 from miso_gguf.quant_eval.records import RecordError, Records
 from miso_gguf.quant_eval.results import Results
@@ -180,6 +182,8 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
     found = evaluate_plan(plan, Wanted(vram=False)).results
     assert mean(found, "q4_0", "kld_cb0") > 0
     assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
+    assert not [m for m in found.metrics if m.metric == "dur_ratio"], "a level is not compared with a person"
+    assert found.controls[0].behaved
 
 
 def test_the_cost_is_estimated_from_what_is_asked(bundle: Path, tmp_path: Path) -> None:
@@ -262,3 +266,54 @@ def test_prosody_of_two_files(report: Path, capfd: pytest.CaptureFixture[str]) -
     assert json.loads(capfd.readouterr().out)["free"]["dur_ratio"] == 0.0
     assert miso_eval("prosody", clip, clip) == 0
     assert "Duration" in capfd.readouterr().out
+
+
+def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None:
+    """Records are of the files that were there: another recipe under the same name is another contender."""
+    quick = asked(tmp_path / "out", prompts=2, seeds=1, controls=False, layers=("logits",))
+    same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False)).results
+    damaged(bundle, "q4_0", tmp_path / "new")
+    other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False)).results
+    assert mean(same, "B", "kld_cb0") == 0 < mean(other, "B", "kld_cb0")
+    assert any("B: level q4_0 of new" in note for note in other.notes)
+
+
+def test_layers_that_were_not_asked_for_are_left_out(bundle: Path, tmp_path: Path) -> None:
+    both = asked(tmp_path, prompts=2, seeds=1, controls=False, layers=("logits", "coupled"))
+    evaluate(plan_run(bundle, ["fp16", "q4_0"], "fp16", both))
+    plan = plan_run(bundle, ["fp16", "q4_0"], "fp16", replace(both, layers=("logits",)))
+    found = evaluate_plan(plan, Wanted(vram=False)).results
+    assert {METRICS[m.metric].layer for m in found.metrics} == {"logits"}
+
+
+def test_nothing_to_judge_is_no_success(bundle: Path, tmp_path: Path) -> None:
+    gates = tmp_path / "gates.toml"
+    gates.write_text(STRICT_GATES)
+    quick = ["run", bundle, "--prompts", 2, "--seeds", 1, "--threads", 1, "--no-controls", "--no-vram"]
+    assert miso_eval(*quick, "--layers", "coupled", "--gates", gates, "--out", tmp_path / "out") == 2
+
+
+def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    document = json.loads((report / "baseline.json").read_text())
+    document["subject"]["model"] = "Another"
+    other.write_text(json.dumps(document))
+    gates = tmp_path / "gates.toml"
+    gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { fp16 = 0.1 }\n')
+    for bad in (("--history", other), ("--gates", gates), ("--extra", "weer")):
+        assert miso_eval("run", bundle, "--no-controls", "--out", tmp_path / "out", *bad) == 2
+        assert not list((tmp_path / "out").glob("records/*")), bad
+
+
+def test_the_history_is_in_the_level_s_verdict(report: Path, bundle: Path, tmp_path: Path) -> None:
+    document = json.loads((report / "baseline.json").read_text())
+    for stored in document["levels"]["q4_0"].values():
+        if stored["estimate"]["value"] > 0:
+            stored["values"] = [value / 50 for value in stored["values"]]
+            stored["estimate"] |= {key: stored["estimate"][key] / 50 for key in ("value", "low", "high")}
+    accepted = tmp_path / "accepted.json"
+    accepted.write_text(json.dumps(document))
+    plan = plan_run(bundle, [], "fp16", asked(report))
+    found = evaluate_plan(plan, Wanted(vram=False, history=accepted)).results
+    assert {level.level: level.verdict for level in found.levels}["q4_0"] == "FAIL"
+    assert found.verdict == "FAIL"

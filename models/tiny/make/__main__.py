@@ -6,6 +6,7 @@ from. Needs espeak-ng and the extra `train`; an hour and a half on two cores.
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
+from ...files import file_sha256
 from ...flavors import TINY
 from .as_mimi import as_mimi
 from .codec import CODEC_SPEC, MIMI_NAME, make_codec, read_codec, write_mimi
@@ -39,12 +41,15 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
-    (out / TOKENIZER_NAME).write_text(make_tokenizer(), "utf-8", newline="\n")
-    renderings = Renderings(arguments.work / "renderings")
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    (work / TOKENIZER_NAME).write_text(make_tokenizer(), "utf-8", newline="\n")
+    renderings = Renderings(work / "renderings")
     log.info("rendering the vocabulary and fitting the codec")
-    write_mimi(as_mimi(make_codec(renderings), CODEC_SPEC), out / MIMI_NAME)
-    corpus = Corpus(renderings, read_codec(out / MIMI_NAME))
-    tokenizer = Tokenizer.from_file(str(out / TOKENIZER_NAME))
+    write_mimi(as_mimi(make_codec(renderings), CODEC_SPEC), work / MIMI_NAME)
+    corpus = Corpus(renderings, read_codec(work / MIMI_NAME))
+    tokenizer = Tokenizer.from_file(str(work / TOKENIZER_NAME))
+    data = f"{file_sha256(work / TOKENIZER_NAME)} {file_sha256(work / MIMI_NAME)}"
     recipe = Recipe(steps=arguments.steps)
     started, first = time.monotonic(), [-1]
 
@@ -54,10 +59,14 @@ def main() -> None:
             per_step = (time.monotonic() - started) / (step - first[0])
             log.info("%d of %d steps, %.0f minutes left", step, recipe.steps, per_step * (recipe.steps - step) / 60)
 
-    weights = train(TINY, corpus, lambda text: tokenizer.encode(text).ids, recipe, arguments.work / "state.pt", tell)
-    part = out / f"{MODEL_NAME}.part"
-    part.write_bytes(save({name: weight.half().contiguous() for name, weight in weights.items()}))
-    part.replace(out / MODEL_NAME)
+    state = work / "state.pt"
+    weights = train(TINY, corpus, lambda text: tokenizer.encode(text).ids, recipe, state, data, tell)
+    (work / MODEL_NAME).write_bytes(save({name: weight.half().contiguous() for name, weight in weights.items()}))
+    # All three together at the end: they are of no use with one another's older versions.
+    for name in (TOKENIZER_NAME, MIMI_NAME, MODEL_NAME):
+        shutil.copyfile(work / name, out / f"{name}.part")
+    for name in (TOKENIZER_NAME, MIMI_NAME, MODEL_NAME):
+        (out / f"{name}.part").replace(out / name)
     log.info("wrote %s, %s and %s to %s", TOKENIZER_NAME, MIMI_NAME, MODEL_NAME, out)
 
 

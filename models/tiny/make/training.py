@@ -29,6 +29,9 @@ from .corpus import Corpus
 Encode = Callable[[str], list[int]]
 """Text to token ids, BOS and EOS included."""
 
+MadeOf = dict[str, Any]
+"""The recipe's numbers, and `data`."""
+
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 100
@@ -179,12 +182,14 @@ def train(
     encode: Encode,
     recipe: Recipe,
     state_path: Path,
+    data: str = "",
     progress: Callable[[int], None] = lambda _step: None,
 ) -> dict[str, Tensor]:
     """The trained weights by upstream name, float32. `state_path` keeps what a run that is cut off goes on from.
 
-    Raises `ValueError` if the file there is of another recipe.
+    `data` identifies tokenizer and codec. Raises `ValueError` if the file there is of another recipe or other data.
     """
+    made_of = {**vars(recipe), "data": data}
     weights = {name: value.requires_grad_() for name, value in initial_weights(spec, recipe.seed).items()}
     optimiser = torch.optim.AdamW(
         [
@@ -194,7 +199,7 @@ def train(
         lr=recipe.learning_rate,
         betas=(0.9, 0.95),
     )
-    first = _restore(state_path, recipe, weights, optimiser)
+    first = _restore(state_path, made_of, weights, optimiser)
     model = Reference(spec, weights.__getitem__)
     for step in range(first, recipe.steps):
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -208,24 +213,24 @@ def train(
         if step % _LOG_EVERY == 0:
             log.info("step %d: codebook 0 %.3f nats, the others %.3f", step, loss.codebook0.item(), loss.depth.item())
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == recipe.steps:
-            _save(state_path, recipe, step + 1, weights, optimiser)
+            _save(state_path, made_of, step + 1, weights, optimiser)
         progress(step + 1)
     return {name: value.detach() for name, value in weights.items()}
 
 
-def _save(path: Path, recipe: Recipe, step: int, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+def _save(path: Path, made_of: MadeOf, step: int, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save({"recipe": vars(recipe), "step": step, "weights": weights, "optimiser": optimiser.state_dict()}, part)
+    torch.save({"made_of": made_of, "step": step, "weights": weights, "optimiser": optimiser.state_dict()}, part)
     part.replace(path)
 
 
-def _restore(path: Path, recipe: Recipe, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> int:
+def _restore(path: Path, made_of: MadeOf, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
     state: dict[str, Any] = torch.load(path, weights_only=True)
-    if state["recipe"] != vars(recipe):
-        raise ValueError(f"{path} is of another recipe ({state['recipe']}): delete it to start anew")
+    if state.get("made_of") != made_of:
+        raise ValueError(f"{path} is of another recipe or other data ({state.get('made_of')}): delete it to start anew")
     with torch.no_grad():
         for name, value in weights.items():
             value.copy_(state["weights"][name])
