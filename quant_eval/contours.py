@@ -15,8 +15,8 @@ from ..runtime.audio import Samples, checked
 
 try:
     import parselmouth  # type: ignore[import-not-found]
-except ImportError as error:
-    raise MisoError("prosody needs the package praat-parselmouth: pip install 'miso-gguf[eval]'") from error
+except ImportError:
+    parselmouth = None
 
 F64Array = NDArray[np.float64]
 
@@ -169,7 +169,12 @@ def _whole_steps(samples: Samples) -> F64Array:
 
 
 def _padded(whole: F64Array, window_s: float) -> "parselmouth.Sound":
-    """As Praat's sound, in silence just wide enough that the first and last window sit on the first and last step."""
+    """As Praat's sound, in silence just wide enough that the first and last window sit on the first and last step.
+
+    Raises `MisoError` if Praat is not installed.
+    """
+    if parselmouth is None:
+        raise MisoError("prosody needs the package praat-parselmouth: pip install 'miso-gguf[eval]'")
     return parselmouth.Sound(np.pad(whole, round((window_s - STEP_S / 2) * SAMPLE_RATE_HZ / 2)), SAMPLE_RATE_HZ)
 
 

@@ -1,6 +1,8 @@
 """The whole evaluation on the tiny model: right verdicts, the same records however it is done, and exit codes."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -317,3 +319,17 @@ def test_the_history_is_in_the_level_s_verdict(report: Path, bundle: Path, tmp_p
     found = evaluate_plan(plan, Wanted(vram=False, history=accepted)).results
     assert {level.level: level.verdict for level in found.levels}["q4_0"] == "FAIL"
     assert found.verdict == "FAIL"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["run", "none", "--out", "out"], 2)])
+def test_without_the_extra_it_is_one_line(arguments: list[str], code: int) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('parselmouth', 'jinja2', 'matplotlib', 'pynvml'): sys.modules[name] = None\n"
+        f"sys.argv = ['miso-eval', *{arguments}]\n"
+        "from miso_gguf.quant_eval.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("pip install 'miso-gguf[eval]'" in done.stderr) == bool(code)
+    assert "Traceback" not in done.stderr
