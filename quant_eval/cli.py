@@ -38,7 +38,7 @@ Exit codes: 0 passed (or could not be told, without --strict), 1 a gate failed, 
 
 
 def _options(command: Any) -> Any:
-    for option in (
+    options = (
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
         click.option("--corpus", default="auto", help="builtin, tiny, or a JSONL file [default: by the model]."),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
@@ -59,7 +59,8 @@ def _options(command: Any) -> Any:
         click.option("--strict", is_flag=True, help="INCONCLUSIVE is a failure too."),
         click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout."),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
-    ):
+    )
+    for option in reversed(options):  # click shows the last that was added first
         command = option(command)
     return command
 
