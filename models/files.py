@@ -1,6 +1,8 @@
-"""What all who read and write files share: a file's sha256, and the ending of one that is not whole yet."""
+"""What all who read and write files share: a file's sha256, and how one appears whole or not at all."""
 
 import hashlib
+import os
+import uuid
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".miso-partial"
@@ -16,3 +18,19 @@ def file_sha256(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file: nobody ever sees half of it, and what was there stays until it is on disk.
+
+    Raises `OSError`; nothing is left over then.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

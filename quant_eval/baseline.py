@@ -4,9 +4,7 @@ It judges nothing: see `history.py`.
 """
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ..models.errors import MisoError
-from ..models.files import PARTIAL_SUFFIX
+from ..models.files import write_whole
 from .observations import Observations
 from .results import CorpusInfo, Document, Estimate, ModelInfo, Results
 from .statistics import RESAMPLES, SEED, estimate
@@ -133,18 +131,10 @@ def save_baseline(
 
 def write_baseline(baseline: Baseline, path: Path) -> None:
     """Write `baseline`, whole or not at all. Raises `BaselineError` if it cannot be written."""
-    text = _as_text(baseline)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    content = _as_text(baseline).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise BaselineError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 

@@ -5,8 +5,6 @@ the codec works inside; it only calls its `encode`.
 """
 
 import hashlib
-import os
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from ..models.errors import MisoError
-from ..models.files import PARTIAL_SUFFIX
+from ..models.files import write_whole
 from ..models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from .audio_file import read_audio
 
@@ -131,16 +129,8 @@ class Voice:
             "sample_rate_hz": str(SAMPLE_RATE_HZ),
         }
         content = safetensors.numpy.save({"codes": self.codes.astype(np.int16)}, metadata)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
         try:
-            try:
-                with partial.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(path, content)
         except OSError as error:
             raise MisoError(
                 f"{path}: the voice cannot be written ({error.strerror or error}); choose another place"

@@ -1,12 +1,10 @@
 """All reports of one evaluation, written to a folder. Knows what they are called, and nothing of what is in them."""
 
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from ...models.errors import MisoError
-from ...models.files import PARTIAL_SUFFIX
+from ...models.files import write_whole
 from ..results import Results
 from . import html, junit, markdown
 
@@ -40,18 +38,10 @@ def write_reports(results: Results, audio_dir: Path, out_dir: Path, *, strict: b
 
 
 def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Surrogates, which no encoding has, can come from file names.
-            with partial.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        # Surrogates, which no encoding has, can come from file names.
+        write_whole(path, text.encode("utf-8", "replace"))
     except OSError as error:
         raise MisoError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
     return path

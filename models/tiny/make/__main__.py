@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
-from ...files import file_sha256
+from ...files import file_sha256, write_whole
 from ...flavors import TINY
 from .as_mimi import as_mimi
 from .codec import CODEC_SPEC, MIMI_NAME, make_codec, read_codec, write_mimi
@@ -61,7 +61,7 @@ def main() -> None:
 
     state = work / "state.pt"
     weights = train(TINY, corpus, lambda text: tokenizer.encode(text).ids, recipe, state, data, tell)
-    (work / MODEL_NAME).write_bytes(save({name: weight.half().contiguous() for name, weight in weights.items()}))
+    write_whole(work / MODEL_NAME, save({name: weight.half().contiguous() for name, weight in weights.items()}))
     # All three together at the end: they are of no use with one another's older versions.
     for name in (TOKENIZER_NAME, MIMI_NAME, MODEL_NAME):
         shutil.copyfile(work / name, out / f"{name}.part")

@@ -6,7 +6,6 @@ and the extra `train`; a minute or two on one core. The same data give the same 
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from ...files import write_whole
 from ...mimi import MimiSpec, recognise_mimi
 from .as_mimi import Tensors, as_mimi, from_mimi, largest_rank
 from .figures import Figures, compare
@@ -48,9 +48,7 @@ def make_codec(renderings: Renderings, spec: MimiSpec = CODEC_SPEC, semantic_dim
 def write_mimi(tensors: Tensors, path: Path) -> None:
     """Kyutai's layout, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(save(tensors))
-    part.replace(path)
+    write_whole(path, save(tensors))
 
 
 def read_codec(path: Path) -> LinearCodec:
