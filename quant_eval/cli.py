@@ -14,6 +14,7 @@ from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..models.units import size_text
 from .accept import accept_baseline, gate_against
 from .evaluation import Finished, Wanted, evaluate_plan
+from .gates import number
 from .metrics import LAYERS, METRICS
 from .planning import Asked, estimate_cost, plan_compare, plan_run
 from .prosody_pair import pair_report
@@ -174,7 +175,7 @@ def _show_gates(gates: list[GateResult]) -> None:
             (
                 gate.level,
                 metric.label + (" (history)" if gate.kind == "history" else ""),
-                "-" if found is None else f"{found.value:.{digits}f} {metric.unit}".rstrip(),
+                "-" if found is None else number(metric, found.value),
                 "-" if found is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}",
                 f"{gate.margin:g}",
                 gate.verdict,
@@ -202,7 +203,7 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
     ]
     stdout.print(table("Recordings", ("", reference.name, test.name), rows, numeric=(1, 2)))
     differences = [
-        (METRICS[key].label, f"{value:.{METRICS[key].digits}f} {METRICS[key].unit}".rstrip(), METRICS[key].definition)
+        (METRICS[key].label, number(METRICS[key], value), METRICS[key].definition)
         for key, value in {**report.free, **(report.aligned or {})}.items()
     ]
     stdout.print(table("Differences", ("metric", "value", "definition"), differences, numeric=(1,)))

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from .metrics import METRICS
+from .metrics import METRICS, perfect
 from .observations import Observations
 from .results import Control, GateResult
 
-_PERFECT = {"top1": 100.0, "lf0_corr": 1.0}
 _NO_MEASURE_OF_DIFFERENCE = {"first_divergence"}
 
 
@@ -15,7 +14,7 @@ def self_control(name: str, measured: Mapping[str, Observations]) -> Control:
     off = [
         METRICS[key].label
         for key, found in measured.items()
-        if key in METRICS and key not in _NO_MEASURE_OF_DIFFERENCE and (found.values != _PERFECT.get(key, 0.0)).any()
+        if key in METRICS and key not in _NO_MEASURE_OF_DIFFERENCE and (found.values != perfect(key)).any()
     ]
     found = "equal in every clip" if not off else f"differs: {', '.join(off)}"
     if not measured:

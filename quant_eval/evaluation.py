@@ -92,8 +92,7 @@ def _subject(plan: Plan) -> Subject:
 
 def _records(plan: Plan) -> list[Record]:
     """Those of the plan's contenders, seeds and layers, under the contenders' names."""
-    everyone = [each for each in (*plan.contenders, plan.damaged) if each is not None]
-    names = {each.key: each.name for each in everyone}
+    names = {each.key: each.name for each in plan.everyone}
     layers = {TARGET, BASIS, *plan.layers, *([FLOOR] if FREE in plan.layers else [])}
     with Records.open(plan.records, plan.fingerprint) as store:
         return [

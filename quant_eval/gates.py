@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .gates_file import Gate, Gates, GatesError, Kind, load_gates, margin_for
-from .metrics import METRICS, Metric
+from .metrics import METRICS, Metric, perfect
 from .results import Estimate, GateResult, Verdict
 from .statistics import (
     FEWEST_PROMPTS,
@@ -28,9 +28,6 @@ from .statistics import (
 )
 
 __all__ = ["Gate", "Gates", "GatesError", "Tested", "adjusted", "judge", "load_gates", "margin_for", "worst"]
-
-_PERFECT = {"top1": 100.0, "lf0_corr": 1.0}
-"""What a metric is where nothing differs; 0 for all others."""
 
 
 def judge(
@@ -105,9 +102,9 @@ def _test(level: str, gate: Gate, margin: float, seen: Observations | None, resa
         return Tested(blank.model_copy(update={"reason": f"{metric.label}: not measured"}))
     bootstrap = Bootstrap(seen, resamples=resamples, seed=seed)
     result = blank.model_copy(update={"estimate": as_estimate(bootstrap, natural_range(gate.metric))})
-    perfect = _PERFECT.get(gate.metric, 0.0)
-    if (seen.values == perfect).all() and _is_met(gate.kind, perfect, margin):
-        reason = f"{metric.label}: {number(metric, perfect)} in every clip"
+    ideal = perfect(gate.metric)
+    if (seen.values == ideal).all() and _is_met(gate.kind, ideal, margin):
+        reason = f"{metric.label}: {number(metric, ideal)} in every clip"
         return Tested(result.model_copy(update={"reason": reason, "verdict": "PASS"}), p_pass=0.0)
     if bootstrap.prompts < FEWEST_PROMPTS:
         few = f"{metric.label}: {bootstrap.prompts} prompts are too few to judge by; take {FEWEST_PROMPTS} or more"

@@ -16,12 +16,12 @@ from ..runtime.audio_file import read_audio
 from ..runtime.audio_writer import AudioWriter
 from ..runtime.options import SpeechOptions
 from ..runtime.prompt import Segment
-from ..runtime.replay import Replayed, joined
+from ..runtime.replay import joined
 from .base_logits import BaseClip, BaseLogits, clip_key
 from .contender import Booth, LoneDepthDecoder
 from .contours import contours
 from .corpus import Prompt
-from .divergence import clip_metrics, divergence, eos_shift
+from .divergence import Divergence, clip_metrics, divergence, eos_shift
 from .failures import failures
 from .metrics import LAYERS
 from .prosody import compare_aligned, compare_free, measure
@@ -99,7 +99,7 @@ def logits_record(
     replayed = booth.replay(utterance, target.codes)
     depth = booth.depth_logits(replayed)
     reference = base.logits
-    found = divergence(reference, joined(replayed, depth), temperature=options.temperature or 1.0, top_k=options.top_k)
+    found = _divergence(reference, joined(replayed, depth), options)
     ended = target.ended == "eos" and not target.is_recording
     shift = float(eos_shift(base.replayed.logits0[-1:], replayed.logits0[-1:])[0]) if ended else None
     values = clip_metrics(found, shift)
@@ -111,22 +111,18 @@ def logits_record(
     }
     if base_depth is not None:
         halves = {
-            "backbone_only": joined(replayed, base_depth.logits(_with_codes(replayed, target.codes))),
+            "backbone_only": joined(replayed, base_depth.logits(replayed)),
             "decoder_only": joined(base.replayed, booth.depth_logits(base.replayed)),
         }
         for half, logits in halves.items():
-            values[half] = _mean_kld(reference, logits, options)
+            values[half] = float(_divergence(reference, logits, options).kld.mean())
         values["both"] = float(found.kld.mean())
         weights |= dict.fromkeys((*halves, "both"), frames)
     return Record(LOGITS, booth.contender.key, target.prompt.id, target.seed, values, weights, detail)
 
 
-def _with_codes(replayed: Replayed, codes: I64Array) -> Replayed:
-    return Replayed(codes, replayed.hidden, replayed.logits0)
-
-
-def _mean_kld(base: F32Array, level: F32Array, options: SpeechOptions) -> float:
-    return float(divergence(base, level, temperature=options.temperature or 1.0, top_k=options.top_k).kld.mean())
+def _divergence(base: F32Array, level: F32Array, options: SpeechOptions) -> Divergence:
+    return divergence(base, level, temperature=options.temperature or 1.0, top_k=options.top_k)
 
 
 def coupled_record(booth: Booth, target: Target, basis: Sequence[Sequence[int]], options: SpeechOptions) -> Record:

@@ -217,5 +217,13 @@ _TABLE: tuple[Metric, ...] = (
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
 """By key, in the order in which reports show them."""
 
+_PERFECT = {"top1": 100.0, "lf0_corr": 1.0}
+
+
+def perfect(metric: str) -> float:
+    """What a metric is where nothing differs: 0 for most."""
+    return _PERFECT.get(metric, 0.0)
+
+
 FAILURES: tuple[str, ...] = ("runaway", "truncated_tail", "silent", "looping")
 """Kinds of clips that no one would ship."""

@@ -15,6 +15,7 @@ from ..models.mimi import FRAME_RATE_HZ
 from ..runtime.bundle import level_key
 from ..runtime.options import SpeechOptions
 from ..runtime.threads import default_threads
+from .base_logits import clip_bytes
 from .contender import Contender
 from .controls import damaged
 from .corpus import Corpus, load_corpus
@@ -182,8 +183,7 @@ def estimate_cost(plan: Plan) -> Cost:
         # Replays read the weights once for many frames, and are bound by arithmetic: about half of speaking.
         passes += 0.5 * sum(layer in plan.layers for layer in ("logits", "coupled"))
         wall_s += passes * frames * frame_s(contender)
-    per_frame = 4 * (spec.codebooks * spec.audio_vocab + spec.backbone.embed_dim)
-    disk = int(frames * per_frame) if "logits" in plan.layers else 0
+    disk = clip_bytes(spec, round(frames)) if "logits" in plan.layers else 0
     return Cost(plan.clips(), audio_s * (1 + len(plan.contenders)), wall_s, disk)
 
 

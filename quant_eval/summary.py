@@ -105,11 +105,10 @@ def summarise(
         damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=plan.damaged.level)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
-    everyone = [*plan.contenders, *([plan.damaged] if plan.damaged else [])]
     judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
     overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
     by_level = {
-        contender.name: [record for record in records if record.level == contender.name] for contender in everyone
+        contender.name: [record for record in records if record.level == contender.name] for contender in plan.everyone
     }
     results = Results(
         kind="compare" if kind == "compare" else "run",
@@ -124,16 +123,18 @@ def summarise(
         notes=[*notes, *_gaps(plan, records)],
         levels=[
             _level(plan, contender, by_level[contender.name], memories.get(contender.name), verdicts)
-            for contender in everyone
+            for contender in plan.everyone
         ],
         metrics=[
             result
-            for contender in everyone
+            for contender in plan.everyone
             for result in _metrics(contender.name, measured, plan.corpus, _floor(records))
         ],
         gates=verdicts,
-        codebooks=[result for contender in everyone for result in _codebooks(contender.name, by_level[contender.name])],
-        attribution=_attributions(measured, [each.name for each in everyone]),
+        codebooks=[
+            result for contender in plan.everyone for result in _codebooks(contender.name, by_level[contender.name])
+        ],
+        attribution=_attributions(measured, [each.name for each in plan.everyone]),
         controls=controls,
         clips=[
             clip

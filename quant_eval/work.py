@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from ..runtime.bundle import open_level
+from ..runtime.bundle import OpenLevel, open_level
 from ..runtime.options import SpeechOptions
 from .base_logits import BaseLogits, clip_key
 from .contender import Booth, Contender, LoneDepthDecoder
@@ -83,17 +83,14 @@ class Plan:
         """Directory of the clips."""
         return self.out / "clips"
 
-    def jobs(self) -> list[tuple[Contender, Prompt, int]]:
-        """Every clip of every contender, the damaged control's last."""
-        clips = [
-            (contender, prompt, seed)
-            for contender in self.contenders
-            for prompt in self.corpus.prompts
-            for seed in self.seeds
-        ]
-        if self.damaged is not None:
-            clips += [(self.damaged, prompt, self.seeds[0]) for prompt in self.corpus.prompts]
-        return clips
+    @property
+    def everyone(self) -> list[Contender]:
+        """All contenders, the damaged control last."""
+        return [*self.contenders, *([self.damaged] if self.damaged is not None else [])]
+
+    def seeds_of(self, contender: Contender) -> tuple[int, ...]:
+        """With which seeds a contender is run."""
+        return self.seeds[:1] if contender == self.damaged else self.seeds
 
     def layers_of(self, contender: Contender, prompt: Prompt) -> tuple[str, ...]:
         """Which layers a contender goes through: not freely beside a person's recording, nor damaged."""
@@ -102,7 +99,8 @@ class Plan:
 
     def clips(self) -> int:
         """How many clips there are to do, those of the baseline included."""
-        return len(self.corpus.prompts) * len(self.seeds) + len(self.jobs())
+        seeds = len(self.seeds) + sum(len(self.seeds_of(contender)) for contender in self.everyone)
+        return len(self.corpus.prompts) * seeds
 
 
 def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: None) -> None:
@@ -111,14 +109,14 @@ def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: 
     done = _Counter(progress)
     if processes == 1:
         say_targets(plan, shards[0], "main", done.add)
-        for contender in _contenders(plan):
+        for contender in plan.everyone:
             hold_against(plan, contender, shards[0], "main", done.add)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         # One writer a part file: a contender's clips go where its prompts' targets went.
         parts = [(shard, f"p{index}") for index, shard in enumerate(shards) if shard]
         rounds: list[list[Callable[[], int]]] = [[partial(say_targets, plan, shard, part) for shard, part in parts]]
-        for contender in _contenders(plan):
+        for contender in plan.everyone:
             rounds.append([partial(hold_against, plan, contender, shard, part) for shard, part in parts])
         for work in rounds:
             futures = [pool.submit(job) for job in work]
@@ -127,10 +125,6 @@ def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: 
                 future.cancel()
             for future in finished:
                 done.add(future.result())
-
-
-def _contenders(plan: Plan) -> list[Contender]:
-    return [*plan.contenders, *([plan.damaged] if plan.damaged is not None else [])]
 
 
 class _Counter:
@@ -183,8 +177,8 @@ def _wanted_of_baseline(plan: Plan, records: Records, prompt: Prompt, seed: int)
         wanted.add(BASIS)
     if LOGITS in plan.layers and any(
         RecordKey(LOGITS, contender.key, prompt.id, seed) not in records
-        for contender, job, job_seed in plan.jobs()
-        if job.id == prompt.id and job_seed == seed
+        for contender in plan.everyone
+        if seed in plan.seeds_of(contender)
     ):
         wanted.add(LOGITS)
     return wanted
@@ -194,7 +188,7 @@ def hold_against(
     plan: Plan, contender: Contender, prompts: Sequence[Prompt], part: str, progress: Progress = lambda _count: None
 ) -> int:
     """A contender's part: the layers of every clip that has no record yet. Clips done."""
-    seeds = plan.seeds if contender != plan.damaged else plan.seeds[:1]
+    base = open_level(plan.baseline.bundle, plan.baseline.level)
     count = 0
     with ExitStack() as stack:
         records = stack.enter_context(Records.open(plan.records, plan.fingerprint, part=part))
@@ -202,7 +196,7 @@ def hold_against(
         booth: Booth | None = None
         base_depth: LoneDepthDecoder | None = None
         for prompt in prompts:
-            for seed in seeds:
+            for seed in plan.seeds_of(contender):
                 missing = [
                     layer
                     for layer in plan.layers_of(contender, prompt)
@@ -215,18 +209,23 @@ def hold_against(
                         base_depth = stack.enter_context(LoneDepthDecoder(plan.baseline, booth, plan.threads))
                 if booth is not None and len(target.codes):
                     for layer in missing:
-                        records.append(_record(plan, booth, base_depth, layer, target, records))
+                        records.append(_record(plan, booth, base, base_depth, layer, target, records))
                 count += 1
                 progress(1)
     return count
 
 
 def _record(
-    plan: Plan, booth: Booth, base_depth: LoneDepthDecoder | None, layer: str, target: Target, records: Records
+    plan: Plan,
+    booth: Booth,
+    base: OpenLevel,
+    base_depth: LoneDepthDecoder | None,
+    layer: str,
+    target: Target,
+    records: Records,
 ) -> Record:
     if layer == LOGITS:
         utterance = booth.utterance(target.prompt, target.seed, target.context, plan.options)
-        base = open_level(plan.baseline.bundle, plan.baseline.level)
         store = BaseLogits(plan.out / "logits", booth.tts.engine.spec)
         clip = store.read(clip_key(base, utterance.blocks, target.codes, plan.settings))
         return logits_record(booth, target, clip, base_depth, plan.options)
