@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from miso_gguf.models.spec import ModelSpec
-from miso_gguf.native.device import Backends, Scheduler
+from miso_gguf.native.device import Backends
 from miso_gguf.native.ggml import dequantize
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.native.graph import F32, Graph
 from miso_gguf.native.llama import LlamaModel
+from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.prompt import Block

@@ -83,7 +83,7 @@ def _write_safetensors(
 def _random_chunks(name: str, shape: Shape, seed: int, pool: ThreadPoolExecutor) -> Iterator[F32Array]:
     """The tensor's values in order, made by the pool a few chunks ahead of the writer."""
     items = math.prod(shape)
-    mean, deviation = _distribution(name, shape)
+    mean, deviation = distribution(name, shape)
 
     def make(start: int) -> F32Array:
         # Keyed by name and place: the same values whatever the order or the number of threads.
@@ -100,7 +100,7 @@ def _random_chunks(name: str, shape: Shape, seed: int, pool: ThreadPoolExecutor)
         yield from pool.map(make, batch)
 
 
-def _distribution(name: str, shape: Shape) -> tuple[float, float]:
+def distribution(name: str, shape: Shape) -> tuple[float, float]:
     """(mean, standard deviation): keeps activations of order one through any number of layers."""
     if name.endswith(".scale"):
         return 1.0, 0.1

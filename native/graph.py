@@ -193,11 +193,17 @@ class Graph(TensorContext):
         return _wrap(_ggml().ggml_reshape_4d(self.handle, x.pointer, *full))
 
     def mul_mat(self, weights: Tensor, x: Tensor) -> Tensor:
-        """`weights` [in, out] times each row of `x` [in, n] -> [out, n]."""
+        """`weights` [in, out] times each row of `x` [in, ...] -> [out, ...].
+
+        ggml gets all rows as one matrix: in further dimensions its backends would see products of their own, and read
+        the weights again for each (CUDA), or past their end (AMX).
+        """
         fits = weights.shape[0] == x.shape[0] and weights.shape[2:] == (1, 1)
         types = x.qtype == F32 and weights.qtype != I32
         _require(fits and types and x.strides[0] == 4, "mul_mat", weights, x)
-        return _wrap(_ggml().ggml_mul_mat(self.handle, weights.pointer, x.pointer))
+        rows = x if x.shape[2:] == (1, 1) else self.reshape(x, x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])
+        product = _wrap(_ggml().ggml_mul_mat(self.handle, weights.pointer, rows.pointer))
+        return product if rows is x else self.reshape(product, weights.shape[1], *x.shape[1:])
 
     def rms_norm(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
         """RMSNorm of each row of `x` [d, n], times `scale` [d]."""

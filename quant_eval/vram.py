@@ -127,7 +127,7 @@ def _depth_parts(level: OpenLevel, gpu: Device | None) -> list[MemoryPart]:
     spec = level.manifest.model_spec
     projection = Embeddings(level.embeddings, spec).projection
     with noted_allocations() as found, Backends(gpu=gpu, threads=1) as backends:
-        device = backends.devices[0].name
+        device = backends.best.name
         with DepthDecoder(level.decoder, projection, spec, backends) as depth:
             # Saying one frame allocates the graph.
             noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)

@@ -15,10 +15,13 @@ from gguf import GGMLQuantizationType
 
 from ..models.arrays import F32Array, I64Array
 from ..models.spec import ModelSpec
+from ..native.buffer import Buffer, read_tensor, write_tensor
+from ..native.buffer_types import plain_buffer_type
 from ..native.closing import Closing
-from ..native.device import Backends, Buffer, Scheduler, read_tensor, write_tensor
+from ..native.device import Backends
 from ..native.gguf_file import GgufFile, GgufTensor
 from ..native.graph import F16, F32, I32, Graph, Tensor, TensorContext
+from ..native.scheduler import Scheduler
 from .depth_replay import ReplayGraph
 from .depth_transformer import NODES_PER_LAYER, DepthCache, DepthTransformer
 from .depth_weights import DepthWeights
@@ -27,7 +30,7 @@ _NODES_PER_STEP = 40
 
 
 class _FrameGraph:
-    """The graph of one frame for a batch of utterances, with its inputs and its caches."""
+    """The graph of one frame for a batch of utterances, with what goes in and out and its caches."""
 
     def __init__(
         self,
@@ -42,17 +45,18 @@ class _FrameGraph:
         self._spec, self.weights, self._batch, self._top_k = spec, weights, batch, top_k
         steps = spec.codebooks - 1
         with ExitStack() as stack:
-            state = TensorContext(4)
+            state = TensorContext(8)
             stack.callback(state.close)
             self._cache = DepthCache.new(state, spec, kv, batch)
             self.codes = state.new(I32, spec.codebooks, batch)
-            buffer = Buffer(state, backends.buffer_type(), weights=False)
+            # On the device: as the graph's inputs they would lie on the host, and each view of one be copied.
+            self.hidden = state.new(F32, spec.backbone.embed_dim, batch)
+            self.logits = state.new(F32, spec.audio_vocab, batch)
+            self.noise = state.new(F32, spec.audio_vocab, spec.codebooks, batch)
+            buffer = Buffer(state, plain_buffer_type(backends.best), weights=False)
             stack.callback(buffer.close)
             self._g = Graph(steps * (spec.decoder.layers * NODES_PER_LAYER + _NODES_PER_STEP))
             stack.callback(self._g.close)
-            self.hidden = self._g.input(F32, spec.backbone.embed_dim, batch)
-            self.logits = self._g.input(F32, spec.audio_vocab, batch)
-            self.noise = self._g.input(F32, spec.audio_vocab, spec.codebooks, batch)
             self._build()
             self.scheduler = Scheduler(backends, self._g)
             stack.callback(self.scheduler.close)
@@ -108,7 +112,7 @@ class DepthDecoder(Closing):
         Raises `BundleError` if the file is not this model's decoder, `MemoryError` if the device is full.
         """
         self._spec, self._backends = spec, backends
-        self._kv = F16 if backends.devices[0].kind == "gpu" else F32
+        self._kv = F16 if backends.best.kind == "gpu" else F32
         with GgufFile(path) as file:
             self.weights = DepthWeights(file, projection, spec, backends)
         self._graphs: dict[tuple[int, int], _FrameGraph] = {}

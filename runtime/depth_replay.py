@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from ..models.arrays import F32Array, I64Array
 from ..models.spec import ModelSpec
-from ..native.device import Backends, Buffer, Scheduler, read_tensor, write_tensor
+from ..native.buffer import Buffer, read_tensor, write_tensor
+from ..native.buffer_types import plain_buffer_type
+from ..native.device import Backends
 from ..native.graph import F16, F32, I32, Graph, TensorContext
+from ..native.scheduler import Scheduler
 from .depth_transformer import NODES_PER_LAYER, DepthCache, DepthTransformer
 from .depth_weights import DepthWeights
 
@@ -39,17 +42,17 @@ class ReplayGraph:
         self._spec, self._weights, self._frames = spec, weights, frames
         steps, count = spec.codebooks - 1, spec.codebooks
         with ExitStack() as stack:
-            state = TensorContext(4)
+            state = TensorContext(8)
             stack.callback(state.close)
             self._cache = DepthCache.new(state, spec, kv, frames)
             self._mask = state.new(F16, count, count)
-            buffer = Buffer(state, backends.buffer_type(), weights=False)
+            self._hidden = state.new(F32, spec.backbone.embed_dim, frames)
+            self._rows = state.new(I32, steps * frames)
+            buffer = Buffer(state, plain_buffer_type(backends.best), weights=False)
             stack.callback(buffer.close)
             write_tensor(self._mask, np.triu(np.full((count, count), -np.inf, np.float16), 1))
             self._g = Graph(spec.decoder.layers * NODES_PER_LAYER + steps * _NODES_PER_STEP + _NODES_AROUND)
             stack.callback(self._g.close)
-            self._hidden = self._g.input(F32, spec.backbone.embed_dim, frames)
-            self._rows = self._g.input(I32, steps * frames)
             self._build()
             self._scheduler = Scheduler(backends, self._g)
             stack.callback(self._scheduler.close)

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from ..models.spec import ModelSpec
-from ..native.device import Backends, Buffer, write_tensor
+from ..native.buffer import Buffer, write_tensor
+from ..native.buffer_types import matrix_buffer_type, plain_buffer_type
+from ..native.device import Backends
 from ..native.gguf_file import GgufFile, GgufTensor
 from ..native.graph import F16, I32, Tensor, TensorContext
 
@@ -43,7 +45,7 @@ class DepthWeights:
         self._stack = ExitStack()
         self._contexts: dict[int, TensorContext] = {}
         self._pending: list[tuple[Tensor, npt.NDArray[np.generic]]] = []
-        self._backends = backends
+        self._device = backends.best
         self._capacity = 16 * d.layers + 32
         try:
             self.projection = self._plain(projection)
@@ -53,9 +55,9 @@ class DepthWeights:
             self.rope_factors = None
             if spec.rope_scaling is not None:
                 self.rope_factors = self._plain(file.tensor("rope_freqs.weight", d.head_dim // 2))
-            self.positions = self._new(backends.buffer_type(), I32, np.arange(spec.codebooks, dtype=np.int32))
+            self.positions = self._new(plain_buffer_type(self._device), I32, np.arange(spec.codebooks, dtype=np.int32))
             causal = np.triu(np.full((2, 2), -np.inf, np.float16), 1)
-            self.mask = self._new(backends.buffer_type(), F16, causal)
+            self.mask = self._new(plain_buffer_type(self._device), F16, causal)
             self.layers = [self._layer(file, spec, index) for index in range(d.layers)]
             self.streamed_bytes = sum(w.size_bytes for layer in self.layers for w in layer.matrices)
             """Bytes of the matrices that every step reads."""
@@ -87,7 +89,7 @@ class DepthWeights:
         return tensor
 
     def _plain(self, tensor: GgufTensor) -> Tensor:
-        return self._new(self._backends.buffer_type(), tensor.qtype, tensor.data, *reversed(tensor.shape))
+        return self._new(plain_buffer_type(self._device), tensor.qtype, tensor.data, *reversed(tensor.shape))
 
     def _matrices(self, tensors: Sequence[GgufTensor]) -> list[Tensor]:
         """Matrices with the same input, as one where they are of one type: one multiplication instead of several."""
@@ -95,7 +97,7 @@ class DepthWeights:
             return [matrix for tensor in tensors for matrix in self._matrices([tensor])]
         data = np.concatenate([tensor.data for tensor in tensors]) if len(tensors) > 1 else tensors[0].data
         qtype, columns = tensors[0].qtype, tensors[0].shape[1]
-        buffer_type = self._backends.matrix_buffer_type(qtype, columns, len(data))
+        buffer_type = matrix_buffer_type(self._device, qtype, columns, len(data))
         return [self._new(buffer_type, qtype, data, columns, len(data))]
 
     def _layer(self, file: GgufFile, spec: ModelSpec, index: int) -> DepthLayer:

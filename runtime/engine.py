@@ -14,6 +14,7 @@ import numpy as np
 from ..models.arrays import F32Array, I64Array
 from ..models.errors import MisoError
 from ..models.spec import ModelSpec
+from ..native.buffer_types import is_interleaving_safe
 from ..native.closing import Closing
 from ..native.device import Backends, Device, gpus
 from ..native.llama import KvType
@@ -94,7 +95,7 @@ class Engine(Closing):
                     main_gpu=options.main_gpu,
                     kv_type=options.kv_type,
                     exact=options.exact,
-                    repack=options.repack,
+                    repack=options.repack and _may_repack(),
                 )
             )
             self._stack = stack.pop_all()
@@ -143,6 +144,13 @@ class Engine(Closing):
         hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
         noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
         self.sample(hidden, noise[:, 0], noise, top_k)
+
+
+def _may_repack() -> bool:
+    if is_interleaving_safe():
+        return True
+    log.warning("repack=True is left out: llama.cpp would use this CPU's AMX units, and may end the process")
+    return False
 
 
 def _shortened(spec: ModelSpec, context: int | None) -> ModelSpec:

@@ -4,6 +4,7 @@ If one does neither, the test process ends, with ggml's last words.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from miso_gguf.models.errors import MisoError
-from miso_gguf.native import device as device_module
-from miso_gguf.native.device import Backends, Buffer, Device, Scheduler, devices, gpus, read_tensor, write_tensor
+from miso_gguf.native import buffer_types
+from miso_gguf.native.backend_library import ggml_base
+from miso_gguf.native.buffer import Buffer, read_tensor, write_tensor
+from miso_gguf.native.buffer_types import is_interleaving_safe, matrix_buffer_type, plain_buffer_type
+from miso_gguf.native.device import Backends, Device, devices, gpus
 from miso_gguf.native.ggml import dequantize, quantize
 from miso_gguf.native.graph import F16, F32, I32, Graph, Tensor, TensorContext
+from miso_gguf.native.scheduler import Scheduler
 
 Array = NDArray[Any]
 Operand = tuple[Tensor, Array]
@@ -330,7 +335,7 @@ def test_reading_and_writing(backends: Backends) -> None:
     tensor, values = context.new(F32, 3, 2), np.arange(6, dtype=np.float32).reshape(2, 3)
     with pytest.raises(ValueError, match=r"F32 \[3, 2, 1, 1\] has no memory"):
         write_tensor(tensor, values)
-    buffer = Buffer(context, backends.buffer_type(), weights=False)
+    buffer = Buffer(context, plain_buffer_type(backends.best), weights=False)
     out = np.full((2, 3), 7, np.float32)
     read_tensor(tensor, out)
     assert not out.any(), "a new state is zero"
@@ -368,7 +373,7 @@ def test_a_graph_runs_again_on_new_values(backends: Backends) -> None:
     """Copies into a state happen in the order in which they were asked for, and stay until the next run."""
     state_context = TensorContext(2)
     state = state_context.new(F32, 4)
-    memory = Buffer(state_context, backends.buffer_type(), weights=False)
+    memory = Buffer(state_context, plain_buffer_type(backends.best), weights=False)
     graph = Graph(16)
     x = graph.input(F32, 4)
     graph.expand(graph.copy(graph.add(state, x), state))
@@ -399,32 +404,72 @@ def test_devices() -> None:
 
 def test_matrices_go_where_they_are_multiplied_fastest(backends: Backends) -> None:
     """Whatever this CPU has for Q4_0, a shape or type that it does not take stays in plain memory."""
-    assert backends.matrix_buffer_type(F32, 64, 64) == backends.buffer_type()
-    assert backends.matrix_buffer_type(Q8_0, 32, 1) == backends.buffer_type()
-    assert backends.matrix_buffer_type(Qtype.Q4_0, 64, 64) > 0
+    assert matrix_buffer_type(backends.best, F32, 64, 64) == plain_buffer_type(backends.best)
+    assert matrix_buffer_type(backends.best, Q8_0, 32, 1) == plain_buffer_type(backends.best)
+    assert matrix_buffer_type(backends.best, Qtype.Q4_0, 64, 64) > 0
+
+
+@pytest.mark.parametrize("qtype", [F16, Q8_0, Qtype.Q4_0, Qtype.Q4_K, Qtype.Q6_K])
+def test_rows_in_further_dimensions_in_the_fastest_memory(backends: Backends, qtype: Qtype) -> None:
+    """A batch is one product with all rows: where each were one of its own, the second would read past the weights."""
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((64, 256)).astype(np.float32)
+    data = quantize(qtype, matrix)
+    x = rng.standard_normal((1, 5, 3, 256)).astype(np.float32)
+    with ExitStack() as stack:
+        context, graph = TensorContext(2), Graph(4, views=4)
+        stack.callback(context.close)
+        stack.callback(graph.close)
+        weights = context.new(qtype, 256, 64)
+        stack.callback(Buffer(context, matrix_buffer_type(backends.best, qtype, 256, 64), weights=True).close)
+        write_tensor(weights, data)
+        rows = graph.input(F32, 256, 3, 5)
+        result = graph.mul_mat(weights, rows)
+        graph.expand(result, output=True)
+        scheduler = Scheduler(backends, graph)
+        stack.callback(scheduler.close)
+        write_tensor(rows, x)
+        scheduler.compute()
+        found = np.empty((1, 5, 3, 64), np.float32)
+        read_tensor(result, found)
+    expected = x @ dequantize(qtype, data, 256).T
+    assert result.shape == (64, 3, 5, 1)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_amx_is_never_chosen(monkeypatch: pytest.MonkeyPatch, backends: Backends) -> None:
+    """Compiled by GCC 12 ggml's AMX kernels end the process: neither we nor, by `repack`, llama.cpp may use them."""
+    plain = plain_buffer_type(backends.best)
+    monkeypatch.setattr(buffer_types, "_listed", lambda _: [plain])
+    assert is_interleaving_safe()
+    assert matrix_buffer_type(backends.best, Q8_0, 64, 64) == plain
+    asked: list[int] = []
+    monkeypatch.setattr(buffer_types, "_can_multiply", lambda _device, entry, *_: asked.append(entry))
+    monkeypatch.setattr(buffer_types, "_AMX", ggml_base().ggml_backend_buft_name(plain))
+    assert not is_interleaving_safe()
+    assert matrix_buffer_type(backends.best, Q8_0, 64, 64) == plain
+    assert asked == []
 
 
 def test_a_device_that_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = device_module._base()
-    monkeypatch.setattr(base, "ggml_backend_dev_init", lambda *_: None)
+    monkeypatch.setattr(ggml_base(), "ggml_backend_dev_init", lambda *_: None)
     broken = Device(0, "CUDA0", "a GPU", "gpu")
     with pytest.raises(MisoError, match=r"CUDA0 \(a GPU\) cannot be opened: is another program using it"):
         Backends(gpu=broken, threads=1)
 
 
 def test_no_room(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = device_module._base()
     context = TensorContext(4)
     context.new(F32, 4)
     with monkeypatch.context() as patch:
-        patch.setattr(base, "ggml_backend_alloc_ctx_tensors_from_buft", lambda *_: None)
+        patch.setattr(ggml_base(), "ggml_backend_alloc_ctx_tensors_from_buft", lambda *_: None)
         with pytest.raises(MemoryError, match="CPU has no room for the depth decoder"):
-            Buffer(context, backends.buffer_type(), weights=True)
+            Buffer(context, plain_buffer_type(backends.best), weights=True)
     context.close()
     graph = Graph(4)
     x = graph.input(F32, 4)
     graph.expand(graph.add(x, x))
-    monkeypatch.setattr(base, "ggml_backend_sched_alloc_graph", lambda *_: False)
+    monkeypatch.setattr(ggml_base(), "ggml_backend_sched_alloc_graph", lambda *_: False)
     with pytest.raises(MemoryError, match="no room for the depth decoder's graph"):
         Scheduler(backends, graph)
     graph.close()

@@ -1,0 +1,50 @@
+"""ggml's scheduler: one graph, run again and again on the devices that it may use."""
+
+import ctypes
+
+from ..models.errors import MisoError
+from .allocations import Allocation, note
+from .backend_library import ggml_base
+from .device import Backends
+from .graph import Graph
+
+
+class Scheduler:
+    """Runs one graph again and again; what the best device lacks is computed on the CPU. `close` frees its memory."""
+
+    def __init__(self, backends: Backends, graph: Graph) -> None:
+        """Allocate all that `graph` needs. Raises `MemoryError` if a device is full."""
+        library, count = ggml_base(), len(backends.handles)
+        self._graph = graph
+        self._backends = backends
+        handles = (ctypes.c_void_p * count)(*backends.handles)
+        # It wants room for nodes and leaves; a node of ours has at most two leaves of its own.
+        self._handle = library.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
+        if not library.ggml_backend_sched_alloc_graph(self._handle, graph.graph):
+            self.close()
+            raise MemoryError("no room for the depth decoder's graph")
+        for place, size_bytes in self.buffer_bytes.items():
+            note(Allocation("compute", place, size_bytes))
+
+    @property
+    def splits(self) -> int:
+        """Pieces that the graph was cut into: 1 if a single device computes all of it."""
+        return int(ggml_base().ggml_backend_sched_get_n_splits(self._handle))
+
+    @property
+    def buffer_bytes(self) -> dict[str, int]:
+        """Device name -> bytes of compute buffer."""
+        sizes = [int(ggml_base().ggml_backend_sched_get_buffer_size(self._handle, h)) for h in self._backends.handles]
+        return {device.name: size for device, size in zip(self._backends.devices, sizes, strict=True)}
+
+    def compute(self) -> None:
+        """Run the graph to its end."""
+        status = ggml_base().ggml_backend_sched_graph_compute(self._handle, self._graph.graph)
+        if status != 0:
+            raise MisoError(f"ggml could not compute the depth decoder's graph (status {status})")
+
+    def close(self) -> None:
+        """Free it. Idempotent."""
+        if self._handle:
+            ggml_base().ggml_backend_sched_free(self._handle)
+            self._handle = None
