@@ -24,7 +24,9 @@ _KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
-_LOG_LEVEL_DEBUG = 1  # thousands of lines about every graph. Source: ggml.h.
+_LOG_LEVEL_DEBUG = 1  # Source: ggml.h.
+TRACE = 5
+"""Level of `logging` for ggml's own debugging: lines about every graph. Only who asks for this level gets them."""
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,9 @@ def _forward_log(library: Any) -> Any:
     """The callback; cached, because ctypes needs it to outlive every call."""
 
     def forward(level: int, message: bytes, _data: object) -> None:
-        if level != _LOG_LEVEL_DEBUG:
-            log.debug("%s", message.decode("utf-8", "replace").rstrip())
+        importance = TRACE if level == _LOG_LEVEL_DEBUG else logging.DEBUG
+        if log.isEnabledFor(importance):
+            log.log(importance, "%s", message.decode("utf-8", "replace").rstrip())
 
     return library.llama_log_callback(forward)
 

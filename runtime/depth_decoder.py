@@ -136,6 +136,11 @@ class DepthDecoder(Closing):
         steps = self._spec.codebooks - 1
         return steps * (self.weights.streamed_bytes + self._spec.audio_vocab * row)
 
+    @property
+    def splits(self) -> int:
+        """Into how many pieces the scheduler cut the most divided graph so far: 1 if one device computes all of it."""
+        return max((graph.scheduler.splits for graph in self._graphs.values()), default=1)
+
     def _graph(self, batch: int, top_k: int) -> _FrameGraph:
         key = (batch, top_k)
         if key not in self._graphs:

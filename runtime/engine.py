@@ -144,6 +144,12 @@ class Engine(Closing):
         hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
         noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
         self.sample(hidden, noise[:, 0], noise, top_k)
+        if self.gpu and self.depth.splits > 1:
+            log.warning(
+                "%s lacks operations of the depth decoder, which runs in %d pieces, partly on the CPU: it will be slow",
+                self.gpu.name,
+                self.depth.splits,
+            )
 
 
 def _may_repack() -> bool:

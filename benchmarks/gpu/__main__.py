@@ -1,0 +1,289 @@
+"""The GPU measurements, in steps that can each be a command of less than ten minutes. `--help` says how.
+
+With network, once:       python benchmarks/gpu pack build/gpu
+On the GPU's machine:     python benchmarks/gpu build build/gpu      then bundle, codes, speed, memory, tables
+Without a GPU:            python benchmarks/gpu rehearse build/rehearsal
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE, WHEELS, SOURCE, RESULTS, BUNDLE, TINY = "site", "wheels", "source", "results", "bundle", "tiny"
+LEVELS = ("q4_k_m", "q4_0", "q8_0")
+_LIMIT_BYTES = 60_000_000
+_PART_BYTES = 15 << 20
+_PRODUCTS = "products.tar.xz"
+
+_DIRECTORY = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+_LEVELS = click.option(
+    "--quant", "levels", multiple=True, default=LEVELS, show_default=True, help="Level; several times."
+)
+_GPU_LAYERS = click.option("--gpu-layers", default=-1, show_default=True, help="0 rehearses on the CPU.")
+_THREADS = click.option("--threads", default=os.cpu_count() or 1, show_default=True)
+
+
+@click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Every step keeps its products in DIRECTORY and is quick when they are there."""
+
+
+@main.command()
+@_DIRECTORY
+@click.option("--python", "python_version", default="3.12", show_default=True, help="Of the machine with the GPU.")
+@click.option("--present", default="", help="Distributions that it has, separated by commas: they do not travel.")
+def pack(directory: Path, python_version: str, present: str) -> None:
+    """With network: fetch what the GPU's machine lacks. Everything under 60 MB."""
+    from llama_source import pruned_source  # noqa: PLC0415
+    from wheels import download, needed  # noqa: PLC0415
+
+    for name in (SOURCE, WHEELS):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    pruned_source(directory / SOURCE)
+    download(needed("miso-gguf", (), present.split(",")), directory / WHEELS, python_version)
+    size = sum(
+        file.stat().st_size for name in (SOURCE, WHEELS) for file in (directory / name).rglob("*") if file.is_file()
+    )
+    click.echo(f"{directory}: {size / 1e6:.1f} MB")
+    if size > _LIMIT_BYTES:
+        raise click.ClickException(f"more than {_LIMIT_BYTES / 1e6:.0f} MB: name with --present what is there already")
+
+
+@main.command()
+@_DIRECTORY
+@click.option("--backend", type=click.Choice(["cpu", "cuda", "vulkan"]), default="cuda", show_default=True)
+@click.option("--architecture", default="native", show_default=True, help="90 for H100 and H200, without a GPU to ask.")
+@click.option("--save", type=click.Path(path_type=Path), help="Also pack the products here, in parts of 15 MiB.")
+def build(directory: Path, backend: Any, architecture: str, save: Path | None) -> None:
+    """Without network: build and install llama-cpp-python, and this package. Goes on where it was interrupted."""
+    from llama_build import build_wheel  # noqa: PLC0415
+    from wheels import install  # noqa: PLC0415
+
+    begin = time.perf_counter()
+    site = directory / SITE
+    install(directory / WHEELS, site)
+    _use(site)
+    out = directory / "built"
+    wheel = build_wheel(directory / SOURCE, out, backend=backend, build=directory / "cmake", architecture=architecture)
+    _install(wheel, site)
+    click.echo(f"built for {backend} in {time.perf_counter() - begin:.0f} s: {wheel.stat().st_size / 1e6:.1f} MB")
+    if save is not None:
+        _save(out, save)
+
+
+def _save(out: Path, save: Path) -> None:
+    save.mkdir(parents=True, exist_ok=True)
+    archive = save / _PRODUCTS
+    subprocess.run(["tar", "cJf", str(archive), "-C", str(out), "."], check=True)
+    subprocess.run(["split", "-d", f"--bytes={_PART_BYTES}", str(archive), f"{archive}."], check=True)
+    archive.unlink()
+
+
+@main.command()
+@_DIRECTORY
+@click.argument("parts", type=click.Path(exists=True, path_type=Path))
+def restore(directory: Path, parts: Path) -> None:
+    """Install what `build --save` packed on an earlier machine, instead of building."""
+    from wheels import install  # noqa: PLC0415
+
+    install(directory / WHEELS, directory / SITE)
+    out = directory / "built"
+    out.mkdir(parents=True, exist_ok=True)
+    pieces = b"".join(part.read_bytes() for part in sorted(parts.glob(f"{_PRODUCTS}.*")))
+    subprocess.run(["tar", "xJf", "-", "-C", str(out)], input=pieces, check=True)
+    _install(next(out.glob("*.whl")), directory / SITE)
+
+
+def _install(llama_cpp: Path, site: Path) -> None:
+    """The wheel, and this package, into `site`."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(site)]
+    subprocess.run([*pip, "--no-index", str(llama_cpp)], check=True)
+    subprocess.run([*pip, "--no-index", "--no-build-isolation", str(ROOT)], check=True, env=_environment(site))
+
+
+@main.command()
+@_DIRECTORY
+@_LEVELS
+@click.option("--flavor", default="miso-8b", show_default=True)
+def bundle(directory: Path, levels: Sequence[str], flavor: str) -> None:
+    """Make a bundle of random weights in full size, and one of the tiny model."""
+    _use(directory / SITE)
+    from repeated_bundle import write_repeated_bundle, write_tiny_bundle  # noqa: PLC0415
+
+    from miso_gguf.models.levels import parse_level  # noqa: PLC0415
+
+    begin = time.perf_counter()
+    chosen = [parse_level(level) for level in levels]
+    write_tiny_bundle(directory / TINY, chosen)
+    write_repeated_bundle(directory / BUNDLE, flavor, chosen)
+    click.echo(f"{directory / BUNDLE}: {', '.join(levels)} in {time.perf_counter() - begin:.0f} s")
+
+
+@main.command()
+@_DIRECTORY
+@_LEVELS
+@_GPU_LAYERS
+@_THREADS
+def codes(directory: Path, levels: Sequence[str], gpu_layers: int, threads: int) -> None:
+    """Compare the GPU's codes and logits with the CPU's, and see where the depth graph runs."""
+    _use(directory / SITE)
+    from gpu_codes import level_codes  # noqa: PLC0415
+
+    _keep(
+        directory,
+        "codes",
+        [level_codes(directory / TINY, level, gpu_layers=gpu_layers, threads=threads) for level in levels],
+    )
+
+
+@main.command()
+@_DIRECTORY
+@_LEVELS
+@_GPU_LAYERS
+@_THREADS
+@click.option("--frames", default=100, show_default=True, help="Of a stream, and of each batch.")
+@click.option("--rounds", default=20, show_default=True)
+@click.option("--batch", "batches", multiple=True, type=int, default=(1, 2, 4, 8), show_default=True)
+def speed(
+    directory: Path,
+    levels: Sequence[str],
+    gpu_layers: int,
+    threads: int,
+    frames: int,
+    rounds: int,
+    batches: Sequence[int],
+) -> None:
+    """Time frames, first audio and batches. GGML_CUDA_DISABLE_GRAPHS=1 shows what CUDA graphs bring."""
+    _use(directory / SITE)
+    from gpu_speed import Effort, level_speed  # noqa: PLC0415
+
+    effort = Effort(frames=frames, rounds=rounds, batches=batches)
+    results = []
+    for level in levels:
+        results.append(level_speed(directory / BUNDLE, level, gpu_layers=gpu_layers, threads=threads, effort=effort))
+        click.echo(json.dumps(results[-1]))
+    graphs = "" if "GGML_CUDA_DISABLE_GRAPHS" not in os.environ else "-without-graphs"
+    _keep(directory, f"speed{graphs}", results)
+
+
+@main.command()
+@_DIRECTORY
+@_LEVELS
+@click.option("--kv-type", "kv_types", multiple=True, default=("f16", "q8_0"), show_default=True)
+@click.option("--seconds", default=90.0, show_default=True, help="Of speech while memory is watched.")
+def memory(directory: Path, levels: Sequence[str], kv_types: Any, seconds: float) -> None:
+    """Account and measure the memory of every level."""
+    _use(directory / SITE)
+    from gpu_memory import levels_memory  # noqa: PLC0415
+
+    _keep(directory, "memory", levels_memory(directory / BUNDLE, levels, kv_types, seconds))
+
+
+@main.command()
+@_DIRECTORY
+@click.pass_context
+def rehearse(context: click.Context, directory: Path) -> None:
+    """All measurements on the CPU, the tiny model in the place of the large one: does everything run?"""
+    where = {"gpu_layers": 0, "threads": 1}
+    context.invoke(bundle, directory=directory, levels=LEVELS, flavor="tiny")
+    context.invoke(codes, directory=directory, levels=LEVELS, **where)
+    context.invoke(speed, directory=directory, levels=LEVELS[:1], frames=8, rounds=4, batches=(1, 2), **where)
+    context.invoke(memory, directory=directory, levels=LEVELS, kv_types=("f16", "q8_0"), seconds=1.0)
+    note = "A rehearsal on a CPU with the tiny model: that the measurements run, not what a GPU would give."
+    context.invoke(tables, directory=directory, title="Rehearsal", note=note, out=directory / "rehearsal.json")
+
+
+@main.command("dry-run")
+@_DIRECTORY
+@_LEVELS
+@click.option("--batch", "batches", multiple=True, type=int, default=(1, 8), show_default=True)
+def dry(directory: Path, levels: Sequence[str], batches: Sequence[int]) -> None:
+    """Without a GPU, with a CUDA build: count kernels, captures and bytes."""
+    _use(directory / SITE)
+    from dry_cuda import dry_run  # noqa: PLC0415
+
+    results = []
+    for level in levels:
+        for batch in batches:
+            results.append(dry_run(directory / BUNDLE, level, site=directory / SITE, batch=batch))
+            counted = results[-1]
+            click.echo(f"{level} x{batch}: {counted['backbone']['kernels']} + {counted['depth_decoder']['kernels']}")
+    _keep(directory, "dry_run", results)
+
+
+@main.command()
+@_DIRECTORY
+@click.option("--title", default="On the GPU", show_default=True)
+@click.option("--note", default="", help="What a reader must know of this run.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.json; the table goes beside it.")
+def tables(directory: Path, title: str, note: str, out: Path) -> None:
+    """Put all results together: one JSON file and one Markdown file."""
+    _use(directory / SITE)
+    from gpu_tables import markdown  # noqa: PLC0415
+    from projection import PUBLISHED, projected  # noqa: PLC0415
+
+    from miso_gguf.quant_eval.machine import machine, versions  # noqa: PLC0415
+
+    record: dict[str, Any] = {
+        "title": title,
+        "note": note,
+        "machine": machine(),
+        "versions": versions(),
+        "commands": [],
+    }
+    for path in sorted((directory / RESULTS).glob("*.json")):
+        kept = json.loads(path.read_text())
+        record["commands"].append(kept["command"])
+        key = path.stem.removesuffix("-without-graphs")
+        record[key] = record.get(key, []) + kept["results"] if key == "speed" else kept["results"]
+    alone = [entry for entry in record.get("dry_run", []) if entry["batch"] == 1 and entry["level"] == "q4_k_m"]
+    if alone:
+        kernels = alone[0]["backbone"]["kernels"] + alone[0]["depth_decoder"]["kernels"]
+        streamed = alone[0]["streamed_bytes"]
+        record["projection"] = {
+            "level": "q4_k_m",
+            "streamed_bytes": streamed,
+            "kernels": kernels,
+            "efficiency": PUBLISHED.efficiency,
+            "overhead_us": PUBLISHED.overhead_us,
+            "source": PUBLISHED.source,
+            "cards": projected(streamed, kernels),
+        }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    out.with_suffix(".md").write_text(markdown(record))
+    click.echo(out.with_suffix(".md").read_text())
+
+
+def _keep(directory: Path, name: str, results: Any) -> None:
+    path = directory / RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graphs = "GGML_CUDA_DISABLE_GRAPHS=1 " if "GGML_CUDA_DISABLE_GRAPHS" in os.environ else ""
+    command = f"{graphs}python benchmarks/gpu {' '.join(sys.argv[1:])}"
+    path.write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
+    click.echo(f"{path}")
+
+
+def _use(site: Path) -> None:
+    """Import from `site` first, if there is one, in children too."""
+    if site.is_dir():
+        sys.path.insert(0, str(site.resolve()))
+        os.environ["PYTHONPATH"] = _environment(site)["PYTHONPATH"]
+
+
+def _environment(site: Path) -> dict[str, str]:
+    earlier = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site.resolve()), *earlier])}
+
+
+if __name__ == "__main__":
+    main()

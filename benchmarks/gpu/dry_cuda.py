@@ -1,0 +1,140 @@
+"""What ggml's CUDA backend would do, found out without a GPU: kernels of a frame, graph captures, bytes allocated.
+
+A CUDA build of llama-cpp-python runs over a CUDA runtime that computes nothing (`dry_cuda.c`). Counts and bytes are
+exact; no result of a computation means anything, and nothing here is a time.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from miso_gguf import SpeechOptions
+from miso_gguf.runtime.bundle import open_level
+from miso_gguf.runtime.engine import Engine, EngineOptions
+
+SOURCE = Path(__file__).with_name("dry_cuda.c")
+_SONAME = "libcudart.so.13"
+_FRAMES = 6
+"""ggml captures a graph when it is run for the second time unchanged."""
+
+
+def dry_run(bundle: Path, level: str, *, site: Path, batch: int = 1, kv_type: str = "f16") -> dict[str, Any]:
+    """Count for one level. `site` is a directory with a CUDA build of llama_cpp, to be imported first.
+
+    Raises `subprocess.CalledProcessError`: with what ggml said on standard error, if it aborts.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        library = _built(Path(temporary))
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": str(library),
+            "PYTHONPATH": os.pathsep.join(map(str, filter(None, [site, os.environ.get("PYTHONPATH")]))),
+        }
+        command = [sys.executable, str(Path(__file__)), str(bundle), level, str(batch), kv_type]
+        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    counted: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return counted
+
+
+def _built(directory: Path) -> Path:
+    """The runtime, compiled. Every library of CUDA's that ggml loads is a name for it."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    include = Path(nvcc).resolve().parent.parent / "include"
+    library = directory / _SONAME
+    flags = ["-O2", "-shared", "-fPIC", f"-I{include}", f"-Wl,-soname,{_SONAME}"]
+    subprocess.run(["gcc", *flags, str(SOURCE), "-o", str(library)], check=True)
+    return library
+
+
+class _Counter:
+    """The counts since the last reset."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(_SONAME)
+
+    def reset(self) -> None:
+        self._library.dry_cuda_reset()
+
+    def read(self) -> dict[str, Any]:
+        with tempfile.NamedTemporaryFile() as file:
+            self._library.dry_cuda_write(file.name.encode())
+            found: dict[str, Any] = json.loads(Path(file.name).read_text())
+        return found
+
+
+def _count(bundle: Path, level: str, batch: int, kv_type: Any) -> dict[str, Any]:
+    """In the process over the dry runtime."""
+    counter = _Counter()
+    files = open_level(bundle, level)
+    options = EngineOptions(threads=1, gpu_layers=-1, sequences=batch, kv_type=kv_type, allow_cpu=False)
+    with Engine(files, options) as engine:
+        spec = engine.spec
+        for sequence in range(batch):
+            engine.prefill(sequence, [engine.prompts.text("one two three four five", 0)])
+        loaded = counter.read()
+        hidden = np.zeros((batch, spec.backbone.embed_dim), np.float32)
+        noise = np.zeros((batch, spec.codebooks, spec.audio_vocab), np.float32)
+        codes = [np.zeros(spec.codebooks, np.int64)] * batch
+        return {
+            "level": level,
+            "batch": batch,
+            "kv_type": kv_type,
+            "device_bytes_after_prefill": loaded["used_bytes"],
+            "backbone": _per_frame(counter, lambda: engine.step(list(range(batch)), codes)),
+            "depth_decoder": _per_frame(
+                counter, lambda: engine.sample(hidden, noise[:, 0].copy(), noise, SpeechOptions().top_k)
+            ),
+            "depth_graph_splits": engine.depth.splits,
+            "device_bytes": counter.read()["used_bytes"],
+        }
+
+
+def _per_frame(counter: _Counter, call: Any) -> dict[str, Any]:
+    """Run until graphs are captured, then count `_FRAMES` runs."""
+    for _ in range(_FRAMES):
+        call()
+    captured = counter.read()
+    counter.reset()
+    for _ in range(_FRAMES):
+        call()
+    counted = counter.read()
+    kernels = Counter[str]()
+    for name, direct, in_graph in counted["kernels"]:
+        kernels[_short(name)] += direct // _FRAMES + (in_graph if counted["graph_launches"] else 0)
+    return {
+        "kernels": sum(kernels.values()),
+        "graph_launches": counted["graph_launches"] / _FRAMES,
+        "kernels_in_graph": captured["graph_nodes"] if counted["graph_launches"] else 0,
+        "captures": counted["captures"],
+        "host_copies": counted["host_copies"] / _FRAMES,
+        "synchronisations": counted["synchronisations"] / _FRAMES,
+        "by_kernel": dict(kernels.most_common()),
+    }
+
+
+def _short(mangled: str) -> str:
+    """A kernel's own name, without namespaces, template arguments and parameters."""
+    name = _demangled(mangled)
+    name = name.split("<")[0].split("(")[0]
+    return name.split("::")[-1].split(" ")[-1]
+
+
+def _demangled(name: str) -> str:
+    libstdcxx = ctypes.CDLL("libstdc++.so.6")
+    libstdcxx.__cxa_demangle.restype = ctypes.c_char_p
+    status = ctypes.c_int()
+    result = libstdcxx.__cxa_demangle(name.encode(), None, None, ctypes.byref(status))
+    return result.decode() if status.value == 0 else name
+
+
+if __name__ == "__main__":
+    print(json.dumps(_count(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])))

@@ -1,0 +1,178 @@
+"""The results as Markdown. What was not run says so: no figure of one device stands in another's row."""
+
+from collections.abc import Sequence
+from typing import Any
+
+NOT_RUN = "not run"
+TARGET_RTF, TARGET_TTFA_MS, TARGET_BATCH8 = 0.30, 110.0, 4.0
+"""For an H200-class card at Q4_K_M: one utterance, a kept voice, and eight together over one."""
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The whole document of a record."""
+    machine = "\n".join(f"- {name}: {value}" for name, value in {**record["machine"], **record["versions"]}.items())
+    commands = "\n".join(f"    {command}" for command in record["commands"])
+    sections = [
+        f"# {record['title']}\n\n{record['note']}\n\n{machine}\n\nCommands:\n\n{commands}",
+        _codes(record.get("codes", [])),
+        _frames(record.get("speed", [])),
+        _batches(record.get("speed", [])),
+        _memory(record.get("memory")),
+        _dry(record.get("dry_run", [])),
+        _projection(record.get("projection")),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _has_gpu(entries: Sequence[dict[str, Any]]) -> bool:
+    return any(entry["device"] != "CPU" for entry in entries)
+
+
+def _missing(columns: int) -> list[list[str]]:
+    return [["GPU", *[NOT_RUN] * (columns - 1)]]
+
+
+def _codes(entries: Sequence[dict[str, Any]]) -> str:
+    columns = ["device", "level", "sentences equal", "frames before a difference", "largest logit error", "relative"]
+    columns += ["top-1 equal", "pieces of the depth graph", "CUDA graphs captured"]
+    rows = [
+        [
+            entry["device"],
+            entry["level"],
+            f"{entry['sentences_equal']} of {entry['sentences']}",
+            f"{entry['frames_equal_before']} of {entry['frames']}",
+            f"{entry['logits']['max_abs_error']:.2g}",
+            f"{entry['logits']['relative_error']:.2g}",
+            f"{entry['logits']['top1_agreement']:.2%}",
+            str(entry["depth_graph_splits"]),
+            str(entry["cuda_graphs_captured"]) if entry["device"] != "CPU" else "-",
+        ]
+        for entry in entries
+    ]
+    rows += [] if _has_gpu(entries) else _missing(len(columns))
+    return f"## The tiny model's greedy codes against the CPU's\n\n{_table(columns, rows)}"
+
+
+def _frames(entries: Sequence[dict[str, Any]]) -> str:
+    columns = ["device", "level", "backbone", "depth decoder", "codec (beside)", "noise", "gaps", "step", "RTF"]
+    columns += ["TTFA, no voice", "new 10 s voice", "kept voice", "copy GB/s"]
+    rows = []
+    for entry in entries:
+        alone, first = entry["batches"][0], entry["first_audio_ms"]
+        times = [entry["parts_ms"][part] for part in ("backbone", "depth decoder", "codec")]
+        times += [alone["noise_ms"], alone["gap_ms"], alone["step_ms"]]
+        rows.append(
+            [
+                entry["device"],
+                entry["level"] + ("" if entry["cuda_graphs"] else ", no CUDA graphs"),
+                *(f"{value:.2f}" for value in times),
+                f"{entry['stream']['rtf']:.3f}",
+                *(f"{first[name]:.0f}" for name in ("no voice", "new voice", "kept voice")),
+                f"{entry['copy_gb_per_s']:.0f}",
+            ]
+        )
+    rows += [] if _has_gpu(entries) else _missing(len(columns))
+    goal = (
+        f"Targets on an H200-class card, Q4_K_M: RTF at most {TARGET_RTF}, first audio in a kept voice after at most "
+    )
+    goal += f"{TARGET_TTFA_MS:.0f} ms. RTF is of a stream as a user hears it."
+    return f"## One frame, in milliseconds\n\n{_table(columns, rows)}\n\n{goal}"
+
+
+def _batches(entries: Sequence[dict[str, Any]]) -> str:
+    columns = ["device", "level", "utterances", "step ms", "RTF of each", "seconds of speech a second", "over one"]
+    rows = [
+        [
+            entry["device"],
+            entry["level"],
+            str(each["batch"]),
+            f"{each['step_ms']:.2f}",
+            f"{each['rtf_each']:.3f}",
+            f"{each['audio_s_per_s']:.1f}",
+            f"{each['audio_s_per_s'] / entry['batches'][0]['audio_s_per_s']:.2f}x",
+        ]
+        for entry in entries
+        for each in entry["batches"]
+    ]
+    rows += [] if _has_gpu(entries) else _missing(len(columns))
+    return f"## Several utterances in step\n\n{_table(columns, rows)}\n\nTarget: 8 at least {TARGET_BATCH8:.0f}x one."
+
+
+def _memory(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    columns = ["level", "KV cache", "accounted", "formula", "driver", "measured peak", "steady", "difference", "goal"]
+    rows = []
+    for entry in record["levels"]:
+        measured, driver = entry["measured_steady_bytes"], record["driver_bytes"]
+        known = measured is not None and driver is not None
+        excess = measured - driver - entry["accounted_total_bytes"] if known else 0
+        rows.append(
+            [
+                entry["level"],
+                entry["kv_type"],
+                _gb(entry["accounted_total_bytes"]),
+                _gb(entry["formula_bytes"]) if entry["kv_type"] == "f16" else "",
+                _gb(driver),
+                _gb(entry["measured_peak_bytes"]),
+                _gb(measured),
+                f"{excess / measured:+.1%}" if known else NOT_RUN,
+                f"{record['goals_gb'][entry['level']]} GB",
+            ]
+        )
+    why = next((entry["measured_why_not"] for entry in record["levels"] if entry["measured_why_not"]), "")
+    words = f"{record['seconds']:.0f} s of speech, {record['context']} positions. The difference is what was measured, "
+    words += "less the driver's own and what is accounted, over what was measured."
+    return f"## Memory\n\n{_table(columns, rows)}\n\n{words}" + (f" Measured: {why}." if why else "")
+
+
+def _gb(size_bytes: int | None) -> str:
+    return NOT_RUN if size_bytes is None else f"{size_bytes / 1e9:.2f} GB"
+
+
+def _dry(entries: Sequence[dict[str, Any]]) -> str:
+    if not entries:
+        return ""
+    columns = [
+        "level",
+        "utterances",
+        "kernels: backbone",
+        "depth decoder",
+        "in one graph",
+        "pieces",
+        "copies from the host",
+    ]
+    columns += ["waits", "bytes on the device"]
+    rows = []
+    for entry in entries:
+        depth = entry["depth_decoder"]
+        rows.append(
+            [
+                entry["level"],
+                str(entry["batch"]),
+                str(entry["backbone"]["kernels"]),
+                str(depth["kernels"]),
+                str(depth["kernels_in_graph"]),
+                str(entry["depth_graph_splits"]),
+                f"{depth['host_copies']:.0f}",
+                f"{depth['synchronisations']:.0f}",
+                _gb(entry["device_bytes"]),
+            ]
+        )
+    words = "Counted, not timed: ggml's CUDA backend over a CUDA runtime that computes nothing."
+    return f"## What a frame asks of CUDA\n\n{_table(columns, rows)}\n\n{words}"
+
+
+def _projection(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    rows = [[row["card"], f"{row['frame_ms']:.1f}", f"{row['rtf']:.2f}"] for row in record["cards"]]
+    words = f"**A projection, not a measurement**, of {record['level']}: {record['streamed_bytes'] / 1e9:.2f} GB over "
+    words += f"{record['efficiency']:.0%} of the data sheet's bandwidth, and {record['kernels']} kernels of "
+    words += f"{record['overhead_us']:.1f} us. Constants: {record['source']}."
+    return f"## Other cards\n\n{words}\n\n{_table(['card', 'frame ms', 'RTF'], rows)}"
