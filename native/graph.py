@@ -65,8 +65,9 @@ def _ggml() -> ctypes.CDLL:
             "ggml_mul": (p, [p, p, p]),
             "ggml_add": (p, [p, p, p]),
             "ggml_concat": (p, [p, p, p, i]),
-            "ggml_rope_ext": (p, [p, p, p, p, i, i, i, f, f, f, f, f, f]),
+            "ggml_rope_ext_inplace": (p, [p, p, p, p, i, i, i, f, f, f, f, f, f]),
             "ggml_swiglu": (p, [p, p]),
+            "ggml_swiglu_split": (p, [p, p, p]),
             "ggml_cpy": (p, [p, p, p]),
             "ggml_flash_attn_ext": (p, [p, p, p, p, p, f, f, f]),
             "ggml_top_k": (p, [p, p, i]),
@@ -223,14 +224,19 @@ class Graph(TensorContext):
         return _wrap(_ggml().ggml_concat(self.handle, a.pointer, b.pointer, dimension))
 
     def rope(self, x: Tensor, positions: Tensor, factors: Tensor | None, base: float) -> Tensor:
-        """RoPE on interleaved pairs of `x` [head_dim, heads, T, B] at I32 `positions` [T]; `factors` [head_dim / 2]."""
+        """RoPE on interleaved pairs of `x` [head_dim, heads, T, B] at I32 `positions` [T]; `factors` [head_dim / 2].
+
+        In place: the result is `x`, whose data is overwritten; so no two of its elements may share memory.
+        """
         fits = x.qtype == F32 and positions.qtype == I32 and positions.shape == (x.shape[2], 1, 1, 1)
+        sizes = [4 * x.shape[0], *(x.strides[i] * x.shape[i] for i in (1, 2))]
+        fits = fits and all(x.shape[i] == 1 or x.strides[i] >= sizes[i - 1] for i in (1, 2, 3))
         if factors is not None:
             fits = fits and factors.qtype == F32 and factors.shape == (x.shape[0] // 2, 1, 1, 1)
         _require(fits and x.shape[0] % 2 == 0, "rope", x, positions, *([factors] if factors else []))
         head_dim, plain = x.shape[0], (base, 1.0, 0.0, 1.0, 32.0, 1.0)
         return _wrap(
-            _ggml().ggml_rope_ext(
+            _ggml().ggml_rope_ext_inplace(
                 self.handle,
                 x.pointer,
                 positions.pointer,
@@ -242,11 +248,15 @@ class Graph(TensorContext):
             )
         )
 
-    def swiglu(self, gate_up: Tensor) -> Tensor:
-        """`silu(gate) * up`, the two halves of each row of `gate_up` [2 d, n] -> [d, n]."""
-        contiguous = _ggml().ggml_is_contiguous_1(gate_up.pointer)
-        _require(gate_up.qtype == F32 and gate_up.shape[0] % 2 == 0 and contiguous, "swiglu", gate_up)
-        return _wrap(_ggml().ggml_swiglu(self.handle, gate_up.pointer))
+    def swiglu(self, gate: Tensor, up: Tensor | None = None) -> Tensor:
+        """`silu(gate) * up` [d, ...]; without `up`, of the two halves of each row of `gate` [2 d, ...]."""
+        if up is None:
+            contiguous = _ggml().ggml_is_contiguous_1(gate.pointer)
+            _require(gate.qtype == F32 and gate.shape[0] % 2 == 0 and contiguous, "swiglu", gate)
+            return _wrap(_ggml().ggml_swiglu(self.handle, gate.pointer))
+        contiguous = all(_ggml().ggml_is_contiguous_1(x.pointer) for x in (gate, up))
+        _require(gate.shape == up.shape and gate.qtype == up.qtype == F32 and contiguous, "swiglu", gate, up)
+        return _wrap(_ggml().ggml_swiglu_split(self.handle, gate.pointer, up.pointer))
 
     def copy(self, source: Tensor, target: Tensor) -> Tensor:
         """Write `source` into `target`, which may be of another float type; the result is `target`."""

@@ -23,7 +23,7 @@ from ..native.gguf_file import GgufFile, GgufTensor
 from ..native.graph import F16, F32, I32, Graph, Tensor, TensorContext
 from ..native.scheduler import Scheduler
 from .depth_replay import ReplayGraph
-from .depth_transformer import NODES_PER_LAYER, DepthCache, DepthTransformer
+from .depth_transformer import NODES_PER_LAYER, DepthTransformer, new_cache
 from .depth_weights import DepthWeights
 
 _NODES_PER_STEP = 40
@@ -47,7 +47,7 @@ class _FrameGraph:
         with ExitStack() as stack:
             state = TensorContext(8)
             stack.callback(state.close)
-            self._cache = DepthCache.new(state, spec, kv, batch)
+            self._cache = new_cache(state, spec, kv, batch)
             self.codes = state.new(I32, spec.codebooks, batch)
             # On the device: as the graph's inputs they would lie on the host, and each view of one be copied.
             self.hidden = state.new(F32, spec.backbone.embed_dim, batch)
@@ -82,20 +82,15 @@ class _FrameGraph:
     def _sample(self, codebook: int, logits: Tensor) -> Tensor:
         """Gumbel-max over the `top_k` best: logits [V, B] -> codes I32 [B], also noted in `self.codes`."""
         g, batch, vocab = self._g, self._batch, self._spec.audio_vocab
-        noise = g.view(
-            self.noise,
-            (1, vocab, batch, 1),
-            (4, self.noise.strides[2], self.noise.strides[3]),
-            codebook * self.noise.strides[1],
-        )
+        _, codebook_bytes, utterance_bytes, _ = self.noise.strides
+        strides = (utterance_bytes, utterance_bytes * batch, utterance_bytes * batch)
+        noisy = g.add(logits, g.view(self.noise, (vocab, batch, 1, 1), strides, codebook * codebook_bytes))
         if self._top_k < vocab:
             best = g.top_k(logits, self._top_k)
-            scores = g.add(g.get_rows(g.reshape(logits, 1, vocab, batch), best), g.get_rows(noise, best))
-            winner = g.argmax(g.reshape(scores, self._top_k, batch))
+            winner = g.argmax(g.reshape(g.get_rows(g.reshape(noisy, 1, vocab, batch), best), self._top_k, batch))
             code = g.get_rows(g.reshape(best, 1, self._top_k, batch), g.reshape(winner, 1, batch))
         else:
-            flat = g.view(noise, (vocab, batch, 1, 1), (noise.strides[2], noise.strides[3], noise.strides[3]))
-            code = g.argmax(g.add(logits, flat))
+            code = g.argmax(noisy)
         code = g.reshape(code, batch)
         stride = self.codes.strides[1]
         slot = g.view(self.codes, (1, batch, 1, 1), (stride, stride * batch, stride * batch), codebook * 4)

@@ -17,7 +17,7 @@ from ..native.buffer_types import plain_buffer_type
 from ..native.device import Backends
 from ..native.graph import F16, F32, I32, Graph, TensorContext
 from ..native.scheduler import Scheduler
-from .depth_transformer import NODES_PER_LAYER, DepthCache, DepthTransformer
+from .depth_transformer import NODES_PER_LAYER, DepthTransformer, new_cache
 from .depth_weights import DepthWeights
 
 FRAMES_AT_ONCE = 16
@@ -44,7 +44,7 @@ class ReplayGraph:
         with ExitStack() as stack:
             state = TensorContext(8)
             stack.callback(state.close)
-            self._cache = DepthCache.new(state, spec, kv, frames)
+            self._cache = new_cache(state, spec, kv, frames)
             self._mask = state.new(F16, count, count)
             self._hidden = state.new(F32, spec.backbone.embed_dim, frames)
             self._rows = state.new(I32, steps * frames)

@@ -6,6 +6,7 @@ It knows the tensors' names and places, not what is computed with them.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -21,20 +22,20 @@ from ..native.graph import F16, I32, Tensor, TensorContext
 
 @dataclass(frozen=True)
 class DepthLayer:
-    """One layer. Several matrices under one name have the same input: their outputs are joined."""
+    """One layer. Several matrices under one name have the same input; their outputs follow each other."""
 
     attention_norm: Tensor
-    query_key: list[Tensor]
-    value: list[Tensor]
-    attention_output: list[Tensor]
+    query_key_value: list[Tensor]
+    attention_output: Tensor
     ffn_norm: Tensor
     gate_up: list[Tensor]
-    down: list[Tensor]
+    """One matrix, or the two."""
+    down: Tensor
 
     @property
     def matrices(self) -> list[Tensor]:
         """All of them."""
-        return [*self.query_key, *self.value, *self.attention_output, *self.gate_up, *self.down]
+        return [*self.query_key_value, self.attention_output, *self.gate_up, self.down]
 
 
 class DepthWeights:
@@ -91,14 +92,16 @@ class DepthWeights:
     def _plain(self, tensor: GgufTensor) -> Tensor:
         return self._new(plain_buffer_type(self._device), tensor.qtype, tensor.data, *reversed(tensor.shape))
 
-    def _matrices(self, tensors: Sequence[GgufTensor]) -> list[Tensor]:
-        """Matrices with the same input, as one where they are of one type: one multiplication instead of several."""
-        if len({tensor.qtype for tensor in tensors}) > 1:
-            return [matrix for tensor in tensors for matrix in self._matrices([tensor])]
+    def _matrix(self, *tensors: GgufTensor) -> Tensor:
+        """Matrices of one type and with the same input as one: one multiplication instead of several."""
         data = np.concatenate([tensor.data for tensor in tensors]) if len(tensors) > 1 else tensors[0].data
         qtype, columns = tensors[0].qtype, tensors[0].shape[1]
         buffer_type = matrix_buffer_type(self._device, qtype, columns, len(data))
-        return [self._new(buffer_type, qtype, data, columns, len(data))]
+        return self._new(buffer_type, qtype, data, columns, len(data))
+
+    def _joined(self, tensors: Sequence[GgufTensor]) -> list[Tensor]:
+        """Neighbours of one type as one matrix each."""
+        return [self._matrix(*run) for _, run in groupby(tensors, key=lambda tensor: tensor.qtype)]
 
     def _layer(self, file: GgufFile, spec: ModelSpec, index: int) -> DepthLayer:
         d = spec.decoder
@@ -106,14 +109,20 @@ class DepthWeights:
         def matrix(name: str, rows: int, columns: int) -> GgufTensor:
             return file.tensor(f"blk.{index}.{name}.weight", rows, columns)
 
+        gate_up = [matrix("ffn_gate", d.ffn_dim, d.embed_dim), matrix("ffn_up", d.ffn_dim, d.embed_dim)]
+        # ggml's CUDA backend makes one kernel of two products and their SwiGLU, the others gain by one product less.
+        separate = self._device.kind == "gpu" or gate_up[0].qtype != gate_up[1].qtype
         return DepthLayer(
             attention_norm=self._plain(file.tensor(f"blk.{index}.attn_norm.weight", d.embed_dim)),
-            query_key=self._matrices([matrix("attn_q", d.q_dim, d.embed_dim), matrix("attn_k", d.kv_dim, d.embed_dim)]),
-            value=self._matrices([matrix("attn_v", d.kv_dim, d.embed_dim)]),
-            attention_output=self._matrices([matrix("attn_output", d.embed_dim, d.q_dim)]),
-            ffn_norm=self._plain(file.tensor(f"blk.{index}.ffn_norm.weight", d.embed_dim)),
-            gate_up=self._matrices(
-                [matrix("ffn_gate", d.ffn_dim, d.embed_dim), matrix("ffn_up", d.ffn_dim, d.embed_dim)]
+            query_key_value=self._joined(
+                [
+                    matrix("attn_q", d.q_dim, d.embed_dim),
+                    matrix("attn_k", d.kv_dim, d.embed_dim),
+                    matrix("attn_v", d.kv_dim, d.embed_dim),
+                ]
             ),
-            down=self._matrices([matrix("ffn_down", d.embed_dim, d.ffn_dim)]),
+            attention_output=self._matrix(matrix("attn_output", d.embed_dim, d.q_dim)),
+            ffn_norm=self._plain(file.tensor(f"blk.{index}.ffn_norm.weight", d.embed_dim)),
+            gate_up=[self._matrix(each) for each in gate_up] if separate else [self._matrix(*gate_up)],
+            down=self._matrix(matrix("ffn_down", d.embed_dim, d.ffn_dim)),
         )

@@ -223,6 +223,7 @@ PUBLIC cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, const v
     return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(n, f, size, memory, 0);
 }
 PUBLIC cudaError_t cudaGetKernel(cudaKernel_t *kernel, const void *f) { *kernel = (cudaKernel_t)f; return cudaSuccess; }
+PUBLIC cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *f) { return cudaGetKernel(kernel, f); }
 static void *module;
 PUBLIC void **__cudaRegisterFatBinary(void *binary) { (void)binary; return &module; }
 PUBLIC void __cudaRegisterFatBinaryEnd(void **m) { (void)m; }

@@ -7,7 +7,6 @@ exact; no result of a computation means anything, and nothing here is a time.
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llama_build import toolkit
 
 from miso_gguf import SpeechOptions
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.engine import Engine, EngineOptions
 
 SOURCE = Path(__file__).with_name("dry_cuda.c")
-_SONAME = "libcudart.so.13"
+_SONAME, _CUBLAS = "libcudart.so.13", "libcublas.so.13"
 _FRAMES = 6
 """ggml captures a graph when it is run for the second time unchanged."""
 
@@ -37,6 +37,7 @@ def dry_run(bundle: Path, level: str, *, site: Path, batch: int = 1, kv_type: st
         environment = {
             **os.environ,
             "LD_PRELOAD": str(library),
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [temporary, os.environ.get("LD_LIBRARY_PATH")])),
             "PYTHONPATH": os.pathsep.join(map(str, filter(None, [site, os.environ.get("PYTHONPATH")]))),
         }
         command = [sys.executable, str(Path(__file__)), str(bundle), level, str(batch), kv_type]
@@ -47,11 +48,10 @@ def dry_run(bundle: Path, level: str, *, site: Path, batch: int = 1, kv_type: st
 
 def _built(directory: Path) -> Path:
     """The runtime, compiled. Every library of CUDA's that ggml loads is a name for it."""
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    include = Path(nvcc).resolve().parent.parent / "include"
     library = directory / _SONAME
-    flags = ["-O2", "-shared", "-fPIC", f"-I{include}", f"-Wl,-soname,{_SONAME}"]
+    flags = ["-O2", "-shared", "-fPIC", f"-I{toolkit() / 'include'}", f"-Wl,-soname,{_SONAME}"]
     subprocess.run(["gcc", *flags, str(SOURCE), "-o", str(library)], check=True)
+    (directory / _CUBLAS).symlink_to(library)
     return library
 
 

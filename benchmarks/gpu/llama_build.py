@@ -81,10 +81,19 @@ def cuda_arguments(architecture: str) -> list[str]:
     return arguments
 
 
+def toolkit() -> Path:
+    """The CUDA toolkit's directory. Raises `FileNotFoundError` without nvcc, which may be a script somewhere else."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise FileNotFoundError("no nvcc on the PATH: CUDA's compiler is needed")
+    steps = subprocess.run(
+        [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], check=True, stderr=subprocess.PIPE, text=True
+    ).stderr
+    return next(Path(line.partition("TOP=")[2]).resolve() for line in steps.splitlines() if "TOP=" in line)
+
+
 def _in_toolkit(name: str) -> bool:
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    root = Path(nvcc).resolve().parent.parent
-    return any((root / place / name).exists() for place in ("lib64", "lib", "targets/x86_64-linux/lib"))
+    return any((toolkit() / place / name).exists() for place in ("lib64", "lib", "targets/x86_64-linux/lib"))
 
 
 def _in_python_packages(pattern: str) -> Path | None:

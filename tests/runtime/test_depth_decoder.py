@@ -154,12 +154,13 @@ def test_matrices_of_different_types_are_not_joined(
     hidden, logits, noise = given = inputs_of(8, frame=3)
     expected = expected_codes(weights, given, 1.0, 50)
     with opened(bundle, "f32", mixed) as depth:
-        assert {len(layer.query_key) for layer in depth.weights.layers} == {2}
+        assert {len(layer.query_key_value) for layer in depth.weights.layers} == {3}
         assert {len(layer.gate_up) for layer in depth.weights.layers} == {2}
         found = depth.frames(hidden, logits, noise, 50)
     assert (found == expected).mean() > 0.95
     with opened(bundle, "f32", rewritten(source, tmp_path / "same.gguf", {})) as depth:
-        assert {len(layer.query_key) for layer in depth.weights.layers} == {1}
+        assert {len(layer.query_key_value) for layer in depth.weights.layers} == {1}
+        assert {len(layer.gate_up) for layer in depth.weights.layers} == {1}
         np.testing.assert_array_equal(depth.frames(hidden, logits, noise, 50), expected)
 
 
