@@ -17,11 +17,12 @@ from ..runtime.bundle import open_level
 from ..runtime.coupled import coupled_codes
 from ..runtime.depth_decoder import DepthDecoder
 from ..runtime.embeddings import Embeddings
-from ..runtime.frame_loop import FrameLoop, Utterance
+from ..runtime.frame_loop import FrameLoop
 from ..runtime.options import SpeechOptions
 from ..runtime.prompt import Segment
 from ..runtime.replay import Replay, Replayed
 from ..runtime.tts import MisoTTS
+from ..runtime.utterance import Utterance
 from .corpus import Prompt
 
 

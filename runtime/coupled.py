@@ -9,8 +9,9 @@ import numpy as np
 
 from ..models.arrays import I64Array
 from .engine import Engine
-from .frame_loop import Utterance, scaled_noise
+from .frame_noise import scaled_noise
 from .replay import Replayed
+from .utterance import Utterance
 
 FRAMES_AT_ONCE = 8
 """Frames drawn together: the depth decoder's weights are read once for all of them."""

@@ -9,8 +9,9 @@ from ..models.spec import ModelSpec
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, GgufTensor
 
-_ROWS_AT_ONCE = 64
-"""Positions embedded together: 64 x 32 rows of 4096 are 34 MB."""
+_ROWS_AT_ONCE = 8
+"""Positions embedded together: 8 x 32 rows of 4096 are 4 MB and stay in a core's cache. A voice of 10 s takes 15 ms; 31
+with 64 at once."""
 
 
 class Embeddings:

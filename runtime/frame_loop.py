@@ -5,30 +5,15 @@ It draws the noise, and steps several utterances together. It knows no audio, no
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from ..models.arrays import F32Array, I64Array
-from ..models.noise import gumbel_noise
-from ..models.spec import ModelSpec
+from ..models.arrays import I64Array
 from ..native.closing import Closing
 from .engine import Engine
-from .prompt import Block
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What is to be said, for the frame loop."""
-
-    blocks: Sequence[Block]
-    max_frames: int
-    seed: int = 0
-    stream: int = 0
-    """Tells utterances of one seed apart."""
-    temperature: float = 0.9
-    top_k: int = 50
+from .frame_noise import FrameNoise
+from .utterance import Utterance
 
 
 class FrameTimes(NamedTuple):
@@ -66,6 +51,8 @@ class FrameLoop(Closing):
             if not 1 <= utterance.max_frames <= room:
                 raise ValueError(f"max_frames must be 1 to {room} after this prompt, not {utterance.max_frames}")
         self._engine, self._utterances = engine, utterances
+        # A GPU leaves the CPU time for the next frame's noise; a CPU has none to spare.
+        self._noise = FrameNoise(engine.spec, utterances, ahead=engine.gpu is not None)
         self._sequences = engine.pool.take([utterance.blocks for utterance in utterances])
         self._active = list(range(len(utterances)))
         self._codes: dict[int, I64Array] = {}
@@ -74,6 +61,7 @@ class FrameLoop(Closing):
     def close(self) -> None:
         """Give the sequences back. Idempotent."""
         self._active.clear()
+        self._noise.close()
         sequences, self._sequences = self._sequences, []
         self._engine.pool.give_back(sequences)
 
@@ -95,7 +83,7 @@ class FrameLoop(Closing):
         else:
             hidden, logits = self._engine.step([self._sequences[i] for i in active], [self._codes[i] for i in active])
         after_backbone = time.perf_counter()
-        noise = np.stack([scaled_noise(self._engine.spec, utterances[i], self._frame) for i in active])
+        noise = self._noise.draw(active, self._frame)
         before_depth = time.perf_counter()
         codes = self._engine.sample(hidden, logits, noise, utterances[0].top_k)
         end = time.perf_counter()
@@ -112,12 +100,3 @@ class FrameLoop(Closing):
             self.stop(index)
         times = FrameTimes(after_backbone - begin, end - before_depth, before_depth - after_backbone)
         return Step(new, ended, times)
-
-
-def scaled_noise(spec: ModelSpec, utterance: Utterance, frame: int) -> F32Array:
-    """The noise of one frame, times temperature; zeros for greedy. Float32 [codebooks, audio_vocab]."""
-    if utterance.temperature == 0:
-        return np.zeros((spec.codebooks, spec.audio_vocab), np.float32)
-    noise = gumbel_noise(utterance.seed, frame, spec.codebooks, spec.audio_vocab, stream=utterance.stream)
-    noise *= np.float32(utterance.temperature)
-    return noise

@@ -14,12 +14,12 @@ from ..native.closing import Closing
 from .audio import FADE_MS, SAMPLE_RATE_HZ, Samples, faded, joined_to, peak_dbfs
 from .codec import Codec
 from .engine import Engine
-from .frame_loop import Utterance
 from .options import SpeechOptions
 from .prompt import Block, Segment, fit
 from .sentences import speech_cap_frames
 from .speech import Chunk, Speech, SpokenSentence
 from .take import Take
+from .utterance import Utterance
 
 log = logging.getLogger(__name__)
 

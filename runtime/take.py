@@ -10,8 +10,9 @@ from .audio import Samples
 from .codec import Codec
 from .decode_thread import DecodeThread
 from .engine import Engine
-from .frame_loop import FrameLoop, Utterance
+from .frame_loop import FrameLoop
 from .speech import Timing
+from .utterance import Utterance
 from .watch import Watch
 
 log = logging.getLogger(__name__)

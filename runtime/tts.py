@@ -14,7 +14,7 @@ from ..native.llama import KvType
 from .bundle import OpenLevel, open_level
 from .codec import Codec
 from .engine import Engine, EngineOptions
-from .frame_loop import FrameLoop, Utterance
+from .frame_loop import FrameLoop
 from .loudness import normalise
 from .options import SpeechOptions
 from .prompt import Segment
@@ -22,6 +22,7 @@ from .sentences import normalise_text, split_sentences
 from .speech import Speech
 from .stream import Script, SpeechStream, prepare
 from .threads import default_threads
+from .utterance import Utterance
 from .voice import Voice
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.codec import Codec
 from miso_gguf.runtime.engine import Engine, EngineOptions
-from miso_gguf.runtime.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.frame_loop import FrameLoop
 from miso_gguf.runtime.prompt import Block, PromptBuilder, Segment
 from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.runtime.utterance import Utterance
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -11,8 +11,9 @@ from speaking import load_engine, prompt_blocks, random_codes, say, segments
 
 from miso_gguf.runtime.coupled import coupled_codes
 from miso_gguf.runtime.engine import Engine
-from miso_gguf.runtime.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.frame_loop import FrameLoop
 from miso_gguf.runtime.replay import Replay
+from miso_gguf.runtime.utterance import Utterance
 
 TEXT = "One two three, said the tiny model."
 

@@ -14,9 +14,10 @@ from miso_gguf.models.errors import MisoError
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.runtime.backbone import Backbone
 from miso_gguf.runtime.engine import Engine
-from miso_gguf.runtime.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.frame_loop import FrameLoop
 from miso_gguf.runtime.prompt import Block
 from miso_gguf.runtime.sequences import SequencePool
+from miso_gguf.runtime.utterance import Utterance
 
 FRAMES = 14
 

@@ -12,9 +12,10 @@ from miso_gguf.models.errors import MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import KVCache, Reference, audio_rows
 from miso_gguf.runtime.engine import Engine
-from miso_gguf.runtime.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.frame_loop import FrameLoop
 from miso_gguf.runtime.prompt import Block
 from miso_gguf.runtime.replay import Replay
+from miso_gguf.runtime.utterance import Utterance
 
 TEXT = "One two three, said the tiny model."
 
