@@ -27,7 +27,7 @@ check: $(STAMPS)/dev  ## ruff and mypy --strict
 	$(BIN)/mypy __init__.py console.py convert models native quant_eval runtime
 	@# The root is the package: tests and benchmarks see it under its name through a link.
 	mkdir -p $(MYPY_PATH) && ln -sfn ../.. $(MYPY_PATH)/miso_gguf
-	MYPYPATH=$(MYPY_PATH):tests:benchmarks $(BIN)/mypy --explicit-package-bases tests benchmarks
+	MYPYPATH=$(MYPY_PATH):tests:benchmarks:benchmarks/gpu $(BIN)/mypy --explicit-package-bases tests benchmarks
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .

@@ -134,7 +134,8 @@ class DepthDecoder(Closing):
     @property
     def splits(self) -> int:
         """Into how many pieces the scheduler cut the most divided graph so far: 1 if one device computes all of it."""
-        return max((graph.scheduler.splits for graph in self._graphs.values()), default=1)
+        replay = [self._replay.splits] if self._replay is not None else []
+        return max([1, *replay, *(graph.scheduler.splits for graph in self._graphs.values())])
 
     def _graph(self, batch: int, top_k: int) -> _FrameGraph:
         key = (batch, top_k)

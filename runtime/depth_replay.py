@@ -62,6 +62,11 @@ class ReplayGraph:
         """Free it. Idempotent."""
         self._stack.close()
 
+    @property
+    def splits(self) -> int:
+        """Into how many pieces the scheduler cut the graph: 1 if one device computes all of it."""
+        return self._scheduler.splits
+
     def _build(self) -> None:
         g, spec, d, frames = self._g, self._spec, self._spec.decoder, self._frames
         transformer = DepthTransformer(g, spec, self._weights, self._cache, self._mask, batch=frames)

@@ -84,18 +84,21 @@ def _count(bundle: Path, level: str, batch: int, kv_type: Any) -> dict[str, Any]
         hidden = np.zeros((batch, spec.backbone.embed_dim), np.float32)
         noise = np.zeros((batch, spec.codebooks, spec.audio_vocab), np.float32)
         codes = [np.zeros(spec.codebooks, np.int64)] * batch
-        return {
+        found = {
             "level": level,
             "batch": batch,
             "kv_type": kv_type,
+            "streamed_bytes": files.backbone.stat().st_size + engine.depth.streamed_bytes,
             "device_bytes_after_prefill": loaded["used_bytes"],
             "backbone": _per_frame(counter, lambda: engine.step(list(range(batch)), codes)),
             "depth_decoder": _per_frame(
                 counter, lambda: engine.sample(hidden, noise[:, 0].copy(), noise, SpeechOptions().top_k)
             ),
-            "depth_graph_splits": engine.depth.splits,
             "device_bytes": counter.read()["used_bytes"],
         }
+        # Teacher forcing has a graph of its own.
+        engine.depth_logits(hidden, np.stack(codes))
+        return {**found, "depth_graph_splits": engine.depth.splits}
 
 
 def _per_frame(counter: _Counter, call: Any) -> dict[str, Any]:

@@ -56,8 +56,9 @@ class RepeatedStore:
         """Rows `[start, stop)`."""
         shape = (stop - start, *self.shapes[name][1:])
         mean, deviation = distribution(name, self.shapes[name])
-        values = np.resize(self._pool, math.prod(shape)).reshape(shape)
-        return values * np.float32(deviation) + np.float32(mean)
+        values: F32Array = np.resize(self._pool, math.prod(shape)).reshape(shape) * np.float32(deviation)
+        values += np.float32(mean)
+        return values
 
     def close(self) -> None:
         """Nothing is open."""

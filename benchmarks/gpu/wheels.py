@@ -19,7 +19,7 @@ def needed(distribution: str, extras: Collection[str], present: Collection[str])
 
     Versions are those installed here, "name==version": they are known to work together. `TOOLS` come with them.
     """
-    skipped = {canonicalize_name(name) for name in present}
+    skipped: set[str] = {canonicalize_name(name) for name in present}
     names = {*_closure(distribution, set(extras), skipped), *(set(TOOLS) - skipped)} - _BUILT_THERE
     return sorted(name if name in TOOLS else f"{name}=={metadata.version(name)}" for name in names)
 

@@ -1,0 +1,46 @@
+"""Everything that a GPU would be asked, asked of the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gpu_codes import traced
+
+from miso_gguf.native import llama
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_rehearsal(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu", "rehearse", str(tmp_path)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+    record = json.loads((tmp_path / "rehearsal.json").read_text())
+    for entry in record["codes"]:
+        assert entry["device"] == "CPU"
+        assert entry["sentences_equal"] == entry["sentences"]
+        assert entry["logits"]["max_abs_error"] == 0
+        assert entry["depth_graph_splits"] == 1
+    (speed,) = record["speed"]
+    assert [each["batch"] for each in speed["batches"]] == [1, 2]
+    assert min(speed["parts_ms"].values()) > 0
+    assert set(speed["first_audio_ms"]) == {"no voice", "new voice", "kept voice"}
+    assert [(each["level"], each["kv_type"]) for each in record["memory"]["levels"]][:2] == [
+        ("q4_k_m", "f16"),
+        ("q4_k_m", "q8_0"),
+    ]
+    table = (tmp_path / "rehearsal.md").read_text()
+    assert "not run" in table
+    assert "A rehearsal on a CPU" in table
+
+
+def test_ggmls_debugging_is_heard_only_by_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = llama._forward_log(llama.load_library())
+    with traced() as lines:
+        forward(1, b"CUDA graph warmup complete\n", None)
+        forward(2, b"something else\n", None)
+    forward(1, b"afterwards\n", None)
+    assert lines == ["CUDA graph warmup complete", "something else"]

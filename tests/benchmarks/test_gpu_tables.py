@@ -1,0 +1,103 @@
+"""No figure of one device in another's row, and nothing computed in a measured column."""
+
+from typing import Any
+
+import pytest
+from gpu_tables import NOT_RUN, markdown
+from projection import CARDS, PUBLISHED, Card, Constants, fitted, frame_ms, projected
+
+
+def speed(device: str, level: str = "q4_k_m", scale: float = 1.0) -> dict[str, Any]:
+    return {
+        "device": device,
+        "level": level,
+        "cuda_graphs": True,
+        "copy_gb_per_s": 4000.0,
+        "streamed_bytes": {"backbone": 4_200_000_000, "depth_decoder": 5_700_000_000},
+        "parts_ms": {"backbone": 2.0 * scale, "depth decoder": 9.5 * scale, "codec": 11.0},
+        "first_audio_ms": {"no voice": 30.0, "new voice": 61.0, "kept voice": 33.0},
+        "stream": {"rtf": 0.16},
+        "batches": [
+            {"batch": 1, "noise_ms": 0.1, "gap_ms": 0.2, "step_ms": 12.0, "rtf_each": 0.15, "audio_s_per_s": 6.7},
+            {"batch": 8, "noise_ms": 0.1, "gap_ms": 0.2, "step_ms": 16.0, "rtf_each": 0.20, "audio_s_per_s": 40.2},
+        ],
+    }
+
+
+def memory(measured: int | None, driver: int | None) -> dict[str, Any]:
+    level = {
+        "level": "q4_k_m",
+        "kv_type": "f16",
+        "accounted_total_bytes": 4_900_000_000,
+        "formula_bytes": 4_910_000_000,
+        "measured_peak_bytes": measured,
+        "measured_steady_bytes": measured,
+        "measured_why_not": "" if measured else "not run: no NVIDIA GPU",
+    }
+    return {"levels": [level], "driver_bytes": driver, "goals_gb": {"q4_k_m": 5.3}, "seconds": 90.0, "context": 2048}
+
+
+def record(**sections: Any) -> dict[str, Any]:
+    frame = {"title": "T", "note": "N", "machine": {"cpu": "C"}, "versions": {"numpy": "2"}, "commands": ["run it"]}
+    return {**frame, **sections}
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(f"| {first}")
+    ]
+
+
+def test_without_a_gpu_its_rows_say_so() -> None:
+    text = markdown(record(speed=[speed("CPU")], memory=memory(None, None)))
+    for row in rows(text, "GPU"):
+        assert set(row[1:]) == {NOT_RUN}
+    assert len(rows(text, "GPU")) == 3
+    (level,) = rows(text.split("## Memory")[1], "q4_k_m")
+    assert level == ["q4_k_m", "f16", "4.90 GB", "4.91 GB", *[NOT_RUN] * 4, "5.3 GB"]
+    assert "Measured: not run: no NVIDIA GPU." in text
+
+
+def test_with_one_its_figures() -> None:
+    text = markdown(record(speed=[speed("NVIDIA H200")], memory=memory(5_250_000_000, 300_000_000)))
+    assert rows(text.split("## One frame")[1].split("## ")[0], "NVIDIA H200") == [
+        ["NVIDIA H200", "q4_k_m", "2.00", "9.50", "11.00", "0.10", "0.20", "12.00", "0.160", "30", "61", "33", "4000"]
+    ]
+    assert rows(text, "NVIDIA H200")[-1] == ["NVIDIA H200", "q4_k_m", "8", "16.00", "0.200", "40.2", "6.00x"]
+    (level,) = rows(text.split("## Memory")[1], "q4_k_m")
+    assert level[4:] == ["0.30 GB", "5.25 GB", "5.25 GB", "+1.0%", "5.3 GB"]
+    # Of the three sections, only that of the codes was left out.
+    assert len(rows(text, "GPU")) == 1
+
+
+def test_a_projection_says_what_it_is() -> None:
+    cards = projected(9_900_000_000, 4600)
+    section = {"cards": cards, "level": "q4_k_m", "streamed_bytes": 9_900_000_000, "kernels": 4600}
+    constants = {"efficiency": PUBLISHED.efficiency, "overhead_us": PUBLISHED.overhead_us, "source": PUBLISHED.source}
+    text = markdown(record(projection={**section, **constants}))
+    assert "**A projection, not a measurement**" in text
+    assert len(cards) == len(CARDS)
+
+
+def test_the_formula() -> None:
+    card = Card("c", 12, 360)
+    assert frame_ms(9_900_000_000, 4600, card, Constants(0.8, 1.5, "")) == pytest.approx(34.375 + 6.9)
+
+
+def test_the_published_figure_is_met() -> None:
+    """156.6 tokens a second of a 4.4 GB model on 936 GB/s."""
+    assert 1e3 / frame_ms(4_400_000_000, 450, Card("RTX 3090", 24, 936), PUBLISHED) == pytest.approx(156.6, rel=0.05)
+
+
+def test_fitting_finds_the_constants() -> None:
+    truth, card = Constants(0.7, 2.5, ""), Card("c", 80, 3350)
+    counts = {"q4_k_m": {"backbone": {"kernels": 614}, "depth_decoder": {"kernels": 3986}}}
+    measured = speed("GPU")
+    for key, label in (("backbone", "backbone"), ("depth_decoder", "depth decoder")):
+        size, kernels = measured["streamed_bytes"][key], counts["q4_k_m"][key]["kernels"]
+        measured["parts_ms"][label] = frame_ms(size, kernels, card, truth)
+    found = fitted([measured, speed("GPU", "unknown")], counts, card.bandwidth_gb_per_s)
+    assert found.efficiency == pytest.approx(0.7)
+    assert found.overhead_us == pytest.approx(2.5)
+    with pytest.raises(ValueError, match="two measured parts"):
+        fitted([], counts, 1)
