@@ -116,8 +116,7 @@ def products_only(tts: MisoTTS, threads: int) -> Call:
         for layer in weights.layers:
             for matrix in layer.matrices:
                 graph.expand(graph.mul_mat(matrix, inputs[matrix.shape[0]]))
-        head = graph.rows(weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
-        graph.expand(graph.mul_mat(head, inputs[spec.decoder.embed_dim]))
+        graph.expand(graph.mul_mat(weights.heads[codebook - 1], inputs[spec.decoder.embed_dim]))
     return Scheduler(backends, graph).compute
 
 

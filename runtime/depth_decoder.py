@@ -71,13 +71,12 @@ class _FrameGraph:
         first = g.reshape(g.mul_mat(self.weights.projection, self.hidden), d.embed_dim, 1, batch)
         code = self._sample(0, self.logits)
         for codebook in range(1, spec.codebooks):
-            table = g.rows(self.weights.embeddings, (codebook - 1) * spec.audio_vocab, spec.audio_vocab)
-            x = g.reshape(g.get_rows(table, code), d.embed_dim, 1, batch)
+            x = g.reshape(g.get_rows(self.weights.embeddings[codebook - 1], code), d.embed_dim, 1, batch)
             if codebook == 1:
                 x = g.concat(first, x, dimension=1)
             x = transformer(x, codebook)
-            head = g.rows(self.weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
-            code = self._sample(codebook, g.mul_mat(head, transformer.output(x, x.shape[1] - 1)))
+            logits = g.mul_mat(self.weights.heads[codebook - 1], transformer.output(x, x.shape[1] - 1))
+            code = self._sample(codebook, logits)
 
     def _sample(self, codebook: int, logits: Tensor) -> Tensor:
         """Gumbel-max over the `top_k` best: logits [V, B] -> codes I32 [B], also noted in `self.codes`."""
@@ -126,10 +125,8 @@ class DepthDecoder(Closing):
     @property
     def streamed_bytes(self) -> int:
         """Bytes of weights that a frame reads, whatever the batch: all matrices at each step, each head once."""
-        heads = self.weights.heads
-        row = heads.strides[1]
         steps = self._spec.codebooks - 1
-        return steps * (self.weights.streamed_bytes + self._spec.audio_vocab * row)
+        return steps * self.weights.layer_bytes + sum(head.size_bytes for head in self.weights.heads)
 
     @property
     def splits(self) -> int:

@@ -15,7 +15,7 @@ from ..models.spec import ModelSpec
 from ..native.buffer import Buffer, read_tensor, write_tensor
 from ..native.buffer_types import plain_buffer_type
 from ..native.device import Backends
-from ..native.graph import F16, F32, I32, Graph, TensorContext
+from ..native.graph import F16, F32, I32, Graph, Tensor, TensorContext
 from ..native.scheduler import Scheduler
 from .depth_transformer import NODES_PER_LAYER, DepthTransformer, new_cache
 from .depth_weights import DepthWeights
@@ -47,7 +47,8 @@ class ReplayGraph:
             self._cache = new_cache(state, spec, kv, frames)
             self._mask = state.new(F16, count, count)
             self._hidden = state.new(F32, spec.backbone.embed_dim, frames)
-            self._rows = state.new(I32, steps * frames)
+            self._codes = state.new(I32, frames, steps)
+            self._inputs = state.new(F32, spec.decoder.embed_dim, count, frames)
             buffer = Buffer(state, plain_buffer_type(backends.best), weights=False)
             stack.callback(buffer.close)
             write_tensor(self._mask, np.triu(np.full((count, count), -np.inf, np.float16), 1))
@@ -68,18 +69,24 @@ class ReplayGraph:
         return self._scheduler.splits
 
     def _build(self) -> None:
-        g, spec, d, frames = self._g, self._spec, self._spec.decoder, self._frames
+        g, spec, frames = self._g, self._spec, self._frames
         transformer = DepthTransformer(g, spec, self._weights, self._cache, self._mask, batch=frames)
-        first = g.reshape(g.mul_mat(self._weights.projection, self._hidden), d.embed_dim, 1, frames)
-        codes = g.get_rows(self._weights.embeddings, self._rows)
-        x = g.concat(first, g.reshape(codes, d.embed_dim, spec.codebooks - 1, frames), dimension=1)
-        x = transformer(x, spec.codebooks - 1)
+        self._feed(0, g.mul_mat(self._weights.projection, self._hidden))
+        for index, table in enumerate(self._weights.embeddings):
+            codes = g.view(self._codes, (frames, 1, 1, 1), self._codes.strides[1:], index * self._codes.strides[1])
+            self._feed(index + 1, g.get_rows(table, codes))
+        x = transformer(self._inputs, spec.codebooks - 1)
         self._logits = []
-        for codebook in range(1, spec.codebooks):
-            head = g.rows(self._weights.heads, codebook * spec.audio_vocab, spec.audio_vocab)
+        for codebook, head in enumerate(self._weights.heads, 1):
             logits = g.mul_mat(head, transformer.output(x, codebook))
             g.expand(logits, output=True)
             self._logits.append(logits)
+
+    def _feed(self, position: int, x: Tensor) -> None:
+        """Make `x` [d, frames] the input of a position."""
+        g, inputs, frames = self._g, self._inputs, self._frames
+        strides = (inputs.strides[2], inputs.strides[2] * frames, inputs.strides[2] * frames)
+        g.expand(g.copy(x, g.view(inputs, x.shape, strides, position * inputs.strides[1])))
 
     def logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
         """Logits of codebooks 1 to the last, each given the codes before it in its frame.
@@ -107,7 +114,7 @@ class ReplayGraph:
         codes = codes[:, :steps]
         if codes.size and not 0 <= codes.min() <= codes.max() < spec.audio_vocab:
             raise ValueError(f"codes must be 0 to {spec.audio_vocab - 1}, not {codes.min()} to {codes.max()}")
-        rows = (codes + np.arange(steps) * spec.audio_vocab).astype(np.int32)
+        rows = codes.astype(np.int32)
         out = np.empty((count, steps, spec.audio_vocab), np.float32)
         for start in range(0, count, self._frames):
             part = slice(start, start + self._frames)
@@ -118,7 +125,7 @@ class ReplayGraph:
         """One pass. What is missing to a full one is filled with frames of zeros, so there is a single graph."""
         missing = ((0, self._frames - len(hidden)), (0, 0))
         write_tensor(self._hidden, np.pad(hidden, missing))
-        write_tensor(self._rows, np.pad(rows, missing).ravel())
+        write_tensor(self._codes, np.pad(rows, missing).T)
         self._scheduler.compute()
         logits = np.empty((self._frames, self._spec.audio_vocab), np.float32)
         for index, tensor in enumerate(self._logits):

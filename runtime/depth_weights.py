@@ -47,11 +47,16 @@ class DepthWeights:
         self._contexts: dict[int, TensorContext] = {}
         self._pending: list[tuple[Tensor, npt.NDArray[np.generic]]] = []
         self._device = backends.best
-        self._capacity = 16 * d.layers + 32
+        self._capacity = 16 * d.layers + 2 * spec.codebooks + 32
         try:
             self.projection = self._plain(projection)
-            self.embeddings = self._plain(file.tensor("token_embd.weight", spec.flat_audio_vocab, d.embed_dim))
-            self.heads = self._plain(file.tensor("output.weight", spec.flat_audio_vocab, d.embed_dim))
+            # One tensor a codebook: a view into the middle of a larger one lies at an address that Vulkan cannot use.
+            embeddings = _by_codebook(file.tensor("token_embd.weight", spec.flat_audio_vocab, d.embed_dim), spec)
+            self.embeddings = [self._plain(table) for table in embeddings[:-1]]
+            """Of codebooks 0 to the last but one: a frame's last code is no input."""
+            heads = _by_codebook(file.tensor("output.weight", spec.flat_audio_vocab, d.embed_dim), spec)
+            self.heads = [self._matrix(head) for head in heads[1:]]
+            """Of codebooks 1 to the last."""
             self.norm = self._plain(file.tensor("output_norm.weight", d.embed_dim))
             self.rope_factors = None
             if spec.rope_scaling is not None:
@@ -60,8 +65,8 @@ class DepthWeights:
             causal = np.triu(np.full((2, 2), -np.inf, np.float16), 1)
             self.mask = self._new(plain_buffer_type(self._device), F16, causal)
             self.layers = [self._layer(file, spec, index) for index in range(d.layers)]
-            self.streamed_bytes = sum(w.size_bytes for layer in self.layers for w in layer.matrices)
-            """Bytes of the matrices that every step reads."""
+            self.layer_bytes = sum(w.size_bytes for layer in self.layers for w in layer.matrices)
+            """Bytes of the layers' matrices, which every step reads."""
             self.buffers = [self._allocate(context, kind) for kind, context in self._contexts.items()]
             for tensor, data in self._pending:
                 write_tensor(tensor, data)
@@ -126,3 +131,10 @@ class DepthWeights:
             gate_up=[self._matrix(each) for each in gate_up] if separate else [self._matrix(*gate_up)],
             down=self._matrix(matrix("ffn_down", d.embed_dim, d.ffn_dim)),
         )
+
+
+def _by_codebook(table: GgufTensor, spec: ModelSpec) -> list[GgufTensor]:
+    """The rows of each codebook of a tensor [codebooks * audio_vocab, d]."""
+    vocab, columns = spec.audio_vocab, table.shape[1]
+    parts = (table.data[first : first + vocab] for first in range(0, spec.flat_audio_vocab, vocab))
+    return [GgufTensor(table.qtype, (vocab, columns), part) for part in parts]
