@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models.memory import kv_bytes
+from ..models.memory import GPU_PREFILL_ROWS, kv_bytes
 from ..native.allocations import noted_allocations
 from ..native.device import Backends, Device, gpus
 from ..native.gguf_file import GgufFile
@@ -26,8 +26,6 @@ from .vram_measured import Measured, measured_vram
 
 CONTEXT = 2048
 """Positions that memory is counted and measured for, where the model has as many."""
-_PREFILL_ROWS = 512
-"""Rows computed at once, as the runtime does on a GPU."""
 
 _LOG, _GGML = "llama.cpp log", "ggml buffer"
 _NEEDED: tuple[BufferKind, ...] = ("model", "kv", "compute")
@@ -78,7 +76,7 @@ def accounted_vram(level: OpenLevel, *, kv_type: KvType = "f16", gpu: Device | N
             level.backbone,
             context=min(CONTEXT, spec.max_positions),
             threads=1,
-            batch=_PREFILL_ROWS,
+            batch=GPU_PREFILL_ROWS,
             gpu_layers=0 if gpu is None else -1,
             main_gpu=0 if gpu is None else gpus().index(gpu),
             kv_type=kv_type,
@@ -143,7 +141,7 @@ def _depth_parts(level: OpenLevel, gpu: Device | None) -> list[MemoryPart]:
     return [
         MemoryPart(name="depth decoder weights", bytes=sizes["weights"], source=_GGML),
         MemoryPart(
-            name="depth decoder KV cache",
+            name="depth decoder KV cache and inputs",
             bytes=max(0, sizes["state"] - excess),
             source=f"{_GGML}, in F16 as on a GPU" if host else _GGML,
         ),

@@ -15,13 +15,14 @@ from .. import __version__
 from ..console import DONE, NO, run, stderr, stdout, table
 from ..models.levels import LEVELS
 from ..models.units import size_text
+from ..native.llama import KvType
 from .audio_writer import AudioWriter, RawWriter
-from .bundle import find_manifest
+from .bundle import find_manifest, level_key
 from .conversation import Conversation
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
 from .options import SpeechOptions
 from .output import abandon_stdout, open_output
-from .request import AUTO_LEVEL, SpeakRequest
+from .request import AUTO, SpeakRequest
 from .speech import Speech
 from .tts import MisoTTS
 from .turns import encoded, line_voices, read_lines, read_voice, turns
@@ -57,7 +58,7 @@ seconds, which babbles; `miso-convert --quant q4_k_m` the real one.
 @click.option(
     "--quant",
     metavar="LEVEL",
-    default=AUTO_LEVEL,
+    default=AUTO,
     show_default=True,
     help=f"{', '.join(LEVELS)}; auto takes what --fit picks.",
 )
@@ -91,7 +92,13 @@ seconds, which babbles; `miso-convert --quant q4_k_m` the real one.
     "--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU, 0 for none [default: all]."
 )
 @click.option("--main-gpu", type=click.IntRange(0), default=0, metavar="N", help="Which GPU.")
-@click.option("--kv-type", type=click.Choice(["f16", "q8_0"]), default="f16", help="KV cache; q8_0 takes half.")
+@click.option(
+    "--kv-type",
+    type=click.Choice([AUTO, "f16", "q8_0"]),
+    default=AUTO,
+    show_default=True,
+    help="KV cache; q8_0 takes half. auto is f16, or on a GPU q8_0 where the level fits only so.",
+)
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Positions [default: the model's own, 2048].")
 @click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU.")
 @click.option("--codec-provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the codec runs.")
@@ -120,10 +127,10 @@ def _say(request: SpeakRequest) -> int:
     lines = read_lines(request.text, request.file) if request.speaks else []
     voices = line_voices(lines, request.script_directory)
     voice = read_voice(request.voice, request.voice_text) if request.voice is not None else None
-    level, layers = _choose_level(request)
+    level, kv_type, layers = _choose_level(request)
     writer = open_output(request.out, request.sample_rate) if lines else None
     try:
-        with writer or nullcontext(), _load(request, level, layers) as tts:
+        with writer or nullcontext(), _load(request, level, kv_type, layers) as tts:
             default = encoded(voice, tts.codec, request.speaker)
             spoken = turns(lines, voices, default, request.speaker)
             for checked in filter(None, [default, *(turn.voice for turn in spoken)]):
@@ -134,7 +141,7 @@ def _say(request: SpeakRequest) -> int:
             conversation = Conversation(tts, spoken, request.options, live=request.live)
             if writer is not None:
                 _speak(conversation, writer, request)
-            facts = _facts(tts, default, request)
+            facts = _facts(tts, kv_type, default, request)
     except KeyboardInterrupt:
         if writer is not None and not request.to_stdout:
             kept = f"{writer.seconds:.1f} s of speech are kept" if writer.samples_written else "nothing is kept"
@@ -161,7 +168,7 @@ def _speak(conversation: Conversation, writer: AudioWriter | RawWriter, request:
             show(conversation)
 
 
-def _load(request: SpeakRequest, level: str, layers: int | None) -> MisoTTS:
+def _load(request: SpeakRequest, level: str, kv_type: KvType, layers: int | None) -> MisoTTS:
     assert request.model is not None
     with _status(request, f"loading {level}"):
         return MisoTTS.load(
@@ -170,7 +177,7 @@ def _load(request: SpeakRequest, level: str, layers: int | None) -> MisoTTS:
             threads=request.threads,
             gpu_layers=layers,
             main_gpu=request.main_gpu,
-            kv_type=request.kv_type,
+            kv_type=kv_type,
             context=request.context,
             codec_provider=request.codec_provider,
             allow_cpu=not request.require_gpu,
@@ -178,20 +185,28 @@ def _load(request: SpeakRequest, level: str, layers: int | None) -> MisoTTS:
         )
 
 
-def _choose_level(request: SpeakRequest) -> tuple[str, int | None]:
-    """The level, and how many layers of it go to the GPU."""
-    if request.quant != AUTO_LEVEL:
-        return request.quant, request.layers
+def _choose_level(request: SpeakRequest) -> tuple[str, KvType, int | None]:
+    """The level, its KV cache, and how many layers of it go to the GPU: what was not asked for follows from memory."""
+    if request.quant != AUTO and request.asked_kv_type is not None:
+        return request.quant, request.asked_kv_type, request.layers
     plan = _memory_plan(request)
-    if not plan.pick.fits:
+    if request.quant == AUTO:
+        level, kv_type = plan.pick.level, plan.pick.kv_type
+        layers = plan.pick.gpu_layers if request.layers is None else request.layers
+    else:
+        level, layers = request.quant, request.layers
+        kv_type = plan.kv_type_for(level_key(level))
+    if request.quant == AUTO and not plan.pick.fits:
         log.warning("%s", plan.advice)
-    return plan.pick.level, plan.pick.gpu_layers if request.layers is None else request.layers
+    elif request.asked_kv_type is None and kv_type != "f16":
+        _note(request, f"{level} fits into this GPU only with a KV cache in {kv_type}, so that is used")
+    return level, kv_type, layers
 
 
 def _memory_plan(request: SpeakRequest) -> MemoryPlan:
     assert request.model is not None
     room = cpu_memory() if request.gpu_layers == 0 else memory_here(request.main_gpu)
-    return plan_memory(find_manifest(request.model), room, request.kv_type, request.context)
+    return plan_memory(find_manifest(request.model), room, request.asked_kv_type, request.context)
 
 
 def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
@@ -209,21 +224,22 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
             if need.fits
             else f"no, {size_text(-need.spare_bytes)} short"
         )
-        rows.append([need.level, str(need.context), *map(size_text, sizes), verdict])
+        rows.append([need.level, need.kv_type, str(need.context), *map(size_text, sizes), verdict])
     free, total, kept = map(size_text, (room.free_bytes, room.total_bytes, MARGIN_BYTES))
     title = f"{room.device}: {free} of {total} free, {kept} kept"
     memory = "VRAM" if room.is_gpu else "memory"
-    columns = ["level", "context", "weights", f"KV cache ({plan.kv_type})", "compute", memory, "verdict"]
-    stdout.print(table(title, columns, rows, numeric=range(1, 6)))
+    columns = ["level", "KV type", "context", "weights", "KV cache", "compute", memory, "verdict"]
+    stdout.print(table(title, columns, rows, numeric=range(2, 7)))
     stdout.print(f"pick: {plan.advice}", markup=False, highlight=False)
     return DONE if plan.pick.fits else NO
 
 
-def _facts(tts: MisoTTS, voice: Voice | None, request: SpeakRequest) -> dict[str, Any]:
+def _facts(tts: MisoTTS, kv_type: KvType, voice: Voice | None, request: SpeakRequest) -> dict[str, Any]:
     level, gpu = tts.level, tts.engine.gpu
     return {
         "model": tts.engine.spec.name,
         "level": level.key,
+        "kv_type": kv_type,
         "files": [path.name for path in (level.backbone, level.decoder, level.embeddings, level.codec_decoder)],
         "device": gpu.description if gpu else "CPU",
         "seed": request.seed,

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..models.arrays import F32Array, I64Array
 from ..models.errors import MisoError
+from ..models.memory import GPU_PREFILL_ROWS
 from ..models.spec import ModelSpec
 from ..native.buffer_types import is_interleaving_safe
 from ..native.closing import Closing
@@ -30,7 +31,7 @@ from .tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 _ALL_LAYERS = -1
-_CPU_BATCH, _GPU_BATCH = 64, 512
+_CPU_PREFILL_ROWS = 64
 """Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a batch to end."""
 
 
@@ -90,7 +91,8 @@ class Engine(Closing):
                     self._embeddings,
                     threads=options.threads,
                     sequences=options.sequences,
-                    batch=_CPU_BATCH if self.gpu is None else _GPU_BATCH,
+                    # A step has a row of every sequence.
+                    batch=max(options.sequences, _CPU_PREFILL_ROWS if self.gpu is None else GPU_PREFILL_ROWS),
                     gpu_layers=layers,
                     main_gpu=options.main_gpu,
                     kv_type=options.kv_type,

@@ -4,6 +4,7 @@
 measured: see `models/memory.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ..models.errors import BundleError
 from ..models.manifest import Manifest
 from ..models.memory import kv_bytes, level_memory
+from ..models.spec import ModelSpec
 from ..native.device import devices, gpus
 from ..native.llama import KvType
 from .bundle import preferred_levels
@@ -19,6 +21,8 @@ MARGIN_BYTES = 400_000_000
 """Left free: the driver's own context (0.2 to 0.5 GB with CUDA), or Python and the codec's session."""
 
 _KV_BITS: dict[KvType, float] = {"f32": 32, "f16": 16, "q8_0": 8.5}
+_Q8_0_BLOCK = 32
+"""Values that share a scale: llama.cpp keeps a cache in Q8_0 only for heads of whole blocks."""
 _LAYER_SPREAD = 1.06
 """The last layers, which llama.cpp puts on the GPU first, have more Q6_K than the average of Q4_K_M."""
 _FAST_LEVEL, _POOREST_LEVEL = "q4_k_m", "q4_0"
@@ -36,9 +40,10 @@ class Room:
 
 @dataclass(frozen=True)
 class Need:
-    """What one level takes at one context."""
+    """What one level takes with one type of KV cache at one context."""
 
     level: str
+    kv_type: KvType
     context: int
     """Positions of prompt and speech together."""
     weights_bytes: int
@@ -63,6 +68,7 @@ class Pick:
     """The level to run."""
 
     level: str
+    kv_type: KvType
     fits: bool
     gpu_layers: int | None = None
     """How many of the backbone's layers go to the GPU; None: no need to say."""
@@ -73,9 +79,10 @@ class MemoryPlan:
     """What fits, and what to do."""
 
     room: Room
-    kv_type: KvType
+    context: int
+    """Positions that the choice is for."""
     needs: list[Need]
-    """By level, the finest first, and context."""
+    """By level, the finest first, then type of the KV cache, the finer first, then context."""
     layers: int
     """Of the backbone."""
     pick: Pick
@@ -83,31 +90,41 @@ class MemoryPlan:
     @property
     def advice(self) -> str:
         """The choice as a sentence."""
-        level, layers = self.pick.level, self.pick.gpu_layers
+        layers, kv_type = self.pick.gpu_layers, self.pick.kv_type
+        options = "" if kv_type == "f16" else f" --kv-type {kv_type}"
+        options += "" if layers is None else f" --gpu-layers {layers}"
+        choice = f"{self.pick.level} with{options}" if options else self.pick.level
         if self.pick.fits:
-            return level if self.room.is_gpu else f"{level}: a CPU reads all of it for every frame, the less the faster"
+            reason = "" if self.room.is_gpu else ": a CPU reads all of it for every frame, the less the faster"
+            return choice + reason
         if layers is None:
-            return f"{level}: needs the least, and that is still more than there is; it will be very slow"
+            return f"{choice}: needs the least, and that is still more than there is; it will be very slow"
         rest = f"{layers} of {self.layers} layers have room, the CPU computes the others" if layers else "on the CPU"
-        return f"{level} with --gpu-layers {layers}: none fits whole; {rest}"
+        return f"{choice}: none fits whole; {rest}"
+
+    def kv_type_for(self, level: str) -> KvType:
+        """The KV cache for a level that somebody chose: F16, unless it fits with a smaller one only."""
+        chosen = (need for need in self.needs if (need.level, need.context) == (level, self.context))
+        return next((need.kv_type for need in chosen if need.fits), "f16")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "room": asdict(self.room),
             "margin_bytes": MARGIN_BYTES,
-            "kv_type": self.kv_type,
+            "context": self.context,
             "levels": [{**asdict(n), "needed_bytes": n.needed_bytes, "fits": n.fits} for n in self.needs],
             "pick": asdict(self.pick),
         }
 
 
 def plan_memory(
-    manifest: Manifest, room: Room, kv_type: KvType = "f16", wanted_context: int | None = None
+    manifest: Manifest, room: Room, kv_type: KvType | None = None, wanted_context: int | None = None
 ) -> MemoryPlan:
     """What each level of the bundle takes, and which to run. Raises `BundleError` if it has none.
 
-    On a GPU it is the finest that fits at `wanted_context`, by default the model's own. On a CPU it is the smallest,
+    On a GPU it is the finest that fits at `wanted_context`, by default the model's own. Without a `kv_type` its KV
+    cache is in F16, or if need be in Q8_0, which costs less quality than a coarser level. On a CPU it is the smallest,
     because every frame reads all of it, but q4_0 only where there is nothing else: it is hardly smaller than q4_k_m,
     and clearly poorer.
     """
@@ -117,19 +134,26 @@ def plan_memory(
         raise BundleError("this bundle has no level. Add one with miso-convert, for example --quant q4_k_m.")
     wanted = min(wanted_context or spec.max_positions, spec.max_positions)
     contexts = sorted({max(1, spec.max_positions // 2), wanted, spec.max_positions})
-    needs = [_need(manifest, level, context, room, kv_type) for level in levels for context in contexts]
-    full = {need.level: need for need in needs if need.context == wanted}
-    smallest = min(full.values(), key=lambda need: need.weights_bytes)
-    fitting = [need for need in full.values() if need.fits]
-    if room.is_gpu and fitting:
-        pick = Pick(fitting[0].level, fits=True)
-    elif fitting:
-        pick = Pick(min(fitting, key=_cost_on_cpu).level, fits=True)
-    elif room.is_gpu:
-        pick = Pick(smallest.level, fits=False, gpu_layers=_layers_that_fit(manifest, smallest, room))
+    kv_types = [kv_type] if kv_type else _kv_types(spec, room)
+    needs = [
+        _need(manifest, level, context, room, each) for level in levels for each in kv_types for context in contexts
+    ]
+    candidates = [need for need in needs if need.context == wanted]
+    fitting = [need for need in candidates if need.fits]
+    if fitting:
+        best = fitting[0] if room.is_gpu else min(fitting, key=_cost_on_cpu)
+        pick = Pick(best.level, best.kv_type, fits=True)
     else:
-        pick = Pick(smallest.level, fits=False)
-    return MemoryPlan(room, kv_type, needs, spec.backbone.layers, pick)
+        smallest = min(candidates, key=lambda need: need.needed_bytes)
+        layers = _layers_that_fit(manifest, smallest, room) if room.is_gpu else None
+        # Without a layer on the GPU it is a CPU that computes.
+        pick = Pick(smallest.level, smallest.kv_type if layers else kv_types[0], fits=False, gpu_layers=layers)
+    return MemoryPlan(room, wanted, needs, spec.backbone.layers, pick)
+
+
+def _kv_types(spec: ModelSpec, room: Room) -> Sequence[KvType]:
+    """What to try if nobody chose, the finest first."""
+    return ("f16", "q8_0") if room.is_gpu and spec.backbone.head_dim % _Q8_0_BLOCK == 0 else ("f16",)
 
 
 def _cost_on_cpu(need: Need) -> tuple[bool, bool, int]:
@@ -145,7 +169,7 @@ def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvT
     kv_cache = kv_bytes(spec.backbone, context, _KV_BITS[kv_type]) + kv_bytes(spec.decoder, spec.codebooks)
     needed = weights + kv_cache + memory.compute_bytes
     spare = room.free_bytes - MARGIN_BYTES - needed
-    return Need(level, context, weights, kv_cache, memory.compute_bytes, spare)
+    return Need(level, kv_type, context, weights, kv_cache, memory.compute_bytes, spare)
 
 
 def _layers_that_fit(manifest: Manifest, need: Need, room: Room) -> int:

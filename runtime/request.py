@@ -6,13 +6,15 @@ It knows neither files nor the model.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final, Literal
 
 from ..native.llama import KvType
 from .options import SpeechOptions
 from .output import STANDARD_OUTPUT
 from .turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
 
-AUTO_LEVEL = "auto"
+AUTO: Final = "auto"
+"""A level or type of KV cache that nobody chose: what follows from this machine's memory."""
 _EVERY_LAYER = -1
 
 
@@ -40,7 +42,7 @@ class SpeakRequest:
     threads: int | None
     gpu_layers: int | None
     main_gpu: int
-    kv_type: KvType
+    kv_type: KvType | Literal["auto"]
     context: int | None
     require_gpu: bool
     codec_provider: str
@@ -102,6 +104,11 @@ class SpeakRequest:
     def layers(self) -> int | None:
         """Layers on the GPU; None for what there is, so not if there has to be one."""
         return _EVERY_LAYER if self.require_gpu and self.gpu_layers is None else self.gpu_layers
+
+    @property
+    def asked_kv_type(self) -> KvType | None:
+        """Type of the KV cache, if one was asked for."""
+        return None if self.kv_type == AUTO else self.kv_type
 
     @cached_property
     def options(self) -> SpeechOptions:

@@ -12,7 +12,7 @@ from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import LEVELS, Level
 from miso_gguf.models.manifest import read_manifest
-from miso_gguf.models.memory import level_memory
+from miso_gguf.models.memory import GPU_PREFILL_ROWS, level_memory
 from miso_gguf.models.reference import Reference, audio_rows, text_rows
 from miso_gguf.native.llama import LlamaModel, load_library
 
@@ -129,6 +129,7 @@ def test_accounted_compute_buffer_is_llama_cpps(bundle: Path) -> None:
     )
     params = lib.llama_context_default_params()
     params.n_ctx, params.embeddings, params.pooling_type = TINY.max_positions, True, 0
+    params.n_batch = params.n_ubatch = GPU_PREFILL_ROWS
     context = lib.llama_init_from_model(model, params)
     lib.llama_free(context)
     lib.llama_model_free(model)

@@ -1,5 +1,6 @@
 """What is accounted, against the formula of the model's shapes and against the files."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from builders import Inputs, make_bundle, make_inputs
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import FP16, Q4_0
-from miso_gguf.models.memory import kv_bytes, level_memory
+from miso_gguf.models.memory import GPU_PREFILL_ROWS, kv_bytes, level_memory
 from miso_gguf.native.allocations import Allocation, noted_allocations
 from miso_gguf.native.device import Device
 from miso_gguf.native.gguf_file import GgufFile
@@ -15,7 +16,9 @@ from miso_gguf.quant_eval import vram
 from miso_gguf.quant_eval.llama_log import logged_buffers
 from miso_gguf.quant_eval.vram import accounted_vram, memory_of
 from miso_gguf.quant_eval.vram_measured import Measured
+from miso_gguf.runtime import engine
 from miso_gguf.runtime.bundle import OpenLevel, open_level
+from miso_gguf.runtime.engine import Engine, EngineOptions
 
 MIB = 1 << 20
 
@@ -42,7 +45,7 @@ def parts_of(level: OpenLevel, **options: str) -> dict[str, int]:
 def test_within_five_percent_of_the_formula(level: OpenLevel) -> None:
     memory, parts = level_memory(level.manifest, level.key), parts_of(level)
     assert sum(parts.values()) == pytest.approx(memory.vram_bytes, rel=0.05)
-    cache = parts["backbone KV cache"] + parts["depth decoder KV cache"]
+    cache = parts["backbone KV cache"] + parts["depth decoder KV cache and inputs"]
     assert cache == pytest.approx(memory.kv_cache_bytes, rel=0.005)
     assert parts["backbone compute"] == pytest.approx(memory.compute_bytes, rel=0.05)
 
@@ -55,6 +58,9 @@ def test_weights_are_those_of_the_files(level: OpenLevel) -> None:
     assert parts["backbone weights"] == pytest.approx(moved, abs=0.006 * MIB + 32 * 64)
     with GgufFile(level.decoder) as decoder, GgufFile(level.embeddings) as embeddings:
         depth = sum(tensor.data.nbytes for tensor in decoder.tensors.values())
+        # The last codebook is no input, and the first has no head.
+        unused = sum(decoder.tensors[f"{name}.weight"].data.nbytes for name in ("token_embd", "output"))
+        depth -= unused // TINY.codebooks
         depth += embeddings.tensors["projection.weight"].data.nbytes
     assert depth <= parts["depth decoder weights"] < depth * 1.01
 
@@ -64,8 +70,10 @@ def test_the_kv_cache_is_exact(bundle: Path, kv_type: str, bits: float) -> None:
     parts = parts_of(open_level(bundle, "q4_0"), kv_type=kv_type)
     expected = kv_bytes(TINY.backbone, 2048, bits)
     assert parts["backbone KV cache"] == pytest.approx(expected, abs=0.006 * MIB)
-    # Two tensors and the codes, each aligned; in F16 although this is a CPU.
-    assert 0 <= parts["depth decoder KV cache"] - kv_bytes(TINY.decoder, TINY.codebooks) <= 128
+    # The cache in F16 although on a CPU; codes, hidden state, logits and noise at 4 bytes a value. Each is aligned.
+    inputs = 4 * (TINY.codebooks + TINY.backbone.embed_dim + (1 + TINY.codebooks) * TINY.audio_vocab)
+    found = parts["depth decoder KV cache and inputs"]
+    assert 0 <= found - kv_bytes(TINY.decoder, TINY.codebooks) - inputs <= 128
 
 
 def test_every_part_says_where_it_is_from(level: OpenLevel) -> None:
@@ -76,7 +84,7 @@ def test_every_part_says_where_it_is_from(level: OpenLevel) -> None:
         "backbone compute": "llama.cpp log",
         "backbone output": "llama.cpp log",
         "depth decoder weights": "ggml buffer",
-        "depth decoder KV cache": "ggml buffer, in F16 as on a GPU",
+        "depth decoder KV cache and inputs": "ggml buffer, in F16 as on a GPU",
         "depth decoder compute": "ggml buffer",
     }
 
@@ -140,7 +148,30 @@ def test_a_gpu_is_used_if_there_is_one(level: OpenLevel, monkeypatch: pytest.Mon
     monkeypatch.setattr(vram, "LlamaModel", refuse)
     with pytest.raises(MemoryError, match="full"):
         accounted_vram(level, gpu=gpu)
-    assert (asked["gpu_layers"], asked["main_gpu"], asked["context"], asked["batch"]) == (-1, 1, 2048, 512)
+    expected = {"gpu_layers": -1, "main_gpu": 1, "context": 2048, "batch": GPU_PREFILL_ROWS}
+    assert {name: asked[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "sequences", "rows"), [(1, 1, GPU_PREFILL_ROWS), (1, 200, 200), (0, 1, 64), (0, 100, 100)]
+)
+def test_the_engine_prefills_what_is_accounted(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, found: int, sequences: int, rows: int
+) -> None:
+    """Never fewer rows than a step of all sequences has."""
+    asked: dict[str, object] = {}
+
+    def refuse(*_arguments: object, **options: object) -> None:
+        asked.update(options)
+        raise MemoryError("full")
+
+    monkeypatch.setattr(engine, "gpus", lambda: [Device(0, "CUDA0", "card", "gpu")] * found)
+    monkeypatch.setattr(engine, "Backends", lambda **_: nullcontext())
+    monkeypatch.setattr(engine, "DepthDecoder", lambda *_: nullcontext())
+    monkeypatch.setattr(engine, "Backbone", refuse)
+    with pytest.raises(MemoryError, match="full"):
+        Engine(open_level(bundle, "q4_0"), EngineOptions(threads=1, sequences=sequences))
+    assert asked["batch"] == rows
 
 
 def test_allocations_are_noted_only_while_asked(level: OpenLevel) -> None:

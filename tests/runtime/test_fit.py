@@ -1,7 +1,7 @@
 """The memory plan against sums made by hand, at the sizes of the real model."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from miso_gguf.models.errors import BundleError
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.manifest import Manifest, sealed
-from miso_gguf.models.memory import level_memory
+from miso_gguf.models.memory import GPU_PREFILL_ROWS, level_memory
 from miso_gguf.native.device import Device
 from miso_gguf.native.llama import KvType
 from miso_gguf.runtime import fit
-from miso_gguf.runtime.fit import MARGIN_BYTES, Need, Room, cpu_memory, memory_here, plan_memory
+from miso_gguf.runtime.fit import MARGIN_BYTES, Need, Pick, Room, cpu_memory, memory_here, plan_memory
 
 SIZES = {
     "f32": (27_900, 2_000, 3_200),
@@ -61,18 +61,62 @@ def cpu(gigabytes: float) -> Room:
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "level"), [(24, "fp16"), (16, "fp16"), (12, "q8_0"), (8, "q4_k_m"), (6, "q4_k_m"), (5.2, "q4_0")]
+    ("gigabytes", "level", "kv_type"),
+    [
+        (24, "fp16", "f16"),
+        # Cards of 16, 12, 10, 8 and 6 GB, less what a desktop takes.
+        (15.7, "fp16", "f16"),
+        (15.6, "fp16", "q8_0"),
+        (11.6, "q8_0", "f16"),
+        (9.6, "q8_0", "f16"),
+        (8.6, "q8_0", "q8_0"),
+        (7.6, "q4_k_m", "f16"),
+        (5.7, "q4_k_m", "f16"),
+        (5.2, "q4_k_m", "q8_0"),
+        (5.1, "q4_0", "f16"),
+        (4.9, "q4_0", "q8_0"),
+    ],
 )
-def test_on_a_gpu_the_finest_that_fits(gigabytes: float, level: str) -> None:
+def test_on_a_gpu_the_finest_that_fits(gigabytes: float, level: str, kv_type: KvType) -> None:
+    """Sums in MB: Q4_K_M 4200 + 370, cache 269 or 143, compute 31, margin 400: 5270 or 5144. Q4_0 5000 or 4874."""
     plan = plan_memory(ALL, gpu(gigabytes))
-    assert (plan.pick.level, plan.pick.fits, plan.pick.gpu_layers) == (level, True, None)
-    assert plan.advice == level
+    assert plan.pick == Pick(level, kv_type, fits=True)
+    assert plan.advice == (level if kv_type == "f16" else f"{level} with --kv-type q8_0")
+    assert plan.kv_type_for(level) == kv_type
 
 
-def test_levels_and_contexts_finest_first() -> None:
+def test_the_smaller_cache_only_where_it_makes_the_difference() -> None:
+    room = Room("g", _need("q4_k_m", gpu(24)).needed_bytes + MARGIN_BYTES, 1, is_gpu=True)
+    assert plan_memory(ALL, room).pick == Pick("q4_k_m", "f16", fits=True)
+    room = replace(room, free_bytes=room.free_bytes - 1)
+    plan = plan_memory(ALL, room)
+    assert plan.pick == Pick("q4_k_m", "q8_0", fits=True)
+    # What does not fit either way is left as it is.
+    assert [plan.kv_type_for(level) for level in ("fp16", "q8_0", "q4_k_m", "q4_0")] == ["f16", "f16", "q8_0", "f16"]
+    assert plan_memory(ALL, room, "f16").pick == Pick("q4_0", "f16", fits=True)
+
+
+def test_a_type_that_was_asked_for_is_kept_to() -> None:
+    plan = plan_memory(ALL, gpu(24), "q8_0")
+    assert plan.pick == Pick("fp16", "q8_0", fits=True)
+    assert {need.kv_type for need in plan.needs} == {"q8_0"}
+    assert plan.advice == "fp16 with --kv-type q8_0"
+
+
+def test_heads_that_have_no_whole_blocks() -> None:
+    """llama.cpp refuses a cache in Q8_0 for them."""
+    spec = replace(MISO_8B, backbone=replace(MISO_8B.backbone, head_dim=80))
+    plan = plan_memory(ALL.model_copy(update={"spec": asdict(spec)}), gpu(24))
+    assert {need.kv_type for need in plan.needs} == {"f16"}
+
+
+def test_finest_first() -> None:
     plan = plan_memory(ALL, gpu(24))
-    expected = [(level, context) for level in ("fp16", "q8_0", "q4_k_m", "q4_0") for context in (1024, 2048)]
-    assert [(need.level, need.context) for need in plan.needs] == expected
+    levels, kv_types, contexts = ("fp16", "q8_0", "q4_k_m", "q4_0"), ("f16", "q8_0"), (1024, 2048)
+    expected = [(level, kv_type, context) for level in levels for kv_type in kv_types for context in contexts]
+    assert [(need.level, need.kv_type, need.context) for need in plan.needs] == expected
+    assert plan.context == 2048
+    assert {need.kv_type for need in plan_memory(ALL, cpu(24)).needs} == {"f16"}
 
 
 def _need(need_level: str, room: Room, kv_type: KvType = "f16", context: int = 2048) -> Need:
@@ -96,6 +140,12 @@ def test_at_full_context_it_is_what_inspect_says() -> None:
 )
 def test_kv_cache(kv_type: KvType, context: int, expected: int) -> None:
     assert _need("q8_0", gpu(24), kv_type, context).kv_cache_bytes == expected
+
+
+def test_compute() -> None:
+    """The widest layer's gate and up, and 7.5 rows of the model's width, in float32; the mask in float16."""
+    expected = GPU_PREFILL_ROWS * (4 * (2 * 14_336 + 7.5 * 4096) + 2 * 2048)
+    assert _need("q4_k_m", gpu(24)).compute_bytes == expected == 29.5 * 2**20
 
 
 def test_a_cpu_holds_embeddings_and_codec_too() -> None:
@@ -123,55 +173,52 @@ def test_the_last_byte_counts() -> None:
 )
 def test_on_a_cpu_the_fastest_that_is_good(levels: tuple[str, ...], level: str) -> None:
     plan = plan_memory(manifest(*levels), cpu(64))
-    assert (plan.pick.level, plan.pick.fits) == (level, True)
+    assert plan.pick == Pick(level, "f16", fits=True)
     assert plan.advice.startswith(f"{level}: a CPU reads all of it for every frame")
 
 
 def test_on_a_small_cpu_what_fits() -> None:
     assert plan_memory(manifest("q8_0", "q4_0"), cpu(7)).pick.level == "q4_0"
     plan = plan_memory(ALL, cpu(4))
-    assert (plan.pick.level, plan.pick.fits, plan.pick.gpu_layers) == ("q4_0", False, None)
+    assert plan.pick == Pick("q4_0", "f16", fits=False)
     assert "more than there is" in plan.advice
-
-
-def test_a_smaller_cache_can_make_a_level_fit() -> None:
-    room = Room("g", _need("q8_0", gpu(24)).needed_bytes + MARGIN_BYTES - 10**8, 1, is_gpu=True)
-    assert plan_memory(ALL, room).pick.level == "q4_k_m"
-    assert plan_memory(ALL, room, "q8_0").pick.level == "q8_0"
 
 
 def test_a_shorter_context_can_make_a_level_fit() -> None:
     room = Room("g", _need("q8_0", gpu(24)).needed_bytes + MARGIN_BYTES - 10**8, 1, is_gpu=True)
     plan = plan_memory(ALL, room, wanted_context=512)
-    assert plan.pick.level == "q8_0"
+    assert plan.pick == Pick("q8_0", "f16", fits=True)
+    assert plan.context == 512
     assert [need.context for need in plan.needs][:3] == [512, 1024, 2048]
 
 
 def test_layers_that_fit() -> None:
-    # 3 GB - 0.4 - 0.36 decoder - 0.12 compute = 2.12; a layer 3.94 / 32 * 1.06 + 0.0084 of cache = 0.139.
+    # 3 GB - 0.4 - 0.36 decoder - 0.03 compute = 2.21; a layer 3.94 / 32 * 1.06 + 0.0045 of cache = 0.135.
     plan = plan_memory(ALL, gpu(3))
-    assert (plan.pick.level, plan.pick.fits, plan.pick.gpu_layers) == ("q4_0", False, 15)
-    assert plan.advice.startswith("q4_0 with --gpu-layers 15: none fits whole; 15 of 32 layers")
+    assert plan.pick == Pick("q4_0", "q8_0", fits=False, gpu_layers=16)
+    assert plan.advice.startswith("q4_0 with --kv-type q8_0 --gpu-layers 16: none fits whole; 16 of 32 layers")
+    # A layer with a cache in F16 takes 0.139.
+    assert plan_memory(ALL, gpu(3), "f16").pick == Pick("q4_0", "f16", fits=False, gpu_layers=15)
 
 
 @given(st.integers(0, 6 * 10**9))
 def test_layers_fit_and_one_more_would_not(free: int) -> None:
     plan = plan_memory(ALL, Room("g", free, free, is_gpu=True))
     if plan.pick.fits:
-        assert free >= _need("q4_0", gpu(24)).needed_bytes + MARGIN_BYTES
+        assert free >= _need("q4_0", gpu(24), "q8_0").needed_bytes + MARGIN_BYTES
         return
     layers = plan.pick.gpu_layers
     assert layers is not None
-    need = _need("q4_0", gpu(24))
+    need = _need("q4_0", gpu(24), "q8_0")
     fixed = 360 * 10**6 + DECODER_KV + need.compute_bytes + MARGIN_BYTES
-    each = 3_940e6 / 32 * 1.06 + BACKBONE_KV / 32
+    each = 3_940e6 / 32 * 1.06 + BACKBONE_KV * 17 / 32 / 32
     assert layers == 0 or fixed + layers * each <= free
     assert layers == 32 or fixed + (layers + 1) * each > free
 
 
 def test_nothing_on_a_gpu_without_room() -> None:
     plan = plan_memory(ALL, gpu(0.3))
-    assert plan.pick.gpu_layers == 0
+    assert plan.pick == Pick("q4_0", "f16", fits=False, gpu_layers=0)
     assert plan.advice.endswith("on the CPU")
 
 
@@ -181,15 +228,16 @@ def test_no_level() -> None:
 
 
 def test_json() -> None:
-    said = json.loads(json.dumps(plan_memory(ALL, gpu(8)).as_dict()))
-    assert said["pick"] == {"level": "q4_k_m", "fits": True, "gpu_layers": None}
-    assert said["room"]["free_bytes"] == 8 * 10**9
-    assert [(entry["level"], entry["fits"]) for entry in said["levels"][2:5]] == [
-        ("q8_0", False),
-        ("q8_0", False),
-        ("q4_k_m", True),
+    said = json.loads(json.dumps(plan_memory(ALL, gpu(8.6)).as_dict()))
+    assert said["pick"] == {"level": "q8_0", "kv_type": "q8_0", "fits": True, "gpu_layers": None}
+    assert said["room"]["free_bytes"] == 8.6 * 10**9
+    assert [(entry["level"], entry["kv_type"], entry["fits"]) for entry in said["levels"][5:9]] == [
+        ("q8_0", "f16", False),
+        ("q8_0", "q8_0", True),
+        ("q8_0", "q8_0", True),
+        ("q4_k_m", "f16", True),
     ]
-    assert said["levels"][5]["needed_bytes"] == level_memory(ALL, "q4_k_m").vram_bytes
+    assert said["levels"][9]["needed_bytes"] == level_memory(ALL, "q4_k_m").vram_bytes
 
 
 class _Gpu(Device):

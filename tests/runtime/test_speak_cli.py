@@ -31,6 +31,7 @@ from miso_gguf.runtime.loudness import integrated_lufs
 from miso_gguf.runtime.script import Line
 
 SHORT = ("--max-seconds", 0.4)
+CONTEXTS = ("1024", "2048")
 
 
 def command(first: str = "") -> list[str]:
@@ -148,6 +149,7 @@ def test_json(speak: Callable[..., Result], bundle: Path) -> None:
     assert "s of speech" not in done.err
     assert said["seconds"] == soundfile.info("speech.wav").frames / 48_000
     assert (said["model"], said["level"], said["device"], said["voice"]) == ("Miso-Tiny", "q4_k_m", "CPU", None)
+    assert said["kv_type"] == "f16"
     assert (said["seed"], said["sample_rate_hz"], said["out"]) == (3, 48_000, "speech.wav")
     assert all((bundle / name).is_file() for name in said["files"])
     assert len(said["files"]) == 4
@@ -442,7 +444,7 @@ def test_bad_options(speak: Callable[..., Result], arguments: list[str], message
     [
         (("--threads", "0"), "0 is not in the range x>=1"),
         (("--gpu-layers", "-2"), "-2 is not in the range x>=-1"),
-        (("--kv-type", "q4_0"), "'q4_0' is not one of 'f16', 'q8_0'"),
+        (("--kv-type", "q4_0"), "'q4_0' is not one of 'auto', 'f16', 'q8_0'"),
         (("--nonsense",), "No such option"),
     ],
 )
@@ -533,6 +535,8 @@ def test_machine_options(load_options: Callable[..., dict[str, Any]]) -> None:
         (["--gpu-layers", 0], {"gpu_layers": 0}),
         (["--context", 512], {"context": 512}),
         (["--kv-type", "q8_0"], {"kv_type": "q8_0"}),
+        (["--kv-type", "q8_0", "--quant", "f32"], {"kv_type": "q8_0", "level": "f32"}),
+        (["--kv-type", "auto"], {}),
         (["--codec-provider", "cuda"], {"codec_provider": "cuda"}),
         (["--require-gpu"], {"allow_cpu": False, "gpu_layers": -1}),
         (["--require-gpu", "--gpu-layers", 7], {"allow_cpu": False, "gpu_layers": 7}),
@@ -541,41 +545,111 @@ def test_machine_options(load_options: Callable[..., dict[str, Any]]) -> None:
         assert load_options(*arguments) == default | changed
 
 
+@pytest.fixture
+def gpu_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Gives the command a GPU with so much memory free above the margin.
+
+    F32 takes 33.3 MB, or 31.3 with a KV cache in Q8_0; Q4_K_M 11.3, or 9.3.
+    """
+
+    def give(free_bytes: int) -> None:
+        room = Room("CUDA0 (card)", MARGIN_BYTES + free_bytes, 10**9, is_gpu=True)
+        monkeypatch.setattr(cli, "memory_here", lambda _: room)
+
+    return give
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "level", "kv_type", "layers"),
+    [
+        (600_000_000, "f32", "f16", None),
+        (32_000_000, "f32", "q8_0", None),
+        (30_000_000, "q4_k_m", "f16", None),
+        (10_000_000, "q4_k_m", "q8_0", None),
+        (6_500_000, "q4_k_m", "q8_0", 1),
+    ],
+)
 def test_auto_takes_what_fits(
-    load_options: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, speak: Callable[..., Result]
+    load_options: Callable[..., dict[str, Any]],
+    gpu_with: Callable[[int], None],
+    free_bytes: int,
+    level: str,
+    kv_type: str,
+    layers: int | None,
 ) -> None:
-    free = 1_000_000_000
-    monkeypatch.setattr(cli, "memory_here", lambda _: Room("CUDA0 (card)", free, 2 * free, is_gpu=True))
-    assert load_options()["level"] == "f32"
-    assert load_options("--gpu-layers", 0)["level"] == "q4_k_m"
-    free = MARGIN_BYTES + 30_000_000
-    assert (load_options()["level"], load_options()["gpu_layers"]) == ("q4_k_m", None)
-    free = MARGIN_BYTES + 14_000_000
+    gpu_with(free_bytes)
     asked = load_options()
-    assert (asked["level"], asked["gpu_layers"]) == ("q4_k_m", 1)
+    assert (asked["level"], asked["kv_type"], asked["gpu_layers"]) == (level, kv_type, layers)
     assert load_options("--gpu-layers", 4)["gpu_layers"] == 4
+    on_cpu = load_options("--gpu-layers", 0)
+    assert (on_cpu["level"], on_cpu["kv_type"]) == ("q4_k_m", "f16")
+
+
+def test_auto_that_does_not_fit(
+    load_options: Callable[..., dict[str, Any]], gpu_with: Callable[[int], None], speak: Callable[..., Result]
+) -> None:
+    gpu_with(6_500_000)
     assert load_options("--quant", "f32")["gpu_layers"] is None
-    assert "q4_k_m with --gpu-layers 1: none fits whole; 1 of 4 layers have room" in speak("a").err
+    advice = "q4_k_m with --kv-type q8_0 --gpu-layers 1: none fits whole; 1 of 4 layers have room"
+    assert advice in " ".join(speak("a").err.split())
 
 
-def test_fit(speak: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("free_bytes", "options", "kv_type"),
+    [
+        (600_000_000, [], "f16"),
+        (32_000_000, [], "q8_0"),
+        (32_000_000, ["--context", 512], "f16"),
+        (32_000_000, ["--gpu-layers", 0], "f16"),
+        (32_000_000, ["--kv-type", "f16"], "f16"),
+        (30_000_000, [], "f16"),
+        (600_000_000, ["--kv-type", "q8_0"], "q8_0"),
+    ],
+)
+def test_the_kv_cache_of_a_level_that_was_asked_for(
+    load_options: Callable[..., dict[str, Any]],
+    gpu_with: Callable[[int], None],
+    free_bytes: int,
+    options: list[Any],
+    kv_type: str,
+) -> None:
+    gpu_with(free_bytes)
+    asked = load_options("--quant", "F32", *options)
+    assert (asked["level"], asked["kv_type"]) == ("F32", kv_type)
+
+
+@pytest.mark.usefixtures("load_options")
+def test_a_smaller_kv_cache_is_said(speak: Callable[..., Result], gpu_with: Callable[[int], None]) -> None:
+    gpu_with(32_000_000)
+    note = "f32 fits into this GPU only with a KV cache in q8_0, so that is used\n"
+    error = "miso-speak: error: loaded\n"
+    assert speak("a").err == speak("a", "--quant", "f32").err == note + error
+    for unasked in (["--quiet"], ["--json"], ["--kv-type", "q8_0"], ["--quant", "q4_k_m"]):
+        assert speak("a", *unasked).err == error
+
+
+def test_fit(speak: Callable[..., Result], gpu_with: Callable[[int], None]) -> None:
     shown = speak("--fit")
     assert (shown.code, shown.err) == (0, "")
     assert "no GPU found by this build" in shown.out
     assert "pick: q4_k_m: a CPU reads all of it" in shown.out
     assert "no GPU found" not in speak("--fit", "--gpu-layers", 0).out
-    room = Room("CUDA0 (card)", MARGIN_BYTES + 38_640_000, 10**9, is_gpu=True)
-    monkeypatch.setattr(cli, "memory_here", lambda _: room)
-    shown = speak("--fit", "--kv-type", "q8_0")
-    assert "CUDA0 (card): 438.64 MB of 1.00 GB free, 400.00 MB kept" in shown.out
+    gpu_with(32_000_000)
+    shown = speak("--fit")
+    assert "CUDA0 (card): 432.00 MB of 1.00 GB free, 400.00 MB kept" in shown.out
+    assert "pick: f32 with --kv-type q8_0\n" in shown.out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.out.splitlines() if "│" in line]
-    assert [row[:2] for row in rows] == [["f32", "1024"], ["f32", "2048"], ["q4_k_m", "1024"], ["q4_k_m", "2048"]]
-    assert [row[6].split(",")[0] for row in rows] == ["fits", "fits", "fits", "fits"]
-    assert speak("--fit").out.count(" short") == 1
+    expected = [[level, kv, context] for level in ("f32", "q4_k_m") for kv in ("f16", "q8_0") for context in CONTEXTS]
+    assert [row[:3] for row in rows] == expected
+    assert [row[7].split(",")[0] for row in rows] == ["fits", "no", *["fits"] * 6]
+    kept_to = speak("--fit", "--kv-type", "f16")
+    assert "pick: q4_k_m\n" in kept_to.out
+    assert "q8_0" not in kept_to.out
     said = json.loads(speak("--fit", "--json").out)
-    assert said["pick"]["level"] == "q4_k_m"
-    assert said["room"]["free_bytes"] == room.free_bytes
-    room = Room("CUDA0 (card)", MARGIN_BYTES, 10**9, is_gpu=True)
+    assert said["pick"] == {"level": "f32", "kv_type": "q8_0", "fits": True, "gpu_layers": None}
+    assert [[entry["level"], entry["kv_type"], str(entry["context"])] for entry in said["levels"]] == expected
+    assert said["room"]["free_bytes"] == MARGIN_BYTES + 32_000_000
+    gpu_with(0)
     assert speak("--fit").code == 1
     assert speak("--fit", "--json").code == 1
     assert names() == []
