@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from miso_gguf.models.spec import ModelSpec
+from miso_gguf.native.buffer_types import is_interleaving_safe
 from miso_gguf.native.device import Backends
 from miso_gguf.native.ggml import dequantize
 from miso_gguf.native.gguf_file import GgufFile
@@ -81,7 +82,7 @@ def ours(tts: MisoTTS) -> dict[str, Call]:
 
 def plain_llama(level: OpenLevel, spec: ModelSpec, threads: int) -> tuple[LlamaModel, Call]:
     """The depth decoder as a stock llama.cpp model: a call for each codebook, sampling on the host."""
-    model = LlamaModel(level.decoder, context=spec.codebooks, threads=threads, repack=True)
+    model = LlamaModel(level.decoder, context=spec.codebooks, threads=threads, repack=is_interleaving_safe())
     with GgufFile(level.decoder) as file:
         table = file.tensor("token_embd.weight", spec.flat_audio_vocab, spec.decoder.embed_dim)
     noise = np.random.default_rng(0).gumbel(size=(spec.codebooks, spec.audio_vocab)).astype(np.float32)

@@ -70,14 +70,19 @@ def cuda_arguments(architecture: str) -> list[str]:
         "-DGGML_CUDA_NCCL=OFF",
         f"-DGGML_CUDA_FA_QUANTS={_FLASH_ATTENTION_CACHES}",
     ]
-    if (cublas := _in_python_packages("libcublas.so*")) and not _in_toolkit("libcublas.so"):
+    libraries = [toolkit() / "lib64"]
+    if not _in_toolkit("libcublas.so"):
+        cublas = _in_python_packages("libcublas.so*")
+        if cublas is None:
+            raise FileNotFoundError("no cuBLAS: neither in the CUDA toolkit nor in the package nvidia-cublas")
+        libraries.append(cublas.parent)
         arguments.append(f"-DCUDA_cublas_LIBRARY={cublas}")
         arguments.append(f"-DCMAKE_CUDA_FLAGS=-I{cublas.parent.parent / 'include'}")
-    elif not cublas and not _in_toolkit("libcublas.so"):
-        raise FileNotFoundError("no cuBLAS: neither in the CUDA toolkit nor in the package nvidia-cublas")
     if not _in_toolkit("stubs/libcuda.so"):
         driver = _driver()
         arguments.append(f"-DCUDA_cuda_driver_LIBRARY={driver}" if driver else "-DGGML_CUDA_NO_VMM=ON")
+        libraries += [driver.parent] if driver else []
+    arguments.append(f"-DCUDA_LIBRARY_DIRECTORIES={';'.join(map(str, libraries))}")
     return arguments
 
 

@@ -87,7 +87,8 @@ def test_a_whole_toolkit_needs_no_help(toolkit: Path) -> None:
     arguments = llama_build.cuda_arguments("90")
     assert "-DGGML_CUDA=ON" in arguments
     assert "-DCMAKE_CUDA_ARCHITECTURES=90-real" in arguments
-    assert not any("LIBRARY" in argument or "NO_VMM" in argument for argument in arguments)
+    assert f"-DCUDA_LIBRARY_DIRECTORIES={toolkit / 'lib64'}" in arguments
+    assert not any("_LIBRARY=" in argument or "NO_VMM" in argument for argument in arguments)
     assert "-DCMAKE_CUDA_ARCHITECTURES=native" in llama_build.cuda_arguments("native")
 
 
@@ -102,6 +103,7 @@ def test_cublas_from_a_python_package(toolkit: Path, tmp_path: Path, monkeypatch
     arguments = llama_build.cuda_arguments("90")
     assert f"-DCUDA_cublas_LIBRARY={package}" in arguments
     assert f"-DCMAKE_CUDA_FLAGS=-I{tmp_path / 'nvidia/cu13/include'}" in arguments
+    assert f"-DCUDA_LIBRARY_DIRECTORIES={toolkit / 'lib64'};{package.parent}" in arguments
 
 
 def test_without_the_drivers_library_no_virtual_memory(toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,6 @@ from speaking import load_tts
 
 from miso_gguf import MisoError, MisoTTS, SpeechOptions
 from miso_gguf.models.errors import BundleError
-from miso_gguf.runtime import threads as threads_module
-from miso_gguf.runtime.threads import default_threads
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -164,19 +162,3 @@ def test_half_an_hour_of_speech(bundle: Path) -> None:
         used = speak(tts, 30, MINUTE_FRAMES)
     assert used[-1].resident_bytes - used[2].resident_bytes < 6 * MB
     assert_no_growth(used[2:], 6 * MB)
-
-
-def test_default_threads_are_the_physical_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four CPUs on two cores, one CPU that says nothing of itself, and one that the process may not use."""
-    for cpu, siblings in ((0, "0,2"), (2, "0,2"), (1, "1,3"), (3, "1,3"), (5, "5")):
-        directory = tmp_path / f"cpu{cpu}" / "topology"
-        directory.mkdir(parents=True)
-        (directory / "thread_siblings_list").write_text(f"{siblings}\n")
-    monkeypatch.setattr(threads_module, "_CPUS", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4}, raising=False)
-    assert default_threads() == 3
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2}, raising=False)
-    assert default_threads() == 1
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert default_threads() == 1
