@@ -29,7 +29,6 @@ class DepthLayer:
     attention_output: Tensor
     ffn_norm: Tensor
     gate_up: list[Tensor]
-    """One matrix, or the two."""
     down: Tensor
 
     @property
@@ -47,6 +46,7 @@ class DepthWeights:
         self._contexts: dict[int, TensorContext] = {}
         self._pending: list[tuple[Tensor, npt.NDArray[np.generic]]] = []
         self._device = backends.best
+        self.on_gpu = backends.best.kind == "gpu"
         self._capacity = 16 * d.layers + 2 * spec.codebooks + 32
         try:
             self.projection = self._plain(projection)
@@ -114,9 +114,6 @@ class DepthWeights:
         def matrix(name: str, rows: int, columns: int) -> GgufTensor:
             return file.tensor(f"blk.{index}.{name}.weight", rows, columns)
 
-        gate_up = [matrix("ffn_gate", d.ffn_dim, d.embed_dim), matrix("ffn_up", d.ffn_dim, d.embed_dim)]
-        # ggml's CUDA backend makes one kernel of two products and their SwiGLU, the others gain by one product less.
-        separate = self._device.kind == "gpu" or gate_up[0].qtype != gate_up[1].qtype
         return DepthLayer(
             attention_norm=self._plain(file.tensor(f"blk.{index}.attn_norm.weight", d.embed_dim)),
             query_key_value=self._joined(
@@ -128,7 +125,9 @@ class DepthWeights:
             ),
             attention_output=self._matrix(matrix("attn_output", d.embed_dim, d.q_dim)),
             ffn_norm=self._plain(file.tensor(f"blk.{index}.ffn_norm.weight", d.embed_dim)),
-            gate_up=[self._matrix(each) for each in gate_up] if separate else [self._matrix(*gate_up)],
+            gate_up=self._joined(
+                [matrix("ffn_gate", d.ffn_dim, d.embed_dim), matrix("ffn_up", d.ffn_dim, d.embed_dim)]
+            ),
             down=self._matrix(matrix("ffn_down", d.embed_dim, d.ffn_dim)),
         )
 
