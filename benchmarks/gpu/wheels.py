@@ -9,19 +9,21 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-TOOLS = ("setuptools", "scikit-build-core", "pathspec", "packaging", "nvidia-ml-py")
-"""What builds llama-cpp-python, installs this package and reads the GPU's memory."""
+TOOLS = ("scikit-build-core", "pathspec", "packaging", "nvidia-ml-py")
+"""What builds llama-cpp-python and reads the GPU's memory."""
+_SETUPTOOLS = "setuptools>=77"
+"""What installs this package: it travels always, for one that is there may be too old."""
 _BUILT_THERE = {"llama-cpp-python"}
 
 
 def needed(distribution: str, extras: Collection[str], present: Collection[str]) -> list[str]:
     """The distributions that `distribution[extras]` needs, directly or not, and that are not `present`.
 
-    Versions are those installed here, "name==version": they are known to work together. `TOOLS` come with them.
+    Versions are those installed here, "name==version": they are known to work together. Tools for building come with them.
     """
     skipped: set[str] = {canonicalize_name(name) for name in present}
     names = {*_closure(distribution, set(extras), skipped), *(set(TOOLS) - skipped)} - _BUILT_THERE
-    return sorted(name if name in TOOLS else f"{name}=={metadata.version(name)}" for name in names)
+    return [_SETUPTOOLS, *sorted(name if name in TOOLS else f"{name}=={metadata.version(name)}" for name in names)]
 
 
 def _closure(distribution: str, extras: set[str], skipped: set[str]) -> Iterator[str]:
