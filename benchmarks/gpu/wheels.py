@@ -19,7 +19,7 @@ _BUILT_THERE = {"llama-cpp-python"}
 def needed(distribution: str, extras: Collection[str], present: Collection[str]) -> list[str]:
     """The distributions that `distribution[extras]` needs, directly or not, and that are not `present`.
 
-    Versions are those installed here, "name==version": they are known to work together. Tools for building come with them.
+    Versions are those installed here, "name==version": they are known to work together. Building tools come with them.
     """
     skipped: set[str] = {canonicalize_name(name) for name in present}
     names = {*_closure(distribution, set(extras), skipped), *(set(TOOLS) - skipped)} - _BUILT_THERE

@@ -85,8 +85,8 @@ def test_the_formula() -> None:
 
 
 def test_the_published_figure_is_met() -> None:
-    """156.6 tokens a second of a 4.4 GB model on 936 GB/s."""
-    assert 1e3 / frame_ms(4_400_000_000, 450, Card("RTX 3090", 24, 936), PUBLISHED) == pytest.approx(156.6, rel=0.05)
+    """156.6 tokens a second of a model of 4.36 GB on 936 GB/s."""
+    assert 1e3 / frame_ms(4_360_000_000, 614, Card("RTX 3090", 24, 936), PUBLISHED) == pytest.approx(156.6, rel=0.01)
 
 
 def test_fitting_finds_the_constants() -> None:
