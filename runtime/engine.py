@@ -31,6 +31,8 @@ from .tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 _ALL_LAYERS = -1
+_RUNS_TO_CAPTURE = 2
+"""ggml captures a CUDA graph when it is run a second time unchanged. Source: ggml-cuda.cu, `warmup_complete`."""
 _CPU_PREFILL_ROWS = 64
 """Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a batch to end."""
 
@@ -141,11 +143,20 @@ class Engine(Closing):
             return self.depth.frames(hidden, logits, noise, top_k)[:batch]
 
     def warm_up(self, top_k: int) -> None:
-        """Build the depth decoder's graph for one utterance now, so that the first frame does not wait for it."""
+        """Do now what the first frames of one utterance would wait for.
+
+        The depth decoder's graph is built; on a GPU all kernels are loaded too, and the graphs captured.
+        """
         spec = self.spec
         hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
         noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
-        self.sample(hidden, noise[:, 0], noise, top_k)
+        for _ in range(_RUNS_TO_CAPTURE if self.gpu else 1):
+            self.sample(hidden, noise[:, 0], noise, top_k)
+        prompt = self.prompts.text("one two three", 0)
+        if self.gpu and len(prompt) + _RUNS_TO_CAPTURE <= spec.max_positions:
+            self.prefill(0, [prompt])
+            for _ in range(_RUNS_TO_CAPTURE):
+                self.step([0], [np.zeros(spec.codebooks, np.int64)])
         if self.gpu and self.depth.splits > 1:
             log.warning(
                 "%s lacks operations of the depth decoder, which runs in %d pieces, partly on the CPU: it will be slow",
