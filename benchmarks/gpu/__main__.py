@@ -1,8 +1,11 @@
-"""The GPU measurements, in steps that can each be a command of less than ten minutes. `--help` says how.
+"""The GPU measurements, in steps that can each be a command of less than ten minutes.
 
-With network, once:       python benchmarks/gpu pack build/gpu
-On the GPU's machine:     python benchmarks/gpu build build/gpu      then bundle, codes, speed, memory, tables
-Without a GPU:            python benchmarks/gpu rehearse build/rehearsal
+\b
+With network, once:     python benchmarks/gpu pack build/gpu
+On the GPU's machine:   python benchmarks/gpu build build/gpu    then bundle, codes, speed, memory, tables
+Without a GPU:          python benchmarks/gpu rehearse build/rehearsal
+
+docs/gpu.md has every command in order.
 """
 
 import json
@@ -285,5 +288,22 @@ def _environment(site: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site.resolve()), *earlier])}
 
 
+def _run() -> int:
+    """Exit code 0, or 2 after one line that says what could not be done."""
+    try:
+        main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+    except click.Abort:
+        click.echo("interrupted", err=True)
+    except Exception as error:
+        if "DEBUG" in os.environ:
+            raise
+        click.echo(f"error: {str(error) or type(error).__name__} (DEBUG=1 shows where)", err=True)
+    else:
+        return 0
+    return 2
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(_run())

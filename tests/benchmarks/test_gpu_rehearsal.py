@@ -44,3 +44,13 @@ def test_ggmls_debugging_is_heard_only_by_who_asks(monkeypatch: pytest.MonkeyPat
         forward(2, b"something else\n", None)
     forward(1, b"afterwards\n", None)
     assert lines == ["CUDA graph warmup complete", "something else"]
+
+
+def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu", "codes", str(tmp_path / "nowhere"), "--gpu-layers", "0"]
+    environment = {key: value for key, value in os.environ.items() if key != "DEBUG"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "nowhere/tiny: no such directory" in done.stderr
+    assert done.stderr.count("\n") == 1
