@@ -64,15 +64,18 @@ class _Capture(logging.Filter):
 
 
 @contextmanager
-def captured_log() -> Iterator[list[str]]:
-    """What llama.cpp logs in this thread within the block; nobody else hears more, or less, of it than before."""
+def captured_log(level: int = logging.DEBUG) -> Iterator[list[str]]:
+    """What llama.cpp logs in this thread within the block; nobody else hears more, or less, of it than before.
+
+    `level` is that of `logging`: `llama.TRACE` for ggml's own debugging too.
+    """
     llama.load_library()
-    log, level = llama.log, llama.log.level
+    log, earlier = llama.log, llama.log.level
     capture = _Capture(log.getEffectiveLevel())
     log.addFilter(capture)
-    log.setLevel(logging.DEBUG)
+    log.setLevel(level)
     try:
         yield capture.lines
     finally:
-        log.setLevel(level)
+        log.setLevel(earlier)
         log.removeFilter(capture)

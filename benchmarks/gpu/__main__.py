@@ -37,7 +37,7 @@ _THREADS = click.option("--threads", default=os.cpu_count() or 1, show_default=T
 
 @click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Every step keeps its products in DIRECTORY and is quick when they are there."""
+    """Every step keeps its products in DIRECTORY."""
 
 
 @main.command()
@@ -52,7 +52,7 @@ def pack(directory: Path, python_version: str, present: str) -> None:
     for name in (SOURCE, WHEELS):
         shutil.rmtree(directory / name, ignore_errors=True)
     pruned_source(directory / SOURCE)
-    download(needed("miso-gguf", (), present.split(",")), directory / WHEELS, python_version)
+    download(needed("miso-gguf", (), present.split(","), python_version), directory / WHEELS, python_version)
     size = sum(
         file.stat().st_size for name in (SOURCE, WHEELS) for file in (directory / name).rglob("*") if file.is_file()
     )
@@ -85,6 +85,8 @@ def build(directory: Path, backend: Any, architecture: str, save: Path | None) -
 
 def _save(out: Path, save: Path) -> None:
     save.mkdir(parents=True, exist_ok=True)
+    for earlier in save.glob(f"{_PRODUCTS}*"):
+        earlier.unlink()
     archive = save / _PRODUCTS
     subprocess.run(["tar", "cJf", str(archive), "-C", str(out), "."], check=True)
     subprocess.run(["split", "-d", f"--bytes={_PART_BYTES}", str(archive), f"{archive}."], check=True)
@@ -100,8 +102,12 @@ def restore(directory: Path, parts: Path) -> None:
 
     install(directory / WHEELS, directory / SITE)
     out = directory / "built"
-    out.mkdir(parents=True, exist_ok=True)
-    pieces = b"".join(part.read_bytes() for part in sorted(parts.glob(f"{_PRODUCTS}.*")))
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    found = sorted(parts.glob(f"{_PRODUCTS}.*"))
+    if not found:
+        raise click.ClickException(f"{parts}: no {_PRODUCTS}.00 and so on: not what build --save wrote")
+    pieces = b"".join(part.read_bytes() for part in found)
     subprocess.run(["tar", "xJf", "-", "-C", str(out)], input=pieces, check=True)
     _install(next(out.glob("*.whl")), directory / SITE)
 
@@ -116,7 +122,7 @@ def _install(llama_cpp: Path, site: Path) -> None:
 @main.command()
 @_DIRECTORY
 @_LEVELS
-@click.option("--flavor", default="miso-8b", show_default=True)
+@click.option("--flavor", type=click.Choice(["miso-8b", "csm-1b", "tiny"]), default="miso-8b", show_default=True)
 def bundle(directory: Path, levels: Sequence[str], flavor: str) -> None:
     """Make a bundle of random weights in full size, and one of the tiny model."""
     _use(directory / SITE)
@@ -195,14 +201,19 @@ def memory(directory: Path, levels: Sequence[str], kv_types: Any, seconds: float
 @_DIRECTORY
 @click.pass_context
 def rehearse(context: click.Context, directory: Path) -> None:
-    """All measurements on the CPU, the tiny model in the place of the large one: does everything run?"""
+    """All measurements on the CPU, the tiny model in the place of the large one: does everything run?
+
+    In DIRECTORY/rehearsal, so that nothing of it is taken for a measurement.
+    """
+    directory = directory / "rehearsal"
+    shutil.rmtree(directory, ignore_errors=True)
     where = {"gpu_layers": 0, "threads": 1}
     context.invoke(bundle, directory=directory, levels=LEVELS, flavor="tiny")
     context.invoke(codes, directory=directory, levels=LEVELS, **where)
     context.invoke(speed, directory=directory, levels=LEVELS[:1], frames=8, rounds=4, batches=(1, 2), **where)
     context.invoke(memory, directory=directory, levels=LEVELS, kv_types=("f16", "q8_0"), seconds=1.0)
     note = "A rehearsal on a CPU with the tiny model: that the measurements run, not what a GPU would give."
-    context.invoke(tables, directory=directory, title="Rehearsal", note=note, out=directory / "rehearsal.json")
+    context.invoke(tables, directory=directory, title="Rehearsal", note=note, out=directory / "gpu.json")
 
 
 @main.command("dry-run")
@@ -232,7 +243,7 @@ def tables(directory: Path, title: str, note: str, out: Path) -> None:
     """Put all results together: one JSON file and one Markdown file."""
     _use(directory / SITE)
     from gpu_tables import markdown  # noqa: PLC0415
-    from projection import PUBLISHED, projected  # noqa: PLC0415
+    from projection import projection  # noqa: PLC0415
 
     from miso_gguf.quant_eval.machine import machine, versions  # noqa: PLC0415
 
@@ -248,19 +259,7 @@ def tables(directory: Path, title: str, note: str, out: Path) -> None:
         record["commands"].append(kept["command"])
         key = path.stem.removesuffix("-without-graphs")
         record[key] = record.get(key, []) + kept["results"] if key == "speed" else kept["results"]
-    alone = [entry for entry in record.get("dry_run", []) if entry["batch"] == 1 and entry["level"] == "q4_k_m"]
-    if alone:
-        kernels = alone[0]["backbone"]["kernels"] + alone[0]["depth_decoder"]["kernels"]
-        streamed = alone[0]["streamed_bytes"]
-        record["projection"] = {
-            "level": "q4_k_m",
-            "streamed_bytes": streamed,
-            "kernels": kernels,
-            "efficiency": PUBLISHED.efficiency,
-            "overhead_us": PUBLISHED.overhead_us,
-            "source": PUBLISHED.source,
-            "cards": projected(streamed, kernels),
-        }
+    record["projection"] = projection(record.get("dry_run", []), record.get("speed", []))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")
     out.with_suffix(".md").write_text(markdown(record))

@@ -2,7 +2,8 @@
  *
  * ggml's CUDA backend then does all that it does on the host: it chooses kernels, fuses, allocates, captures and launches
  * graphs, and aborts on what it does not support. Memory is the host's. What kernels would write is not written, so no
- * result means anything. Which kernels, how many, and how many bytes, does.
+ * result means anything. Which kernels, how many, and how many bytes, does. One thread computes at a time.
+ * DRY_CUDA_BYTES is the memory of the card, DRY_CUDA_CAPABILITY its compute capability ("90"; ggml must be compiled for it).
  *
  * `dry_cuda.py` builds and reads it.
  */
@@ -19,8 +20,8 @@ enum { MAX_KERNELS = 1 << 16, MAX_BLOCKS = 1 << 16 };
 static struct kernel { const void *function; const char *name; long direct, captured; } kernels[MAX_KERNELS];
 static int kernel_count;
 static struct block { void *address; size_t size; } blocks[MAX_BLOCKS];
-static size_t used_bytes, peak_bytes;
-static long copies, host_copies, captures, graph_launches, graph_nodes, synchronisations;
+static size_t used_bytes;
+static long copies, captured_copies, host_copies, captures, graph_launches, graph_nodes, synchronisations;
 static int capturing;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -95,7 +96,6 @@ static cudaError_t take(void **address, size_t size) {
             if (posix_memalign(address, 256, size ? size : 1)) break;
             blocks[i] = (struct block){*address, size};
             used_bytes += size;
-            if (used_bytes > peak_bytes) peak_bytes = used_bytes;
             result = cudaSuccess;
             break;
         }
@@ -134,11 +134,17 @@ PUBLIC cudaError_t cudaFreeHost(void *address) { free(address); return cudaSucce
 PUBLIC cudaError_t cudaHostRegister(void *a, size_t s, unsigned f) { (void)a; (void)s; (void)f; return cudaSuccess; }
 PUBLIC cudaError_t cudaHostUnregister(void *a) { (void)a; return cudaSuccess; }
 PUBLIC cudaError_t cudaHostGetDevicePointer(void **d, void *h, unsigned f) { (void)f; *d = h; return cudaSuccess; }
+#if CUDART_VERSION >= 13000
 PUBLIC cudaError_t cudaMemAdvise(const void *a, size_t s, enum cudaMemoryAdvise v, struct cudaMemLocation l) {
+#else
+PUBLIC cudaError_t cudaMemAdvise(const void *a, size_t s, enum cudaMemoryAdvise v, int l) {
+#endif
     (void)a; (void)s; (void)v; (void)l; return cudaSuccess;
 }
 static void count_copy(enum cudaMemcpyKind kind) {
-    if (kind == cudaMemcpyDeviceToDevice) copies++; else host_copies++;
+    if (kind != cudaMemcpyDeviceToDevice) host_copies++;
+    else if (capturing) captured_copies++;
+    else copies++;
 }
 PUBLIC cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t s) {
     (void)s;
@@ -163,7 +169,7 @@ PUBLIC cudaError_t cudaMemcpyPeerAsync(void *to, int a, const void *from, int b,
 }
 PUBLIC cudaError_t cudaMemsetAsync(void *to, int value, size_t size, cudaStream_t s) {
     (void)s;
-    copies++;
+    count_copy(cudaMemcpyDeviceToDevice);
     memset(to, value, size);
     return cudaSuccess;
 }
@@ -268,6 +274,7 @@ PUBLIC cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureS
 PUBLIC cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode m) {
     (void)s; (void)m;
     capturing = 1;
+    captured_copies = 0;
     for (int i = 0; i < kernel_count; i++) kernels[i].captured = 0;
     return cudaSuccess;
 }
@@ -321,17 +328,30 @@ PUBLIC int cublasSetStream_v2(void *h, void *s) { (void)h; (void)s; return 0; }
 PUBLIC int cublasSetWorkspace_v2(void *h, void *w, size_t s) { (void)h; (void)w; (void)s; return 0; }
 PUBLIC const char *cublasGetStatusString(int s) { (void)s; return "an error in a dry run"; }
 
+/* The driver's own interface, of which ggml only asks whether memory can be mapped: it cannot. */
+PUBLIC int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+PUBLIC int cuDeviceGetAttribute(int *value, int attribute, int device) { (void)attribute; (void)device; *value = 0; return 0; }
+PUBLIC int cuGetErrorString(int e, const char **text) { (void)e; *text = "an error in a dry run"; return 0; }
+#define NEVER_CALLED(name) PUBLIC int name(void) { fprintf(stderr, "dry run: " #name " is not there\n"); abort(); }
+NEVER_CALLED(cuMemAddressFree)
+NEVER_CALLED(cuMemAddressReserve)
+NEVER_CALLED(cuMemCreate)
+NEVER_CALLED(cuMemGetAllocationGranularity)
+NEVER_CALLED(cuMemMap)
+NEVER_CALLED(cuMemRelease)
+NEVER_CALLED(cuMemSetAccess)
+NEVER_CALLED(cuMemUnmap)
+
 /* What was counted. */
 PUBLIC void dry_cuda_reset(void) {
     for (int i = 0; i < kernel_count; i++) kernels[i].direct = 0;
     copies = host_copies = captures = graph_launches = synchronisations = 0;
-    peak_bytes = used_bytes;
 }
 PUBLIC int dry_cuda_write(const char *path) {
     FILE *file = fopen(path, "w");
     if (!file) return 1;
-    fprintf(file, "{\"used_bytes\": %zu, \"peak_bytes\": %zu, \"device_copies\": %ld, \"host_copies\": %ld, ", used_bytes,
-            peak_bytes, copies, host_copies);
+    fprintf(file, "{\"used_bytes\": %zu, \"copies\": %ld, \"captured_copies\": %ld, \"host_copies\": %ld, ", used_bytes,
+            copies, captured_copies, host_copies);
     fprintf(file, "\"captures\": %ld, \"graph_launches\": %ld, \"graph_nodes\": %ld, \"synchronisations\": %ld, ", captures,
             graph_launches, graph_nodes, synchronisations);
     fprintf(file, "\"kernels\": [");

@@ -7,10 +7,12 @@ exact; no result of a computation means anything, and nothing here is a time.
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ import numpy as np
 from llama_build import toolkit
 
 from miso_gguf import SpeechOptions
+from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.engine import Engine, EngineOptions
 
 SOURCE = Path(__file__).with_name("dry_cuda.c")
-_SONAME, _CUBLAS = "libcudart.so.13", "libcublas.so.13"
 _FRAMES = 6
 """ggml captures a graph when it is run for the second time unchanged."""
 
@@ -48,18 +50,35 @@ def dry_run(bundle: Path, level: str, *, site: Path, batch: int = 1, kv_type: st
 
 def _built(directory: Path) -> Path:
     """The runtime, compiled. Every library of CUDA's that ggml loads is a name for it."""
-    library = directory / _SONAME
-    flags = ["-O2", "-shared", "-fPIC", f"-I{toolkit() / 'include'}", f"-Wl,-soname,{_SONAME}"]
+    major = _cuda_major()
+    library = directory / f"libcudart.so.{major}"
+    flags = ["-O2", "-shared", "-fPIC", f"-I{toolkit() / 'include'}", f"-Wl,-soname,{library.name}"]
     subprocess.run(["gcc", *flags, str(SOURCE), "-o", str(library)], check=True)
-    (directory / _CUBLAS).symlink_to(library)
+    for name in (f"libcublas.so.{major}", "libcuda.so.1"):
+        (directory / name).symlink_to(library)
     return library
+
+
+def _cuda_major() -> int:
+    """Of the toolkit, from cuda.h: 13010 is 13.1."""
+    header = (toolkit() / "include/cuda.h").read_text()
+    version = re.search(r"#define CUDA_VERSION (\d+)", header)
+    if version is None:
+        raise ValueError(f"{toolkit()}/include/cuda.h names no CUDA_VERSION")
+    return int(version[1]) // 1000
+
+
+def _backbone_bytes(path: Path) -> int:
+    """Weights that a step reads: the input table is never looked up."""
+    with GgufFile(path) as file:
+        return sum(tensor.data.nbytes for name, tensor in file.tensors.items() if name != "token_embd.weight")
 
 
 class _Counter:
     """The counts since the last reset."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(_SONAME)
+        self._library = ctypes.CDLL(f"libcudart.so.{_cuda_major()}")
 
     def reset(self) -> None:
         self._library.dry_cuda_reset()
@@ -84,11 +103,13 @@ def _count(bundle: Path, level: str, batch: int, kv_type: Any) -> dict[str, Any]
         hidden = np.zeros((batch, spec.backbone.embed_dim), np.float32)
         noise = np.zeros((batch, spec.codebooks, spec.audio_vocab), np.float32)
         codes = [np.zeros(spec.codebooks, np.int64)] * batch
+        part_bytes = {"backbone": _backbone_bytes(files.backbone), "depth_decoder": engine.depth.streamed_bytes}
         found = {
             "level": level,
             "batch": batch,
             "kv_type": kv_type,
-            "streamed_bytes": files.backbone.stat().st_size + engine.depth.streamed_bytes,
+            "streamed_bytes": sum(part_bytes.values()),
+            "part_bytes": part_bytes,
             "device_bytes_after_prefill": loaded["used_bytes"],
             "backbone": _per_frame(counter, lambda: engine.step(list(range(batch)), codes)),
             "depth_decoder": _per_frame(
@@ -101,32 +122,44 @@ def _count(bundle: Path, level: str, batch: int, kv_type: Any) -> dict[str, Any]
         return {**found, "depth_graph_splits": engine.depth.splits}
 
 
-def _per_frame(counter: _Counter, call: Any) -> dict[str, Any]:
-    """Run until graphs are captured, then count `_FRAMES` runs."""
+def _per_frame(counter: _Counter, call: Callable[[], object]) -> dict[str, Any]:
+    """Run until graphs are captured, then count `_FRAMES` runs, which must all be alike."""
     for _ in range(_FRAMES):
         call()
-    captured = counter.read()
     counter.reset()
     for _ in range(_FRAMES):
         call()
-    counted = counter.read()
+    return per_frame(counter.read(), _FRAMES)
+
+
+def per_frame(counted: dict[str, Any], frames: int) -> dict[str, Any]:
+    """What one of `frames` equal frames takes: launched one by one, or as one captured graph.
+
+    Raises `ValueError` if they were not alike: then there is no such figure.
+    """
+    captured = counted["graph_launches"] == frames
+    if counted["captures"] or not (captured or counted["graph_launches"] == 0):
+        raise ValueError(
+            f"{frames} frames launched {counted['graph_launches']} graphs, {counted['captures']} of them new"
+        )
     kernels = Counter[str]()
     for name, direct, in_graph in counted["kernels"]:
-        kernels[_short(name)] += direct // _FRAMES + (in_graph if counted["graph_launches"] else 0)
+        if direct % frames:
+            raise ValueError(f"{frames} frames launched {name} {direct} times")
+        kernels[_short(name)] += direct // frames + (in_graph if captured else 0)
     return {
         "kernels": sum(kernels.values()),
-        "graph_launches": counted["graph_launches"] / _FRAMES,
-        "kernels_in_graph": captured["graph_nodes"] if counted["graph_launches"] else 0,
-        "captures": counted["captures"],
-        "host_copies": counted["host_copies"] / _FRAMES,
-        "synchronisations": counted["synchronisations"] / _FRAMES,
-        "by_kernel": dict(kernels.most_common()),
+        "copies": counted["copies"] // frames + (counted["captured_copies"] if captured else 0),
+        "in_one_graph": captured and not any(direct for _, direct, _ in counted["kernels"]),
+        "host_copies": counted["host_copies"] / frames,
+        "waits": counted["synchronisations"] / frames,
+        "by_kernel": {name: count for name, count in kernels.most_common() if count},
     }
 
 
 def _short(mangled: str) -> str:
     """A kernel's own name, without namespaces, template arguments and parameters."""
-    name = _demangled(mangled)
+    name = _demangled(mangled).replace("(anonymous namespace)::", "")
     name = name.split("<")[0].split("(")[0]
     return name.split("::")[-1].split(" ")[-1]
 

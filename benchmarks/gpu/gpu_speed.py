@@ -59,7 +59,7 @@ def level_speed(bundle: Path, level: str, *, gpu_layers: int, threads: int, effo
             "load_s": round(load_s, 2),
             "cuda_graphs": os.environ.get("GGML_CUDA_DISABLE_GRAPHS") is None,
             "streamed_bytes": streamed,
-            "copy_gb_per_s": round(copy_bandwidth(tts, effort), 1),
+            "copy_gb_per_s": round(copy_bandwidth(tts, threads, effort), 1),
             "parts_ms": parts(tts, effort),
             "first_audio_ms": first_audio(tts, effort),
             "stream": stream(tts, effort),
@@ -67,11 +67,11 @@ def level_speed(bundle: Path, level: str, *, gpu_layers: int, threads: int, effo
         }
 
 
-def copy_bandwidth(tts: MisoTTS, effort: Effort) -> float:
+def copy_bandwidth(tts: MisoTTS, threads: int, effort: Effort) -> float:
     """GB/s of a copy in the device's memory by ggml, what is read and what is written counted."""
     count = effort.copied_bytes // 4
     with ExitStack() as stack:
-        backends = stack.enter_context(Backends(gpu=tts.engine.gpu, threads=2))
+        backends = stack.enter_context(Backends(gpu=tts.engine.gpu, threads=threads))
         context, graph = TensorContext(2), Graph(2)
         stack.callback(context.close)
         stack.callback(graph.close)

@@ -39,7 +39,7 @@ def _missing(columns: int) -> list[list[str]]:
 
 def _codes(entries: Sequence[dict[str, Any]]) -> str:
     columns = ["device", "level", "sentences equal", "frames before a difference", "largest logit error", "relative"]
-    columns += ["top-1 equal", "pieces of the depth graph", "CUDA graphs captured"]
+    columns += ["top-1 equal", "pieces of the depth graph", "captured as a CUDA graph"]
     rows = [
         [
             entry["device"],
@@ -50,7 +50,7 @@ def _codes(entries: Sequence[dict[str, Any]]) -> str:
             f"{entry['logits']['relative_error']:.2g}",
             f"{entry['logits']['top1_agreement']:.2%}",
             str(entry["depth_graph_splits"]),
-            str(entry["cuda_graphs_captured"]) if entry["device"] != "CPU" else "-",
+            "-" if entry["device"] == "CPU" else "yes" if entry["depth_graph_captured"] else "no",
         ]
         for entry in entries
     ]
@@ -59,17 +59,27 @@ def _codes(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _frames(entries: Sequence[dict[str, Any]]) -> str:
-    columns = ["device", "level", "backbone", "depth decoder", "codec (beside)", "noise", "gaps", "step", "RTF"]
+    columns = [
+        "device",
+        "level",
+        "backbone",
+        "depth decoder",
+        "noise",
+        "gaps",
+        "step",
+        "codec (beside)",
+        "RTF of a stream",
+    ]
     columns += ["TTFA, no voice", "new 10 s voice", "kept voice", "copy GB/s"]
     rows = []
     for entry in entries:
         alone, first = entry["batches"][0], entry["first_audio_ms"]
-        times = [entry["parts_ms"][part] for part in ("backbone", "depth decoder", "codec")]
-        times += [alone["noise_ms"], alone["gap_ms"], alone["step_ms"]]
+        times = [alone[key] for key in ("backbone_ms", "depth_ms", "noise_ms", "gap_ms", "step_ms")]
+        times.append(entry["parts_ms"]["codec"])
         rows.append(
             [
                 entry["device"],
-                entry["level"] + ("" if entry["cuda_graphs"] else ", no CUDA graphs"),
+                _level(entry),
                 *(f"{value:.2f}" for value in times),
                 f"{entry['stream']['rtf']:.3f}",
                 *(f"{first[name]:.0f}" for name in ("no voice", "new voice", "kept voice")),
@@ -80,8 +90,12 @@ def _frames(entries: Sequence[dict[str, Any]]) -> str:
     goal = (
         f"Targets on an H200-class card, Q4_K_M: RTF at most {TARGET_RTF}, first audio in a kept voice after at most "
     )
-    goal += f"{TARGET_TTFA_MS:.0f} ms. RTF is of a stream as a user hears it."
+    goal += f"{TARGET_TTFA_MS:.0f} ms. Medians of one run, but for the codec, timed alone; the RTF is of a stream as a user hears it, its prefill included."
     return f"## One frame, in milliseconds\n\n{_table(columns, rows)}\n\n{goal}"
+
+
+def _level(entry: dict[str, Any]) -> str:
+    return str(entry["level"]) + ("" if entry["cuda_graphs"] else ", no CUDA graphs")
 
 
 def _batches(entries: Sequence[dict[str, Any]]) -> str:
@@ -89,7 +103,7 @@ def _batches(entries: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             entry["device"],
-            entry["level"],
+            _level(entry),
             str(each["batch"]),
             f"{each['step_ms']:.2f}",
             f"{each['rtf_each']:.3f}",
@@ -117,12 +131,12 @@ def _memory(record: dict[str, Any] | None) -> str:
                 entry["level"],
                 entry["kv_type"],
                 _gb(entry["accounted_total_bytes"]),
-                _gb(entry["formula_bytes"]) if entry["kv_type"] == "f16" else "",
+                _gb(entry["formula_bytes"]) if entry["formula_bytes"] else "",
                 _gb(driver),
                 _gb(entry["measured_peak_bytes"]),
                 _gb(measured),
                 f"{excess / measured:+.1%}" if known else NOT_RUN,
-                f"{record['goals_gb'][entry['level']]} GB",
+                f"{goal} GB" if (goal := record["goals_gb"].get(entry["level"])) else "",
             ]
         )
     why = next((entry["measured_why_not"] for entry in record["levels"] if entry["measured_why_not"]), "")
@@ -157,10 +171,12 @@ def _dry(entries: Sequence[dict[str, Any]]) -> str:
                 str(entry["batch"]),
                 str(entry["backbone"]["kernels"]),
                 str(depth["kernels"]),
-                str(depth["kernels_in_graph"]),
+                str(entry["backbone"]["copies"]),
+                str(depth["copies"]),
+                "yes" if depth["in_one_graph"] else "no",
                 str(entry["depth_graph_splits"]),
                 f"{depth['host_copies']:.0f}",
-                f"{depth['synchronisations']:.0f}",
+                f"{depth['waits']:.0f}",
                 _gb(entry["device_bytes"]),
             ]
         )
@@ -173,6 +189,8 @@ def _projection(record: dict[str, Any] | None) -> str:
         return ""
     rows = [[row["card"], f"{row['frame_ms']:.1f}", f"{row['rtf']:.2f}"] for row in record["cards"]]
     words = f"**A projection, not a measurement**, of {record['level']}: {record['streamed_bytes'] / 1e9:.2f} GB over "
-    words += f"{record['efficiency']:.0%} of the data sheet's bandwidth, and {record['kernels']} kernels of "
+    words += (
+        f"{record['efficiency']:.0%} of the data sheet's bandwidth, and {record['launches']} kernels and copies of "
+    )
     words += f"{record['overhead_us']:.1f} us. Constants: {record['source']}."
     return f"## Other cards\n\n{words}\n\n{_table(['card', 'frame ms', 'RTF'], rows)}"

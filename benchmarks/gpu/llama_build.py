@@ -35,7 +35,7 @@ def build_wheel(
         source: What `pruned_source` wrote.
         out: Directory for the wheel.
         backend: What it shall compute on beside the CPU.
-        build: CMake's directory.
+        build: CMake's directories, one for each backend.
         architecture: CUDA's compute capability without the dot: 90 for H100 and H200, "native" for the GPU here.
         jobs: Compilers at a time; by default one a core.
 
@@ -43,22 +43,21 @@ def build_wheel(
         FileNotFoundError: If the CUDA toolkit lacks a part.
         subprocess.CalledProcessError: If it does not compile.
     """
-    arguments = [*_COMMON]
-    if backend == "cuda":
-        arguments += cuda_arguments(architecture)
-    elif backend == "vulkan":
-        arguments.append("-DGGML_VULKAN=ON")
+    arguments = [*_COMMON, *(cuda_arguments(architecture) if backend == "cuda" else [])]
+    arguments += ["-DGGML_VULKAN=ON"] if backend == "vulkan" else []
     environment = {
         **os.environ,
         "CMAKE_ARGS": " ".join(arguments),
         "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs or os.cpu_count() or 1),
-        "SKBUILD_BUILD_DIR": str(build),
+        "SKBUILD_BUILD_DIR": str(build.resolve() / backend),
     }
     out.mkdir(parents=True, exist_ok=True)
+    for earlier in out.glob("*.whl"):
+        earlier.unlink()
     # With scikit-build-core here nothing is downloaded, and the objects of an earlier run are used again.
     isolation = ["--no-build-isolation", "--no-index"] if find_spec("scikit_build_core") else []
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation]
-    subprocess.run([*pip, "--wheel-dir", str(out), str(source)], env=environment, check=True)
+    subprocess.run([*pip, "--wheel-dir", str(out), str(source.resolve())], env=environment, check=True)
     return next(out.glob("llama_cpp_python-*.whl"))
 
 

@@ -1,15 +1,19 @@
 """What other cards should do, computed, not measured: a frame's bytes over the bandwidth, and its kernels' overhead.
 
-    frame = bytes / (efficiency x bandwidth) + kernels x overhead
+    frame = bytes / (efficiency x bandwidth) + launches x overhead
 
-Both constants are measured on a real GPU where one was (`fitted`), and until then taken from llama.cpp's own published
-figures (`PUBLISHED`). Nothing here may stand in a measured column.
+Both constants are fitted to what was measured on a GPU, if anything was, and until then taken from llama.cpp's own
+published figures. Launches are counted for compute capability 9.0; ggml may choose other kernels for another. Nothing
+here may stand in a measured column.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 FRAME_S = 0.08
+PARTS = ("backbone", "depth_decoder")
+_LEVEL = "q4_k_m"
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Constants:
     efficiency: float
     """Of the data sheet's bandwidth, while weights are streamed."""
     overhead_us: float
-    """From the end of a kernel to the next one's first load, in a captured graph."""
+    """From the end of a kernel or copy to the next one's first load, in a captured graph, in microseconds."""
     source: str
 
 
@@ -50,48 +54,86 @@ PUBLISHED = Constants(
 )
 
 
-def fitted(speeds: list[dict[str, Any]], counts: dict[str, dict[str, Any]], bandwidth_gb_per_s: float) -> Constants:
-    """The constants by least squares from measured parts of frames.
+def projection(counts: Sequence[dict[str, Any]], speeds: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of Q4_K_M, one utterance, for every card; None if its kernels were not counted.
 
     Args:
-        speeds: Results of `level_speed` on one card.
+        counts: Results of `dry_run`.
+        speeds: Results of `level_speed`. The constants are fitted to those of one known GPU, if there are any.
+    """
+    alone = {entry["level"]: entry for entry in counts if entry["batch"] == 1}
+    if _LEVEL not in alone:
+        return None
+    constants = _constants(alone, speeds)
+    streamed, launches = alone[_LEVEL]["streamed_bytes"], sum(launches_of(alone[_LEVEL], part) for part in PARTS)
+    cards = []
+    for card in CARDS:
+        milliseconds = frame_ms(streamed, launches, card, constants)
+        cards.append(
+            {"card": card.name, "frame_ms": round(milliseconds, 1), "rtf": round(milliseconds / 1e3 / FRAME_S, 2)}
+        )
+    return {"level": _LEVEL, "streamed_bytes": streamed, "launches": launches, **asdict(constants), "cards": cards}
+
+
+def launches_of(count: dict[str, Any], part: str) -> int:
+    """Kernels and copies of one part of a frame."""
+    return int(count[part]["kernels"] + count[part]["copies"])
+
+
+def _constants(counts: dict[str, dict[str, Any]], speeds: Sequence[dict[str, Any]]) -> Constants:
+    measured = [speed for speed in speeds if speed["cuda_graphs"] and _card(speed["device"]) is not None]
+    card = _card(measured[0]["device"]) if measured else None
+    if card is None:
+        return PUBLISHED
+    try:
+        return fitted([speed for speed in measured if _card(speed["device"]) == card], counts, card)
+    except ValueError as error:
+        return replace(PUBLISHED, source=f"{PUBLISHED.source}. What was measured does not give them: {error}")
+
+
+def _card(device: str) -> Card | None:
+    """The card that a device's name speaks of, if it is one of ours."""
+    return next((card for card in CARDS if card.name.split(" ")[0] in device.split(" ") or card.name in device), None)
+
+
+def fitted(speeds: Sequence[dict[str, Any]], counts: dict[str, dict[str, Any]], card: Card) -> Constants:
+    """The constants by least squares from measured parts of frames of one card.
+
+    Args:
+        speeds: Results of `level_speed` on the card.
         counts: Results of `dry_run` for a batch of 1, by level.
-        bandwidth_gb_per_s: Of that card, by its data sheet.
+        card: For its bandwidth.
 
     Raises:
-        ValueError: With fewer than two measured parts of a counted level.
+        ValueError: If the parts do not determine two positive constants.
     """
     points = [
-        (speed["streamed_bytes"][key], counts[speed["level"]][key]["kernels"], speed["parts_ms"][label] / 1e3)
+        (
+            counts[speed["level"]]["part_bytes"][part],
+            launches_of(counts[speed["level"]], part),
+            speed["batches"][0][key],
+        )
         for speed in speeds
         if speed["level"] in counts
-        for key, label in (("backbone", "backbone"), ("depth_decoder", "depth decoder"))
+        for part, key in zip(PARTS, ("backbone_ms", "depth_ms"), strict=True)
     ]
     if len(points) < 2:
         raise ValueError(f"two measured parts are needed for two constants, not {len(points)}")
-    # Normal equations of seconds = a * bytes + b * kernels.
-    xx = sum(x * x for x, _, _ in points)
-    xy = sum(x * y for x, y, _ in points)
-    yy = sum(y * y for _, y, _ in points)
-    xt = sum(x * t for x, _, t in points)
-    yt = sum(y * t for _, y, t in points)
+    # Normal equations of milliseconds = a * gigabytes + b * thousands of launches.
+    scaled = [(size / 1e9, launches / 1e3, milliseconds) for size, launches, milliseconds in points]
+    xx, xy, yy = (sum(p[i] * p[j] for p in scaled) for i, j in ((0, 0), (0, 1), (1, 1)))
+    xt, yt = (sum(p[i] * p[2] for p in scaled) for i in (0, 1))
     determinant = xx * yy - xy * xy
+    if determinant < 1e-6 * xx * yy:
+        raise ValueError("bytes and launches of the measured parts are in proportion")
     a, b = (xt * yy - yt * xy) / determinant, (yt * xx - xt * xy) / determinant
-    return Constants(1 / (a * bandwidth_gb_per_s * 1e9), b * 1e6, f"least squares over {len(points)} measured parts")
+    if a <= 0 or b < 0:
+        raise ValueError(f"they give {a:.3g} ms a GB and {b:.3g} us a launch")
+    source = f"least squares over {len(points)} parts of frames measured on {card.name}"
+    return Constants(1e3 / (a * card.bandwidth_gb_per_s), b, source)
 
 
-def frame_ms(streamed_bytes: int, kernels: int, card: Card, constants: Constants) -> float:
+def frame_ms(streamed_bytes: int, launches: int, card: Card, constants: Constants) -> float:
     """Milliseconds of a frame, without the codec, which runs beside it."""
     streaming_s = streamed_bytes / (constants.efficiency * card.bandwidth_gb_per_s * 1e9)
-    return 1e3 * streaming_s + kernels * constants.overhead_us / 1e3
-
-
-def projected(streamed_bytes: int, kernels: int, constants: Constants = PUBLISHED) -> list[dict[str, Any]]:
-    """Every card: milliseconds of a frame, and RTF."""
-    rows = []
-    for card in CARDS:
-        milliseconds = frame_ms(streamed_bytes, kernels, card, constants)
-        rows.append(
-            {"card": card.name, "frame_ms": round(milliseconds, 1), "rtf": round(milliseconds / 1e3 / FRAME_S, 2)}
-        )
-    return rows
+    return 1e3 * streaming_s + launches * constants.overhead_us / 1e3

@@ -6,9 +6,6 @@ from collections.abc import Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 TOOLS = ("scikit-build-core", "pathspec", "packaging", "nvidia-ml-py")
 """What builds llama-cpp-python and reads the GPU's memory."""
 _SETUPTOOLS = "setuptools>=77"
@@ -16,31 +13,52 @@ _SETUPTOOLS = "setuptools>=77"
 _BUILT_THERE = {"llama-cpp-python"}
 
 
-def needed(distribution: str, extras: Collection[str], present: Collection[str]) -> list[str]:
-    """The distributions that `distribution[extras]` needs, directly or not, and that are not `present`.
+def needed(distribution: str, extras: Collection[str], present: Collection[str], python_version: str) -> list[str]:
+    """What `distribution[extras]` needs, directly or not, and that is not `present` where CPython `python_version` is.
 
-    Versions are those installed here, "name==version": they are known to work together. Building tools come with them.
+    Versions are those installed here, "name==version": they are known to work together. Tools for building come with
+    them, in any version.
     """
-    skipped: set[str] = {canonicalize_name(name) for name in present}
-    names = {*_closure(distribution, set(extras), skipped), *(set(TOOLS) - skipped)} - _BUILT_THERE
-    return [_SETUPTOOLS, *sorted(name if name in TOOLS else f"{name}=={metadata.version(name)}" for name in names)]
+    from packaging.utils import canonicalize_name  # noqa: PLC0415  (not needed, nor there, where wheels are installed)
+
+    skipped: set[str] = {canonicalize_name(name.strip()) for name in present}
+    names = {*_closure(distribution, set(extras), skipped, python_version), *(set(TOOLS) - skipped)} - _BUILT_THERE
+    return [_SETUPTOOLS, *sorted(name if name in TOOLS else _pinned(name) for name in names)]
 
 
-def _closure(distribution: str, extras: set[str], skipped: set[str]) -> Iterator[str]:
+def _pinned(name: str) -> str:
+    try:
+        return f"{name}=={metadata.version(name)}"
+    except metadata.PackageNotFoundError:  # this Python does not need it
+        return name
+
+
+def _closure(distribution: str, extras: set[str], skipped: set[str], python_version: str) -> Iterator[str]:
+    from packaging.requirements import Requirement  # noqa: PLC0415
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+
+    there = {"python_version": python_version, "sys_platform": "linux", "platform_machine": "x86_64"}
     seen: set[str] = set()
     pending = [(distribution, extras)]
     while pending:
         name, wanted = pending.pop()
-        for line in metadata.requires(name) or []:
+        for line in _requires(name):
             requirement = Requirement(line)
             applies = requirement.marker is None or any(
-                requirement.marker.evaluate({"extra": extra}) for extra in ("", *wanted)
+                requirement.marker.evaluate({**there, "extra": extra}) for extra in ("", *wanted)
             )
             child = canonicalize_name(requirement.name)
             if applies and child not in seen | skipped:
                 seen.add(child)
                 pending.append((child, set(requirement.extras)))
                 yield child
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def download(requirements: Collection[str], directory: Path, python_version: str) -> None:

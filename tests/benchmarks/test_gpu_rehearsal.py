@@ -1,15 +1,14 @@
 """Everything that a GPU would be asked, asked of the CPU."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from gpu_codes import traced
-
 from miso_gguf.native import llama
+from miso_gguf.quant_eval.llama_log import captured_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +17,7 @@ def test_rehearsal(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/gpu", "rehearse", str(tmp_path)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
-    record = json.loads((tmp_path / "rehearsal.json").read_text())
+    record = json.loads((tmp_path / "rehearsal/gpu.json").read_text())
     for entry in record["codes"]:
         assert entry["device"] == "CPU"
         assert entry["sentences_equal"] == entry["sentences"]
@@ -32,18 +31,24 @@ def test_rehearsal(tmp_path: Path) -> None:
         ("q4_k_m", "f16"),
         ("q4_k_m", "q8_0"),
     ]
-    table = (tmp_path / "rehearsal.md").read_text()
+    table = (tmp_path / "rehearsal/gpu.md").read_text()
     assert "not run" in table
     assert "A rehearsal on a CPU" in table
 
 
-def test_ggmls_debugging_is_heard_only_by_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ggmls_debugging_is_heard_only_by_who_asks() -> None:
     forward = llama._forward_log(llama.load_library())
-    with traced() as lines:
-        forward(1, b"CUDA graph warmup complete\n", None)
-        forward(2, b"something else\n", None)
-    forward(1, b"afterwards\n", None)
-    assert lines == ["CUDA graph warmup complete", "something else"]
+    heard = {}
+    for level in (logging.DEBUG, llama.TRACE):
+        with captured_log(level) as lines:
+            forward(1, b"CUDA graph warmup complete\n", None)
+            forward(2, b"something else\n", None)
+        heard[level] = lines
+        forward(1, b"afterwards\n", None)
+    assert heard == {
+        logging.DEBUG: ["something else"],
+        llama.TRACE: ["CUDA graph warmup complete", "something else"],
+    }
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:

@@ -62,12 +62,14 @@ def test_pruning(tmp_path: Path) -> None:
 
 def test_the_closure_of_our_requirements() -> None:
     """What llama-cpp-python needs comes with it, itself not: it is built there."""
-    names = {
-        requirement.split("==")[0] for requirement in wheels.needed("miso-gguf", (), ["numpy", "Onnx", "setuptools"])
-    }
+    requirements = wheels.needed("miso-gguf", (), ["numpy", " Onnx", "setuptools"], "3.12")
+    names = {requirement.split("==")[0] for requirement in requirements}
+    assert requirements[0] == "setuptools>=77"
     assert {"pydantic", "pydantic-core", "gguf", "soundfile", "cffi", "diskcache", "scikit-build-core"} <= names
     assert names.isdisjoint({"numpy", "onnx", "llama-cpp-python", "torch", "pytest"})
-    assert "torch" in {each.split("==")[0] for each in wheels.needed("miso-gguf", ("reference",), [])}
+    assert "torch" in {each.split("==")[0] for each in wheels.needed("miso-gguf", ("reference",), [], "3.12")}
+    older = {each.split("==")[0] for each in wheels.needed("miso-gguf", (), [], "3.10")}
+    assert "tomli" in older - names, "what only the other Python needs"
 
 
 @pytest.fixture

@@ -4,22 +4,24 @@ from typing import Any
 
 import pytest
 from gpu_tables import NOT_RUN, markdown
-from projection import CARDS, PUBLISHED, Card, Constants, fitted, frame_ms, projected
+from projection import CARDS, PUBLISHED, Card, Constants, fitted, frame_ms, launches_of, projection
+
+PARTS = {"backbone_ms": 2.1, "depth_ms": 9.6, "noise_ms": 0.1, "gap_ms": 0.2}
 
 
-def speed(device: str, level: str = "q4_k_m", scale: float = 1.0) -> dict[str, Any]:
+def speed(device: str, level: str = "q4_k_m") -> dict[str, Any]:
     return {
         "device": device,
         "level": level,
         "cuda_graphs": True,
         "copy_gb_per_s": 4000.0,
         "streamed_bytes": {"backbone": 4_200_000_000, "depth_decoder": 5_700_000_000},
-        "parts_ms": {"backbone": 2.0 * scale, "depth decoder": 9.5 * scale, "codec": 11.0},
+        "parts_ms": {"backbone": 2.0, "depth decoder": 9.5, "codec": 11.0},
         "first_audio_ms": {"no voice": 30.0, "new voice": 61.0, "kept voice": 33.0},
         "stream": {"rtf": 0.16},
         "batches": [
-            {"batch": 1, "noise_ms": 0.1, "gap_ms": 0.2, "step_ms": 12.0, "rtf_each": 0.15, "audio_s_per_s": 6.7},
-            {"batch": 8, "noise_ms": 0.1, "gap_ms": 0.2, "step_ms": 16.0, "rtf_each": 0.20, "audio_s_per_s": 40.2},
+            {"batch": 1, **PARTS, "step_ms": 12.0, "rtf_each": 0.15, "audio_s_per_s": 6.7},
+            {"batch": 8, **PARTS, "step_ms": 16.0, "rtf_each": 0.20, "audio_s_per_s": 40.2},
         ],
     }
 
@@ -61,7 +63,7 @@ def test_without_a_gpu_its_rows_say_so() -> None:
 def test_with_one_its_figures() -> None:
     text = markdown(record(speed=[speed("NVIDIA H200")], memory=memory(5_250_000_000, 300_000_000)))
     assert rows(text.split("## One frame")[1].split("## ")[0], "NVIDIA H200") == [
-        ["NVIDIA H200", "q4_k_m", "2.00", "9.50", "11.00", "0.10", "0.20", "12.00", "0.160", "30", "61", "33", "4000"]
+        ["NVIDIA H200", "q4_k_m", "2.10", "9.60", "0.10", "0.20", "12.00", "11.00", "0.160", "30", "61", "33", "4000"]
     ]
     assert rows(text, "NVIDIA H200")[-1] == ["NVIDIA H200", "q4_k_m", "8", "16.00", "0.200", "40.2", "6.00x"]
     (level,) = rows(text.split("## Memory")[1], "q4_k_m")
@@ -70,13 +72,24 @@ def test_with_one_its_figures() -> None:
     assert len(rows(text, "GPU")) == 1
 
 
+def counted(level: str = "q4_k_m", batch: int = 1) -> dict[str, Any]:
+    return {
+        "level": level,
+        "batch": batch,
+        "streamed_bytes": 9_900_000_000,
+        "part_bytes": {"backbone": 4_200_000_000, "depth_decoder": 5_700_000_000},
+        "backbone": {"kernels": 600, "copies": 14},
+        "depth_decoder": {"kernels": 3970, "copies": 96},
+    }
+
+
 def test_a_projection_says_what_it_is() -> None:
-    cards = projected(9_900_000_000, 4600)
-    section = {"cards": cards, "level": "q4_k_m", "streamed_bytes": 9_900_000_000, "kernels": 4600}
-    constants = {"efficiency": PUBLISHED.efficiency, "overhead_us": PUBLISHED.overhead_us, "source": PUBLISHED.source}
-    text = markdown(record(projection={**section, **constants}))
-    assert "**A projection, not a measurement**" in text
-    assert len(cards) == len(CARDS)
+    found = projection([counted("q8_0"), counted(batch=8), counted()], [speed("CPU")])
+    assert found is not None
+    assert (found["launches"], found["source"]) == (4680, PUBLISHED.source)
+    assert [card["card"] for card in found["cards"]] == [card.name for card in CARDS]
+    assert "**A projection, not a measurement**" in markdown(record(projection=found))
+    assert projection([counted(batch=8)], []) is None
 
 
 def test_the_formula() -> None:
@@ -89,15 +102,44 @@ def test_the_published_figure_is_met() -> None:
     assert 1e3 / frame_ms(4_360_000_000, 614, Card("RTX 3090", 24, 936), PUBLISHED) == pytest.approx(156.6, rel=0.01)
 
 
-def test_fitting_finds_the_constants() -> None:
-    truth, card = Constants(0.7, 2.5, ""), Card("c", 80, 3350)
-    counts = {"q4_k_m": {"backbone": {"kernels": 614}, "depth_decoder": {"kernels": 3986}}}
-    measured = speed("GPU")
-    for key, label in (("backbone", "backbone"), ("depth_decoder", "depth decoder")):
-        size, kernels = measured["streamed_bytes"][key], counts["q4_k_m"][key]["kernels"]
-        measured["parts_ms"][label] = frame_ms(size, kernels, card, truth)
-    found = fitted([measured, speed("GPU", "unknown")], counts, card.bandwidth_gb_per_s)
-    assert found.efficiency == pytest.approx(0.7)
-    assert found.overhead_us == pytest.approx(2.5)
+def measured_on(card: Card, truth: Constants) -> dict[str, Any]:
+    found = speed(f"NVIDIA {card.name}")
+    for part, key in (("backbone", "backbone_ms"), ("depth_decoder", "depth_ms")):
+        milliseconds = frame_ms(counted()["part_bytes"][part], launches_of(counted(), part), card, truth)
+        found["batches"][0] = {**found["batches"][0], key: milliseconds}
+    return found
+
+
+def test_measured_constants_take_the_place_of_published_ones() -> None:
+    card = next(card for card in CARDS if card.name == "H200 SXM")
+    measured = measured_on(card, Constants(0.7, 2.5, ""))
+    found = projection([counted()], [speed("CPU"), {**speed("NVIDIA H200"), "cuda_graphs": False}, measured])
+    assert found is not None
+    assert found["efficiency"] == pytest.approx(0.7)
+    assert found["overhead_us"] == pytest.approx(2.5)
+    assert "measured on H200 SXM" in found["source"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"backbone_ms": 1.3, "depth_ms": 30.0}, "ms a GB and"),
+        ({"backbone_ms": 9.0, "depth_ms": 2.0}, "ms a GB and"),
+    ],
+)
+def test_what_gives_no_constants_leaves_the_published(parts: dict[str, float], message: str) -> None:
+    measured = speed("NVIDIA H200")
+    measured["batches"][0] = {**measured["batches"][0], **parts}
+    found = projection([counted()], [measured])
+    assert found is not None
+    assert found["efficiency"] == PUBLISHED.efficiency
+    assert message in found["source"]
+    proportional = {
+        **counted(),
+        "backbone": {"kernels": 420, "copies": 0},
+        "depth_decoder": {"kernels": 570, "copies": 0},
+    }
+    with pytest.raises(ValueError, match="in proportion"):
+        fitted([measured], {"q4_k_m": proportional}, CARDS[-1])
     with pytest.raises(ValueError, match="two measured parts"):
-        fitted([], counts, 1)
+        fitted([], {}, CARDS[-1])
