@@ -149,7 +149,7 @@ def seconds(call: Call) -> float:
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--quant", default="q4_k_m", show_default=True)
-@click.option("--threads", default=default_threads(), show_default="physical cores")
+@click.option("--threads", default=default_threads(), show_default="as the runtime")
 @click.option("--gpu-layers", default=0, show_default=True)
 @click.option("--rounds", default=8, show_default=True)
 @click.option("--eager/--no-eager", default=True, show_default=True, help="Also time eager PyTorch.")

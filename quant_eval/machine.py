@@ -49,7 +49,7 @@ def machine(nvml: Callable[[], Nvml] | None = None) -> dict[str, str]:
         gpu = _UNKNOWN
     return {
         "cpu": cpu,
-        "cores": f"{default_threads()} physical to use, {os.cpu_count() or _UNKNOWN} logical",
+        "cores": f"{os.cpu_count() or _UNKNOWN} logical, {default_threads()} threads by default",
         "memory": memory,
         "gpu": gpu,
         "nvidia": _nvidia(nvml),

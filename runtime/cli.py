@@ -87,7 +87,7 @@ seconds, which babbles; `miso-convert --quant q4_k_m` the real one.
 @click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="Candidates of each code.")
 @click.option("--max-seconds", type=float, default=_DEFAULTS.max_seconds, show_default=True, help="Longest sentence.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: physical cores].")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: see docs/runtime.md].")
 @click.option(
     "--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU, 0 for none [default: all]."
 )
@@ -195,7 +195,8 @@ def _choose_level(request: SpeakRequest) -> tuple[str, KvType, int | None]:
         layers = plan.pick.gpu_layers if request.layers is None else request.layers
     else:
         level, layers = request.quant, request.layers
-        kv_type = plan.kv_type_for(level_key(level))
+        # With some layers only, what the whole level needs says nothing.
+        kv_type = plan.kv_type_for(level_key(level)) if layers in {None, -1} else "f16"
     if request.quant == AUTO and not plan.pick.fits:
         log.warning("%s", plan.advice)
     elif request.asked_kv_type is None and kv_type != "f16":

@@ -44,13 +44,18 @@ class DepthTransformer:
         return x
 
     def _expanded_halves(self, layer: DepthLayer) -> list[Tensor]:
-        """Gate and up as two, where they are one: on a GPU, for a single row.
+        """Gate and up as two, where they are one and a device gains by it.
 
         ggml's CUDA backend makes one kernel of two products of a row and their SwiGLU. For several rows, and elsewhere,
         one product less is better.
         """
         g, rows = self._g, self._spec.decoder.ffn_dim
-        if not self._weights.on_gpu or len(layer.gate_up) > 1 or rows * layer.gate_up[0].strides[1] % _ALIGNMENT:
+        if (
+            not self._weights.fuses_swiglu
+            or self._batch > 1
+            or len(layer.gate_up) > 1
+            or rows * layer.gate_up[0].strides[1] % _ALIGNMENT
+        ):
             return []
         halves = [g.rows(layer.gate_up[0], first, rows) for first in (0, rows)]
         for half in halves:

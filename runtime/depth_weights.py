@@ -37,6 +37,10 @@ class DepthLayer:
         return [*self.query_key_value, self.attention_output, *self.gate_up, self.down]
 
 
+_CUDA = ("CUDA", "ROCm", "MUSA")
+"""How devices of ggml's CUDA backend are called, compiled for NVIDIA, AMD and Moore Threads. Source: ggml-cuda.h."""
+
+
 class DepthWeights:
     """The tensors of the decoder, on the device: matrices where it multiplies fastest, the rest in plain memory."""
 
@@ -46,7 +50,7 @@ class DepthWeights:
         self._contexts: dict[int, TensorContext] = {}
         self._pending: list[tuple[Tensor, npt.NDArray[np.generic]]] = []
         self._device = backends.best
-        self.on_gpu = backends.best.kind == "gpu"
+        self.fuses_swiglu = backends.best.name.startswith(_CUDA)
         self._capacity = 16 * d.layers + 2 * spec.codebooks + 32
         try:
             self.projection = self._plain(projection)

@@ -145,7 +145,8 @@ class Engine(Closing):
     def warm_up(self, top_k: int) -> None:
         """Do now what the first frames of one utterance would wait for.
 
-        The depth decoder's graph is built; on a GPU all kernels are loaded too, and the graphs captured.
+        The depth decoder's graph is built, and on a GPU captured; there all kernels are loaded too. llama.cpp's own
+        graph is another after each prefill: it is captured again at an utterance's second frame.
         """
         spec = self.spec
         hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)

@@ -16,7 +16,7 @@ class FrameNoise(Closing):
     """The scaled noise of several utterances, frame by frame. `close` ends its thread."""
 
     def __init__(self, spec: ModelSpec, utterances: Sequence[Utterance], *, ahead: bool) -> None:
-        """`ahead` draws the next frame's on a thread of its own: half a millisecond an utterance."""
+        """`ahead` draws the next frame's on a thread of its own: for each utterance half a millisecond to one."""
         self._spec, self._utterances = spec, utterances
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="noise") if ahead else None
         self._drawn: dict[tuple[int, int], Future[F32Array]] = {}

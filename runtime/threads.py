@@ -14,29 +14,25 @@ def default_threads() -> int:
 
     They meet hundreds of times a frame, in busy loops: a second thread on a core, one core that is slower, or one more
     thread than there is time for, costs more than it brings. So these are the physical cores that this process may
-    use; of a hybrid processor the fast ones; of several NUMA nodes the largest one's; and no more than a container's
-    CPU quota.
+    use; of Intel's hybrid processors the fast ones; of several sockets one's; and no more than a control group's CPU
+    quota (cgroup v2).
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    chosen = _largest_node(_fast(allowed))
-    cores = len(set(map(_core, chosen)))
-    return max(1, min(cores, _quota()))
+    sockets: dict[str, set[str]] = {}
+    for cpu in _fast(allowed):
+        # Between sockets each meeting crosses the link, and so does what lies in the other's memory. (Not measured.)
+        socket = _topology(cpu, "physical_package_id")
+        sockets.setdefault(socket, set()).add(_topology(cpu, "thread_siblings_list") or str(cpu))
+    return max(1, min(max(map(len, sockets.values())), _quota()))
 
 
-def _core(cpu: int) -> str:
-    """What the logical CPUs of one core have in common."""
-    return _text(_SYSTEM / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+def _topology(cpu: int, name: str) -> str:
+    return _text(_SYSTEM / f"devices/system/cpu/cpu{cpu}/topology" / name)
 
 
 def _fast(cpus: set[int]) -> set[int]:
     """Those that are no efficiency cores. Source: Linux's two PMUs of Intel's hybrid processors."""
     return cpus & _numbers(_text(_SYSTEM / "devices/cpu_core/cpus")) or cpus
-
-
-def _largest_node(cpus: set[int]) -> set[int]:
-    """The node with most of them: another one's memory is read at half the speed, and its barriers are slow."""
-    nodes = (cpus & _numbers(_text(path)) for path in sorted(_SYSTEM.glob("devices/system/node/node*/cpulist")))
-    return max(nodes, key=len, default=cpus) or cpus
 
 
 def _quota() -> int:

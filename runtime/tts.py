@@ -65,7 +65,7 @@ class MisoTTS(Closing):
         Args:
             source: The directory that miso-convert wrote, or a Hugging Face repo of one.
             level: "fp16", "q8_0", "q4_k_m" or "q4_0".
-            threads: CPU threads; by default the physical cores.
+            threads: CPU threads; by default `default_threads()`, at most the physical cores.
             gpu_layers: Backbone layers on the GPU, -1 for all, 0 for none; by default all, if there is a GPU.
             main_gpu: Index of the GPU.
             kv_type: Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory.

@@ -85,7 +85,7 @@ def _errors(found: F32Array, expected: F32Array) -> dict[str, float]:
 
 
 def _is_captured(engine: Engine) -> bool:
-    """Whether ggml says that it captures the depth decoder's graph as a CUDA graph. One that is new here, for top-k 2."""
+    """Whether ggml says that it captures the depth decoder's graph: one that is new to it, for top-k 2."""
     spec = engine.spec
     hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
     noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)

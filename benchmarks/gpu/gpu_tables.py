@@ -59,18 +59,8 @@ def _codes(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _frames(entries: Sequence[dict[str, Any]]) -> str:
-    columns = [
-        "device",
-        "level",
-        "backbone",
-        "depth decoder",
-        "noise",
-        "gaps",
-        "step",
-        "codec (beside)",
-        "RTF of a stream",
-    ]
-    columns += ["TTFA, no voice", "new 10 s voice", "kept voice", "copy GB/s"]
+    columns = ["device", "level", "backbone", "depth decoder", "noise", "gaps", "step", "codec (beside)"]
+    columns += ["RTF of a stream", "TTFA, no voice", "new 10 s voice", "kept voice", "copy GB/s"]
     rows = []
     for entry in entries:
         alone, first = entry["batches"][0], entry["first_audio_ms"]
@@ -87,10 +77,9 @@ def _frames(entries: Sequence[dict[str, Any]]) -> str:
             ]
         )
     rows += [] if _has_gpu(entries) else _missing(len(columns))
-    goal = (
-        f"Targets on an H200-class card, Q4_K_M: RTF at most {TARGET_RTF}, first audio in a kept voice after at most "
-    )
-    goal += f"{TARGET_TTFA_MS:.0f} ms. Medians of one run, but for the codec, timed alone; the RTF is of a stream as a user hears it, its prefill included."
+    goal = f"Targets on an H200-class card, Q4_K_M: RTF at most {TARGET_RTF}, first audio in a kept voice after at "
+    goal += f"most {TARGET_TTFA_MS:.0f} ms. Medians of one run, but for the codec, timed alone; the RTF is of a stream "
+    goal += "as a user hears it, its prefill included."
     return f"## One frame, in milliseconds\n\n{_table(columns, rows)}\n\n{goal}"
 
 
@@ -152,16 +141,8 @@ def _gb(size_bytes: int | None) -> str:
 def _dry(entries: Sequence[dict[str, Any]]) -> str:
     if not entries:
         return ""
-    columns = [
-        "level",
-        "utterances",
-        "kernels: backbone",
-        "depth decoder",
-        "in one graph",
-        "pieces",
-        "copies from the host",
-    ]
-    columns += ["waits", "bytes on the device"]
+    columns = ["level", "utterances", "kernels: backbone", "depth decoder", "copies: backbone", "depth decoder"]
+    columns += ["depth decoder in one CUDA graph", "pieces", "copies to and from the host", "waits", "on the device"]
     rows = []
     for entry in entries:
         depth = entry["depth_decoder"]

@@ -17,6 +17,7 @@ from miso_gguf.models.arrays import F32Array
 from miso_gguf.native.device import devices
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.runtime import engine as engine_module
+from miso_gguf.runtime.backbone import Backbone
 from miso_gguf.runtime.frame_loop import FrameLoop
 from miso_gguf.runtime.replay import Replay
 
@@ -36,7 +37,7 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = replace(devices()[-1], name="GPU0", kind="gpu")
+    gpu = replace(devices()[-1], name="CUDA0", kind="gpu")
     monkeypatch.setattr(engine_module, "_choose_gpu", lambda _options: gpu)
 
 
@@ -55,7 +56,7 @@ def test_it_computes_what_the_cpu_computes(speaking: Path, on_cpu: MisoTTS, pret
         return replay.all_logits(replay.run(utterance.blocks, codes))
 
     with MisoTTS.load(speaking, "fp16", threads=1) as tts:
-        assert tts.engine.depth.weights.on_gpu
+        assert tts.engine.depth.weights.fuses_swiglu
         found, expected = logits(tts), logits(on_cpu)
         said = tts.generate_codes(TEXTS[0], options=GREEDY)
         assert tts.engine.depth.splits == 1
@@ -78,9 +79,14 @@ def test_the_same_again_alone_and_together(speaking: Path, pretend: None, level:
 def test_what_the_first_frame_would_wait_for_is_done_before(
     speaking: Path, pretend: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = []
+    runs: list[Scheduler] = []
     compute = Scheduler.compute
-    monkeypatch.setattr(Scheduler, "compute", lambda self: (runs.append(self), compute(self)))
+
+    def noting(self: Scheduler) -> None:
+        runs.append(self)
+        compute(self)
+
+    monkeypatch.setattr(Scheduler, "compute", noting)
     with MisoTTS.load(speaking, "fp16", threads=1) as tts:
         assert len(runs) == 2
         assert len(set(runs)) == 1
@@ -102,7 +108,7 @@ def test_a_gpu_that_lacks_operations_is_reported(
         assert "pieces" not in caplog.text
     monkeypatch.setattr(Scheduler, "splits", 3)
     with caplog.at_level(logging.WARNING), MisoTTS.load(speaking, "fp16", threads=1):
-        assert "GPU0 lacks operations of the depth decoder, which runs in 3 pieces" in caplog.text
+        assert "CUDA0 lacks operations of the depth decoder, which runs in 3 pieces" in caplog.text
 
 
 def test_repack_is_left_out_where_it_is_not_safe(
@@ -114,7 +120,7 @@ def test_repack_is_left_out_where_it_is_not_safe(
         asked.append(repack)
         return backbone(*arguments, repack=repack, **options)  # type: ignore[arg-type]
 
-    backbone = engine_module.Backbone
+    backbone = Backbone
     monkeypatch.setattr(engine_module, "Backbone", noting)
     monkeypatch.setattr(engine_module, "is_interleaving_safe", lambda: False)
     for wanted in (True, False):

@@ -61,11 +61,11 @@ def test_of_a_hybrid_processor_the_fast_cores(threads_of: Machine) -> None:
     assert threads_of(hybrid, {4, 5, 6}) == 3, "bound to the slow ones, it uses those"
 
 
-def test_of_several_nodes_the_largest(threads_of: Machine) -> None:
-    nodes = {"devices/system/node/node0/cpulist": "0-3,8", "devices/system/node/node1/cpulist": "4-7"}
-    assert threads_of(nodes, set(range(9))) == 5
-    assert threads_of(nodes, {3, 4, 5, 6}) == 3
-    assert threads_of({"devices/system/node/node2/cpulist": ""}, {4, 5}) == 2, "a node with memory only"
+def test_of_several_sockets_the_one_with_most_cores(threads_of: Machine) -> None:
+    sockets = {f"devices/system/cpu/cpu{cpu}/topology/physical_package_id": str(cpu // 4) for cpu in range(8)}
+    machine = siblings("0,1", "2,3", "4", "5", "6,7") | sockets
+    assert threads_of(machine, set(range(8))) == 3
+    assert threads_of(machine, {0, 1, 2, 3, 4}) == 2
 
 
 @pytest.mark.parametrize(
