@@ -205,6 +205,7 @@ def rehearse(context: click.Context, directory: Path) -> None:
 
     In DIRECTORY/rehearsal, so that nothing of it is taken for a measurement.
     """
+    _use(directory / SITE)
     directory = directory / "rehearsal"
     shutil.rmtree(directory, ignore_errors=True)
     where = {"gpu_layers": 0, "threads": 1}

@@ -75,8 +75,9 @@ def download(requirements: Collection[str], directory: Path, python_version: str
 
 
 def install(wheels: Path, site: Path) -> None:
-    """Install all `wheels` of a directory into `site`, without network."""
+    """Install all `wheels` of a directory into `site`, without network. Raises `FileNotFoundError` if it has none."""
     found = sorted(map(str, wheels.glob("*.whl")))
-    if found:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
-        subprocess.run([*pip, "--target", str(site), *found], check=True)
+    if not found:
+        raise FileNotFoundError(f"{wheels}: no wheels there: `pack` fetches them, on a machine with network")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
+    subprocess.run([*pip, "--target", str(site), *found], check=True)

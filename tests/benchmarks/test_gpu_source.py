@@ -119,3 +119,8 @@ def test_without_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FileNotFoundError, match="no nvcc on the PATH"):
         llama_build.toolkit()
+
+
+def test_nothing_to_install(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no wheels there: `pack` fetches them"):
+        wheels.install(tmp_path, tmp_path / "site")
