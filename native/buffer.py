@@ -21,7 +21,7 @@ class Buffer:
         self._handle = library.ggml_backend_alloc_ctx_tensors_from_buft(tensors.handle, buffer_type)
         self.name: str = library.ggml_backend_buft_name(buffer_type).decode()
         if not self._handle:
-            raise MemoryError(f"{self.name} has no room for the depth decoder")
+            raise MemoryError(f"{self.name} is full: free some of its memory, or choose a smaller level")
         if weights:
             library.ggml_backend_buffer_set_usage(self._handle, _USAGE_WEIGHTS)
         self.size_bytes = int(library.ggml_backend_buffer_get_size(self._handle))

@@ -22,7 +22,8 @@ class Scheduler:
         self._handle = library.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
         if not library.ggml_backend_sched_alloc_graph(self._handle, graph.graph):
             self.close()
-            raise MemoryError("no room for the depth decoder's graph")
+            names = " and ".join(device.name for device in backends.devices)
+            raise MemoryError(f"{names} cannot hold a graph: free some memory, or speak fewer utterances at a time")
         for place, size_bytes in self.buffer_bytes.items():
             note(Allocation("compute", place, size_bytes))
 
@@ -41,7 +42,7 @@ class Scheduler:
         """Run the graph to its end."""
         status = ggml_base().ggml_backend_sched_graph_compute(self._handle, self._graph.graph)
         if status != 0:
-            raise MisoError(f"ggml could not compute the depth decoder's graph (status {status})")
+            raise MisoError(f"ggml could not compute a graph (status {status})")
 
     def close(self) -> None:
         """Free it. Idempotent."""
