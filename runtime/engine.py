@@ -153,12 +153,14 @@ class Engine(Closing):
         noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
         for _ in range(_RUNS_TO_CAPTURE if self.gpu else 1):
             self.sample(hidden, noise[:, 0], noise, top_k)
+        if self.gpu is None:
+            return
         prompt = self.prompts.text("one two three", 0)
-        if self.gpu and len(prompt) + _RUNS_TO_CAPTURE <= spec.max_positions:
+        if len(prompt) + _RUNS_TO_CAPTURE <= spec.max_positions:
             self.prefill(0, [prompt])
             for _ in range(_RUNS_TO_CAPTURE):
                 self.step([0], [np.zeros(spec.codebooks, np.int64)])
-        if self.gpu and self.depth.splits > 1:
+        if self.depth.splits > 1:
             log.warning(
                 "%s lacks operations of the depth decoder, which runs in %d pieces, partly on the CPU: it will be slow",
                 self.gpu.name,

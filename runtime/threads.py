@@ -23,7 +23,7 @@ def default_threads() -> int:
         # Between sockets each meeting crosses the link, and so does what lies in the other's memory. (Not measured.)
         socket = _topology(cpu, "physical_package_id")
         sockets.setdefault(socket, set()).add(_topology(cpu, "thread_siblings_list") or str(cpu))
-    return max(1, min(max(map(len, sockets.values())), _quota()))
+    return max(1, math.floor(min(max(map(len, sockets.values())), _quota())))
 
 
 def _topology(cpu: int, name: str) -> str:
@@ -35,8 +35,8 @@ def _fast(cpus: set[int]) -> set[int]:
     return cpus & _numbers(_text(_SYSTEM / "devices/cpu_core/cpus")) or cpus
 
 
-def _quota() -> int:
-    """Whole CPUs of the tightest quota on the way to our control group, at least 1. Source: Linux's cgroup-v2.rst."""
+def _quota() -> float:
+    """CPUs of the tightest quota on the way to our control group. Source: Linux's cgroup-v2.rst."""
     lines = _text(_OWN_GROUP).splitlines()
     own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     root = _SYSTEM / "fs/cgroup"
@@ -47,10 +47,7 @@ def _quota() -> int:
             limits.append(int(quota) / int(period))
         if group == root:
             break
-    return max(1, math.floor(min(limits))) if limits else _EVERY_CPU
-
-
-_EVERY_CPU = 1 << 20
+    return min(limits, default=math.inf)
 
 
 def _numbers(listed: str) -> set[int]:

@@ -51,11 +51,9 @@ def pack(directory: Path, python_version: str, present: str) -> None:
 
     for name in (SOURCE, WHEELS):
         shutil.rmtree(directory / name, ignore_errors=True)
-    pruned_source(directory / SOURCE)
+    size = pruned_source(directory / SOURCE)
     download(needed("miso-gguf", (), present.split(","), python_version), directory / WHEELS, python_version)
-    size = sum(
-        file.stat().st_size for name in (SOURCE, WHEELS) for file in (directory / name).rglob("*") if file.is_file()
-    )
+    size += sum(wheel.stat().st_size for wheel in (directory / WHEELS).iterdir())
     click.echo(f"{directory}: {size / 1e6:.1f} MB")
     if size > _LIMIT_BYTES:
         raise click.ClickException(f"more than {_LIMIT_BYTES / 1e6:.0f} MB: name with --present what is there already")
@@ -229,7 +227,7 @@ def dry(directory: Path, levels: Sequence[str], batches: Sequence[int]) -> None:
     results = []
     for level in levels:
         for batch in batches:
-            results.append(dry_run(directory / BUNDLE, level, site=directory / SITE, batch=batch))
+            results.append(dry_run(directory / BUNDLE, level, batch=batch))
             counted = results[-1]
             click.echo(f"{level} x{batch}: {counted['backbone']['kernels']} + {counted['depth_decoder']['kernels']}")
     _keep(directory, "dry_run", results)

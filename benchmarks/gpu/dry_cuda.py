@@ -29,8 +29,8 @@ _FRAMES = 6
 """ggml captures a graph when it is run for the second time unchanged."""
 
 
-def dry_run(bundle: Path, level: str, *, site: Path, batch: int = 1, kv_type: str = "f16") -> dict[str, Any]:
-    """Count for one level. `site` is a directory with a CUDA build of llama_cpp, to be imported first.
+def dry_run(bundle: Path, level: str, *, batch: int = 1, kv_type: str = "f16") -> dict[str, Any]:
+    """Count for one level, with the CUDA build of llama_cpp that PYTHONPATH leads to.
 
     Raises `subprocess.CalledProcessError`: with what ggml said on standard error, if it aborts.
     """
@@ -40,7 +40,6 @@ def dry_run(bundle: Path, level: str, *, site: Path, batch: int = 1, kv_type: st
             **os.environ,
             "LD_PRELOAD": str(library),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [temporary, os.environ.get("LD_LIBRARY_PATH")])),
-            "PYTHONPATH": os.pathsep.join(map(str, filter(None, [site, os.environ.get("PYTHONPATH")]))),
         }
         command = [sys.executable, str(Path(__file__)), str(bundle), level, str(batch), kv_type]
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout

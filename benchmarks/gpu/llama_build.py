@@ -69,15 +69,16 @@ def cuda_arguments(architecture: str) -> list[str]:
         "-DGGML_CUDA_NCCL=OFF",
         f"-DGGML_CUDA_FA_QUANTS={_FLASH_ATTENTION_CACHES}",
     ]
-    libraries = [toolkit() / "lib64"]
-    if not _in_toolkit("libcublas.so"):
+    root = toolkit()
+    libraries = [root / "lib64"]
+    if not _has_library(root, "libcublas.so"):
         cublas = _in_python_packages("libcublas.so*")
         if cublas is None:
             raise FileNotFoundError("no cuBLAS: neither in the CUDA toolkit nor in the package nvidia-cublas")
         libraries.append(cublas.parent)
         arguments.append(f"-DCUDA_cublas_LIBRARY={cublas}")
         arguments.append(f"-DCMAKE_CUDA_FLAGS=-I{cublas.parent.parent / 'include'}")
-    if not _in_toolkit("stubs/libcuda.so"):
+    if not _has_library(root, "stubs/libcuda.so"):
         driver = _driver()
         arguments.append(f"-DCUDA_cuda_driver_LIBRARY={driver}" if driver else "-DGGML_CUDA_NO_VMM=ON")
         libraries += [driver.parent] if driver else []
@@ -96,8 +97,8 @@ def toolkit() -> Path:
     return next(Path(line.partition("TOP=")[2]).resolve() for line in steps.splitlines() if "TOP=" in line)
 
 
-def _in_toolkit(name: str) -> bool:
-    return any((toolkit() / place / name).exists() for place in ("lib64", "lib", "targets/x86_64-linux/lib"))
+def _has_library(root: Path, name: str) -> bool:
+    return any((root / place / name).exists() for place in ("lib64", "lib", "targets/x86_64-linux/lib"))
 
 
 def _in_python_packages(pattern: str) -> Path | None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-FRAME_S = 0.08
+from miso_gguf.models.mimi import FRAME_RATE_HZ
+
 PARTS = ("backbone", "depth_decoder")
 _LEVEL = "q4_k_m"
 
@@ -23,15 +24,17 @@ class Card:
     name: str
     memory_gb: float
     bandwidth_gb_per_s: float
+    device: str = ""
+    """What CUDA calls it, where that name tells it from cards of another bandwidth."""
 
 
 CARDS = (
     Card("RTX 3050 6 GB", 6, 168),
-    Card("RTX 4060 8 GB", 8, 272),
+    Card("RTX 4060 8 GB", 8, 272, "NVIDIA GeForce RTX 4060"),
     Card("RTX 3060 12 GB", 12, 360),
-    Card("RTX 4090", 24, 1008),
-    Card("H100 SXM", 80, 3350),
-    Card("H200 SXM", 141, 4800),
+    Card("RTX 4090", 24, 1008, "NVIDIA GeForce RTX 4090"),
+    Card("H100 SXM", 80, 3350, "NVIDIA H100 80GB HBM3"),
+    Card("H200 SXM", 141, 4800, "NVIDIA H200"),
 )
 
 
@@ -70,7 +73,7 @@ def projection(counts: Sequence[dict[str, Any]], speeds: Sequence[dict[str, Any]
     for card in CARDS:
         milliseconds = frame_ms(streamed, launches, card, constants)
         cards.append(
-            {"card": card.name, "frame_ms": round(milliseconds, 1), "rtf": round(milliseconds / 1e3 / FRAME_S, 2)}
+            {"card": card.name, "frame_ms": round(milliseconds, 1), "rtf": round(milliseconds / 1e3 * FRAME_RATE_HZ, 2)}
         )
     return {"level": _LEVEL, "streamed_bytes": streamed, "launches": launches, **asdict(constants), "cards": cards}
 
@@ -92,8 +95,8 @@ def _constants(counts: dict[str, dict[str, Any]], speeds: Sequence[dict[str, Any
 
 
 def _card(device: str) -> Card | None:
-    """The card that a device's name speaks of, if it is one of ours."""
-    return next((card for card in CARDS if card.name.split(" ")[0] in device.split(" ") or card.name in device), None)
+    """The card of that name, if it is one of ours and the name says which."""
+    return next((card for card in CARDS if card.device and card.device == device), None)
 
 
 def fitted(speeds: Sequence[dict[str, Any]], counts: dict[str, dict[str, Any]], card: Card) -> Constants:

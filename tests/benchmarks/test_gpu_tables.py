@@ -103,7 +103,7 @@ def test_the_published_figure_is_met() -> None:
 
 
 def measured_on(card: Card, truth: Constants) -> dict[str, Any]:
-    found = speed(f"NVIDIA {card.name}")
+    found = speed(card.device)
     for part, key in (("backbone", "backbone_ms"), ("depth_decoder", "depth_ms")):
         milliseconds = frame_ms(counted()["part_bytes"][part], launches_of(counted(), part), card, truth)
         found["batches"][0] = {**found["batches"][0], key: milliseconds}
@@ -143,3 +143,11 @@ def test_what_gives_no_constants_leaves_the_published(parts: dict[str, float], m
         fitted([measured], {"q4_k_m": proportional}, CARDS[-1])
     with pytest.raises(ValueError, match="two measured parts"):
         fitted([], {}, CARDS[-1])
+
+
+@pytest.mark.parametrize("device", ["NVIDIA GeForce RTX 3090", "NVIDIA H100 PCIe", "NVIDIA GeForce RTX 3060", "CPU"])
+def test_a_card_of_unknown_bandwidth_gives_no_constants(device: str) -> None:
+    measured = {**measured_on(CARDS[-1], Constants(0.7, 2.5, "")), "device": device}
+    found = projection([counted()], [measured])
+    assert found is not None
+    assert found["source"] == PUBLISHED.source
