@@ -7,6 +7,7 @@ and what they are, is `open_store`'s business.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from ..models.errors import CheckpointError
 from ..models.flavors import recognise
 from ..models.spec import ModelSpec
 from ..models.tensors import checkpoint_shapes
-from .hf_layout import CODEC_PREFIX, HfSource, hf_ignored, hf_sources, is_hf_layout, spec_from_config, unpermute_rows
+from .hf_layout import (
+    CODEC_PREFIX,
+    HfSource,
+    has_two_audio_tables,
+    hf_ignored,
+    hf_sources,
+    is_hf_layout,
+    spec_from_config,
+    unpermute_rows,
+)
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .sharded import ShardedFiles
@@ -135,6 +145,8 @@ def _recognise(
 ) -> tuple[ModelSpec, Mapping[str, HfSource] | None]:
     if is_hf_layout(store.shapes):
         spec = _spec_from_file(config or directory / "config.json")
+        if has_two_audio_tables(store.shapes):
+            spec = replace(spec, tied_audio_embeddings=False)
         return spec, hf_sources(spec, store.shapes)
     if config is not None:
         return _spec_from_file(config), None

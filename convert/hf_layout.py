@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..models.errors import CheckpointError
 from ..models.flavors import CSM_1B, FLAVORS
 from ..models.spec import ModelSpec, RopeScaling, TransformerSpec
+from ..models.tensors import AUDIO_TABLE, DECODER_AUDIO_TABLE
 
 CODEC_PREFIX = "codec_model."
 """What precedes the names of Mimi's tensors. Source: transformers `CsmForConditionalGeneration`."""
@@ -31,12 +32,11 @@ _LAYER = {
     "mlp.w3.weight": "mlp.up_proj.weight",
     "mlp.w2.weight": "mlp.down_proj.weight",
 }
+_BACKBONE_AUDIO_TABLE = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+_DECODER_AUDIO_TABLE = "depth_decoder.model.embed_tokens.weight"
 _GLOBAL = {
-    # The table is shared by both transformers and saved once: transformers 4 and 5 keep the depth decoder's name.
-    "audio_embeddings.weight": (
-        "depth_decoder.model.embed_tokens.weight",
-        "backbone_model.embed_tokens.embed_audio_tokens.weight",
-    ),
+    # A table that both transformers share is saved once: transformers 4 and 5 keep the depth decoder's name.
+    AUDIO_TABLE: (_DECODER_AUDIO_TABLE, _BACKBONE_AUDIO_TABLE),
     # The second name is from before the model's release in transformers 4.52.
     "text_embeddings.weight": ("embed_text_tokens.weight", "backbone_model.embed_tokens.embed_text_tokens.weight"),
     "projection.weight": ("depth_decoder.model.inputs_embeds_projector.weight",),
@@ -75,16 +75,28 @@ def hf_sources(spec: ModelSpec, names: Collection[str] = ()) -> dict[str, HfSour
     for name, spellings in _GLOBAL.items():
         found = [spelling for spelling in spellings if spelling in names]
         sources[name] = HfSource((found or list(spellings))[0])
+    if not spec.tied_audio_embeddings:
+        sources[AUDIO_TABLE] = HfSource(_BACKBONE_AUDIO_TABLE)
+        sources[DECODER_AUDIO_TABLE] = HfSource(_DECODER_AUDIO_TABLE)
     return sources
+
+
+def has_two_audio_tables(names: Collection[str]) -> bool:
+    """Whether the checkpoint holds an audio table for each transformer.
+
+    Then each gets its own, whatever the config says of tying: so does transformers 5, and if the two are equal it makes
+    no difference.
+    """
+    return _BACKBONE_AUDIO_TABLE in names and _DECODER_AUDIO_TABLE in names
 
 
 def hf_ignored(name: str) -> bool:
     """Whether a tensor that `hf_sources` does not list may be passed over.
 
-    That is the codec's, buffers that are computed anew, and the second copy of a table that is saved twice.
+    That is the codec's, and buffers that are computed anew. A second table under another of its names is not: which of
+    the two is meant cannot be known.
     """
-    twice = any(name in spellings for spellings in _GLOBAL.values())
-    return twice or name.startswith(CODEC_PREFIX) or name.endswith(_BUFFERS)
+    return name.startswith(CODEC_PREFIX) or name.endswith(_BUFFERS)
 
 
 def is_hf_layout(names: Collection[str]) -> bool:
@@ -125,8 +137,9 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     depth = config.get("depth_decoder_config")
     if not isinstance(depth, Mapping):
         raise CheckpointError("depth_decoder_config is missing: without it the model has no dimensions")
-    if config.get("tie_codebooks_embeddings", True) is not True:
-        raise CheckpointError("tie_codebooks_embeddings must be true: one table serves both transformers")
+    tied = config.get("tie_codebooks_embeddings", True)
+    if not isinstance(tied, bool | None):
+        raise CheckpointError(f"tie_codebooks_embeddings must be true or false, not {tied!r}")
     outer, inner = _Section(config, ""), _Section(depth, "depth_decoder_config.")
     for key, own, other in (
         ("num_codebooks", "num_codebooks", outer.integer("num_codebooks")),
@@ -157,7 +170,8 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     known = (replace(spec, name=flavor.name, prompt=flavor.prompt) for flavor in FLAVORS.values())
-    return next((candidate for candidate in known if candidate in FLAVORS.values()), spec)
+    named = next((candidate for candidate in known if candidate in FLAVORS.values()), spec)
+    return replace(named, tied_audio_embeddings=bool(tied))
 
 
 def _thresholds(scaling: RopeScaling) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .spec import ModelSpec, TransformerSpec, rope_factors
+from .tensors import AUDIO_TABLE, decoder_audio_table
 
 Weights = Callable[[str], Tensor]
 """Upstream (torchtune) tensor name -> tensor, of any float type."""
@@ -138,8 +139,11 @@ class Reference:
         """Rows of a big table. Only these are converted and, of a memory-mapped tensor, only these are read."""
         return self._weights(name)[ids].to(self.dtype)
 
-    def _audio_embedding(self, codebook: int | Tensor, codes: Tensor) -> Tensor:
-        return self._rows("audio_embeddings.weight", codes + codebook * self.spec.audio_vocab)
+    def _audio_embedding(self, table: str, codebook: int | Tensor, codes: Tensor) -> Tensor:
+        return self._rows(table, codes + codebook * self.spec.audio_vocab)
+
+    def _depth_embedding(self, codebook: int | Tensor, codes: Tensor) -> Tensor:
+        return self._audio_embedding(decoder_audio_table(self.spec), codebook, codes)
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Sum of the embeddings of each row's unmasked slots: `[T, codebooks + 1]` -> `[T, D]`."""
@@ -149,7 +153,7 @@ class Reference:
             if not used.any():
                 continue
             if slot < self.spec.codebooks:
-                x[used] += self._audio_embedding(slot, tokens[used, slot])
+                x[used] += self._audio_embedding(AUDIO_TABLE, slot, tokens[used, slot])
             else:
                 x[used] += self._rows("text_embeddings.weight", tokens[used, slot])
         return x
@@ -170,7 +174,7 @@ class Reference:
         given = codes.shape[-1]
         if not 1 <= given < self.spec.codebooks:
             raise ValueError(f"depth_logits needs 1 to {self.spec.codebooks - 1} codes, not {given}")
-        x = torch.cat([h.unsqueeze(-2), self._audio_embedding(torch.arange(given), codes)], dim=-2)
+        x = torch.cat([h.unsqueeze(-2), self._depth_embedding(torch.arange(given), codes)], dim=-2)
         return self._heads(self._depth(x, None)[..., 1:, :], first=1)
 
     @torch.no_grad()
@@ -185,7 +189,7 @@ class Reference:
         cache = KVCache()
         waiting = h.unsqueeze(0)  # the decoder's position 0 has no logits: it goes in together with the first code
         for codebook in range(1, self.spec.codebooks):
-            x = torch.cat([waiting, self._audio_embedding(codebook - 1, codes[-1].unsqueeze(0))])
+            x = torch.cat([waiting, self._depth_embedding(codebook - 1, codes[-1].unsqueeze(0))])
             logits = self._heads(self._depth(x, cache)[-1:], first=codebook)[0]
             codes.append(sample(logits, None if noise is None else noise[codebook], temperature, top_k))
             waiting = waiting[:0]

@@ -73,6 +73,8 @@ class ModelSpec:
     rope_base: float = 500_000.0
     rope_scaling: RopeScaling | None = field(default_factory=RopeScaling)
     prompt: str = "[{speaker}] {text}"
+    tied_audio_embeddings: bool = True
+    """Whether backbone and depth decoder look codes up in one table, as upstream. transformers can hold two."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
@@ -85,6 +87,8 @@ class ModelSpec:
             raise ValueError(f"norm_eps ({self.norm_eps}) and rope_base ({self.rope_base}) must be positive")
         if not isinstance(self.prompt, str) or "{text}" not in self.prompt or "{speaker}" not in self.prompt:
             raise ValueError(f"prompt template needs {{speaker}} and {{text}}, not {self.prompt!r}")
+        if not isinstance(self.tied_audio_embeddings, bool):
+            raise ValueError(f"tied_audio_embeddings must be true or false, not {self.tied_audio_embeddings!r}")
 
     @property
     def flat_audio_vocab(self) -> int:

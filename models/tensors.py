@@ -88,14 +88,26 @@ def _transformer_shapes(prefix: str, t: TransformerSpec) -> dict[str, Shape]:
     return shapes
 
 
+AUDIO_TABLE = "audio_embeddings.weight"
+DECODER_AUDIO_TABLE = "decoder_audio_embeddings.weight"
+"""The depth decoder's own table, where it has one. Upstream has none, and so no name for it: this is ours."""
+
+
+def decoder_audio_table(spec: ModelSpec) -> str:
+    """Name of the table in which the depth decoder looks up the codes of its frame, before the projection."""
+    return AUDIO_TABLE if spec.tied_audio_embeddings else DECODER_AUDIO_TABLE
+
+
 def checkpoint_shapes(spec: ModelSpec) -> dict[str, Shape]:
     """Every tensor of an upstream checkpoint (torchtune names) with its shape: 367 for Miso TTS 8B."""
     b, d = spec.backbone, spec.decoder
+    audio_table = (spec.flat_audio_vocab, b.embed_dim)
     return {
         **_transformer_shapes("backbone", b),
         **_transformer_shapes("decoder", d),
         "text_embeddings.weight": (spec.text_vocab, b.embed_dim),
-        "audio_embeddings.weight": (spec.flat_audio_vocab, b.embed_dim),
+        AUDIO_TABLE: audio_table,
+        decoder_audio_table(spec): audio_table,
         "projection.weight": (d.embed_dim, b.embed_dim),
         "codebook0_head.weight": (spec.audio_vocab, b.embed_dim),
         "audio_head": (spec.codebooks - 1, d.embed_dim, spec.audio_vocab),
@@ -130,7 +142,7 @@ def gguf_tensors(spec: ModelSpec) -> list[GgufTensor]:
             "backbone",
             "token_embd.weight",
             (spec.audio_vocab, b.embed_dim),
-            Rows("audio_embeddings.weight", 0, spec.audio_vocab),
+            Rows(AUDIO_TABLE, 0, spec.audio_vocab),
         ),
         *_transformer_tensors("backbone", "backbone", b, spec),
         _whole("backbone", "output.weight", (spec.audio_vocab, b.embed_dim), "codebook0_head.weight"),
@@ -138,11 +150,11 @@ def gguf_tensors(spec: ModelSpec) -> list[GgufTensor]:
             "decoder",
             "token_embd.weight",
             (spec.flat_audio_vocab, d.embed_dim),
-            Projected("audio_embeddings.weight", "projection.weight"),
+            Projected(decoder_audio_table(spec), "projection.weight"),
         ),
         *_transformer_tensors("decoder", "decoder", d, spec),
         GgufTensor("decoder", "output.weight", (spec.flat_audio_vocab, d.embed_dim), StackedHeads("audio_head")),
         _whole("embeddings", "text_embd.weight", (spec.text_vocab, b.embed_dim), "text_embeddings.weight"),
-        _whole("embeddings", "audio_embd.weight", (spec.flat_audio_vocab, b.embed_dim), "audio_embeddings.weight"),
+        _whole("embeddings", "audio_embd.weight", (spec.flat_audio_vocab, b.embed_dim), AUDIO_TABLE),
         _whole("embeddings", "projection.weight", (d.embed_dim, b.embed_dim), "projection.weight"),
     ]

@@ -32,7 +32,7 @@ def rope(context: int) -> dict[str, Any]:
     }
 
 
-def _config() -> CsmConfig:
+def _config(*, tied: bool) -> CsmConfig:
     mimi = MimiConfig(
         hidden_size=64, num_filters=4, codebook_size=64, codebook_dim=16, num_quantizers=8, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, head_dim=32, intermediate_size=64,
@@ -48,12 +48,14 @@ def _config() -> CsmConfig:
         intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
         pad_token_id=298, bos_token_id=1, audio_token_id=298, audio_eos_token_id=299, codebook_pad_token_id=66,
         rope_parameters=rope(1024), depth_decoder_config=depth, codec_config=mimi.to_dict(),
+        tie_codebooks_embeddings=tied,
     )  # fmt: skip
 
 
-def random_csm() -> CsmForConditionalGeneration:
+def random_csm(*, tied: bool = True) -> CsmForConditionalGeneration:
+    """`tied`: whether backbone and depth decoder share one audio table, as upstream, or have each its own."""
     torch.manual_seed(7)
-    model = CsmForConditionalGeneration(_config()).eval()
+    model = CsmForConditionalGeneration(_config(tied=tied)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(CODEC_PREFIX):

@@ -73,6 +73,13 @@ class _Names:
     origins: dict[str, str | _Split]
     lacking: dict[str, list[str]]
     """For a tensor of which only some parts are there: the parts that are not."""
+    twice: list[str]
+    """Tensors under a second name: which of the two is meant cannot be known."""
+
+    def add(self, kyutai: str, origin: "str | _Split") -> None:
+        if kyutai in self.origins:
+            self.twice += [origin] if isinstance(origin, str) else origin.names
+        self.origins[kyutai] = origin
 
 
 def _kyutai_name(name: str, last_decoder_module: int) -> str:
@@ -93,17 +100,17 @@ def _read_names(names: Iterable[str]) -> _Names:
     prefix = CODEC_PREFIX if inside else ""
     plain = {name.removeprefix(prefix): name for name in inside or names if not _IGNORED.match(name)}
     last = max((int(m[1]) for m in map(_HF_DECODER_MODULE.match, plain) if m), default=0)
-    result = _Names({}, {})
+    result = _Names({}, {}, [])
     qkv: dict[str, dict[str, str]] = {}
     for short, name in plain.items():
         kyutai = _kyutai_name(short, last)
         if m := _HF_QKV.match(kyutai):
             qkv.setdefault(f"{m[1]}in_proj_weight", {})[m[2]] = name
         else:
-            result.origins[kyutai] = name
+            result.add(kyutai, name)
     for kyutai, parts in qkv.items():
         if len(parts) == 3:
-            result.origins[kyutai] = _Split(**parts)
+            result.add(kyutai, _Split(**parts))
         else:
             known, path = next(iter(parts.items()))
             result.lacking[kyutai] = [path.replace(f"{known}_proj", f"{p}_proj") for p in "qkv" if p not in parts]
@@ -151,6 +158,7 @@ def _problems(spec: MimiSpec, names: _Names, shapes: Mapping[str, Shape]) -> lis
     return [
         *(f"missing: {name}" for name in missing),
         *(f"unknown: {name}" for name in unknown),
+        *(f"there under another name too: {name}" for name in names.twice),
         *(f"mis-shaped: {line}" for line in misshaped),
     ]
 

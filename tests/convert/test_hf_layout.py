@@ -191,7 +191,8 @@ def test_table_prefers_the_spelling_that_is_there() -> None:
         ("codec_model.downsample.conv.weight", True),
         ("backbone_model.embed_tokens.audio_tokens_offsets", True),
         ("backbone_model.layers.0.self_attn.rotary_emb.inv_freq", True),
-        ("backbone_model.embed_tokens.embed_audio_tokens.weight", True),
+        ("backbone_model.embed_tokens.embed_audio_tokens.weight", False),
+        ("backbone_model.embed_tokens.embed_text_tokens.weight", False),
         ("backbone_model.layers.99.mlp.up_proj.weight", False),
         ("lm_head.bias", False),
     ],
@@ -264,7 +265,7 @@ def test_the_default_config_of_transformers_is_csm_1b_but_for_rope() -> None:
     [
         ("model_type", "llama", "model_type must be 'csm', not 'llama'"),
         ("depth_decoder_config", None, "depth_decoder_config is missing"),
-        ("tie_codebooks_embeddings", False, "tie_codebooks_embeddings must be true"),
+        ("tie_codebooks_embeddings", "no", "tie_codebooks_embeddings must be true or false, not 'no'"),
         ("hidden_size", None, "hidden_size is missing"),
         ("text_vocab_size", "many", "text_vocab_size must be a number, not 'many'"),
         ("num_hidden_layers", 1.5, "num_hidden_layers must be a whole number"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ TEXTS = ("Hello from transformers.", "And the same again, in other words!")
 FRAMES = 25
 
 
-@pytest.fixture(scope="module")
-def model() -> CsmForConditionalGeneration:
-    return random_csm()
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def model(request: pytest.FixtureRequest) -> CsmForConditionalGeneration:
+    return random_csm(tied=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def tts(model: CsmForConditionalGeneration, tmp_path_factory: pytest.TempPathFac
 @torch.no_grad()
 @pytest.mark.parametrize("text", TEXTS)
 def test_greedy_codes_equal_transformers(tts: MisoTTS, model: CsmForConditionalGeneration, text: str) -> None:
-    assert tts.engine.spec == SPEC
+    tied = model.backbone_model.embed_tokens.embed_audio_tokens.weight is model.depth_decoder.model.embed_tokens.weight
+    assert tts.engine.spec == replace(SPEC, tied_audio_embeddings=tied)
     block = tts.engine.prompts.text(text, 0)
     ids = torch.tensor([text_ids(block)])
     # Without a mask, transformers takes every token that equals its padding for padding.

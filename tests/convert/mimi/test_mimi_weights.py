@@ -1,5 +1,6 @@
 """Reading a codec's weights: three naming schemes, one layout, and every fault named at once."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -108,6 +109,15 @@ def test_every_fault_is_named_at_once(checkpoint: Weights) -> None:
         "mis-shaped: encoder.model.0.conv.conv.bias has shape [3], expected [2]",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(("part", "second"), [("in_proj_weight", "in_projs.0.weight"), ("out_proj.", "out_projs.0.")])
+def test_a_tensor_under_two_names_is_named(checkpoint: Weights, part: str, second: str) -> None:
+    name = next(name for name in checkpoint if part in name)
+    second = name.replace(part, second)
+    checkpoint[second] = checkpoint[name] + 1
+    with pytest.raises(CheckpointError, match=f"there under another name too: {re.escape(second)}\n"):
+        mimi_weights(checkpoint)
 
 
 def test_values_that_are_not_finite_are_refused(checkpoint: Weights) -> None:
