@@ -4,6 +4,7 @@ Knows ONNX Runtime and the metadata (docs/mimi.md, "The contract"), and nothing 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ _PROVIDERS: Mapping[str, list[Any]] = {
     # TF32 would round products to 10 bits: the encoder's nearest entries would change.
     "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
 }
+_TOO_NEW = re.compile(
+    r"Could not find an implementation for \S+|Unsupported model IR version: \d+|Opset \d+ is under development"
+)
+"""What ONNX Runtime says of a graph that is newer than itself. No damaged file makes it say so."""
 _NUMBERS = ("codebooks", "cardinality", "sample_rate_hz", "frame_samples")
 
 
@@ -54,7 +59,8 @@ class OnnxStream:
     Attributes:
         numbers: The codec's dimensions by name, from the metadata.
 
-    Raises `BundleError` if the file is missing, damaged or not such a graph; `MisoError` or `ValueError` for the rest.
+    Raises `BundleError` if the file is missing, damaged or not such a graph; `MisoError` or `ValueError` for the rest,
+    an ONNX Runtime too old for the graph among it.
     """
 
     def __init__(self, path: Path, part: str, threads: int, provider: str) -> None:
@@ -86,6 +92,11 @@ class OnnxStream:
         try:
             return onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
+            if newer := _TOO_NEW.search(str(error)):
+                raise MisoError(
+                    f"{self.path}: onnxruntime {onnxruntime.__version__} is too old for this graph ({newer[0]}): "
+                    "`pip install --upgrade onnxruntime`, or convert again with this version of miso-gguf"
+                ) from error
             raise BundleError(f"{self.path}: cannot be opened ({_one_line(error)}). {_REMEDY}") from error
 
     def _read(self, metadata: Mapping[str, str], part: str) -> None:

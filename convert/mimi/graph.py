@@ -20,6 +20,8 @@ from ...models.tensors import Shape
 WeightDtype = Literal["float16", "float32"]
 
 STATE_KEY = "miso.state"
+_IR_VERSION = 10
+"""Of the file: the latest that the oldest ONNX Runtime declared (1.20) reads. Operators are those of opset 20."""
 END = np.iinfo(np.int64).max
 """The end of an axis, whatever its length. Source: the ONNX `Slice` operator."""
 
@@ -96,6 +98,7 @@ class StreamGraph:
         if dropped:
             raise ValueError(f"state taken and not kept, or the reverse: {sorted(map(str, dropped))}")
         model = build(inputs | self._past, outputs | self._present)
+        model.ir_version = _IR_VERSION
         model.producer_name = "miso-gguf"
         model.graph.name = metadata.get("miso.part", "graph")
         onnx.helper.set_model_props(model, {**metadata, STATE_KEY: json.dumps(self._state)})

@@ -64,6 +64,20 @@ def test_full_size_decode_equals_moshi(chunkings: list[list[int]], streams: Stre
     assert_like_moshi(MIMI, chunkings, streams, oracle)
 
 
+def test_hours_into_a_stream_nothing_drifts(streams: Streams) -> None:
+    """Attention depends on distances alone; angles in float32 would be off by 2e-4 after an hour."""
+    stream = streams(export(TINY_MIMI))
+    codes = random_codes(TINY_MIMI, 140)
+    results = []
+    for offset in (TINY_MIMI.window, 25 * 3600, 25 * 3600 * 24):
+        stream.restart()
+        stream.state["offset"][:] = offset
+        results.append(stream.chunks(codes, [10]))
+    assert results[0].std() > 0.02
+    for later in results[1:]:
+        np.testing.assert_allclose(later, results[0], rtol=0, atol=5e-6)
+
+
 def test_rows_of_a_batch_are_independent_streams(streams: Streams) -> None:
     stream = streams(export(SMALL), batch=3)
     codes = random_codes(SMALL, 200, batch=3)
