@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo test test-slow check format bench train-tiny regression accept-regression clean
+.PHONY: demo demo-oldest test test-slow check format bench train-tiny regression accept-regression clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
 	rm -rf demo
@@ -14,6 +14,13 @@ demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verif
 	$(BIN)/miso-convert inspect demo
 	$(BIN)/miso-convert verify demo tiny
 	$(BIN)/miso-speak "Hello there. This is very good." --model demo --quant q4_k_m --out demo/hello.wav
+
+demo-oldest:  ## the demo with the lowest version of every package that pyproject.toml declares
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --resolution lowest-direct --editable .
+	mkdir -p $(STAMPS) && touch $(STAMPS)/run
+	$(MAKE) demo
 
 test: $(STAMPS)/dev  ## the unit suite
 	$(BIN)/python -m pytest

@@ -26,6 +26,7 @@ from .hf_layout import (
     spec_from_config,
     unpermute_rows,
 )
+from .hub_path import SourcePath
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .sharded import ShardedFiles
@@ -90,7 +91,7 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
+def open_checkpoint(path: SourcePath, config: Path | None = None) -> Checkpoint:
     """Open the checkpoint at `path`: a `.safetensors` or `.pt` file, or a directory that holds one.
 
     `config` is a Hugging Face `config.json`, or a model spec as in the manifest, for dimensions that cannot be
@@ -108,9 +109,9 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Checkpoint:
     return checkpoint
 
 
-def open_store(path: Path) -> TensorStore:
+def open_store(path: SourcePath) -> TensorStore:
     """The tensors of a file, or of the one checkpoint in a directory. Raises `CheckpointError`."""
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         path = _checkpoint_in(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
@@ -141,7 +142,7 @@ def _checkpoint_in(directory: Path) -> Path:
 
 
 def _recognise(
-    store: TensorStore, config: Path | None, directory: Path, path: Path
+    store: TensorStore, config: Path | None, directory: SourcePath, path: SourcePath
 ) -> tuple[ModelSpec, Mapping[str, HfSource] | None]:
     if is_hf_layout(store.shapes):
         spec = _spec_from_file(config or directory / "config.json")
@@ -156,7 +157,7 @@ def _recognise(
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _spec_from_file(path: Path) -> ModelSpec:
+def _spec_from_file(path: SourcePath) -> ModelSpec:
     spec = _parse_spec(path)
     layers = spec.backbone.layers + spec.decoder.layers
     if layers > _MAX_LAYERS:
@@ -164,7 +165,7 @@ def _spec_from_file(path: Path) -> ModelSpec:
     return spec
 
 
-def _parse_spec(path: Path) -> ModelSpec:
+def _parse_spec(path: SourcePath) -> ModelSpec:
     try:
         data: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
@@ -187,7 +188,7 @@ def _parse_spec(path: Path) -> ModelSpec:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _check_shapes(checkpoint: Checkpoint, path: Path) -> None:
+def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:
     """Compare what the files hold with the table; report every difference in one error."""
     found, expected = checkpoint.store.shapes, {}
     for name, shape in checkpoint.shapes.items():

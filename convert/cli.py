@@ -31,7 +31,7 @@ Examples:
   miso-convert --quant q4_k_m                       the 8B model from the hub, 5.8 GB out
   miso-convert tiny --quant q4_k_m --out demo       the tiny model, offline, seconds
   miso-convert model.safetensors --quant q8_0 --quant q4_k_m --tokenizer tokenizer.json --mimi mimi.safetensors
-  miso-convert --quant q4_k_m --dry-run             sizes and time, nothing written
+  miso-convert --quant q4_k_m --dry-run             sizes and time: nothing fetched, nothing written
   miso-convert inspect DIR                          parts, sizes, VRAM
   miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
 """
@@ -83,7 +83,7 @@ def _common(command: Command) -> Command:
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
-@click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; fetch and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @_common
 @click.version_option(__version__)
@@ -109,7 +109,8 @@ def convert(
     model that needs no download).
     """
     request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
-    with resolve(checkpoint, mimi, tokenizer) as sources, open_checkpoint(sources.checkpoint, config) as opened:
+    sources_of = resolve(checkpoint, mimi, tokenizer, fetch=not dry_run)
+    with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
         directory = out or Path(f"{opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
@@ -197,6 +198,7 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
         plan = {
             "directory": str(conversion.directory),
             "files": {name: size for name, size, _ in files},
+            "download_bytes": conversion.download_bytes,
             "needed_bytes": conversion.needed_bytes,
             "estimated_seconds": round(seconds, 1),
         }
@@ -206,8 +208,9 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
     if conversion.needs_codec:
         rows.append([f"{DECODER_NAME}, {ENCODER_NAME}", f"about {size_text(conversion.codec.size_estimate_bytes)}", ""])
     stdout.print(table(f"to be written into {conversion.directory}", ["file", "size", "bpw"], rows, numeric=[1, 2]))
+    fetched = f"{size_text(conversion.download_bytes)} to fetch, " if conversion.download_bytes else ""
     stdout.print(
-        f"{size_text(conversion.needed_bytes)} of disk, "
+        f"{fetched}{size_text(conversion.needed_bytes)} of disk, "
         f"about {_duration(seconds)} on {conversion.request.threads} threads",
         markup=False,
     )

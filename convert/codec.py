@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from ..models.mimi import mimi_shapes, recognise_mimi
 from .checkpoint import Checkpoint, open_store
-from .mimi.export import export_decoder, export_encoder
+from .hub_path import SourcePath
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
 
 DECODER_NAME = "mimi-decoder.onnx"
@@ -33,7 +32,7 @@ class Codec:
     Raises `CheckpointError` if there is no codec, or not one for this model.
     """
 
-    def __init__(self, path: Path | None, checkpoint: Checkpoint) -> None:
+    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint) -> None:
         self._path = path
         self._checkpoint = checkpoint
         if path is None and not checkpoint.codec_shapes:
@@ -59,13 +58,17 @@ class Codec:
 
     def decoder_graph(self) -> bytes:
         """The streaming decoder as ONNX, weights stored as F16 and computed in F32."""
+        from .mimi.export import export_decoder  # noqa: PLC0415  (spox: half of the time that a command takes to start)
+
         return export_decoder(self.spec, self._weights(_in_decoder), "float16")
 
     def encoder_graph(self) -> bytes:
         """The encoder as ONNX, weights in F32: rounding them would change codes."""
+        from .mimi.export import export_encoder  # noqa: PLC0415
+
         return export_encoder(self.spec, self._weights(_in_encoder), "float32")
 
-    def _open_shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
+    def _open_shapes(self, path: SourcePath) -> dict[str, tuple[int, ...]]:
         store = open_store(path)
         try:
             return dict(store.shapes)

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..models.errors import BundleError
-from ..models.files import file_sha256
 from ..models.levels import Level
-from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, SourceFile, read_manifest
+from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, Role, SourceFile, read_manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
 from .checkpoint import Checkpoint
 from .codec import DECODER_NAME, ENCODER_NAME, Codec
 from .gguf_header import tokenizer_keys
+from .hub_path import HubPath, SourcePath, sha256_of
 from .imatrix import Imatrix, read_imatrix
 from .plan import GgufPlan, file_name, plan_file
 from .rows import RowReader
@@ -40,8 +40,10 @@ class Conversion:
     request: Request
     fingerprint: str
     codec: Codec
-    small_sources: tuple[SourceFile, ...]
+    small_files: tuple[SourcePath, ...]
     """Tokenizer and, unless it lies inside the checkpoint, codec."""
+    small_sources: tuple[SourceFile, ...]
+    """The same, for the manifest."""
     existing: Manifest | None
     levels: dict[str, LevelFiles]
     plans: tuple[GgufPlan, ...]
@@ -55,6 +57,12 @@ class Conversion:
         return sum(plan.weights for plan in self.plans)
 
     @property
+    def download_bytes(self) -> int:
+        """What a run fetches from the hub: of sources that are only looked at, those that are not in its cache yet."""
+        files = [*self.checkpoint.store.files, *self.small_files]
+        return sum(file.download_bytes for file in files if isinstance(file, HubPath))
+
+    @property
     def needed_bytes(self) -> int:
         """Disk space that the run takes."""
         codec = self.codec.size_estimate_bytes if self.needs_codec else 0
@@ -62,7 +70,7 @@ class Conversion:
 
 
 def plan_conversion(
-    directory: Path, checkpoint: Checkpoint, mimi: Path | None, tokenizer: Path, request: Request
+    directory: Path, checkpoint: Checkpoint, mimi: SourcePath | None, tokenizer: SourcePath, request: Request
 ) -> Conversion:
     """Check all inputs and decide what is to be written into `directory`.
 
@@ -75,10 +83,15 @@ def plan_conversion(
     codec = Codec(mimi, checkpoint)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite)
-    fingerprint = checkpoint.fingerprint()
-    small = [SourceFile(role="tokenizer", name=tokenizer.name, sha256=file_sha256(tokenizer))]
+    # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
+    is_compared = (directory / MANIFEST_NAME).exists()
+    fingerprint = _fingerprint(checkpoint, directory, is_compared)
+    small_files: dict[Role, SourcePath] = {"tokenizer": tokenizer}
     if mimi is not None:
-        small.append(SourceFile(role="mimi", name=mimi.name, sha256=file_sha256(mimi)))
+        small_files["mimi"] = mimi
+    small = [
+        SourceFile(role=role, name=file.name, sha256=_sha256(file, is_compared)) for role, file in small_files.items()
+    ]
     existing = _existing(directory, checkpoint, fingerprint, small)
     whole = _whole_files(directory, existing) if existing else set()
     levels: dict[str, LevelFiles] = {}
@@ -103,12 +116,38 @@ def plan_conversion(
         request=request,
         fingerprint=fingerprint,
         codec=codec,
+        small_files=tuple(small_files.values()),
         small_sources=tuple(small),
         existing=existing,
         levels=levels,
         plans=tuple(plans.values()),
         needs_codec=not {DECODER_NAME, ENCODER_NAME} <= whole,
     )
+
+
+_UNKNOWN = "0" * 64
+"""Instead of a digest that nobody looks at."""
+
+
+def _sha256(file: SourcePath, is_compared: bool) -> str:
+    return sha256_of(file) if is_compared or not isinstance(file, HubPath) else _UNKNOWN
+
+
+def _fingerprint(checkpoint: Checkpoint, directory: Path, is_compared: bool) -> str:
+    """What tells the checkpoint from others.
+
+    Of one on the hub each row would be a request. There its files' sha256 tell whether the bundle in `directory` is of
+    it. Raises `BundleError` if it is another's.
+    """
+    files = checkpoint.store.files
+    if not any(isinstance(file, HubPath) for file in files):
+        return checkpoint.fingerprint()
+    if not is_compared:
+        return _UNKNOWN
+    manifest = read_manifest(directory)
+    if [source.sha256 for source in manifest.sources_of("checkpoint")] != [sha256_of(file) for file in files]:
+        raise BundleError(f"{directory}: holds a bundle of another checkpoint than {files[0]}: choose another --out")
+    return manifest.fingerprint
 
 
 def _existing(

@@ -1,18 +1,18 @@
-"""Fetching a checkpoint from the Hugging Face hub: the small and the gated files first, the 33 GB last.
+"""A checkpoint's files on the Hugging Face hub: fetched, small and gated ones first and the 33 GB last, or looked at.
 
-Downloads resume and show their own progress; both are huggingface-hub's work.
+Downloads resume and show their own progress; both are huggingface-hub's work. What is only looked at stays where it is
+(`HubPath`).
 """
 
-import errno
-import importlib
 import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ..models.errors import CheckpointError
 from .hf_layout import CODEC_PREFIX
+from .hub_client import TIMEOUT_S, calling, library
+from .hub_path import HubPath, SourcePath
 from .sharded import read_index
 from .tokenizer import read_tokenizer
 
@@ -25,13 +25,14 @@ _CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "ckpt.pt")
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
-_TIMEOUT_S = 20
 _PASS_CHECKPOINT = "download it by other means and pass the file or directory"
 _PASS_TOKENIZER = "pass a tokenizer.json with --tokenizer FILE"
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".json")
 
-T = TypeVar("T")
+Get = Callable[[str, str, str], SourcePath]
+"""A file of a repository, or a `CheckpointError` that ends in a remedy: (repo, name, remedy) -> where it is."""
+
 log = logging.getLogger(__name__)
 
 
@@ -41,35 +42,39 @@ def is_repo_id(name: str) -> bool:
     return bool(_REPO_ID.fullmatch(name)) and not name.endswith(_FILE_SUFFIXES) and not re.search(r"--|\.\.", name)
 
 
-def download(repo: str, mimi: Path | None, tokenizer: str | None) -> tuple[Path, Path | None, Path]:
-    """(checkpoint, codec or None if inside the checkpoint, tokenizer) as local files. Raises `CheckpointError`.
+def find_sources(
+    repo: str, mimi: Path | None, tokenizer: str | None, *, fetch: bool = True
+) -> tuple[SourcePath, SourcePath | None, SourcePath]:
+    """(checkpoint, codec or None if inside the checkpoint, tokenizer). Raises `CheckpointError`.
 
-    The tokenizer is fetched and read before anything large, so that a missing permission costs no download.
+    The tokenizer is read before anything large is fetched, so that a missing permission costs no download. Without
+    `fetch` nothing is fetched to disk at all: what is on the hub is read there, unless the hub is out of reach and the
+    file was downloaded before.
     """
-    files = _files_of(repo, "pass a local checkpoint instead")
-    tokenizer_path = find_tokenizer(tokenizer) if tokenizer else _default_tokenizer(repo, files)
-    read_tokenizer(tokenizer_path)
+    files, get = _files_of(repo, "pass a local checkpoint instead", fetch)
+    found = find_tokenizer(tokenizer, fetch=fetch) if tokenizer else _default_tokenizer(repo, files, fetch)
+    read_tokenizer(found)
     if _CONFIG in files:
-        _fetch(repo, _CONFIG, _PASS_CHECKPOINT)
+        get(repo, _CONFIG, _PASS_CHECKPOINT)
     if _INDEX in files:
-        checkpoint = _fetch(repo, _INDEX, _PASS_CHECKPOINT)
+        checkpoint = get(repo, _INDEX, _PASS_CHECKPOINT)
         owner = read_index(checkpoint)
-        mimi = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi()
+        codec = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi(get)
         for shard in sorted(set(owner.values())):
-            _fetch(repo, shard, _PASS_CHECKPOINT)
-        return checkpoint, mimi, tokenizer_path
+            get(repo, shard, _PASS_CHECKPOINT)
+        return checkpoint, codec, found
     for name in _WHOLE:
         if name in files:
-            mimi = mimi or _mimi()
-            return _fetch(repo, name, _PASS_CHECKPOINT), mimi, tokenizer_path
+            codec = mimi or _mimi(get)
+            return get(repo, name, _PASS_CHECKPOINT), codec, found
     raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {_INDEX} or {_WHOLE[1]}")
 
 
-def find_tokenizer(name: str) -> Path:
+def find_tokenizer(name: str, *, fetch: bool = True) -> SourcePath:
     """The `tokenizer.json` that `name` means: a file, a directory or a repo that has one. Raises `CheckpointError`."""
     path = Path(name)
     if not path.exists() and is_repo_id(name):
-        return download_tokenizer(name)
+        return hub_tokenizer(name, fetch=fetch)
     path = path / _TOKENIZER if path.is_dir() else path
     if path.exists():
         return path
@@ -79,78 +84,53 @@ def find_tokenizer(name: str) -> Path:
     )
 
 
-def download_tokenizer(repo: str) -> Path:
+def hub_tokenizer(repo: str, *, fetch: bool = True) -> SourcePath:
     """`tokenizer.json` of `repo`, and the small files that explain it."""
-    files = _files_of(repo, _PASS_TOKENIZER)
+    files, get = _files_of(repo, _PASS_TOKENIZER, fetch)
     for extra in _TOKENIZER_EXTRAS:
         if extra in files:
-            _fetch(repo, extra, _PASS_TOKENIZER)
-    return _fetch(repo, _TOKENIZER, _PASS_TOKENIZER)
+            get(repo, extra, _PASS_TOKENIZER)
+    return get(repo, _TOKENIZER, _PASS_TOKENIZER)
 
 
-def _default_tokenizer(repo: str, files: list[str]) -> Path:
+def _default_tokenizer(repo: str, files: list[str], fetch: bool) -> SourcePath:
     if _TOKENIZER in files:
-        return download_tokenizer(repo)
+        return hub_tokenizer(repo, fetch=fetch)
     problems = []
     for candidate in TOKENIZER_REPOS:
         try:
-            return download_tokenizer(candidate)
+            return hub_tokenizer(candidate, fetch=fetch)
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(f"no tokenizer can be fetched; {_PASS_TOKENIZER}. " + " ".join(problems))
 
 
-def _mimi() -> Path:
-    return _fetch(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")
+def _mimi(get: Get) -> SourcePath:
+    return get(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")
 
 
-def _hub() -> Any:
-    try:
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise CheckpointError(
-            "fetching from the Hugging Face hub needs huggingface-hub: pip install 'miso-gguf[hub]', "
-            "or pass a local checkpoint"
-        ) from error
-
-
-def _files_of(repo: str, remedy: str) -> list[str]:
-    """The repository's files; offline, those of interest that were downloaded before."""
-    hub = _hub()
+def _files_of(repo: str, remedy: str, fetch: bool) -> tuple[list[str], Get]:
+    """The repository's files, and how to get one; offline, those of interest that were downloaded before."""
+    hub = library()
     try:
         # Not list_repo_files: it retries for half a minute before it says that there is no network.
-        info = _calling(repo, remedy, lambda: hub.HfApi().model_info(repo, timeout=_TIMEOUT_S))
-        return [file.rfilename for file in info.siblings or ()]
+        info = calling(repo, remedy, lambda: hub.HfApi().model_info(repo, timeout=TIMEOUT_S))
+        return [file.rfilename for file in info.siblings or ()], _fetch if fetch else _look_at
     except CheckpointError as error:
         wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
         cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
         if not cached:
             raise
         log.warning("%s; going on with what was downloaded before", error)
-        return cached
+        return cached, _fetch
 
 
 def _fetch(repo: str, name: str, remedy: str) -> Path:
-    hub = _hub()
-    return Path(_calling(f"{repo}/{name}", remedy, lambda: str(hub.hf_hub_download(repo, name))))
+    hub = library()
+    return Path(calling(f"{repo}/{name}", remedy, lambda: str(hub.hf_hub_download(repo, name))))
 
 
-def _calling(what: str, remedy: str, call: Callable[[], T]) -> T:
-    errors = importlib.import_module("huggingface_hub.errors")
-    try:
-        return call()
-    except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{what}: the repository is gated: accept its terms and run `hf auth login`, or {remedy}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(f"{what}: no such repository on the hub (or it is private): {remedy}") from error
-    except Exception as error:  # connection errors differ between versions of the library
-        # "Local": not in the cache, and the hub did not answer.
-        is_local = isinstance(error, errors.LocalEntryNotFoundError)
-        if isinstance(error, errors.EntryNotFoundError) and not is_local:
-            raise CheckpointError(f"{what}: the hub has no such file: {remedy}") from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(f"{what}: the disk is full ({error.filename or 'the cache of the hub'})") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{what}: cannot be fetched, the hub is out of reach ({reason}): {remedy}") from error
+def _look_at(repo: str, name: str, remedy: str) -> HubPath:
+    path = HubPath(repo, name)
+    path.require(remedy)
+    return path

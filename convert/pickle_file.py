@@ -1,16 +1,19 @@
-"""A PyTorch `.pt` checkpoint, opened with `weights_only`: no code in the file is ever run. Needs torch."""
+"""A PyTorch `.pt` checkpoint, opened with `weights_only`: no code in the file is ever run. Needs torch.
+
+Of one on the hub, which is only looked at, shapes and types are read and no data.
+"""
 
 import importlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
+from .hub_path import HubPath, SourcePath
 from .tensor_store import Shape, is_plain_name
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -22,7 +25,7 @@ _SAFE_TORCH = (2, 6)
 class PickleFile:
     """An open `.pt` file: memory-mapped, or read whole if it is of the format before torch 1.6."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: SourcePath) -> None:
         self._path = path
         self._tensors: dict[str, Any] = _load(path)
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
@@ -32,7 +35,7 @@ class PickleFile:
             start += tensor.numel() * tensor.element_size()
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[SourcePath]:
         """The one file."""
         return (self._path,)
 
@@ -65,7 +68,7 @@ class PickleFile:
         self._tensors = {}
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: SourcePath) -> dict[str, Any]:
     torch = _import_torch(path)
     try:
         with path.open("rb") as file:
@@ -75,7 +78,12 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of no use to whoever did not write the file
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            if isinstance(path, HubPath):
+                state = _without_data(torch, path, is_zip)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises a dozen kinds for one meaning
         raise CheckpointError(
             f"{path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {_reason(error)}"
@@ -90,7 +98,16 @@ def _load(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def _import_torch(path: Path) -> Any:
+def _without_data(torch: Any, path: HubPath, is_zip: bool) -> Any:
+    """What `torch.load` gives, with tensors that have shapes and types only."""
+    if not is_zip:
+        raise CheckpointError(f"{path}: of the format before torch 1.6, which cannot be looked at without fetching it")
+    fake_tensor = importlib.import_module("torch._subclasses.fake_tensor")
+    with path.open() as file, fake_tensor.FakeTensorMode():
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _import_torch(path: SourcePath) -> Any:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:  # OSError: a shared library of torch's is missing

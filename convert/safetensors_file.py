@@ -14,14 +14,14 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import FileIO
-from pathlib import Path
+from io import BufferedReader, FileIO
 from typing import Any
 
 import numpy as np
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
+from .hub_path import SourcePath
 from .tensor_store import Shape, is_plain_name
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -43,7 +43,7 @@ class _Entry:
 class SafetensorsFile:
     """An open safetensors file. Raises `CheckpointError` if it is not one, or not a whole one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: SourcePath) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._file = _open(path)
@@ -58,7 +58,7 @@ class SafetensorsFile:
         self._shapes = {name: entry.shape for name, entry in self._entries.items()}
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[SourcePath]:
         """The one file."""
         return (self._path,)
 
@@ -104,7 +104,7 @@ class SafetensorsFile:
         self._file.close()
 
 
-def _open(path: Path) -> FileIO:
+def _open(path: SourcePath) -> FileIO | BufferedReader:
     try:
         # Opening a pipe that nobody writes to would wait forever.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -123,8 +123,9 @@ def _to_float32(raw: np.ndarray[Any, np.dtype[np.uint8]], dtype: str) -> F32Arra
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _read_header(file: FileIO, path: Path) -> dict[str, _Entry]:
-    file_bytes = os.fstat(file.fileno()).st_size
+def _read_header(file: FileIO | BufferedReader, path: SourcePath) -> dict[str, _Entry]:
+    file_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
     prefix = file.read(8)
     header_bytes = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or header_bytes > _MAX_HEADER_BYTES or header_bytes < 2:
@@ -162,7 +163,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _parse_entry(raw: Any, name: str, path: Path) -> tuple[str, Shape, int, int]:
+def _parse_entry(raw: Any, name: str, path: SourcePath) -> tuple[str, Shape, int, int]:
     if not is_plain_name(name):
         raise CheckpointError(f"{path}: {reprlib.repr(name)} is no plausible tensor name: the file is damaged")
     try:
@@ -184,7 +185,7 @@ def _parse_entry(raw: Any, name: str, path: Path) -> tuple[str, Shape, int, int]
     return dtype, tuple(shape), begin, end
 
 
-def _check_spans(spans: list[tuple[int, int, str]], data_bytes: int, path: Path) -> None:
+def _check_spans(spans: list[tuple[int, int, str]], data_bytes: int, path: SourcePath) -> None:
     """Tensors must tile the data area exactly: no hole, no overlap, nothing behind the end of the file."""
     position = 0
     for begin, end, name in sorted(spans):

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path, PureWindowsPath
+from pathlib import PureWindowsPath
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
+from .hub_path import SourcePath
 from .safetensors_file import SafetensorsFile
 from .tensor_store import Shape
 
@@ -17,7 +18,7 @@ _MAX_NAME_BYTES = 255
 class ShardedFiles:
     """The shards of one index, as one store. Raises `CheckpointError` if the index or a shard is not usable."""
 
-    def __init__(self, index: Path) -> None:
+    def __init__(self, index: SourcePath) -> None:
         owner = read_index(index)
         self._shards: dict[str, SafetensorsFile] = {}
         shards = sorted(set(owner.values()))
@@ -41,7 +42,7 @@ class ShardedFiles:
         self._shapes = {name: self._shards[shard].shapes[name] for name, shard in owner.items()}
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[SourcePath]:
         """The shards, sorted by name."""
         return [file for shard in self._shards.values() for file in shard.files]
 
@@ -64,7 +65,7 @@ class ShardedFiles:
         self._stack.close()
 
 
-def read_index(index: Path) -> dict[str, str]:
+def read_index(index: SourcePath) -> dict[str, str]:
     """Tensor name -> the file beside `index` that holds it. Raises `CheckpointError` if it names anything else."""
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..models import tiny
 from ..models.errors import CheckpointError
 from ..models.synthetic import MIMI_NAME, TOKENIZER_NAME
-from .hub import download, find_tokenizer, is_repo_id
+from .hub import find_sources, find_tokenizer, is_repo_id
+from .hub_path import SourcePath
 
 TINY_NAME = "tiny"
 DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
@@ -20,21 +21,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sources:
-    """Local files. `mimi` is None when the codec lies inside the checkpoint (Hugging Face CSM)."""
+    """Files, local unless they are only looked at. `mimi` is None when the codec lies inside the checkpoint (CSM)."""
 
-    checkpoint: Path
-    mimi: Path | None
-    tokenizer: Path
+    checkpoint: SourcePath
+    mimi: SourcePath | None
+    tokenizer: SourcePath
 
 
 @contextmanager
-def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = None) -> Iterator[Sources]:
+def resolve(
+    checkpoint: str, mimi: Path | None = None, tokenizer: str | None = None, *, fetch: bool = True
+) -> Iterator[Sources]:
     """Find, fetch or make the inputs.
 
     Args:
         checkpoint: A path, a Hugging Face repo id, or `tiny`.
         mimi: The codec's checkpoint; default: beside the checkpoint, or from the hub.
         tokenizer: A `tokenizer.json`, or a repo that has one; default: beside the checkpoint, or the hub's mirror.
+        fetch: Whether to download what is on the hub; else it is looked at where it lies, and nothing is written.
 
     Yields:
         The files.
@@ -44,11 +48,11 @@ def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = N
     """
     path = Path(checkpoint)
     if checkpoint.lower() == TINY_NAME:
-        yield _local(tiny.DIRECTORY, mimi, tokenizer)
+        yield _local(tiny.DIRECTORY, mimi, tokenizer, fetch)
     elif path.exists():
-        yield _local(path, mimi, tokenizer)
+        yield _local(path, mimi, tokenizer, fetch)
     elif is_repo_id(checkpoint):
-        yield Sources(*download(checkpoint, mimi, tokenizer))
+        yield Sources(*find_sources(checkpoint, mimi, tokenizer, fetch=fetch))
     else:
         raise CheckpointError(
             f"{checkpoint}: no such file or directory, and not a Hugging Face repo id (OWNER/NAME) or '{TINY_NAME}'"
@@ -56,7 +60,7 @@ def resolve(checkpoint: str, mimi: Path | None = None, tokenizer: str | None = N
 
 
 @contextmanager
-def resolve_checkpoint(checkpoint: str) -> Iterator[Path]:
+def resolve_checkpoint(checkpoint: str) -> Iterator[SourcePath]:
     """The checkpoint alone, when nothing is to be converted: local weights need no codec and no tokenizer."""
     path = Path(checkpoint)
     if path.exists() and checkpoint.lower() != TINY_NAME:
@@ -66,9 +70,10 @@ def resolve_checkpoint(checkpoint: str) -> Iterator[Path]:
             yield sources.checkpoint
 
 
-def _local(path: Path, mimi: Path | None, tokenizer: str | None) -> Sources:
+def _local(path: Path, mimi: Path | None, tokenizer: str | None, fetch: bool) -> Sources:
     directory = path if path.is_dir() else path.parent
-    return Sources(path, mimi or _mimi_beside(directory), _tokenizer_beside(directory, tokenizer))
+    tokenizer_path = find_tokenizer(tokenizer or str(directory / TOKENIZER_NAME), fetch=fetch)
+    return Sources(path, mimi or _mimi_beside(directory), tokenizer_path)
 
 
 def _mimi_beside(directory: Path) -> Path | None:
@@ -76,7 +81,3 @@ def _mimi_beside(directory: Path) -> Path | None:
         if (directory / name).exists():
             return directory / name
     return None
-
-
-def _tokenizer_beside(directory: Path, tokenizer: str | None) -> Path:
-    return find_tokenizer(tokenizer or str(directory / TOKENIZER_NAME))

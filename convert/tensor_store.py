@@ -4,10 +4,10 @@ It knows no layout: names are whatever the file calls its tensors.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from ..models.arrays import F32Array
+from .hub_path import SourcePath
 
 Shape = tuple[int, ...]
 
@@ -23,7 +23,7 @@ class TensorStore(Protocol):
     """Tensors by name, read lazily as float32. Reading is safe from several threads."""
 
     @property
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[SourcePath]:
         """The files behind it, in reading order: what a source hash covers."""
         ...
 

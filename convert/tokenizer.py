@@ -8,11 +8,11 @@ metadata is written into is `gguf_header.py`'s business.
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..models.errors import CheckpointError
 from ..models.spec import ModelSpec
+from .hub_path import SourcePath
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class TokenizerMetadata:
         return len(self.tokens)
 
 
-def read_tokenizer(path: Path) -> TokenizerMetadata:
+def read_tokenizer(path: SourcePath) -> TokenizerMetadata:
     """Read a `tokenizer.json`, or the one in directory `path`.
 
     BOS and EOS are Llama 3's if the file has them, else those of `tokenizer_config.json` or `special_tokens_map.json`
@@ -104,7 +104,7 @@ class _RefusedError(Exception):
     """Why a tokenizer cannot be used; becomes a `CheckpointError` that names the file."""
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: SourcePath) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -128,7 +128,7 @@ def _load(path: Path) -> dict[str, Any]:
     return data
 
 
-def _parse(data: dict[str, Any], path: Path) -> TokenizerMetadata:
+def _parse(data: dict[str, Any], path: SourcePath) -> TokenizerMetadata:
     model = data.get("model")
     if not isinstance(model, dict) or "vocab" not in model:
         raise _RefusedError("is not a tokenizer.json: it has no model.vocab")
@@ -239,7 +239,7 @@ def _merges(merges: Any, vocab: dict[str, int]) -> list[str]:
     return result
 
 
-def _specials(data: dict[str, Any], path: Path, ids: dict[str, int]) -> tuple[int, int]:
+def _specials(data: dict[str, Any], path: SourcePath, ids: dict[str, int]) -> tuple[int, int]:
     """Ids of BOS and EOS."""
     if _BOS in ids and _EOS in ids:
         return ids[_BOS], ids[_EOS]

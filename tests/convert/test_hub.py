@@ -13,7 +13,7 @@ import huggingface_hub.errors as errors
 import pytest
 
 from miso_gguf.convert import hub
-from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO, download, download_tokenizer, find_tokenizer, is_repo_id
+from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO, find_sources, find_tokenizer, hub_tokenizer, is_repo_id
 from miso_gguf.convert.tokenizer import read_tokenizer
 from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
@@ -94,7 +94,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
 
 
 def test_small_files_first_then_the_codec_then_the_weights(fake: Hub) -> None:
-    checkpoint, mimi, tokenizer = download(MISO, None, None)
+    checkpoint, mimi, tokenizer = find_sources(MISO, None, None)
     assert checkpoint.read_text() == "weights"
     assert mimi is not None
     assert mimi.read_text() == "mimi"
@@ -115,14 +115,14 @@ def test_what_is_passed_is_not_fetched(fake: Hub, tmp_path: Path) -> None:
     mimi = tmp_path / "mimi.safetensors"
     for tokenizer in (tmp_path / "tokenizer.json", tmp_path):
         fake.calls.clear()
-        assert download(MISO, mimi, str(tokenizer))[1:] == (mimi, tmp_path / "tokenizer.json")
+        assert find_sources(MISO, mimi, str(tokenizer))[1:] == (mimi, tmp_path / "tokenizer.json")
         assert fake.calls[:2] == [f"list {MISO}", "read tokenizer.json"]
         assert not [call for call in fake.calls if "Llama" in call or MIMI_REPO in call]
 
 
 def test_a_tokenizer_in_the_repository_is_preferred(fake: Hub) -> None:
     fake.repos[MISO] |= {"tokenizer.json": TOKENIZER, "config.json": "{}"}
-    download(MISO, Path("mimi"), None)
+    find_sources(MISO, Path("mimi"), None)
     assert fake.calls == [
         f"list {MISO}", f"list {MISO}", f"get {MISO}/tokenizer.json", f"read cache/{MISO}/tokenizer.json",
         f"get {MISO}/config.json", f"get {MISO}/model.safetensors",
@@ -131,7 +131,7 @@ def test_a_tokenizer_in_the_repository_is_preferred(fake: Hub) -> None:
 
 def test_sesames_checkpoint_without_safetensors(fake: Hub) -> None:
     fake.repos[MISO] = {"ckpt.pt": "pickle"}
-    assert download(MISO, Path("mimi"), None)[0].read_text() == "pickle"
+    assert find_sources(MISO, Path("mimi"), None)[0].read_text() == "pickle"
 
 
 def csm(codec: bool) -> dict[str, str]:
@@ -148,7 +148,7 @@ def csm(codec: bool) -> dict[str, str]:
 def test_huggingface_layout(fake: Hub, codec: bool) -> None:
     """Only the shards of the index are fetched, and Kyutai's codec only if they hold none."""
     fake.repos[CSM] = csm(codec)
-    checkpoint, mimi, _ = download(CSM, None, None)
+    checkpoint, mimi, _ = find_sources(CSM, None, None)
     assert checkpoint == fake.cache / CSM / INDEX
     assert (mimi is None) is codec
     small = [f"get {CSM}/tokenizer.json", f"read cache/{CSM}/tokenizer.json", f"get {CSM}/config.json"]
@@ -165,14 +165,14 @@ def test_huggingface_layout(fake: Hub, codec: bool) -> None:
 def test_an_index_that_leaves_the_repository(fake: Hub) -> None:
     fake.repos[CSM] = {**csm(True), INDEX: json.dumps({"weight_map": {"codec_model.x": "../../.ssh/id_rsa"}})}
     with pytest.raises(CheckpointError, match=r"shard '\.\./\.\./\.ssh/id_rsa' is not a plain file name"):
-        download(CSM, None, None)
+        find_sources(CSM, None, None)
     assert fake.calls[-1] == f"get {CSM}/{INDEX}"
 
 
 def test_a_repository_without_weights(fake: Hub) -> None:
     fake.repos[MISO] = {"README.md": ""}
     with pytest.raises(CheckpointError) as caught:
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     wanted = f"{MISO}: the repository holds no model.safetensors, {INDEX} or ckpt.pt"
     assert str(caught.value) == wanted
     assert not [call for call in fake.calls if MIMI_REPO in call]
@@ -181,12 +181,12 @@ def test_a_repository_without_weights(fake: Hub) -> None:
 def test_a_gated_tokenizer_after_an_unreachable_mirror(fake: Hub) -> None:
     """Both are tried, and nothing large is fetched before one of them is there."""
     fake.fails[f"list {MIRROR}"] = hub_error("RepositoryNotFoundError")
-    assert download(MISO, None, None)[2] == fake.cache / GATED / "tokenizer.json"
+    assert find_sources(MISO, None, None)[2] == fake.cache / GATED / "tokenizer.json"
     fake.fails[f"get {GATED}/tokenizer.json"] = hub_error("GatedRepoError")
     (fake.cache / GATED / "tokenizer.json").unlink()
     fake.calls.clear()
     with pytest.raises(CheckpointError) as caught:
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     assert str(caught.value) == (
         "no tokenizer can be fetched; pass a tokenizer.json with --tokenizer FILE. "
         f"{MIRROR}: no such repository on the hub (or it is private): pass a tokenizer.json with --tokenizer FILE "
@@ -200,7 +200,7 @@ def test_a_gated_tokenizer_after_an_unreachable_mirror(fake: Hub) -> None:
 def test_a_gated_tokenizer_that_was_asked_for(fake: Hub, name: str) -> None:
     fake.fails[f"get {GATED}/{name}"] = hub_error("GatedRepoError")
     with pytest.raises(CheckpointError) as caught:
-        download(MISO, None, GATED)
+        find_sources(MISO, None, GATED)
     assert str(caught.value) == (
         f"{GATED}/{name}: the repository is gated: accept its terms and run `hf auth login`, "
         "or pass a tokenizer.json with --tokenizer FILE"
@@ -211,13 +211,13 @@ def test_a_gated_tokenizer_that_was_asked_for(fake: Hub, name: str) -> None:
 def test_a_tokenizer_that_cannot_be_used_costs_no_download(fake: Hub) -> None:
     fake.repos[MIRROR]["tokenizer.json"] = "<!doctype html>"
     with pytest.raises(CheckpointError, match="is a web page, not JSON"):
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     assert fake.calls[-1] == f"read cache/{MIRROR}/tokenizer.json"
 
 
 def test_a_repository_that_has_no_tokenizer(fake: Hub) -> None:
     with pytest.raises(CheckpointError) as caught:
-        download_tokenizer(MIMI_REPO)
+        hub_tokenizer(MIMI_REPO)
     assert str(caught.value) == (
         f"{MIMI_REPO}/tokenizer.json: the hub has no such file: pass a tokenizer.json with --tokenizer FILE"
     )
@@ -246,31 +246,31 @@ OFFLINE = [
 def test_offline_says_what_to_pass_instead(fake: Hub, asked: str, what: str, remedy: str, error: Exception) -> None:
     fake.fails[asked] = error
     with pytest.raises(CheckpointError) as caught:
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     reason = "the hub is out of reach (offline mode is enabled)"
     assert str(caught.value) == f"{what}: cannot be fetched, {reason}: {remedy}"
 
 
 def test_offline_with_what_was_downloaded_before(fake: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    before = download(MISO, None, None)
+    before = find_sources(MISO, None, None)
     fake.repos[CSM] = csm(True)
-    csm_before = download(CSM, None, None)
+    csm_before = find_sources(CSM, None, None)
     fake.calls.clear()
     fake.fails = {"": ConnectionError("no route")}
-    assert download(MISO, None, None) == before
-    assert download(CSM, None, None) == csm_before
+    assert find_sources(MISO, None, None) == before
+    assert find_sources(CSM, None, None) == csm_before
     assert not [call for call in fake.calls if call.startswith("get ")]
     assert f"{MISO}: cannot be fetched, the hub is out of reach (no route)" in caplog.text
     assert "going on with what was downloaded before" in caplog.text
     # What is missing of it is still asked for.
     (fake.cache / CSM / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=f"{CSM}/model-2.safetensors: cannot be fetched, the hub is out of reach"):
-        download(CSM, None, None)
+        find_sources(CSM, None, None)
 
 
 def test_a_missing_repository(fake: Hub) -> None:
     with pytest.raises(CheckpointError) as caught:
-        download("nobody/nothing", None, None)
+        find_sources("nobody/nothing", None, None)
     assert str(caught.value) == (
         "nobody/nothing: no such repository on the hub (or it is private): pass a local checkpoint instead"
     )
@@ -279,13 +279,13 @@ def test_a_missing_repository(fake: Hub) -> None:
 def test_gated_weights(fake: Hub) -> None:
     fake.fails[f"get {MISO}/model.safetensors"] = hub_error("GatedRepoError")
     with pytest.raises(CheckpointError, match=r"MisoTTS/model\.safetensors: the repository is gated: accept its terms"):
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
 
 
 def test_a_full_disk_is_no_matter_of_the_network(fake: Hub) -> None:
     fake.fails[f"get {MISO}/model"] = OSError(errno.ENOSPC, "No space left on device", "/cache/blob")
     with pytest.raises(CheckpointError) as caught:
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     assert str(caught.value) == f"{MISO}/model.safetensors: the disk is full (/cache/blob)"
 
 
@@ -299,7 +299,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(CheckpointError) as caught:
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     assert str(caught.value) == (
         "fetching from the Hugging Face hub needs huggingface-hub: pip install 'miso-gguf[hub]', "
         "or pass a local checkpoint"
@@ -313,15 +313,15 @@ def test_the_library_when_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(
         CheckpointError, match=rf"{MISO}: cannot be fetched, the hub is out of reach \(.*\): pass a local"
     ):
-        download(MISO, None, None)
+        find_sources(MISO, None, None)
     with pytest.raises(
         CheckpointError, match=rf"{MIRROR}: cannot be fetched, .* reach \(.*\): pass a tokenizer\.json w"
     ):
-        download_tokenizer(MIRROR)
+        hub_tokenizer(MIRROR)
     with pytest.raises(
         CheckpointError, match=rf"{MIMI_FILE}: cannot be fetched, the hub is out of reach \(.*\): pass Ky"
     ):
-        hub._mimi()
+        hub._mimi(hub._fetch)
 
 
 @pytest.mark.parametrize(

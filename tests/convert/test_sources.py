@@ -17,7 +17,7 @@ KYUTAI = "tokenizer-e351c8d8-checkpoint125.safetensors"
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test here may reach for the hub unless it says so."""
-    monkeypatch.setattr(module, "download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(module, "find_sources", lambda *_, **__: pytest.fail("asked the hub"))
 
 
 @pytest.fixture
@@ -92,17 +92,18 @@ def test_a_path_that_is_not_there(checkpoint: str) -> None:
     )
 
 
-def test_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fetch", [True, False])
+def test_a_repository(monkeypatch: pytest.MonkeyPatch, fetch: bool) -> None:
     asked: list[tuple[object, ...]] = []
 
-    def download(*arguments: object) -> tuple[Path, Path, Path]:
-        asked.append(arguments)
+    def find_sources(*arguments: object, fetch: bool) -> tuple[Path, Path, Path]:
+        asked.append((*arguments, fetch))
         return Path("w"), Path("m"), Path("t")
 
-    monkeypatch.setattr(module, "download", download)
-    with resolve(DEFAULT_CHECKPOINT, Path("mimi"), "some/tokenizer") as sources:
+    monkeypatch.setattr(module, "find_sources", find_sources)
+    with resolve(DEFAULT_CHECKPOINT, Path("mimi"), "some/tokenizer", fetch=fetch) as sources:
         assert sources == Sources(Path("w"), Path("m"), Path("t"))
-    assert asked == [("MisoLabs/MisoTTS", Path("mimi"), "some/tokenizer")]
+    assert asked == [("MisoLabs/MisoTTS", Path("mimi"), "some/tokenizer", fetch)]
 
 
 def test_a_local_path_that_looks_like_a_repository(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

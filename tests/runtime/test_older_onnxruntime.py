@@ -11,7 +11,7 @@ import onnx
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from onnxruntimes import OLDEST, PYTHON_310, environment, onnxruntime_folder
+from older_packages import OLDEST_ONNXRUNTIME, PYTHON_310_ONNXRUNTIME, environment, onnxruntime_folder
 
 from builders import make_tiny_bundle
 from miso_gguf.models.files import file_sha256
@@ -22,7 +22,7 @@ from miso_gguf.runtime.onnx_stream import OnnxStream
 Array = NDArray[Any]
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 14), reason="these versions have no wheel for it")
-VERSIONS = pytest.mark.parametrize("version", [OLDEST, PYTHON_310])
+VERSIONS = pytest.mark.parametrize("version", [OLDEST_ONNXRUNTIME, PYTHON_310_ONNXRUNTIME])
 RUNNER = Path(__file__).parents[1] / "run_onnx_stream.py"
 SPEECH = Path(__file__).parents[1] / "data" / "speech.flac"
 FRAMES = [1, 1, 3, 130, 7, 58]  # 400 steps of the transformer: past its window of 250
@@ -83,7 +83,9 @@ def test_the_encoder_gives_the_same_codes(version: str, tiny: Path, tmp_path: Pa
 
 def miso_speak(version: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("miso-speak")), *map(str, arguments), "--threads", "1"]
-    return subprocess.run(command, env=environment(version), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=environment(onnxruntime_folder(version)), capture_output=True, text=True, check=False
+    )
 
 
 @VERSIONS
@@ -99,8 +101,9 @@ def test_miso_speak_speaks(version: str, tiny: Path, tmp_path: Path) -> None:
 def test_the_environment_takes_the_other_version() -> None:
     """Or the test above would prove nothing."""
     code = "import miso_gguf.runtime.onnx_stream as s; print(s.onnxruntime.__version__)"
-    for version in (OLDEST, PYTHON_310):
-        done = subprocess.run([sys.executable, "-c", code], env=environment(version), capture_output=True, check=True)
+    for version in (OLDEST_ONNXRUNTIME, PYTHON_310_ONNXRUNTIME):
+        variables = environment(onnxruntime_folder(version))
+        done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
         assert done.stdout.decode().split() == [version]
 
 
@@ -141,9 +144,9 @@ def test_a_graph_that_is_too_new_is_no_damaged_one(kind: str, reason: str, tiny:
     record = BundleFile(size_bytes=graph.stat().st_size, sha256=file_sha256(graph))
     fields = {**dict(manifest), "files": {**manifest.files, graph.name: record}}
     (bundle / MANIFEST_NAME).write_text(sealed(**fields).to_json())
-    done = miso_speak(OLDEST, "Hello.", "--model", bundle, "--out", tmp_path / "out.wav")
+    done = miso_speak(OLDEST_ONNXRUNTIME, "Hello.", "--model", bundle, "--out", tmp_path / "out.wav")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"miso-speak: error: {graph}: onnxruntime {OLDEST} is too old for this graph ({reason}): "
+        f"miso-speak: error: {graph}: onnxruntime {OLDEST_ONNXRUNTIME} is too old for this graph ({reason}): "
         "`pip install --upgrade onnxruntime`, or convert again with this version of miso-gguf\n"
     )

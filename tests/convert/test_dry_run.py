@@ -1,0 +1,264 @@
+"""`--dry-run` of what lies on the hub, through the real client over HTTP: nothing large fetched, nothing written."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hf_csm import random_csm
+from hub_server import Content, HubServer, Zeros, serving
+from older_packages import OLDEST_HUB, hub_folder
+from safetensors.torch import load_file
+
+from builders import Inputs, make_inputs
+from miso_gguf.convert import pickle_file
+from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO
+from miso_gguf.convert.hub_path import HubPath
+from miso_gguf.models.errors import CheckpointError
+from miso_gguf.models.flavors import MISO_8B
+from miso_gguf.models.levels import Q4_0, Q4_K_M, Q8_0, Level
+from miso_gguf.models.mimi import MIMI, mimi_shapes
+from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
+from miso_gguf.models.tensors import Shape, checkpoint_shapes
+
+MISO, CSM, TINY_REPO = "MisoLabs/MisoTTS", "sesame/csm-1b", "someone/miso-tiny"
+MIRROR = "unsloth/Llama-3.2-1B"
+TOKENIZER = json.dumps(tiny_tokenizer()).encode()
+SMALL_BYTES = 600_000
+"""More than all headers and the tokenizer; a two-hundredth of the smallest weights here, but for the tiny model's."""
+
+
+def safetensors(shapes: Mapping[str, Shape], dtype: str = "F32") -> Zeros:
+    """A file of these tensors, at its full size."""
+    entries, position = {}, 0
+    for name, shape in shapes.items():
+        size = (4 if dtype == "F32" else 2) * int(torch.Size(shape).numel())
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    header = json.dumps(entries).encode()
+    return Zeros(len(header).to_bytes(8, "little") + header, 8 + len(header) + position)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    repos: dict[str, dict[str, Content]] = {
+        MISO: {"README.md": b"", "model.safetensors": safetensors(checkpoint_shapes(MISO_8B))},
+        MIRROR: {"tokenizer.json": TOKENIZER, "tokenizer_config.json": b"{}", "model.safetensors": b""},
+        MIMI_REPO: {MIMI_FILE: safetensors(mimi_shapes(MIMI)), "model.safetensors": b""},
+    }
+    with serving(HubServer(repos)) as hub:
+        yield hub
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where the client keeps what it fetches."""
+    return tmp_path / "home"
+
+
+def convert(hub: HubServer, home: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """`miso-convert` in a folder of its own, `home/../cwd`."""
+    cwd = home.with_name("cwd")
+    cwd.mkdir(parents=True, exist_ok=True)
+    command = [str(Path(sys.executable).with_name("miso-convert")), *map(str, arguments)]
+    environment = {**hub.environment(home), **more}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def environment(library: str) -> Mapping[str, str]:
+    """Variables with which a program of ours takes this version of huggingface-hub."""
+    return {} if library == "installed" else {"PYTHONPATH": str(hub_folder(library))}
+
+
+def plan(hub: HubServer, home: Path, *arguments: object, **more: str) -> dict[str, Any]:
+    done = convert(hub, home, *arguments, "--dry-run", "--json", **more)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not home.exists(), "nothing is written, not into the hub's cache either"
+    assert list(home.with_name("cwd").iterdir()) == []
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.mark.parametrize("library", ["installed", OLDEST_HUB])
+def test_the_8b_model_costs_its_headers(hub: HubServer, home: Path, tmp_path: Path, library: str) -> None:
+    found = plan(hub, home, "--quant", "q4_k_m", **environment(library))
+    weights, codec = hub.repos[MISO]["model.safetensors"], hub.repos[MIMI_REPO][MIMI_FILE]
+    assert found["download_bytes"] == len(weights) + len(codec) + len(TOKENIZER)
+    assert 33e9 < found["download_bytes"] < 34e9
+    assert hub.sent_bytes < SMALL_BYTES
+    local = [tmp_path / name for name in ("model.safetensors", "mimi.safetensors")]
+    for path, content in zip(local, (weights, codec), strict=True):
+        assert isinstance(content, Zeros)
+        with path.open("wb") as file:
+            file.write(content.head)
+            file.truncate(len(content))
+    (tmp_path / "tokenizer.json").write_bytes(TOKENIZER)
+    assert without_time(found) == local_plan(local[0], local[1], tmp_path / "tokenizer.json", Q4_K_M)
+
+
+@pytest.fixture(scope="module")
+def csm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As transformers saves a model: config, codec inside, two audio tables, several shards."""
+    directory = tmp_path_factory.mktemp("csm")
+    random_csm(tied=False).save_pretrained(directory, max_shard_size="2MB")
+    (directory / "tokenizer.json").write_bytes(TOKENIZER)
+    assert len(list(directory.glob("*.safetensors"))) > 2
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(tmp_path_factory.mktemp("tiny"))
+
+
+def files_in(directory: Path) -> dict[str, Content]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def local_plan(checkpoint: Path, mimi: Path | None, tokenizer: Path, level: Level) -> dict[str, Any]:
+    """The plan of the same files on this machine."""
+    with open_checkpoint(checkpoint) as opened:
+        conversion = plan_conversion(Path(f"{opened.spec.name}-GGUF"), opened, mimi, tokenizer, Request([level]))
+        assert conversion.download_bytes == 0
+        files = {plan.name: plan.size_bytes for plan in conversion.plans}
+        return {"directory": str(conversion.directory), "files": files, "needed_bytes": conversion.needed_bytes}
+
+
+def without_time(plan: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plan.items() if name not in ("estimated_seconds", "download_bytes")}
+
+
+def test_shards_with_their_codec(hub: HubServer, home: Path, csm: Path) -> None:
+    hub.repos[CSM] = {**files_in(csm), "ckpt.pt": Zeros(b"", 6 << 30), "model.safetensors": Zeros(b"", 6 << 30)}
+    found = plan(hub, home, CSM, "--quant", "q8_0")
+    fetched = [len(content) for name, content in files_in(csm).items() if name.startswith(("model-", "tokenizer."))]
+    assert found["download_bytes"] == sum(fetched)
+    assert hub.sent_bytes < sum(fetched) / 2
+    assert without_time(found) == local_plan(csm, None, csm / "tokenizer.json", Q8_0)
+    assert not [request for request in hub.requests if MIMI_REPO in request]
+
+
+def test_a_pickled_checkpoint(hub: HubServer, home: Path, tiny: Inputs) -> None:
+    """Sesame's own file is one: shapes are read, no data."""
+    pickled = io.BytesIO()
+    torch.save(load_file(tiny.checkpoint), pickled)
+    content = pickled.getvalue()
+    hub.repos[TINY_REPO] = {"ckpt.pt": content}
+    arguments = ("--quant", "q4_0", "--mimi", tiny.mimi)
+    found = plan(hub, home, TINY_REPO, *arguments)
+    assert found["download_bytes"] == len(content) + len(TOKENIZER)
+    assert hub.sent_bytes < len(content) / 4
+    assert without_time(found) == local_plan(tiny.checkpoint, tiny.mimi, tiny.tokenizer, Q4_0)
+
+
+def test_a_pickled_checkpoint_of_old_torch_says_that_it_must_be_fetched() -> None:
+    with pytest.raises(CheckpointError, match=r"^a/b/ckpt\.pt: of the format before torch 1\.6, which cannot be"):
+        pickle_file._without_data(torch, HubPath("a/b/ckpt.pt"), is_zip=False)
+
+
+def test_local_weights_with_a_tokenizer_on_the_hub(hub: HubServer, home: Path, tiny: Inputs) -> None:
+    found = plan(hub, home, tiny.checkpoint, "--mimi", tiny.mimi, "--quant", "q4_0", "--tokenizer", MIRROR)
+    assert found["download_bytes"] == len(TOKENIZER)
+    assert without_time(found) == local_plan(tiny.checkpoint, tiny.mimi, tiny.tokenizer, Q4_0)
+
+
+def test_it_says_what_is_to_be_fetched(hub: HubServer, home: Path) -> None:
+    done = convert(hub, home, "--quant", "q4_k_m", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "MisoTTS-8B-backbone-Q4_K_M.gguf" in done.stdout
+    assert "\n33.14 GB to fetch, 5.83 GB of disk, about " in done.stdout
+
+
+@pytest.mark.parametrize("library", ["installed", OLDEST_HUB])
+def test_a_server_that_sends_whole_files_is_cut_off(hub: HubServer, home: Path, library: str) -> None:
+    hub.ranges = False
+    assert plan(hub, home, "--quant", "q4_k_m", **environment(library))["download_bytes"] > 33e9
+    # What was on its way when the client hung up counts too.
+    assert hub.sent_bytes < 40 * SMALL_BYTES
+
+
+def test_a_bundle_that_is_there(hub: HubServer, home: Path, tiny: Inputs, tmp_path: Path) -> None:
+    """A dry run knows by the hub's sha256 whether it is of this checkpoint; what was fetched before is not fetched."""
+    weights = tiny.checkpoint.read_bytes()
+    hub.repos[TINY_REPO] = {"model.safetensors": weights, "tokenizer.json": tiny.tokenizer.read_bytes()}
+    hub.repos[MIMI_REPO] = {MIMI_FILE: tiny.mimi.read_bytes()}
+    out = tmp_path / "out"
+    arguments = (TINY_REPO, "--out", out, "--quant", "q8_0")
+    assert convert(hub, home, *arguments).returncode == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    found = json.loads(convert(hub, home, *arguments, "--quant", "q4_0", "--dry-run", "--json").stdout)
+    assert sorted(found["files"]) == ["Miso-Tiny-backbone-Q4_0.gguf", "Miso-Tiny-decoder-Q4_0.gguf"]
+    assert found["download_bytes"] == 0
+    hub.large = False  # of small files it names none
+    elsewhere = plan(hub, tmp_path / "elsewhere" / "home", *arguments, "--quant", "q4_0")
+    assert elsewhere["download_bytes"] == sum(len(hub.repos[repo][name]) for repo, name in (
+        (TINY_REPO, "model.safetensors"), (TINY_REPO, "tokenizer.json"), (MIMI_REPO, MIMI_FILE)
+    ))  # fmt: skip
+    assert without_time(elsewhere) == without_time(found)
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+    hub.repos[TINY_REPO]["model.safetensors"] = weights[:-4] + b"\1\2\3\4"
+    done = convert(hub, home, *arguments, "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"miso-convert: error: {out}: holds a bundle of another checkpoint than {TINY_REPO}/model.safetensors: "
+        "choose another --out\n"
+    )
+
+
+def test_offline_what_was_fetched_before_is_looked_at(hub: HubServer, home: Path, tiny: Inputs) -> None:
+    hub.repos[TINY_REPO] = {"model.safetensors": tiny.checkpoint.read_bytes(), "tokenizer.json": TOKENIZER}
+    arguments = (TINY_REPO, "--quant", "q8_0", "--mimi", tiny.mimi)
+    assert convert(hub, home, *arguments).returncode == 0
+    hub.requests.clear()
+    done = convert(hub, home, *arguments, "--out", "elsewhere", "--dry-run", "--json", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0
+    assert "going on with what was downloaded before" in " ".join(done.stderr.split())
+    expected = local_plan(tiny.checkpoint, tiny.mimi, tiny.tokenizer, Q8_0)
+    assert without_time(json.loads(done.stdout)) == {**expected, "directory": "elsewhere"}
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda hub: hub.gated.add(MISO), f"{MISO}/model.safetensors: the repository is gated: accept its terms"),
+        (lambda hub: hub.gated.add(MIMI_REPO), f"{MIMI_REPO}/{MIMI_FILE}: the repository is gated: accept its terms"),
+        (lambda hub: hub.repos.pop(MISO), f"{MISO}: no such repository on the hub (or it is private)"),
+        (lambda hub: hub.repos[MIMI_REPO].clear(), f"{MIMI_REPO}/{MIMI_FILE}: the hub has no such file: pass Kyutai's"),
+        (
+            lambda hub: hub.repos[MISO].update({"model.safetensors": b"<!doctype html><html>"}),
+            f"{MISO}/model.safetensors: not a safetensors file (its first 8 bytes are no plausible header length)",
+        ),
+        (
+            lambda hub: hub.repos[MISO].update({"model.safetensors": Zeros(b"\xff\xff\x10", 33 << 30)}),
+            f"{MISO}/model.safetensors: not a safetensors file (its header is no JSON",
+        ),
+        (lambda hub: hub.repos[MIRROR].update({"tokenizer.json": b""}), f"{MIRROR}/tokenizer.json: is empty"),
+    ],
+    ids=["gated", "gated codec", "no repository", "no codec", "a web page", "no header", "empty tokenizer"],
+)
+def test_what_cannot_be_looked_at_is_one_line(
+    hub: HubServer, home: Path, change: Callable[[HubServer], object], message: str
+) -> None:
+    change(hub)
+    done = convert(hub, home, "--quant", "q4_k_m", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"miso-convert: error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not home.exists()
+    assert hub.sent_bytes < 2 << 20
+
+
+def test_without_a_hub(hub: HubServer, home: Path) -> None:
+    done = convert(hub, home, "--quant", "q4_k_m", "--dry-run", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"miso-convert: error: {MISO}: cannot be fetched, the hub is out of reach (")
+    assert done.stderr.count("\n") == 1

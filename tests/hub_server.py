@@ -1,0 +1,173 @@
+"""A stand-in for the Hugging Face hub over HTTP: what its client asks for, and a record of what was sent.
+
+A client takes it for the hub with `environment`. Files may be larger than memory: `Zeros` are made as they are sent.
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+_BLOCK_BYTES = 1 << 16
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A large file: `head`, then zeros."""
+
+    head: bytes
+    size_bytes: int
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+    def block(self, start: int, stop: int) -> bytes:
+        return self.head[start:stop].ljust(stop - start, b"\0")
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.head + str(self.size_bytes).encode()).hexdigest()
+
+
+Content = bytes | Zeros
+
+
+@dataclass
+class HubServer:
+    """Repositories (OWNER/NAME -> file -> content), how the server behaves, and what it was asked."""
+
+    repos: dict[str, dict[str, Content]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    """Repositories whose files are listed and not given."""
+    large: bool = True
+    """Whether files are kept as large ones: the hub then names their sha256 and sends one elsewhere for them."""
+    ranges: bool = True
+    """Whether parts of a file can be had."""
+    requests: list[str] = field(default_factory=list)
+    """METHOD PATH, and the range where one was asked for."""
+    sent_bytes: int = 0
+    """Of file contents."""
+    port: int = 0
+
+    def environment(self, home: Path) -> Mapping[str, str]:
+        """Variables with which a program of ours meets this hub, and keeps what it fetches in `home`."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        return {**kept, "HF_ENDPOINT": f"http://127.0.0.1:{self.port}", "HF_HOME": str(home), "NO_PROXY": "*"}
+
+
+@contextmanager
+def serving(hub: HubServer) -> Iterator[HubServer]:
+    """The hub on a port of this machine's own, until the block ends."""
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield hub
+        server.shutdown()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        asked = self.headers.get("Range", "")
+        self.hub.requests.append(f"{self.command} {self.path} {asked}".rstrip())
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", self.path):
+            self._list(match[1])
+        elif match := re.fullmatch(r"/(cdn/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path):
+            self._file(match[2], match[3], is_cdn=bool(match[1]), with_body=with_body)
+        else:
+            self._refuse(404, "not found")
+
+    def _list(self, repo: str) -> None:
+        files = self.hub.repos.get(repo)
+        if files is None:
+            self._refuse(401, "no such repository", "RepoNotFound")
+            return
+        siblings = [{"rfilename": name} for name in files]
+        body = json.dumps({"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings}).encode()
+        self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
+        self.wfile.write(body)
+
+    def _file(self, repo: str, name: str, *, is_cdn: bool, with_body: bool) -> None:
+        files = self.hub.repos.get(repo)
+        if files is None:
+            self._refuse(401, "no such repository", "RepoNotFound")
+        elif repo in self.hub.gated:
+            self._refuse(403, "gated", "GatedRepo")
+        elif name not in files:
+            self._refuse(404, "no such file", "EntryNotFound")
+        elif self.hub.large and not is_cdn:
+            etag, size = _sha256(files[name]), str(len(files[name]))
+            headers = {
+                "X-Repo-Commit": COMMIT,
+                "X-Linked-Etag": f'"{etag}"',
+                "X-Linked-Size": size,
+                "ETag": '"pointer"',
+            }
+            # Another host, as on the real hub: its client asks that one for content only.
+            location = f"http://localhost:{self.hub.port}/cdn{self.path}"
+            self._head(302, {**headers, "Location": location, "Content-Length": "0"})
+        else:
+            self._send(files[name], with_body=with_body)
+
+    def _send(self, content: Content, *, with_body: bool) -> None:
+        start, stop, status = 0, len(content), 200
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_sha1(content)}"'}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and self.hub.ranges:
+            start, stop, status = int(asked[1]), min(int(asked[2] or stop - 1) + 1, stop), 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        self._head(status, {**headers, "Content-Length": str(stop - start)})
+        while with_body and start < stop:
+            end = min(start + _BLOCK_BYTES, stop)
+            block = content.block(start, end) if isinstance(content, Zeros) else content[start:end]
+            try:
+                self.wfile.write(block)
+            except OSError:  # the client has what it wanted
+                self.close_connection = True
+                return
+            self.hub.sent_bytes += len(block)
+            start = end
+
+    def _refuse(self, status: int, message: str, code: str = "") -> None:
+        self._head(
+            status, {"Content-Length": "0", "X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
+        )
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+def _sha256(content: Content) -> str:
+    return content.sha256 if isinstance(content, Zeros) else hashlib.sha256(content).hexdigest()
+
+
+def _sha1(content: Content) -> str:
+    return hashlib.sha1(_sha256(content).encode()).hexdigest()
