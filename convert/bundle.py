@@ -35,8 +35,11 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
     """Write what is missing. Returns the manifest of the bundle as it then is.
 
     Raises `CheckpointError` on weights that cannot be converted, `BundleError` if the directory cannot be written, is
-    in use or runs full. Whatever happens, no half-written file keeps a finished name.
+    in use or runs full, `ValueError` if a source lies on the hub. Whatever happens, no half-written file keeps a
+    finished name.
     """
+    if conversion.looked_at:
+        raise ValueError(f"{conversion.looked_at[0]} was only looked at: resolve the sources with fetch=True")
     directory = conversion.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)

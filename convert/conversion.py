@@ -57,10 +57,15 @@ class Conversion:
         return sum(plan.weights for plan in self.plans)
 
     @property
-    def download_bytes(self) -> int:
-        """What a run fetches from the hub: of sources that are only looked at, those that are not in its cache yet."""
+    def looked_at(self) -> list[HubPath]:
+        """The sources that were only looked at, on the hub: while there are any, the conversion cannot run."""
         files = [*self.checkpoint.store.files, *self.small_files]
-        return sum(file.download_bytes for file in files if isinstance(file, HubPath))
+        return [file for file in files if isinstance(file, HubPath)]
+
+    @property
+    def download_bytes(self) -> int:
+        """What is to be fetched from the hub first: the sources that are not in its cache yet."""
+        return sum(file.download_bytes for file in self.looked_at)
 
     @property
     def needed_bytes(self) -> int:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from builders import Inputs, make_inputs
 from miso_gguf.convert import pickle_file
+from miso_gguf.convert.bundle import convert as run_conversion
 from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO
@@ -262,3 +263,18 @@ def test_without_a_hub(hub: HubServer, home: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"miso-convert: error: {MISO}: cannot be fetched, the hub is out of reach (")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_plan_of_what_was_only_looked_at_cannot_run(tiny: Inputs, tmp_path: Path) -> None:
+    class Elsewhere(HubPath):
+        """A tokenizer on the hub."""
+
+        def read_bytes(self) -> bytes:
+            return tiny.tokenizer.read_bytes()
+
+    with open_checkpoint(tiny.checkpoint) as checkpoint:
+        tokenizer = Elsewhere("a/b/tokenizer.json")
+        conversion = plan_conversion(tmp_path / "out", checkpoint, tiny.mimi, tokenizer, Request([Q4_0]))
+        with pytest.raises(ValueError, match=r"^a/b/tokenizer\.json was only looked at: resolve .* fetch=True$"):
+            run_conversion(conversion)
+    assert not (tmp_path / "out").exists()
