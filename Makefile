@@ -15,12 +15,12 @@ demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verif
 	$(BIN)/miso-convert verify demo tiny
 	$(BIN)/miso-speak "Hello there. This is very good." --model demo --quant q4_k_m --out demo/hello.wav
 
-demo-oldest:  ## the demo with the lowest version of every package that pyproject.toml declares
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --resolution lowest-direct --editable .
-	mkdir -p $(STAMPS) && touch $(STAMPS)/run
-	$(MAKE) demo
+demo-oldest:  ## the demo with the lowest version of every package that is required, in an environment of its own
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/pip install --quiet uv
+	build/oldest/bin/uv pip install --python build/oldest/bin/python --resolution lowest-direct --editable '.[hub]'
+	mkdir -p build/oldest/stamps && touch build/oldest/stamps/run
+	$(MAKE) demo VENV=build/oldest
 
 test: $(STAMPS)/dev  ## the unit suite
 	$(BIN)/python -m pytest

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -138,7 +137,7 @@ def _digests(sources: list[SourceFile]) -> list[str]:
 
 def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: Progress) -> list[SourceFile]:
     """One pass over the checkpoint, hashing its files on the way."""
-    paths = conversion.checkpoint.store.files
+    paths = [path for path in conversion.checkpoint.store.files if isinstance(path, Path)]  # see `looked_at`
     hasher = SourceHasher(paths)
     hasher.start()
     try:
@@ -168,7 +167,7 @@ def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], reco
         llama_cpp=version("llama-cpp-python"),
         fingerprint=conversion.fingerprint,
         sources=[*checkpoint_sources, *conversion.small_sources],
-        spec=asdict(conversion.checkpoint.spec),
+        spec=conversion.checkpoint.spec.to_dict(),
         codec=CodecFiles(decoder=DECODER_NAME, encoder=ENCODER_NAME),
         levels=dict(sorted(levels.items())),
         files=dict(sorted(files.items())),

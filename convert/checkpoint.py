@@ -6,7 +6,7 @@ and what they are, is `open_store`'s business.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,16 @@ from .hf_layout import (
     HfSource,
     has_two_audio_tables,
     hf_ignored,
+    hf_other_name,
     hf_sources,
     is_hf_layout,
     spec_from_config,
     unpermute_rows,
 )
-from .hub_path import SourcePath
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .sharded import ShardedFiles
+from .source_path import SourcePath
 from .tensor_store import Shape, TensorStore
 
 _INDEX = "model.safetensors.index.json"
@@ -74,6 +75,11 @@ class Checkpoint:
     def row_step(self, name: str) -> int:
         """Rows that must be read together: the head dimension where rows are permuted, else 1."""
         return self._sources[name].head_dim or 1
+
+    def check_dtypes(self) -> None:
+        """Raises `CheckpointError` if a tensor is of a type that cannot be read."""
+        for source in self._sources.values():
+            self.store.check_dtype(source.name)
 
     def fingerprint(self) -> str:
         """sha256 over every tensor's name, shape, first and last row: identifies the weights in a second.
@@ -196,9 +202,13 @@ def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected and not (checkpoint.is_hf and hf_ignored(name))]
     wrong = [name for name in expected if name in found and tuple(found[name]) != expected[name]]
+    # transformers, which reads shards without their index, would take these as well.
+    left_out = checkpoint.store.left_out if isinstance(checkpoint.store, ShardedFiles) else ()
+    beside = [name for name in left_out if name in expected or hf_other_name(name, expected)]
     problems = [
+        *(f"  left out by the index  {name}: it is in a shard, remove it there or name it" for name in beside),
         *(f"  missing   {name} {list(expected[name])}" for name in missing),
-        *(f"  unknown   {name} {list(found[name])}" for name in unknown),
+        *(f"  unknown   {name} {list(found[name])}{_reason(name, found)}" for name in unknown),
         *(f"  mis-shaped {name}: expected {list(expected[name])}, found {list(found[name])}" for name in wrong),
     ]
     if problems:
@@ -207,3 +217,8 @@ def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:
             f"({len(missing)} missing, {len(unknown)} unknown, {len(wrong)} mis-shaped tensors):\n"
             + "\n".join(problems)
         )
+
+
+def _reason(name: str, found: Collection[str]) -> str:
+    other = hf_other_name(name, found)
+    return "" if other is None else f": there as {other} too, remove the one that is not meant"

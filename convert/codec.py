@@ -8,8 +8,8 @@ from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from ..models.mimi import mimi_shapes, recognise_mimi
 from .checkpoint import Checkpoint, open_store
-from .hub_path import SourcePath
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
+from .source_path import SourcePath
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"

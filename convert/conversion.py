@@ -5,16 +5,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..models.errors import BundleError
+from ..models.files import file_sha256
 from ..models.levels import Level
 from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, Role, SourceFile, read_manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
 from .checkpoint import Checkpoint
 from .codec import DECODER_NAME, ENCODER_NAME, Codec
 from .gguf_header import tokenizer_keys
-from .hub_path import HubPath, SourcePath, sha256_of
+from .hub_path import HubPath
 from .imatrix import Imatrix, read_imatrix
 from .plan import GgufPlan, file_name, plan_file
 from .rows import RowReader
+from .source_path import SourcePath
 from .tokenizer import check_tokenizer, gguf_keys, read_tokenizer
 
 
@@ -88,6 +90,7 @@ def plan_conversion(
     codec = Codec(mimi, checkpoint)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite)
+    checkpoint.check_dtypes()
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
     is_compared = (directory / MANIFEST_NAME).exists()
     fingerprint = _fingerprint(checkpoint, directory, is_compared)
@@ -135,7 +138,9 @@ _UNKNOWN = "0" * 64
 
 
 def _sha256(file: SourcePath, is_compared: bool) -> str:
-    return sha256_of(file) if is_compared or not isinstance(file, HubPath) else _UNKNOWN
+    if not isinstance(file, HubPath):
+        return file_sha256(file)
+    return file.sha256 if is_compared else _UNKNOWN
 
 
 def _fingerprint(checkpoint: Checkpoint, directory: Path, is_compared: bool) -> str:
@@ -144,13 +149,13 @@ def _fingerprint(checkpoint: Checkpoint, directory: Path, is_compared: bool) -> 
     Of one on the hub each row would be a request. There its files' sha256 tell whether the bundle in `directory` is of
     it. Raises `BundleError` if it is another's.
     """
-    files = checkpoint.store.files
-    if not any(isinstance(file, HubPath) for file in files):
+    files = [file for file in checkpoint.store.files if isinstance(file, HubPath)]
+    if not files:
         return checkpoint.fingerprint()
     if not is_compared:
         return _UNKNOWN
     manifest = read_manifest(directory)
-    if [source.sha256 for source in manifest.sources_of("checkpoint")] != [sha256_of(file) for file in files]:
+    if [source.sha256 for source in manifest.sources_of("checkpoint")] != [file.sha256 for file in files]:
         raise BundleError(f"{directory}: holds a bundle of another checkpoint than {files[0]}: choose another --out")
     return manifest.fingerprint
 

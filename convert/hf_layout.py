@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..models.errors import CheckpointError
 from ..models.flavors import CSM_1B, FLAVORS
+from ..models.mimi import MIMI, SAMPLE_RATE_HZ, mimi_heads
 from ..models.spec import ModelSpec, RopeScaling, TransformerSpec
 from ..models.tensors import AUDIO_TABLE, DECODER_AUDIO_TABLE
 
@@ -93,10 +94,16 @@ def has_two_audio_tables(names: Collection[str]) -> bool:
 def hf_ignored(name: str) -> bool:
     """Whether a tensor that `hf_sources` does not list may be passed over.
 
-    That is the codec's, and buffers that are computed anew. A second table under another of its names is not: which of
-    the two is meant cannot be known.
+    That is the codec's, and buffers that are computed anew. A tensor under a second name is not: which is meant cannot
+    be known.
     """
     return name.startswith(CODEC_PREFIX) or name.endswith(_BUFFERS)
+
+
+def hf_other_name(name: str, names: Collection[str]) -> str | None:
+    """Another name among `names` for the tensor that `name` means, if there is one."""
+    spellings = next((spellings for spellings in _GLOBAL.values() if name in spellings), ())
+    return next((other for other in spellings if other != name and other in names), None)
 
 
 def is_hf_layout(names: Collection[str]) -> bool:
@@ -140,6 +147,9 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     tied = config.get("tie_codebooks_embeddings", True)
     if not isinstance(tied, bool | None):
         raise CheckpointError(f"tie_codebooks_embeddings must be true or false, not {tied!r}")
+    codec = config.get("codec_config")
+    if isinstance(codec, Mapping):
+        check_mimi_config(codec, "codec_config.")
     outer, inner = _Section(config, ""), _Section(depth, "depth_decoder_config.")
     for key, own, other in (
         ("num_codebooks", "num_codebooks", outer.integer("num_codebooks")),
@@ -172,6 +182,32 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     known = (replace(spec, name=flavor.name, prompt=flavor.prompt) for flavor in FLAVORS.values())
     named = next((candidate for candidate in known if candidate in FLAVORS.values()), spec)
     return replace(named, tied_audio_embeddings=bool(tied))
+
+
+def check_mimi_config(config: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a codec that differs from Mimi in a setting that its tensors do not show.
+
+    Source: transformers `MimiConfig`, whose defaults are the published codec's. Raises `CheckpointError`.
+    """
+    section = _Section(config, prefix)
+    width = section.integer("hidden_size", MIMI.latent_dim)
+    heads = mimi_heads(width)
+    section.require(
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        sliding_window=MIMI.window,
+        norm_eps=1e-5,
+        hidden_act="gelu",
+        attention_bias=False,
+        pad_mode="constant",
+        trim_right_ratio=1.0,
+        use_causal_conv=True,
+        audio_channels=1,
+        sampling_rate=SAMPLE_RATE_HZ,
+    )
+    if section.rope_scaling() is not None or section.rope_base(MIMI.rope_period) != MIMI.rope_period:
+        raise CheckpointError(f"{prefix}RoPE is not Mimi's (rope_theta {MIMI.rope_period:g}, not scaled)")
 
 
 def _thresholds(scaling: RopeScaling) -> tuple[float, float, float]:
@@ -211,10 +247,14 @@ class _Section:
             raise CheckpointError(f"{self.prefix}{key} must be a whole number, not {value}")
         return int(value)
 
+    def require(self, **wanted: object) -> None:
+        """Settings that no tensor shows, and that have one value in the files that we write."""
+        for key, value in wanted.items():
+            if self.data.get(key, value) not in (value, None):
+                raise CheckpointError(f"{self.prefix}{key} {self.data[key]!r} is not supported, only {value!r}")
+
     def transformer(self) -> TransformerSpec:
-        for key, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-            if self.data.get(key, wanted) != wanted:
-                raise CheckpointError(f"{self.prefix}{key} {self.data[key]!r} is not supported, only {wanted!r}")
+        self.require(hidden_act="silu", attention_bias=False, mlp_bias=False, partial_rotary_factor=1.0)
         width, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
         if heads < 1:
             raise CheckpointError(f"{self.prefix}num_attention_heads must be positive, not {heads}")
@@ -227,9 +267,9 @@ class _Section:
             ffn_dim=self.integer("intermediate_size"),
         )
 
-    def rope_base(self) -> float:
+    def rope_base(self, default: float = 500_000.0) -> float:
         prefix, rope = self._rope()
-        return self._number(rope, prefix, "rope_theta", self.number("rope_theta", 500_000.0))
+        return self._number(rope, prefix, "rope_theta", self.number("rope_theta", default))
 
     def rope_scaling(self) -> RopeScaling | None:
         prefix, rope = self._rope()
@@ -250,11 +290,14 @@ class _Section:
             raise CheckpointError(f"{prefix.rstrip('.')}: {error}") from error
 
     def _rope(self) -> tuple[str, Mapping[str, Any]]:
-        for key in ("rope_parameters", "rope_scaling"):
-            rope = self.data.get(key)
-            if isinstance(rope, Mapping):
-                return f"{self.prefix}{key}.", rope
-        return f"{self.prefix}rope_parameters.", {}
+        given = {key: self.data.get(key) for key in ("rope_parameters", "rope_scaling")}
+        found = [(f"{self.prefix}{key}.", rope) for key, rope in given.items() if isinstance(rope, Mapping)]
+        if len(found) > 1:
+            (prefix, rope), (other_prefix, other) = found
+            for key in rope.keys() & other.keys():
+                if rope[key] != other[key]:
+                    raise CheckpointError(f"{prefix}{key} {rope[key]!r} and {other_prefix}{key} {other[key]!r} differ")
+        return found[0] if found else (f"{self.prefix}rope_parameters.", {})
 
     @staticmethod
     def _number(data: Mapping[str, Any], prefix: str, key: str, default: float | None) -> float:

@@ -6,14 +6,15 @@ Downloads resume and show their own progress; both are huggingface-hub's work. W
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from ..models.errors import CheckpointError
 from .hf_layout import CODEC_PREFIX
 from .hub_client import TIMEOUT_S, calling, library
-from .hub_path import HubPath, SourcePath
+from .hub_path import HubPath
+from .safetensors_file import SafetensorsFile
 from .sharded import read_index
+from .source_path import SourcePath
 from .tokenizer import read_tokenizer
 
 TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
@@ -30,9 +31,6 @@ _PASS_TOKENIZER = "pass a tokenizer.json with --tokenizer FILE"
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".json")
 
-Get = Callable[[str, str, str], SourcePath]
-"""A file of a repository, or a `CheckpointError` that ends in a remedy: (repo, name, remedy) -> where it is."""
-
 log = logging.getLogger(__name__)
 
 
@@ -48,33 +46,75 @@ def find_sources(
     """(checkpoint, codec or None if inside the checkpoint, tokenizer). Raises `CheckpointError`.
 
     The tokenizer is read before anything large is fetched, so that a missing permission costs no download. Without
-    `fetch` nothing is fetched to disk at all: what is on the hub is read there, unless the hub is out of reach and the
-    file was downloaded before.
+    `fetch` nothing is fetched to disk at all: what is on the hub is read there or, where the hub is out of reach, what
+    was downloaded before.
     """
-    files, get = _files_of(repo, "pass a local checkpoint instead", fetch)
-    found = find_tokenizer(tokenizer, fetch=fetch) if tokenizer else _default_tokenizer(repo, files, fetch)
+    hub = _Hub(fetch)
+    files = hub.files(repo, "pass a local checkpoint instead")
+    found = _find_tokenizer(hub, tokenizer) if tokenizer else _default_tokenizer(hub, repo, files)
     read_tokenizer(found)
     if _CONFIG in files:
-        get(repo, _CONFIG, _PASS_CHECKPOINT)
+        hub.get(repo, _CONFIG, _PASS_CHECKPOINT)
     if _INDEX in files:
-        checkpoint = get(repo, _INDEX, _PASS_CHECKPOINT)
+        checkpoint = hub.get(repo, _INDEX, _PASS_CHECKPOINT)
         owner = read_index(checkpoint)
-        codec = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi(get)
+        codec = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi(hub)
         for shard in sorted(set(owner.values())):
-            get(repo, shard, _PASS_CHECKPOINT)
+            hub.get(repo, shard, _PASS_CHECKPOINT)
         return checkpoint, codec, found
     for name in _WHOLE:
         if name in files:
-            codec = mimi or _mimi(get)
-            return get(repo, name, _PASS_CHECKPOINT), codec, found
+            # Only beside a config.json can a file be transformers', with the codec inside.
+            codec = mimi or (None if _CONFIG in files else _mimi(hub))
+            checkpoint = hub.get(repo, name, _PASS_CHECKPOINT)
+            return checkpoint, codec or (None if _has_codec(checkpoint) else _mimi(hub)), found
     raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {_INDEX} or {_WHOLE[1]}")
 
 
 def find_tokenizer(name: str, *, fetch: bool = True) -> SourcePath:
     """The `tokenizer.json` that `name` means: a file, a directory or a repo that has one. Raises `CheckpointError`."""
+    return _find_tokenizer(_Hub(fetch), name)
+
+
+class _Hub:
+    """Files of repositories: fetched, or only looked at where they lie."""
+
+    def __init__(self, fetch: bool) -> None:
+        self._fetch = fetch
+        self._commits: dict[str, str | None] = {}
+        self._out_of_reach = False
+
+    def files(self, repo: str, remedy: str) -> list[str]:
+        """The repository's files; offline, those of interest that were downloaded before."""
+        hub = library()
+        try:
+            # Not list_repo_files: it retries for half a minute before it says that there is no network.
+            info = calling(repo, remedy, lambda: hub.HfApi().model_info(repo, timeout=TIMEOUT_S))
+            self._commits[repo] = getattr(info, "sha", None)
+            return [file.rfilename for file in info.siblings or ()]
+        except CheckpointError as error:
+            wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
+            cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
+            if not cached:
+                raise
+            log.warning("%s; going on with what was downloaded before", error)
+            self._out_of_reach = True
+            return cached
+
+    def get(self, repo: str, name: str, remedy: str) -> SourcePath:
+        """One file. Raises `CheckpointError` that ends in `remedy`."""
+        if not self._fetch and not self._out_of_reach:
+            path = HubPath(repo, name, self._commits.get(repo))
+            path.require(remedy)
+            return path
+        hub, options = library(), {} if self._fetch else {"local_files_only": True}
+        return Path(calling(f"{repo}/{name}", remedy, lambda: str(hub.hf_hub_download(repo, name, **options))))
+
+
+def _find_tokenizer(hub: _Hub, name: str) -> SourcePath:
     path = Path(name)
     if not path.exists() and is_repo_id(name):
-        return hub_tokenizer(name, fetch=fetch)
+        return _hub_tokenizer(hub, name)
     path = path / _TOKENIZER if path.is_dir() else path
     if path.exists():
         return path
@@ -84,53 +124,36 @@ def find_tokenizer(name: str, *, fetch: bool = True) -> SourcePath:
     )
 
 
-def hub_tokenizer(repo: str, *, fetch: bool = True) -> SourcePath:
+def _hub_tokenizer(hub: _Hub, repo: str) -> SourcePath:
     """`tokenizer.json` of `repo`, and the small files that explain it."""
-    files, get = _files_of(repo, _PASS_TOKENIZER, fetch)
+    files = hub.files(repo, _PASS_TOKENIZER)
     for extra in _TOKENIZER_EXTRAS:
         if extra in files:
-            get(repo, extra, _PASS_TOKENIZER)
-    return get(repo, _TOKENIZER, _PASS_TOKENIZER)
+            hub.get(repo, extra, _PASS_TOKENIZER)
+    return hub.get(repo, _TOKENIZER, _PASS_TOKENIZER)
 
 
-def _default_tokenizer(repo: str, files: list[str], fetch: bool) -> SourcePath:
+def _default_tokenizer(hub: _Hub, repo: str, files: list[str]) -> SourcePath:
     if _TOKENIZER in files:
-        return hub_tokenizer(repo, fetch=fetch)
+        return _hub_tokenizer(hub, repo)
     problems = []
     for candidate in TOKENIZER_REPOS:
         try:
-            return hub_tokenizer(candidate, fetch=fetch)
+            return _hub_tokenizer(hub, candidate)
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(f"no tokenizer can be fetched; {_PASS_TOKENIZER}. " + " ".join(problems))
 
 
-def _mimi(get: Get) -> SourcePath:
-    return get(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")
-
-
-def _files_of(repo: str, remedy: str, fetch: bool) -> tuple[list[str], Get]:
-    """The repository's files, and how to get one; offline, those of interest that were downloaded before."""
-    hub = library()
+def _has_codec(checkpoint: SourcePath) -> bool:
+    if checkpoint.suffix != ".safetensors":
+        return False
+    file = SafetensorsFile(checkpoint)
     try:
-        # Not list_repo_files: it retries for half a minute before it says that there is no network.
-        info = calling(repo, remedy, lambda: hub.HfApi().model_info(repo, timeout=TIMEOUT_S))
-        return [file.rfilename for file in info.siblings or ()], _fetch if fetch else _look_at
-    except CheckpointError as error:
-        wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
-        cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
-        if not cached:
-            raise
-        log.warning("%s; going on with what was downloaded before", error)
-        return cached, _fetch
+        return any(name.startswith(CODEC_PREFIX) for name in file.shapes)
+    finally:
+        file.close()
 
 
-def _fetch(repo: str, name: str, remedy: str) -> Path:
-    hub = library()
-    return Path(calling(f"{repo}/{name}", remedy, lambda: str(hub.hf_hub_download(repo, name))))
-
-
-def _look_at(repo: str, name: str, remedy: str) -> HubPath:
-    path = HubPath(repo, name)
-    path.require(remedy)
-    return path
+def _mimi(hub: _Hub) -> SourcePath:
+    return hub.get(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")

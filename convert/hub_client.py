@@ -18,12 +18,15 @@ T = TypeVar("T")
 def library() -> Any:
     """The module. Raises `CheckpointError` that names the extra where it is not installed."""
     try:
-        return importlib.import_module("huggingface_hub")
+        hub = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise CheckpointError(
             "fetching from the Hugging Face hub needs huggingface-hub: pip install 'miso-gguf[hub]', "
             "or pass a local checkpoint"
         ) from error
+    # What it would tell the hub of the program that runs it, it asks for and keeps in a file first.
+    importlib.import_module("huggingface_hub.constants").HF_HUB_DISABLE_TELEMETRY = True
+    return hub
 
 
 def calling(what: str, remedy: str, call: Callable[[], T]) -> T:
@@ -50,42 +53,46 @@ def calling(what: str, remedy: str, call: Callable[[], T]) -> T:
         raise CheckpointError(f"{what}: cannot be fetched, the hub is out of reach ({reason}): {remedy}") from error
 
 
-def read_range(repo: str, name: str, start: int, stop: int) -> bytes:
-    """Bytes `[start, stop)` of a file of a repository. Raises whatever the library raises.
+def read_range(url: str, what: str, start: int, stop: int) -> bytes:
+    """Bytes `[start, stop)` of the file at `url`, `what` in messages. Raises `CheckpointError` if they do not come.
 
-    No more than these are asked for. A server that sends the file from its beginning all the same is cut off behind
-    them, or at once if they lie far inside: nobody waits for gigabytes that are thrown away.
+    The library's own `HfFileSystem` reads ranges too, and takes in the whole file from a server (a proxy, a mirror)
+    that sends that instead. Here such a server is cut off behind the range, or at once if the range lies far inside:
+    nobody waits for gigabytes that are thrown away.
     """
     hub = library()
     # Unpacked by nobody, so that a byte is a byte of the file.
     wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    headers = {**hub.utils.build_hf_headers(), **wanted}
-    with _streamed(hub, hub.hf_hub_url(repo, name), headers) as (is_part, chunks):
+    result = bytearray()
+    with _streamed(hub, url, {**hub.utils.build_hf_headers(), **wanted}) as (status, part, chunks):
+        is_part = status == 206
+        if is_part and not part.startswith(f"bytes {start}-"):
+            raise CheckpointError(f"{what}: the server sent another part ({part!r}) than the one from byte {start} on")
         skipped = 0 if is_part else start
         if skipped > _CHUNK_BYTES:
-            raise OSError("the server sends whole files only")
-        result = bytearray()
+            raise CheckpointError(f"{what}: the server gives no parts of files: fetch the whole file and pass it")
+        end = skipped + stop - start
         for chunk in chunks:
             result += chunk
-            if not is_part and len(result) >= skipped + stop - start:
+            # A part ends by itself, and then the connection serves the next request too.
+            if len(result) > end or (len(result) == end and not is_part):
                 break
-    part = bytes(result[skipped : skipped + stop - start])
-    if len(part) < stop - start:
-        raise OSError(f"{len(part)} bytes came of the {stop - start} from {start} on")
-    return part
+    if len(result) < end:
+        raise CheckpointError(f"{what}: {len(result)} bytes came of the {end} from byte {start} on: try again")
+    return bytes(result[skipped:end])
 
 
 @contextmanager
-def _streamed(hub: Any, url: str, headers: dict[str, str]) -> Iterator[tuple[bool, Iterator[bytes]]]:
-    """Whether the answer to a GET is a part of the file, and its bytes as they come."""
+def _streamed(hub: Any, url: str, headers: dict[str, str]) -> Iterator[tuple[int, str, Iterator[bytes]]]:
+    """The answer to a GET: its status, which part of the file it says it is, and its bytes as they come."""
     session = hub.utils.get_session()
-    is_httpx = callable(session.stream)  # from huggingface-hub 1 on; before, it is a session of requests
+    # A session of requests before huggingface-hub 1 (`stream` is an option there), a client of httpx from then on.
+    is_requests = isinstance(session.stream, bool)
     options: dict[str, Any] = {"headers": headers, "timeout": TIMEOUT_S}
-    if is_httpx:
-        options["follow_redirects"] = True
-    with session.stream("GET", url, **options) if is_httpx else session.get(url, stream=True, **options) as response:
+    answer = session.get(url, stream=True, **options) if is_requests else session.stream("GET", url, **options)
+    with answer as response:
         if response.status_code >= 400:
-            _ = response.read() if is_httpx else response.content  # the error's text, which its exception shows
+            _ = response.content if is_requests else response.read()  # the error's text, which its exception shows
         hub.utils.hf_raise_for_status(response)
-        chunks = response.iter_bytes(_CHUNK_BYTES) if is_httpx else response.iter_content(_CHUNK_BYTES)
-        yield response.status_code == 206, chunks
+        chunks = response.iter_content(_CHUNK_BYTES) if is_requests else response.iter_bytes(_CHUNK_BYTES)
+        yield response.status_code, response.headers.get("Content-Range", ""), chunks

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
-from .hub_path import HubPath, SourcePath
+from .hub_path import HubPath
+from .source_path import SourcePath
 from .tensor_store import Shape, is_plain_name
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -50,15 +51,19 @@ class PickleFile:
         row_bytes = tensor.numel() // max(1, len(tensor)) * tensor.element_size() if tensor.ndim else 0
         return 0, self._starts[name] + row * row_bytes
 
-    def read(self, name: str, start: int, stop: int) -> F32Array:
-        """Rows `[start, stop)` as float32. Raises `CheckpointError` on an unsupported dtype."""
-        tensor = self._tensors[name]
-        dtype = str(tensor.dtype).removeprefix("torch.")
+    def check_dtype(self, name: str) -> None:
+        """Raises `CheckpointError` on an unsupported dtype."""
+        dtype = str(self._tensors[name].dtype).removeprefix("torch.")
         if dtype not in _DTYPES:
             raise CheckpointError(
                 f"{self._path}: tensor {name} has dtype {dtype}; supported are {', '.join(_DTYPES)}. "
                 "Save the checkpoint in one of these."
             )
+
+    def read(self, name: str, start: int, stop: int) -> F32Array:
+        """Rows `[start, stop)` as float32. Raises `CheckpointError` on an unsupported dtype."""
+        tensor = self._tensors[name]
+        self.check_dtype(name)
         rows = tensor[start:stop] if tensor.ndim else tensor.reshape(1)[start:stop]
         # force: a saved nn.Parameter requires a gradient.
         return np.array(rows.float().numpy(force=True), dtype=np.float32, order="C")
@@ -88,10 +93,11 @@ def _load(path: SourcePath) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {_reason(error)}"
         ) from error
+    device = "meta" if isinstance(path, HubPath) else "cpu"
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(_is_plain_tensor(torch, value) for value in state.values()):
+    if not isinstance(state, dict) or not all(_is_plain_tensor(torch, value, device) for value in state.values()):
         raise CheckpointError(f"{path}: not a state dict (a plain dictionary of dense tensors)")
     if not all(isinstance(name, str) and is_plain_name(name) for name in state):
         raise CheckpointError(f"{path}: not a state dict (it has keys that are no tensor names)")
@@ -102,9 +108,12 @@ def _without_data(torch: Any, path: HubPath, is_zip: bool) -> Any:
     """What `torch.load` gives, with tensors that have shapes and types only."""
     if not is_zip:
         raise CheckpointError(f"{path}: of the format before torch 1.6, which cannot be looked at without fetching it")
-    fake_tensor = importlib.import_module("torch._subclasses.fake_tensor")
-    with path.open() as file, fake_tensor.FakeTensorMode():
-        return torch.load(file, map_location="cpu", weights_only=True)
+    with path.open() as file, torch.serialization.skip_data():
+        try:
+            return torch.load(file, map_location="meta", weights_only=True)
+        except Exception as error:
+            # What torch makes of a read that failed says nothing of the reason.
+            raise getattr(file.raw, "error", None) or error from None
 
 
 def _import_torch(path: SourcePath) -> Any:
@@ -124,8 +133,8 @@ def _import_torch(path: SourcePath) -> Any:
     return torch
 
 
-def _is_plain_tensor(torch: Any, value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+def _is_plain_tensor(torch: Any, value: Any, device: str) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == device
 
 
 def _reason(error: Exception) -> str:

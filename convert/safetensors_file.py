@@ -21,7 +21,7 @@ import numpy as np
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
-from .hub_path import SourcePath
+from .source_path import SourcePath
 from .tensor_store import Shape, is_plain_name
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -72,14 +72,19 @@ class SafetensorsFile:
         entry = self._entries[name]
         return 0, entry.start + row * math.prod(entry.shape[1:]) * _ITEM_BYTES.get(entry.dtype, 0)
 
-    def read(self, name: str, start: int, stop: int) -> F32Array:
-        """Rows `[start, stop)` as float32. Raises `CheckpointError` on an unsupported dtype or a failing disk."""
-        entry = self._entries[name]
-        if entry.dtype not in _ITEM_BYTES:
+    def check_dtype(self, name: str) -> None:
+        """Raises `CheckpointError` on an unsupported dtype."""
+        dtype = self._entries[name].dtype
+        if dtype not in _ITEM_BYTES:
             raise CheckpointError(
-                f"{self._path}: tensor {name} has dtype {entry.dtype}; supported are {', '.join(_ITEM_BYTES)}. "
+                f"{self._path}: tensor {name} has dtype {dtype}; supported are {', '.join(_ITEM_BYTES)}. "
                 "Save the checkpoint in one of these."
             )
+
+    def read(self, name: str, start: int, stop: int) -> F32Array:
+        """Rows `[start, stop)` as float32. Raises `CheckpointError` on an unsupported dtype or a failing disk."""
+        self.check_dtype(name)
+        entry = self._entries[name]
         assert 0 <= start <= stop <= (entry.shape or (1,))[0], (name, start, stop, entry.shape)
         row_items = math.prod(entry.shape[1:])
         raw = np.empty((stop - start) * row_items * _ITEM_BYTES[entry.dtype], np.uint8)

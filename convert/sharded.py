@@ -1,14 +1,14 @@
 """A checkpoint cut into several safetensors files, joined by Hugging Face's `*.safetensors.index.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import PureWindowsPath
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
-from .hub_path import SourcePath
 from .safetensors_file import SafetensorsFile
+from .source_path import SourcePath
 from .tensor_store import Shape
 
 _LISTED = 5
@@ -40,6 +40,7 @@ class ShardedFiles:
         self._owner = owner
         self._index = {shard: i for i, shard in enumerate(self._shards)}
         self._shapes = {name: self._shards[shard].shapes[name] for name, shard in owner.items()}
+        self._left_out = [name for shard in shards for name in self._shards[shard].shapes if owner.get(name) != shard]
 
     @property
     def files(self) -> Sequence[SourcePath]:
@@ -51,10 +52,19 @@ class ShardedFiles:
         """Every tensor that the index names."""
         return self._shapes
 
+    @property
+    def left_out(self) -> Collection[str]:
+        """What the shards hold beside what the index says that they hold."""
+        return self._left_out
+
     def position(self, name: str, row: int = 0) -> tuple[int, int]:
         """(shard, byte offset of the row)."""
         shard = self._owner[name]
         return self._index[shard], self._shards[shard].position(name, row)[1]
+
+    def check_dtype(self, name: str) -> None:
+        """Raises `CheckpointError` on an unsupported dtype."""
+        self._shards[self._owner[name]].check_dtype(name)
 
     def read(self, name: str, start: int, stop: int) -> F32Array:
         """Rows `[start, stop)` from the shard that holds the tensor."""

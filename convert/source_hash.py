@@ -8,9 +8,9 @@ import hashlib
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..models.errors import CheckpointError
-from .hub_path import SourcePath
 
 _BLOCK_BYTES = 4 << 20
 _AHEAD_BYTES = 1 << 30
@@ -19,7 +19,7 @@ _AHEAD_BYTES = 1 << 30
 class SourceHasher(threading.Thread):
     """Hashes `files` in order. The converter reports its position; `result` waits for the rest."""
 
-    def __init__(self, files: Sequence[SourcePath]) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         super().__init__(name="source-hash", daemon=True)
         self._files = files
         self._starts = [0]
@@ -84,5 +84,5 @@ class SourceHasher(threading.Thread):
         return not self._stopped
 
 
-def _unreadable(file: SourcePath, error: OSError) -> CheckpointError:
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{file}: cannot be read while it is hashed ({error.strerror or error})")

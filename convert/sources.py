@@ -10,7 +10,7 @@ from ..models import tiny
 from ..models.errors import CheckpointError
 from ..models.synthetic import MIMI_NAME, TOKENIZER_NAME
 from .hub import find_sources, find_tokenizer, is_repo_id
-from .hub_path import SourcePath
+from .source_path import SourcePath
 
 TINY_NAME = "tiny"
 DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
@@ -60,13 +60,14 @@ def resolve(
 
 
 @contextmanager
-def resolve_checkpoint(checkpoint: str) -> Iterator[SourcePath]:
+def resolve_checkpoint(checkpoint: str) -> Iterator[Path]:
     """The checkpoint alone, when nothing is to be converted: local weights need no codec and no tokenizer."""
     path = Path(checkpoint)
     if path.exists() and checkpoint.lower() != TINY_NAME:
         yield path
     else:
         with resolve(checkpoint) as sources:
+            assert isinstance(sources.checkpoint, Path), "it was fetched"
             yield sources.checkpoint
 
 

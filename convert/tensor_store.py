@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..models.arrays import F32Array
-from .hub_path import SourcePath
+from .source_path import SourcePath
 
 Shape = tuple[int, ...]
 
@@ -34,6 +34,10 @@ class TensorStore(Protocol):
 
     def position(self, name: str, row: int = 0) -> tuple[int, int]:
         """(index in `files`, byte offset) of one row: reading in this order is reading the disk in order."""
+        ...
+
+    def check_dtype(self, name: str) -> None:
+        """Raises `CheckpointError` if the tensor is of a type that cannot be read."""
         ...
 
     def read(self, name: str, start: int, stop: int) -> F32Array:

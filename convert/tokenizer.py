@@ -12,7 +12,7 @@ from typing import Any
 
 from ..models.errors import CheckpointError
 from ..models.spec import ModelSpec
-from .hub_path import SourcePath
+from .source_path import SourcePath
 
 log = logging.getLogger(__name__)
 

@@ -188,6 +188,11 @@ def _count(names: Iterable[str], pattern: str) -> int:
     return max((int(m[1]) + 1 for m in map(re.compile(pattern).match, names) if m), default=0)
 
 
+def mimi_heads(latent_dim: int) -> int:
+    """How many heads a codec of this width is taken to have, since no tensor shows it."""
+    return 8 if latent_dim == 512 else max(1, latent_dim // 32)
+
+
 _RECOGNISED_BY: dict[str, int] = {
     "decoder.model.0.conv.conv.weight": 3,
     "encoder.model.0.conv.conv.weight": 3,
@@ -239,7 +244,7 @@ def recognise_mimi(shapes: Mapping[str, Shape]) -> MimiSpec:
             residual_kernel=residual[2] if len(residual) == 3 else MIMI.residual_kernel,
             last_kernel=last[2] if len(last) == 3 else MIMI.last_kernel,
             layers=layers,
-            heads=8 if latent == 512 else max(1, latent // 32),
+            heads=mimi_heads(latent),
             ffn_dim=shapes["decoder_transformer.transformer.layers.0.linear1.weight"][0],
         )
     except ValueError as error:

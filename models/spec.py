@@ -5,7 +5,7 @@ It knows no tensor names (`tensors.py`), no known models (`flavors.py`) and no f
 
 import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -95,9 +95,16 @@ class ModelSpec:
         """Rows of the audio embedding table: id = codebook * audio_vocab + code."""
         return self.codebooks * self.audio_vocab
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a file. What earlier versions do not know is left out where it says nothing new."""
+        data = asdict(self)
+        if self.tied_audio_embeddings:
+            del data["tied_audio_embeddings"]
+        return data
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ModelSpec":
-        """Inverse of `dataclasses.asdict`. Raises `ValueError` on missing, unknown or invalid entries."""
+        """Inverse of `to_dict`. Raises `ValueError` on missing, unknown or invalid entries."""
         try:
             scaling = data.get("rope_scaling")
             return cls(

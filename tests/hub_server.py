@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 _BLOCK_BYTES = 1 << 16
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_secret"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,18 @@ class HubServer:
     """Whether files are kept as large ones: the hub then names their sha256 and sends one elsewhere for them."""
     ranges: bool = True
     """Whether parts of a file can be had."""
+    commit: str = "0123456789abcdef0123456789abcdef01234567"
+    """The latest version of every repository."""
+    private: set[str] = field(default_factory=set)
+    """Repositories that are shown to whoever sends `TOKEN`, and to nobody else."""
+    short: bool = False
+    """Whether less is sent of a part than was asked for."""
+    broken: bool = False
+    """Whether the connection is cut in the middle of a file."""
+    misplaced: bool = False
+    """Whether another part is sent than was asked for."""
+    failing: str = ""
+    """Paths that start so are answered with 503."""
     requests: list[str] = field(default_factory=list)
     """METHOD PATH, and the range where one was asked for."""
     sent_bytes: int = 0
@@ -95,10 +107,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         asked = self.headers.get("Range", "")
         self.hub.requests.append(f"{self.command} {self.path} {asked}".rstrip())
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", self.path):
+        repo = "/".join(self.path.removeprefix("/cdn").removeprefix("/api/models").split("/")[1:3])
+        if self.hub.failing and self.path.startswith(self.hub.failing):
+            self._refuse(503, "busy")
+        elif repo in self.hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._refuse(401, "no such repository", "RepoNotFound")
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", self.path):
             self._list(match[1])
         elif match := re.fullmatch(r"/(cdn/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path):
             self._file(match[2], match[3], is_cdn=bool(match[1]), with_body=with_body)
+        elif self.path == "/api/agent-harnesses":  # a client that may say what it is keeps the answer in a file
+            self._json({"agents": {}})
         else:
             self._refuse(404, "not found")
 
@@ -108,7 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "no such repository", "RepoNotFound")
             return
         siblings = [{"rfilename": name} for name in files]
-        body = json.dumps({"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings}).encode()
+        self._json({"id": repo, "modelId": repo, "sha": self.hub.commit, "siblings": siblings})
+
+    def _json(self, content: object) -> None:
+        body = json.dumps(content).encode()
         self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
         self.wfile.write(body)
 
@@ -123,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.hub.large and not is_cdn:
             etag, size = _sha256(files[name]), str(len(files[name]))
             headers = {
-                "X-Repo-Commit": COMMIT,
+                "X-Repo-Commit": self.hub.commit,
                 "X-Linked-Etag": f'"{etag}"',
                 "X-Linked-Size": size,
                 "ETag": '"pointer"',
@@ -136,12 +158,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: Content, *, with_body: bool) -> None:
         start, stop, status = 0, len(content), 200
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_sha1(content)}"'}
+        headers = {"X-Repo-Commit": self.hub.commit, "ETag": f'"{_sha1(content)}"'}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked and self.hub.ranges:
             start, stop, status = int(asked[1]), min(int(asked[2] or stop - 1) + 1, stop), 206
+            start += self.hub.misplaced
+            stop -= self.hub.short
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
         self._head(status, {**headers, "Content-Length": str(stop - start)})
+        if self.hub.broken:
+            stop = (start + stop) // 2
+            self.close_connection = True
         while with_body and start < stop:
             end = min(start + _BLOCK_BYTES, stop)
             block = content.block(start, end) if isinstance(content, Zeros) else content[start:end]

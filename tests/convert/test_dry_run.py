@@ -161,7 +161,7 @@ def test_a_pickled_checkpoint(hub: HubServer, home: Path, tiny: Inputs) -> None:
 
 def test_a_pickled_checkpoint_of_old_torch_says_that_it_must_be_fetched() -> None:
     with pytest.raises(CheckpointError, match=r"^a/b/ckpt\.pt: of the format before torch 1\.6, which cannot be"):
-        pickle_file._without_data(torch, HubPath("a/b/ckpt.pt"), is_zip=False)
+        pickle_file._without_data(torch, HubPath("a/b", "ckpt.pt"), is_zip=False)
 
 
 def test_local_weights_with_a_tokenizer_on_the_hub(hub: HubServer, home: Path, tiny: Inputs) -> None:
@@ -273,7 +273,7 @@ def test_a_plan_of_what_was_only_looked_at_cannot_run(tiny: Inputs, tmp_path: Pa
             return tiny.tokenizer.read_bytes()
 
     with open_checkpoint(tiny.checkpoint) as checkpoint:
-        tokenizer = Elsewhere("a/b/tokenizer.json")
+        tokenizer = Elsewhere("a/b", "tokenizer.json")
         conversion = plan_conversion(tmp_path / "out", checkpoint, tiny.mimi, tokenizer, Request([Q4_0]))
         with pytest.raises(ValueError, match=r"^a/b/tokenizer\.json was only looked at: resolve .* fetch=True$"):
             run_conversion(conversion)

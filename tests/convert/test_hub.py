@@ -13,7 +13,7 @@ import huggingface_hub.errors as errors
 import pytest
 
 from miso_gguf.convert import hub
-from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO, find_sources, find_tokenizer, hub_tokenizer, is_repo_id
+from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO, find_sources, find_tokenizer, is_repo_id
 from miso_gguf.convert.tokenizer import read_tokenizer
 from miso_gguf.models.errors import CheckpointError
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
@@ -217,7 +217,7 @@ def test_a_tokenizer_that_cannot_be_used_costs_no_download(fake: Hub) -> None:
 
 def test_a_repository_that_has_no_tokenizer(fake: Hub) -> None:
     with pytest.raises(CheckpointError) as caught:
-        hub_tokenizer(MIMI_REPO)
+        find_tokenizer(MIMI_REPO)
     assert str(caught.value) == (
         f"{MIMI_REPO}/tokenizer.json: the hub has no such file: pass a tokenizer.json with --tokenizer FILE"
     )
@@ -317,11 +317,11 @@ def test_the_library_when_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(
         CheckpointError, match=rf"{MIRROR}: cannot be fetched, .* reach \(.*\): pass a tokenizer\.json w"
     ):
-        hub_tokenizer(MIRROR)
+        find_tokenizer(MIRROR)
     with pytest.raises(
         CheckpointError, match=rf"{MIMI_FILE}: cannot be fetched, the hub is out of reach \(.*\): pass Ky"
     ):
-        hub._mimi(hub._fetch)
+        hub._mimi(hub._Hub(fetch=True))
 
 
 @pytest.mark.parametrize(
