@@ -113,11 +113,16 @@ def convert(
     with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
         directory = out or Path(f"{opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
-        if dry_run:
+        is_there = not conversion.plans and not conversion.needs_codec
+        already = f"{directory}: {', '.join(conversion.levels)} already there"
+        if dry_run and is_there and not as_json:
+            stdout.print(already, markup=False)
+        elif dry_run:
             _print_plan(conversion, as_json)
+        if dry_run:
             return DONE
-        if not conversion.plans and not conversion.needs_codec:
-            stderr.print(f"{directory}: {', '.join(conversion.levels)} already there", markup=False)
+        if is_there:
+            stderr.print(already, markup=False)
         start = time.perf_counter()
         with progress_bar("converting", conversion.weights) as bar:
             manifest = run_conversion(conversion, bar)

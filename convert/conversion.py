@@ -83,6 +83,7 @@ def plan_conversion(
 
     Raises `CheckpointError` on an input that does not fit, `BundleError` if a bundle there is of other inputs.
     """
+    checkpoint.check_dtypes()
     spec = checkpoint.spec
     metadata = read_tokenizer(tokenizer)
     check_tokenizer(metadata, spec)
@@ -90,7 +91,6 @@ def plan_conversion(
     codec = Codec(mimi, checkpoint)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite)
-    checkpoint.check_dtypes()
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
     is_compared = (directory / MANIFEST_NAME).exists()
     fingerprint = _fingerprint(checkpoint, directory, is_compared)

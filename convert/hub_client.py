@@ -19,13 +19,14 @@ def library() -> Any:
     """The module. Raises `CheckpointError` that names the extra where it is not installed."""
     try:
         hub = importlib.import_module("huggingface_hub")
+        constants: Any = importlib.import_module("huggingface_hub.constants")
     except ImportError as error:
         raise CheckpointError(
             "fetching from the Hugging Face hub needs huggingface-hub: pip install 'miso-gguf[hub]', "
             "or pass a local checkpoint"
         ) from error
     # What it would tell the hub of the program that runs it, it asks for and keeps in a file first.
-    importlib.import_module("huggingface_hub.constants").HF_HUB_DISABLE_TELEMETRY = True
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     return hub
 
 

@@ -138,7 +138,7 @@ class HubPath:
     def _content(self) -> bytes:
         size_bytes = self._found()[0]
         if size_bytes > _SMALL_BYTES:
-            raise CheckpointError(f"{self}: of {size_bytes} bytes, too large to be read without fetching it: {_REMEDY}")
+            raise CheckpointError(f"{self}: of {size_bytes} bytes, too large to be only looked at: {_REMEDY}")
         return self.read_range(0, size_bytes) if size_bytes else b""
 
     def _found(self) -> tuple[int, str]:

@@ -107,15 +107,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         asked = self.headers.get("Range", "")
         self.hub.requests.append(f"{self.command} {self.path} {asked}".rstrip())
+        is_cdn = self.path.startswith("/cdn")  # which is asked without a token
         repo = "/".join(self.path.removeprefix("/cdn").removeprefix("/api/models").split("/")[1:3])
         if self.hub.failing and self.path.startswith(self.hub.failing):
             self._refuse(503, "busy")
-        elif repo in self.hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        elif (
+            repo in self.hub.private
+            and not self.path.startswith("/cdn")
+            and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+        ):
             self._refuse(401, "no such repository", "RepoNotFound")
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", self.path):
             self._list(match[1])
-        elif match := re.fullmatch(r"/(cdn/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path):
-            self._file(match[2], match[3], is_cdn=bool(match[1]), with_body=with_body)
+        elif match := re.fullmatch(r"(?:/cdn)?/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path):
+            self._file(match[1], match[2], is_cdn=is_cdn, with_body=with_body)
         elif self.path == "/api/agent-harnesses":  # a client that may say what it is keeps the answer in a file
             self._json({"agents": {}})
         else:

@@ -2,16 +2,19 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hf_csm import random_csm
-from hub_server import Content, HubServer, Zeros, serving
+from hub_server import TOKEN, Content, HubServer, Zeros, serving
+from huggingface_hub import constants
 from older_packages import OLDEST_HUB, hub_folder
 from safetensors.torch import load_file
 
@@ -22,9 +25,11 @@ from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO
 from miso_gguf.convert.hub_path import HubPath
+from miso_gguf.convert.sources import resolve
 from miso_gguf.models.errors import CheckpointError
-from miso_gguf.models.flavors import MISO_8B
+from miso_gguf.models.flavors import MISO_8B, TINY
 from miso_gguf.models.levels import Q4_0, Q4_K_M, Q8_0, Level
+from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.mimi import MIMI, mimi_shapes
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
 from miso_gguf.models.tensors import Shape, checkpoint_shapes
@@ -32,6 +37,8 @@ from miso_gguf.models.tensors import Shape, checkpoint_shapes
 MISO, CSM, TINY_REPO = "MisoLabs/MisoTTS", "sesame/csm-1b", "someone/miso-tiny"
 MIRROR = "unsloth/Llama-3.2-1B"
 TOKENIZER = json.dumps(tiny_tokenizer()).encode()
+CONFIG = "tokenizer_config.json"
+WITHOUT_ENDS = json.dumps({**tiny_tokenizer(), "post_processor": None}).replace("_of_text|>", "|>").encode()
 SMALL_BYTES = 600_000
 """More than all headers and the tokenizer; a two-hundredth of the smallest weights here, but for the tiny model's."""
 
@@ -40,7 +47,7 @@ def safetensors(shapes: Mapping[str, Shape], dtype: str = "F32") -> Zeros:
     """A file of these tensors, at its full size."""
     entries, position = {}, 0
     for name, shape in shapes.items():
-        size = (4 if dtype == "F32" else 2) * int(torch.Size(shape).numel())
+        size = {"F32": 4, "F64": 8, "I8": 1}[dtype] * int(torch.Size(shape).numel())
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
         position += size
     header = json.dumps(entries).encode()
@@ -69,8 +76,30 @@ def convert(hub: HubServer, home: Path, *arguments: object, **more: str) -> subp
     cwd = home.with_name("cwd")
     cwd.mkdir(parents=True, exist_ok=True)
     command = [str(Path(sys.executable).with_name("miso-convert")), *map(str, arguments)]
-    environment = {**hub.environment(home), **more}
+    temporary = home.with_name("tmp")
+    temporary.mkdir(exist_ok=True)
+    environment = {**hub.environment(home), "TMPDIR": str(temporary), **more}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def look(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a dry run says of what cannot be looked at, without the second that a program takes to start."""
+    endpoint = f"http://127.0.0.1:{hub.port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+
+    def message(repo: str = MISO, mimi: Path | None = None, tokenizer: Path | None = None) -> str:
+        with pytest.raises(CheckpointError) as caught, ExitStack() as stack:  # noqa: PT012  (any of these may refuse)
+            resolved = resolve(repo, mimi, str(tokenizer) if tokenizer else None, fetch=False)
+            sources = stack.enter_context(resolved)
+            opened = stack.enter_context(open_checkpoint(sources.checkpoint))
+            plan_conversion(home / "out", opened, sources.mimi, sources.tokenizer, Request([Q4_0]))
+        assert not home.exists()
+        return str(caught.value)
+
+    return message
 
 
 def environment(library: str) -> Mapping[str, str]:
@@ -82,7 +111,7 @@ def plan(hub: HubServer, home: Path, *arguments: object, **more: str) -> dict[st
     done = convert(hub, home, *arguments, "--dry-run", "--json", **more)
     assert (done.returncode, done.stderr) == (0, "")
     assert not home.exists(), "nothing is written, not into the hub's cache either"
-    assert list(home.with_name("cwd").iterdir()) == []
+    assert [path for name in ("cwd", "tmp") for path in home.with_name(name).iterdir()] == []
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -94,6 +123,17 @@ def test_the_8b_model_costs_its_headers(hub: HubServer, home: Path, tmp_path: Pa
     assert found["download_bytes"] == len(weights) + len(codec) + len(TOKENIZER)
     assert 33e9 < found["download_bytes"] < 34e9
     assert hub.sent_bytes < SMALL_BYTES
+    weights_url, codec_url = f"/{MISO}/resolve/{hub.commit}/model.safetensors", f"/{MIMI_REPO}/resolve/main/{MIMI_FILE}"
+    tokenizer_url = f"/{MIRROR}/resolve/{hub.commit}/tokenizer"
+    header = "bytes=0-131071"
+    assert [request for request in hub.requests if "HEAD /cdn" not in request] == [
+        f"GET /api/models/{MISO}", f"GET /api/models/{MIRROR}",
+        f"HEAD {tokenizer_url}_config.json", f"HEAD {tokenizer_url}.json",
+        *(f"GET {cdn}{tokenizer_url}.json bytes=0-{len(TOKENIZER) - 1}" for cdn in ("", "/cdn")),
+        f"HEAD {codec_url}", f"HEAD {weights_url}",
+        *(f"GET {cdn}{weights_url} {header}" for cdn in ("", "/cdn")),
+        *(f"GET {cdn}{codec_url} {header}" for cdn in ("", "/cdn")),
+    ]  # fmt: skip
     local = [tmp_path / name for name in ("model.safetensors", "mimi.safetensors")]
     for path, content in zip(local, (weights, codec), strict=True):
         assert isinstance(content, Zeros)
@@ -157,6 +197,31 @@ def test_a_pickled_checkpoint(hub: HubServer, home: Path, tiny: Inputs) -> None:
     assert found["download_bytes"] == len(content) + len(TOKENIZER)
     assert hub.sent_bytes < len(content) / 4
     assert without_time(found) == local_plan(tiny.checkpoint, tiny.mimi, tiny.tokenizer, Q4_0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"ranges": False}, "the server gives no parts of files: fetch the whole file and pass it"),
+        ({"short": True}, r"\d+ bytes came of the \d+ from byte \d+ on: try again"),
+        ({"misplaced": True}, r"the server sent another part \('bytes .*'\) than the one from byte \d+ on"),
+        (
+            {"broken": True},
+            r"cannot be fetched, the hub is out of reach \(.*\): download it by other means and pass .*",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_server_at_fault_is_blamed_and_not_the_file(
+    hub: HubServer, look: Callable[..., str], tiny: Inputs, fault: dict[str, bool], message: str
+) -> None:
+    """Not by torch either, which makes of a failed read what it likes."""
+    pickled = io.BytesIO()
+    torch.save(load_file(tiny.checkpoint), pickled)
+    hub.repos[TINY_REPO] = {"ckpt.pt": pickled.getvalue()}
+    for name, value in fault.items():
+        setattr(hub, name, value)
+    assert re.fullmatch(f"{TINY_REPO}/ckpt\\.pt: {message}", look(TINY_REPO, tiny.mimi, tiny.tokenizer))
 
 
 def test_a_pickled_checkpoint_of_old_torch_says_that_it_must_be_fetched() -> None:
@@ -227,6 +292,75 @@ def test_offline_what_was_fetched_before_is_looked_at(hub: HubServer, home: Path
     assert hub.requests == []
 
 
+def test_a_hub_that_lists_nothing_does_not_make_it_fetch(hub: HubServer, home: Path, csm: Path) -> None:
+    """After an interrupted download: the index is in the cache, the shards are not."""
+    hub.repos[CSM] = files_in(csm)
+    shards = {name: content for name, content in hub.repos[CSM].items() if name.startswith("model-")}
+    for shard in shards:
+        del hub.repos[CSM][shard]
+    assert convert(hub, home, CSM, "--quant", "q8_0").returncode == 2
+    assert list(home.rglob("model.safetensors.index.json"))
+    hub.repos[CSM].update(shards)
+    hub.failing, hub.sent_bytes = "/api/models", 0
+    done = convert(hub, home, CSM, "--quant", "q8_0", "--dry-run")
+    assert done.returncode == 2
+    assert re.search(r"error: sesame/csm-1b/model-\S+: cannot be fetched, the hub is out of reach \(", done.stderr)
+    assert hub.sent_bytes == 0
+    assert not list(home.rglob("model-*"))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "I8"])
+def test_types_that_cannot_be_read_are_refused(
+    hub: HubServer, look: Callable[..., str], dtype: str, tmp_path: Path
+) -> None:
+    """On the hub as on disk: before the download, not after it."""
+    hub.repos[MISO]["model.safetensors"] = content = safetensors(checkpoint_shapes(TINY), dtype)
+    message = rf"tensor backbone\.layers\.0\.sa_norm\.scale has dtype {dtype}; supported are F32, F16, BF16\. "
+    assert re.match(rf"{MISO}/model\.safetensors: {message}", look())
+    (tmp_path / "model.safetensors").write_bytes(content.head + bytes(len(content) - len(content.head)))
+    with open_checkpoint(tmp_path / "model.safetensors") as opened, pytest.raises(CheckpointError, match=message):
+        opened.check_dtypes()
+
+
+def test_a_new_version_on_the_hub_is_to_be_fetched(hub: HubServer, home: Path, tiny: Inputs) -> None:
+    hub.repos[TINY_REPO] = {"model.safetensors": tiny.checkpoint.read_bytes(), "tokenizer.json": TOKENIZER}
+    arguments = (TINY_REPO, "--quant", "q8_0", "--mimi", tiny.mimi)
+    assert convert(hub, home, *arguments).returncode == 0
+    dry = (*arguments, "--out", "elsewhere", "--dry-run", "--json")
+    assert json.loads(convert(hub, home, *dry).stdout)["download_bytes"] == 0
+    hub.commit = "f" * 40
+    sizes = sum(map(len, hub.repos[TINY_REPO].values()))
+    assert json.loads(convert(hub, home, *dry).stdout)["download_bytes"] == sizes
+
+
+def test_a_private_repository_is_shown_to_whoever_may_see_it(hub: HubServer, home: Path) -> None:
+    hub.private.add(MISO)
+    done = convert(hub, home, "--quant", "q4_k_m", "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"miso-convert: error: {MISO}: no such repository on the hub (or it is private)")
+    assert plan(hub, home, "--quant", "q4_k_m", HF_TOKEN=TOKEN)["download_bytes"] > 33e9
+
+
+def test_one_file_with_its_codec(hub: HubServer, home: Path, tmp_path: Path) -> None:
+    """The codec inside is taken, not Kyutai's; fetched or looked at."""
+    random_csm().save_pretrained(tmp_path / "csm")
+    (tmp_path / "csm" / "tokenizer.json").write_bytes(TOKENIZER)
+    hub.repos[CSM] = files_in(tmp_path / "csm")
+    assert "model.safetensors" in hub.repos[CSM]
+    found = plan(hub, home, CSM, "--quant", "q8_0")
+    assert without_time(found) == local_plan(tmp_path / "csm", None, tmp_path / "csm" / "tokenizer.json", Q8_0)
+    assert convert(hub, home, CSM, "--quant", "q8_0", "--out", tmp_path / "out").returncode == 0
+    assert [source.role for source in read_manifest(tmp_path / "out").sources] == ["checkpoint", "tokenizer"]
+    assert not [request for request in hub.requests if MIMI_REPO in request]
+
+
+def test_when_all_is_there_it_says_so(hub: HubServer, home: Path, tiny: Inputs, tmp_path: Path) -> None:
+    arguments = (tiny.checkpoint, "--quant", "q8_0", "--out", tmp_path / "out")
+    assert convert(hub, home, *arguments).returncode == 0
+    done = convert(hub, home, *arguments, "--dry-run")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}: q8_0 already there\n")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -243,19 +377,48 @@ def test_offline_what_was_fetched_before_is_looked_at(hub: HubServer, home: Path
             f"{MISO}/model.safetensors: not a safetensors file (its header is no JSON",
         ),
         (lambda hub: hub.repos[MIRROR].update({"tokenizer.json": b""}), f"{MIRROR}/tokenizer.json: is empty"),
+        (
+            lambda hub: hub.repos[MIRROR].update({"tokenizer.json": Zeros(b"{", 300 << 20)}),
+            f"{MIRROR}/tokenizer.json: of 314572800 bytes, too large to be only looked at",
+        ),
+        (
+            lambda hub: hub.repos[MIRROR].update({"tokenizer.json": WITHOUT_ENDS, "tokenizer_config.json": b"{}"}),
+            f"{MIRROR}/tokenizer.json: has neither <|begin_of_text|> and <|end_of_text|>, nor",
+        ),
+        (
+            lambda hub: hub.repos[MIRROR].update({"tokenizer.json": WITHOUT_ENDS}) or hub.repos[MIRROR].pop(CONFIG),
+            f"{MIRROR}/tokenizer.json: has neither <|begin_of_text|> and <|end_of_text|>, nor",
+        ),
     ],
-    ids=["gated", "gated codec", "no repository", "no codec", "a web page", "no header", "empty tokenizer"],
+    ids=[
+        "gated",
+        "gated codec",
+        "no repository",
+        "no codec",
+        "a web page",
+        "no header",
+        "empty tokenizer",
+        "huge tokenizer",
+        "no ends",
+        "no ends, no config",
+    ],
 )
-def test_what_cannot_be_looked_at_is_one_line(
-    hub: HubServer, home: Path, change: Callable[[HubServer], object], message: str
+def test_what_cannot_be_looked_at(
+    hub: HubServer, look: Callable[..., str], change: Callable[[HubServer], object], message: str
 ) -> None:
     change(hub)
+    found = look()
+    assert found.startswith(message)
+    assert "\n" not in found
+    assert hub.sent_bytes < 2 << 20
+
+
+def test_what_cannot_be_looked_at_is_one_line(hub: HubServer, home: Path) -> None:
+    hub.gated.add(MISO)
     done = convert(hub, home, "--quant", "q4_k_m", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"miso-convert: error: {message}")
+    assert done.stderr.startswith(f"miso-convert: error: {MISO}/model.safetensors: the repository is gated: accept its")
     assert done.stderr.count("\n") == 1
-    assert not home.exists()
-    assert hub.sent_bytes < 2 << 20
 
 
 def test_without_a_hub(hub: HubServer, home: Path) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from hf_csm import AUDIO_VOCAB, CODEBOOKS, SPEC, TEXT_VOCAB, random_csm, rope
 from safetensors import safe_open
-from transformers import CsmConfig, CsmForConditionalGeneration
+from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.hf_layout import (
     HfSource,
+    check_mimi_config,
     hf_ignored,
     hf_sources,
     is_hf_layout,
@@ -217,6 +218,17 @@ def test_config_of_transformers_4(saved: Saved) -> None:
     assert spec_from_config(config) == SPEC
 
 
+def test_settings_of_both_versions_that_agree(saved: Saved) -> None:
+    config = copy.deepcopy(saved.config)
+    config["rope_scaling"] = {key: value for key, value in rope(1024).items() if key != "rope_theta"}
+    assert spec_from_config(config) == SPEC
+
+
+def test_the_published_codecs_config_is_accepted() -> None:
+    check_mimi_config(MimiConfig().to_dict())
+    check_mimi_config({})
+
+
 def test_other_scalings_are_read_as_they_are(saved: Saved) -> None:
     config = copy.deepcopy(saved.config)
     for section in (config, config["depth_decoder_config"]):
@@ -284,6 +296,18 @@ def test_the_default_config_of_transformers_is_csm_1b_but_for_rope() -> None:
         ("rope_parameters.rope_type", "yarn", "rope_parameters.rope_type 'yarn' is not supported, only 'llama3'"),
         ("rope_parameters.low_freq_factor", None, "rope_parameters.low_freq_factor is missing"),
         ("rope_parameters.low_freq_factor", 9.0, "rope_parameters: RoPE scaling needs factor"),
+        ("rope_scaling", {"factor": 8.0}, r"rope_parameters.factor 32.0 and rope_scaling.factor 8.0 differ"),
+        ("depth_decoder_config.partial_rotary_factor", 0.5, "depth_decoder_config.partial_rotary_factor 0.5 is not"),
+        ("codec_config.num_attention_heads", 4, "codec_config.num_attention_heads 4 is not supported, only 2"),
+        ("codec_config.head_dim", 16, "codec_config.head_dim 16 is not supported, only 32"),
+        ("codec_config.sliding_window", 5, "codec_config.sliding_window 5 is not supported, only 250"),
+        ("codec_config.norm_eps", 0.1, "codec_config.norm_eps 0.1 is not supported, only 1e-05"),
+        ("codec_config.hidden_act", "relu", "codec_config.hidden_act 'relu' is not supported, only 'gelu'"),
+        ("codec_config.pad_mode", "replicate", "codec_config.pad_mode 'replicate' is not supported, only 'constant'"),
+        ("codec_config.trim_right_ratio", 0.5, "codec_config.trim_right_ratio 0.5 is not supported, only 1.0"),
+        ("codec_config.sampling_rate", 48000, "codec_config.sampling_rate 48000 is not supported, only 24000"),
+        ("codec_config.use_causal_conv", False, "codec_config.use_causal_conv False is not supported, only True"),
+        ("codec_config.rope_parameters.rope_theta", 100.0, "codec_config.RoPE is not Mimi's"),
     ],
 )
 def test_bad_configs_are_refused_by_name(saved: Saved, path: str, value: object, message: str) -> None:

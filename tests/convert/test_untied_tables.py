@@ -154,11 +154,42 @@ def test_verify_finds_one_table_taken_for_both(
 def test_what_is_there_twice_and_cannot_be_told_apart_is_named(untied: Path, tmp_path: Path) -> None:
     second = "backbone_model.embed_tokens.embed_text_tokens.weight"
     directory = variant(untied, tmp_path / "text", True, BOTH, **{second: torch.zeros(SPEC.text_vocab, 256)})
-    with pytest.raises(CheckpointError, match=rf"0 missing, 1 unknown.*\n  unknown   {second} \[1100, 256\]"):
+    with pytest.raises(
+        CheckpointError, match=rf"0 missing, 1 unknown.*\n  unknown   {second} \[1100, 256\]: there as embed_text"
+    ):
         open_checkpoint(directory)
     wrong = variant(untied, tmp_path / "shape", True, BOTH, **{BACKBONE_TABLE: torch.zeros(7, 256)})
     with pytest.raises(CheckpointError, match=rf"mis-shaped {BACKBONE_TABLE}: expected \[536, 256\], found \[7, 256\]"):
         open_checkpoint(wrong)
+
+
+@pytest.mark.parametrize(
+    ("given_to", "name"),
+    [
+        (None, BACKBONE_TABLE),
+        ("model-2.safetensors", "backbone_model.norm.weight"),
+        (None, "backbone_model.norm.weight"),
+    ],
+)
+def test_what_a_shard_holds_beside_its_index_is_not_passed_over(
+    untied: Path, tmp_path: Path, given_to: str | None, name: str
+) -> None:
+    """transformers reads shards without the index: it would take the second table, and the last of two norms."""
+    directory = tmp_path / "model"
+    shutil.copytree(untied, directory)
+    tensors = load_file(untied / "model.safetensors")
+    (directory / "model.safetensors").rename(directory / "model-1.safetensors")
+    second = {"lm_head.weight": tensors["lm_head.weight"], "backbone_model.norm.weight": torch.zeros(256)}
+    save_file(second, directory / "model-2.safetensors")
+    owner = {each: "model-1.safetensors" for each in tensors if each not in ("lm_head.weight", name)}
+    owner["lm_head.weight"] = "model-2.safetensors"
+    if given_to:
+        owner[name] = given_to
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": owner}))
+    config = json.loads((untied / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "tie_codebooks_embeddings": True}))
+    with pytest.raises(CheckpointError, match=f"\n  left out by the index  {name}: it is in a shard, remove it there"):
+        open_checkpoint(directory)
 
 
 def test_upstream_names_with_a_table_of_its_own(tmp_path: Path) -> None:

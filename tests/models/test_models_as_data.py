@@ -72,6 +72,7 @@ def test_rope_factors() -> None:
         ({"name": "a/b"}, "usable in a file name"),
         ({"name": ""}, "usable in a file name"),
         ({"prompt": "hello"}, "needs {speaker} and {text}"),
+        ({"tied_audio_embeddings": "no"}, "tied_audio_embeddings must be true or false, not 'no'"),
         ({"norm_eps": 0.0}, "must be positive"),
         ({"norm_eps": float("nan")}, "must be positive"),
     ],
@@ -101,6 +102,15 @@ def test_spec_survives_its_dictionary(spec: ModelSpec) -> None:
         ModelSpec.from_dict({**asdict(spec), "surprise": 1})
     with pytest.raises(ValueError, match="not a model spec"):
         ModelSpec.from_dict({key: value for key, value in asdict(spec).items() if key != "decoder"})
+
+
+def test_what_is_as_usual_is_left_out_of_the_dictionary() -> None:
+    """Earlier versions refuse what they do not know."""
+    assert "tied_audio_embeddings" not in MISO_8B.to_dict()
+    untied = replace(MISO_8B, tied_audio_embeddings=False)
+    assert untied.to_dict() == {**MISO_8B.to_dict(), "tied_audio_embeddings": False}
+    assert ModelSpec.from_dict(untied.to_dict()) == untied
+    assert ModelSpec.from_dict(MISO_8B.to_dict()) == MISO_8B
 
 
 def test_csm_has_no_space_behind_the_speaker() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from older_packages import OLDEST_ONNXRUNTIME, PYTHON_310_ONNXRUNTIME, environment, onnxruntime_folder
 
 from builders import make_tiny_bundle
+from miso_gguf.models.errors import BundleError, MisoError
 from miso_gguf.models.files import file_sha256
 from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, read_manifest, sealed
 from miso_gguf.models.mimi import TINY_MIMI
@@ -114,19 +115,27 @@ def test_what_the_graphs_are_written_in(graph: str, tiny: Path) -> None:
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
 
 
-def too_new(kind: str, source: Path, target: Path) -> Path:
-    """A graph that the oldest ONNX Runtime declared is too old for."""
+def too_new(kind: str, source: Path, target: Path, later: int = 0) -> Path:
+    """A graph that the oldest ONNX Runtime declared is too old for, or those `later` versions after it as well."""
     model = onnx.load(source)
     if kind == "file format":
-        model.ir_version = 11
+        model.ir_version = 11 + later
     elif kind == "operators":
-        model.opset_import[0].version = 22
+        model.opset_import[0].version = 22 + later
     else:
         model.graph.node.append(onnx.helper.make_node("Cos", ["angle"], ["cosine"]))
         for name, values in (("angle", model.graph.input), ("cosine", model.graph.output)):
             values.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, [1]))
     target.write_bytes(model.SerializeToString())
     return target
+
+
+@pytest.mark.parametrize("kind", ["file format", "operators"])
+def test_an_onnxruntime_that_is_too_old_is_no_fault_of_the_bundle(kind: str, tiny: Path, tmp_path: Path) -> None:
+    graph = too_new(kind, tiny / "mimi-decoder.onnx", tmp_path / "mimi-decoder.onnx", later=100)
+    with pytest.raises(MisoError, match="is too old for this graph") as caught:
+        OnnxStream(graph, "mimi-decoder", 1, "cpu")
+    assert not isinstance(caught.value, BundleError)
 
 
 @pytest.mark.parametrize(

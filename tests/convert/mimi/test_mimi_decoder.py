@@ -13,9 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from spox import Tensor, argument, build
 
 from miso_gguf.convert.mimi.export import export_decoder
 from miso_gguf.convert.mimi.graph import WeightDtype
+from miso_gguf.convert.mimi.transformer import _positions
 from miso_gguf.convert.mimi.weights import mimi_weights
 from miso_gguf.models.mimi import MIMI, TINY_MIMI, MimiSpec
 from miso_gguf.models.synthetic_mimi import random_mimi
@@ -62,6 +64,22 @@ def test_streamed_and_offline_decode_equal_moshi(spec: MimiSpec, streams: Stream
 )
 def test_full_size_decode_equals_moshi(chunkings: list[list[int]], streams: Streams, oracle: Oracle) -> None:
     assert_like_moshi(MIMI, chunkings, streams, oracle)
+
+
+def test_rotation_is_that_of_float64_at_any_time() -> None:
+    """Half a day into a stream too. What `docs/mimi.md` says of it."""
+    offset, x = argument(Tensor(np.int64, ("batch",))), argument(Tensor(np.float32, ("batch", "steps", "width")))
+    cos, sin, _ = _positions(x, MIMI, offset)
+    graph = build({"x": x, "offset": offset}, {"cos": cos, "sin": sin}).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    starts = np.array([0, 1, 250, 25 * 3600, 25 * 3600 * 12])
+    found = session.run(["cos", "sin"], {"x": np.zeros((len(starts), 60, 1), np.float32), "offset": starts})
+    half = np.arange(MIMI.head_dim // 2, dtype=np.float32)
+    # moshi computes the frequencies, and nothing else, in float32.
+    frequency = np.exp(half * np.float32(-np.log(MIMI.rope_period) * 2 / MIMI.head_dim)).astype(np.float64)
+    angle = (starts[:, None] + np.arange(60))[..., None, None] * frequency
+    for values, expected in zip(found, (np.cos(angle), np.sin(angle)), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=0, atol=2.6e-7)
 
 
 def test_hours_into_a_stream_nothing_drifts(streams: Streams) -> None:
