@@ -52,6 +52,9 @@ class RepeatedStore:
         """As if each tensor lay somewhere behind the one before."""
         return 0, (self._order[name] << 40) + row
 
+    def check_dtype(self, name: str) -> None:
+        """All are float32."""
+
     def read(self, name: str, start: int, stop: int) -> F32Array:
         """Rows `[start, stop)`."""
         shape = (stop - start, *self.shapes[name][1:])

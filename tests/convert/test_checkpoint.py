@@ -228,6 +228,9 @@ class Shapes:
     def read(self, name: str, start: int, stop: int) -> F32Array:
         raise NotImplementedError
 
+    def check_dtype(self, name: str) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 

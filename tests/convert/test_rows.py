@@ -53,6 +53,9 @@ class Memory:
         self.reads.append((name, start, stop))
         return np.array(self.tensors[name][start:stop])
 
+    def check_dtype(self, name: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
