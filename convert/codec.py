@@ -1,13 +1,16 @@
 """The two Mimi graphs of a bundle, from a Mimi checkpoint or from the codec tensors inside a CSM checkpoint."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from ..models.arrays import F32Array
 from ..models.errors import CheckpointError
 from ..models.mimi import mimi_shapes, recognise_mimi
 from .checkpoint import Checkpoint, open_store
+from .hf_layout import check_mimi_config
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
 from .source_path import SourcePath
 
@@ -26,6 +29,20 @@ def _in_encoder(name: str) -> bool:
     return not name.startswith(("decoder", "upsample"))
 
 
+def _check_config_beside(path: Path) -> None:
+    """Hugging Face's Mimi has a config of its own; other models' may lie there too."""
+    file = path.parent / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if isinstance(config, dict) and config.get("model_type") == "mimi":
+        try:
+            check_mimi_config(config)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from error
+
+
 class Codec:
     """The codec of one conversion. Recognised and checked at once, read only when a graph is built.
 
@@ -38,6 +55,8 @@ class Codec:
         if path is None and not checkpoint.codec_shapes:
             raise CheckpointError("no Mimi codec beside the checkpoint: pass Kyutai's Mimi file with --mimi FILE")
         self._name = path or checkpoint.store.files[0]
+        if isinstance(path, Path):
+            _check_config_beside(path)
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
         found = recognise_mimi(kyutai_shapes(shapes))
         spec = checkpoint.spec

@@ -294,7 +294,7 @@ class _Section:
         found = [(f"{self.prefix}{key}.", rope) for key, rope in given.items() if isinstance(rope, Mapping)]
         if len(found) > 1:
             (prefix, rope), (other_prefix, other) = found
-            for key in rope.keys() & other.keys():
+            for key in sorted(rope.keys() & other.keys()):
                 if rope[key] != other[key]:
                     raise CheckpointError(f"{prefix}{key} {rope[key]!r} and {other_prefix}{key} {other[key]!r} differ")
         return found[0] if found else (f"{self.prefix}rope_parameters.", {})

@@ -11,12 +11,15 @@ import pytest
 import torch
 from hf_csm import AUDIO_VOCAB, CODEBOOKS, SPEC, TEXT_VOCAB, random_csm, rope
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.codec import Codec
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.hf_layout import (
+    CODEC_PREFIX,
     HfSource,
     check_mimi_config,
     hf_ignored,
@@ -319,3 +322,20 @@ def test_bad_configs_are_refused_by_name(saved: Saved, path: str, value: object,
     section[key] = value
     with pytest.raises(CheckpointError, match=message):
         spec_from_config(config)
+
+
+@pytest.mark.parametrize("model_type", ["mimi", "llama"])
+def test_the_config_beside_a_codec_of_its_own(saved: Saved, tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tiny_tokenizer()))
+    codec = {"model_type": model_type, **saved.config["codec_config"], "sliding_window": 5}
+    (tmp_path / "config.json").write_text(json.dumps({**codec, "model_type": model_type}))
+    mimi = tmp_path / "mimi.safetensors"
+    with safe_open(saved.directory / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.startswith(CODEC_PREFIX)]  # noqa: SIM118  (no mapping)
+        save_file({name.removeprefix(CODEC_PREFIX): file.get_tensor(name) for name in names}, mimi)
+    with open_checkpoint(saved.directory) as checkpoint:
+        if model_type == "llama":
+            assert Codec(mimi, checkpoint).spec.heads == 2
+            return
+        with pytest.raises(CheckpointError, match=r"config\.json: sliding_window 5 is not supported, only 250"):
+            Codec(mimi, checkpoint)

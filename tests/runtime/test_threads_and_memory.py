@@ -1,5 +1,6 @@
 """A process that loads and speaks for a long time: memory, threads and open files stay as they are."""
 
+import ctypes
 import gc
 import os
 import sys
@@ -40,6 +41,9 @@ class Usage(NamedTuple):
 
 def usage() -> Usage:
     gc.collect()
+    # What is free and merely kept by the allocator is given back: late in a long run that alone was 17 MB.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     files = len(list(Path("/proc/self/fd").iterdir()))
     return Usage(len(list(Path("/proc/self/task").iterdir())), files, pages * os.sysconf("SC_PAGE_SIZE"))
