@@ -8,6 +8,8 @@ from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 from miso_gguf.convert.hf_layout import CODEC_PREFIX
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 
+TIES: bool = CsmConfig().tie_word_embeddings
+"""Whether transformers shares the audio table as its own config says. The last for Python 3.10 (5.20) does not."""
 CODEBOOKS, AUDIO_VOCAB, TEXT_VOCAB, WIDTH = 8, 67, 1100, 256
 SPEC = ModelSpec(
     "CSM",
@@ -56,6 +58,8 @@ def random_csm(*, tied: bool = True) -> CsmForConditionalGeneration:
     """`tied`: whether backbone and depth decoder share one audio table, as upstream, or have each its own."""
     torch.manual_seed(7)
     model = CsmForConditionalGeneration(_config(tied=tied)).eval()
+    if tied and not TIES:
+        model.backbone_model.embed_tokens.embed_audio_tokens.weight = model.depth_decoder.model.embed_tokens.weight
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(CODEC_PREFIX):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from hf_csm import SPEC, random_csm
+from hf_csm import SPEC, TIES, random_csm
 from safetensors.torch import load_file, save_file
 from transformers import CsmForConditionalGeneration
 
@@ -66,6 +66,8 @@ def test_each_transformer_gets_the_table_that_transformers_gives_it(
         with pytest.raises(CheckpointError, match=f"1 missing, 0 unknown.*\n  missing   {(BOTH - tables).pop()} "):
             open_checkpoint(directory)
         return
+    if tables != BOTH and not TIES:
+        pytest.skip("this transformers shares no table: it makes the missing one up")
     model = CsmForConditionalGeneration.from_pretrained(directory)
     expected = {
         "backbone": model.backbone_model.embed_tokens.embed_audio_tokens.weight,
