@@ -113,16 +113,11 @@ def convert(
     with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
         directory = out or Path(f"{opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
-        is_there = not conversion.plans and not conversion.needs_codec
-        already = f"{directory}: {', '.join(conversion.levels)} already there"
-        if dry_run and is_there and not as_json:
-            stdout.print(already, markup=False)
-        elif dry_run:
-            _print_plan(conversion, as_json)
         if dry_run:
+            _print_plan(conversion, as_json)
             return DONE
-        if is_there:
-            stderr.print(already, markup=False)
+        if conversion.is_done:
+            stderr.print(_already(conversion), markup=False)
         start = time.perf_counter()
         with progress_bar("converting", conversion.weights) as bar:
             manifest = run_conversion(conversion, bar)
@@ -196,6 +191,10 @@ def _print_findings(directory: Path, findings: list[Finding], as_json: bool) -> 
     return NO if bad else DONE
 
 
+def _already(conversion: Conversion) -> str:
+    return f"{conversion.directory}: {', '.join(conversion.levels)} already there"
+
+
 def _print_plan(conversion: Conversion, as_json: bool) -> None:
     seconds = estimate_seconds(conversion)
     files = [(plan.name, plan.size_bytes, plan.size_bytes * 8 / plan.weights) for plan in conversion.plans]
@@ -208,6 +207,9 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
             "estimated_seconds": round(seconds, 1),
         }
         print(json.dumps(plan, indent=2))
+        return
+    if conversion.is_done:
+        stdout.print(_already(conversion), markup=False)
         return
     rows = [[name, size_text(size), f"{bpw:.2f}"] for name, size, bpw in files]
     if conversion.needs_codec:

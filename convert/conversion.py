@@ -54,6 +54,11 @@ class Conversion:
     """Whether the Mimi graphs are still to be written."""
 
     @property
+    def is_done(self) -> bool:
+        """Whether all files are there already."""
+        return not self.plans and not self.needs_codec
+
+    @property
     def weights(self) -> int:
         """Weights to be written, counted once per file."""
         return sum(plan.weights for plan in self.plans)
@@ -91,16 +96,18 @@ def plan_conversion(
     codec = Codec(mimi, checkpoint)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite)
+    existing = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
-    is_compared = (directory / MANIFEST_NAME).exists()
-    fingerprint = _fingerprint(checkpoint, directory, is_compared)
+    is_compared = existing is not None
+    fingerprint = _fingerprint(checkpoint, directory, existing)
     small_files: dict[Role, SourcePath] = {"tokenizer": tokenizer}
     if mimi is not None:
         small_files["mimi"] = mimi
     small = [
         SourceFile(role=role, name=file.name, sha256=_sha256(file, is_compared)) for role, file in small_files.items()
     ]
-    existing = _existing(directory, checkpoint, fingerprint, small)
+    if existing is not None:
+        _check_existing(directory, existing, checkpoint, fingerprint, small)
     whole = _whole_files(directory, existing) if existing else set()
     levels: dict[str, LevelFiles] = {}
     plans: dict[str, GgufPlan] = {}
@@ -143,7 +150,7 @@ def _sha256(file: SourcePath, is_compared: bool) -> str:
     return file.sha256 if is_compared else _UNKNOWN
 
 
-def _fingerprint(checkpoint: Checkpoint, directory: Path, is_compared: bool) -> str:
+def _fingerprint(checkpoint: Checkpoint, directory: Path, existing: Manifest | None) -> str:
     """What tells the checkpoint from others.
 
     Of one on the hub each row would be a request. There its files' sha256 tell whether the bundle in `directory` is of
@@ -152,21 +159,17 @@ def _fingerprint(checkpoint: Checkpoint, directory: Path, is_compared: bool) -> 
     files = [file for file in checkpoint.store.files if isinstance(file, HubPath)]
     if not files:
         return checkpoint.fingerprint()
-    if not is_compared:
+    if existing is None:
         return _UNKNOWN
-    manifest = read_manifest(directory)
-    if [source.sha256 for source in manifest.sources_of("checkpoint")] != [file.sha256 for file in files]:
+    if [source.sha256 for source in existing.sources_of("checkpoint")] != [file.sha256 for file in files]:
         raise BundleError(f"{directory}: holds a bundle of another checkpoint than {files[0]}: choose another --out")
-    return manifest.fingerprint
+    return existing.fingerprint
 
 
-def _existing(
-    directory: Path, checkpoint: Checkpoint, fingerprint: str, small: Sequence[SourceFile]
-) -> Manifest | None:
-    """The bundle that is there already. Raises `BundleError` if it was made from anything else than what is given."""
-    if not (directory / MANIFEST_NAME).exists():
-        return None
-    manifest = read_manifest(directory)
+def _check_existing(
+    directory: Path, manifest: Manifest, checkpoint: Checkpoint, fingerprint: str, small: Sequence[SourceFile]
+) -> None:
+    """Raises `BundleError` if the bundle that is there was made from anything else than what is given."""
     if manifest.fingerprint != fingerprint:
         raise BundleError(
             f"{directory}: holds a bundle of another checkpoint "
@@ -187,7 +190,6 @@ def _existing(
         earlier = [source.sha256 for source in manifest.sources if source.role == role]
         if earlier != [source.sha256 for source in small if source.role == role]:
             raise BundleError(f"{directory}: was made with another {role} file: choose another --out")
-    return manifest
 
 
 def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:

@@ -25,6 +25,7 @@ _READ_AHEAD_BYTES = 128 << 10
 _SMALL_BYTES = 64 << 20
 """What may be read of one file: no tokenizer, no header is larger."""
 _MAX_BYTES = 1 << 50
+"""More than any file has: sizes come from strangers."""
 _REMEDY = "download it by other means and pass the file"
 
 
@@ -69,12 +70,12 @@ class HubPath:
 
     def require(self, remedy: str) -> None:
         """Raises `CheckpointError` that ends in `remedy` unless the repository has the file and lets one in."""
-        if calling(str(self), remedy, lambda: self._metadata) is None:
+        if self._asked(remedy) is None:
             raise CheckpointError(f"{self}: the hub has no such file: {remedy}")
 
     def exists(self) -> bool:
         """Whether the repository has the file."""
-        return calling(str(self), _REMEDY, lambda: self._metadata) is not None
+        return self._asked() is not None
 
     def is_file(self) -> bool:
         """The same: nothing here is a directory."""
@@ -141,8 +142,11 @@ class HubPath:
             raise CheckpointError(f"{self}: of {size_bytes} bytes, too large to be only looked at: {_REMEDY}")
         return self.read_range(0, size_bytes) if size_bytes else b""
 
+    def _asked(self, remedy: str = _REMEDY) -> tuple[int, str] | None:
+        return calling(str(self), remedy, lambda: self._metadata)
+
     def _found(self) -> tuple[int, str]:
-        found = calling(str(self), _REMEDY, lambda: self._metadata)
+        found = self._asked()
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         return found
