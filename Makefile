@@ -31,7 +31,7 @@ test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
 check: $(STAMPS)/dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy __init__.py console.py convert models native quant_eval runtime
+	$(BIN)/mypy __init__.py console.py convert core hub models native quant_eval runtime
 	@# The root is the package: tests and benchmarks see it under its name through a link.
 	mkdir -p $(MYPY_PATH) && ln -sfn ../.. $(MYPY_PATH)/miso_gguf
 	MYPYPATH=$(MYPY_PATH):tests:benchmarks:benchmarks/gpu $(BIN)/mypy --explicit-package-bases tests benchmarks

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .models.errors import BundleError, CheckpointError, MisoError
+    from .core.errors import BundleError, CheckpointError, MisoError
+    from .runtime.lm.prompt import Segment
     from .runtime.options import SpeechOptions
-    from .runtime.prompt import Segment
     from .runtime.speech import Chunk, Speech
     from .runtime.tts import MisoTTS
     from .runtime.voice import Voice
@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BundleError": "models.errors",
-    "CheckpointError": "models.errors",
+    "BundleError": "core.errors",
+    "CheckpointError": "core.errors",
     "Chunk": "runtime.speech",
-    "MisoError": "models.errors",
+    "MisoError": "core.errors",
     "MisoTTS": "runtime.tts",
-    "Segment": "runtime.prompt",
+    "Segment": "runtime.lm.prompt",
     "Speech": "runtime.speech",
     "SpeechOptions": "runtime.options",
     "Voice": "runtime.voice",

@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .models.errors import MisoError
+from .core.errors import MisoError
 
 DONE, NO, FAILED = 0, 1, 2
 

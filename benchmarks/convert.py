@@ -28,12 +28,12 @@ from gguf import GGMLQuantizationType, GGUFWriter
 
 from miso_gguf.console import stdout, table
 from miso_gguf.convert.bundle import convert
-from miso_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.convert.gguf_header import llama_keys
 from miso_gguf.convert.rows import RowReader
 from miso_gguf.convert.sink import Sink
-from miso_gguf.models.files import file_sha256
+from miso_gguf.core.files import file_sha256
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, Q8_0, Level
 from miso_gguf.models.mimi import TINY_MIMI

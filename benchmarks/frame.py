@@ -32,10 +32,10 @@ from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.native.graph import F32, Graph
 from miso_gguf.native.llama import LlamaModel
 from miso_gguf.native.scheduler import Scheduler
+from miso_gguf.native.threads import default_threads
 from miso_gguf.runtime.bundle import OpenLevel, open_level
+from miso_gguf.runtime.lm.prompt import Block
 from miso_gguf.runtime.options import SpeechOptions
-from miso_gguf.runtime.prompt import Block
-from miso_gguf.runtime.threads import default_threads
 from miso_gguf.runtime.tts import MisoTTS
 
 PAST = 60

@@ -21,7 +21,7 @@ from hearing import Listener, f0_contour
 from rich.console import Console
 from rich.table import Table
 
-from miso_gguf.models.arrays import I64Array
+from miso_gguf.core.arrays import I64Array
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.tiny.make.codec import MIMI_NAME, read_codec
@@ -37,8 +37,8 @@ from miso_gguf.models.tiny.make.sentences import (
     random_sentence,
 )
 from miso_gguf.models.tiny.make.words import VARIANTS
+from miso_gguf.runtime.lm.prompt import Segment
 from miso_gguf.runtime.options import SpeechOptions
-from miso_gguf.runtime.prompt import Segment
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from miso_gguf.quant_eval.baseline import Baseline, StoredMetric, Subject
-from miso_gguf.quant_eval.bootstrap import Bootstrap
-from miso_gguf.quant_eval.gates import Gate, Gates, judge
-from miso_gguf.quant_eval.history import compare_to_baseline
+from miso_gguf.quant_eval.gates.accepted import Baseline, StoredMetric, Subject
+from miso_gguf.quant_eval.gates.history import compare_to_baseline
+from miso_gguf.quant_eval.gates.judge import Gate, Gates, judge
 from miso_gguf.quant_eval.results import GateResult
-from miso_gguf.quant_eval.statistics import SIGNIFICANCE, Observations, estimate
+from miso_gguf.quant_eval.stats.bootstrap import Bootstrap
+from miso_gguf.quant_eval.stats.estimates import SIGNIFICANCE, Observations, estimate
 
 Array = NDArray[np.float64]
 Clips = Callable[[np.random.Generator, int], Array]

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..models.errors import BundleError
+from ..core.errors import BundleError
+from ..core.units import size_text
 from ..models.manifest import MANIFEST_NAME, BundleFile, CodecFiles, Manifest, SourceFile, sealed
-from ..models.units import size_text
+from .checkpoint.source_hash import SourceHasher
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion
 from .plan import GgufPlan
 from .quantize import Progress, run_pass
 from .sink import Sink, remove_partials, sync_directory, write_whole
-from .source_hash import SourceHasher
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ import click
 
 from .. import __version__
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
-from ..models.errors import BundleError
+from ..core.errors import BundleError
+from ..core.units import size_text
 from ..models.levels import LEVELS, Level, parse_level
 from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
-from ..models.units import size_text
 from .bundle import convert as run_conversion
-from .checkpoint import open_checkpoint
+from .checkpoint.open import open_checkpoint
+from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
-from .sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint
 from .verify import Finding, verify_bundle
 
 _FILE = click.Path(path_type=Path)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..models.arrays import F32Array
-from ..models.errors import CheckpointError
+from ..core.arrays import F32Array
+from ..core.errors import CheckpointError
 from ..models.mimi import mimi_shapes, recognise_mimi
-from .checkpoint import Checkpoint, open_store
-from .hf_layout import check_mimi_config
+from .checkpoint.hf_layout import check_mimi_config
+from .checkpoint.open import Checkpoint, open_store
+from .checkpoint.source_path import SourcePath
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
-from .source_path import SourcePath
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"

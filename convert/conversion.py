@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..models.errors import BundleError
-from ..models.files import file_sha256
+from ..core.errors import BundleError
+from ..core.files import file_sha256
+from ..hub.path import HubPath
 from ..models.levels import Level
 from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, Role, SourceFile, read_manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
-from .checkpoint import Checkpoint
+from .checkpoint.open import Checkpoint
+from .checkpoint.source_path import SourcePath
+from .checkpoint.tokenizer import check_tokenizer, gguf_keys, read_tokenizer
 from .codec import DECODER_NAME, ENCODER_NAME, Codec
 from .gguf_header import tokenizer_keys
-from .hub_path import HubPath
 from .imatrix import Imatrix, read_imatrix
 from .plan import GgufPlan, file_name, plan_file
 from .rows import RowReader
-from .source_path import SourcePath
-from .tokenizer import check_tokenizer, gguf_keys, read_tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader
 
-from ..models.arrays import F32Array
-from ..models.errors import CheckpointError
-from ..models.files import file_sha256
+from ..core.arrays import F32Array
+from ..core.errors import CheckpointError
+from ..core.files import file_sha256
 from ..models.tensors import GgufTensor
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"

@@ -12,7 +12,7 @@ from ..models.spec import ModelSpec
 from ..models.tensors import GgufTensor, Part, gguf_tensors
 from .gguf_header import Key, TensorInfo, header_bytes, llama_keys, miso_keys, padded, text, uint32
 from .imatrix import Imatrix
-from .recipe import tensor_types
+from .mixture import tensor_types
 from .rows import RowReader
 
 

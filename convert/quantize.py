@@ -13,8 +13,8 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from threadpoolctl import threadpool_limits
 
-from ..models.arrays import F32Array, U8Array
-from ..models.errors import CheckpointError
+from ..core.arrays import F32Array, U8Array
+from ..core.errors import CheckpointError
 from ..models.tensors import GgufTensor
 from ..native.ggml import is_valid, quantize
 from .gguf_header import padded

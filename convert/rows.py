@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from ..models.arrays import F32Array
-from ..models.errors import CheckpointError
+from ..core.arrays import F32Array
+from ..core.errors import CheckpointError
 from ..models.spec import rope_factors
 from ..models.tensors import GgufTensor, Projected, RopeFactors, Rows, StackedHeads
-from .checkpoint import Checkpoint
+from .checkpoint.open import Checkpoint
 
 _CHUNK_WEIGHTS = 1 << 20
 """4 MiB of float32: stays in a core's cache between reading, checking and quantising."""

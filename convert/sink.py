@@ -10,8 +10,8 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ..models.errors import BundleError
-from ..models.files import PARTIAL_SUFFIX
+from ..core.errors import BundleError
+from ..core.files import PARTIAL_SUFFIX
 from ..models.manifest import BundleFile
 
 _FLUSH_BYTES = 64 << 20

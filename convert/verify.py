@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 
-from ..models.arrays import F32Array, U8Array
-from ..models.errors import BundleError
-from ..models.files import file_sha256
+from ..core.arrays import F32Array, U8Array
+from ..core.errors import BundleError
+from ..core.files import file_sha256
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize, row_bytes
-from .checkpoint import Checkpoint
+from .checkpoint.open import Checkpoint
 from .rows import RowReader
 from .verify_logits import Prompt
 

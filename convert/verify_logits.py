@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFReader
 
-from ..models.arrays import F32Array
+from ..core.arrays import F32Array
 from ..models.manifest import LevelFiles
 from ..native.ggml import dequantize, row_bytes
 from ..native.llama import LlamaModel
-from .checkpoint import Checkpoint
+from .checkpoint.open import Checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ Source of the dimensions: the torchtune flavours of the Sesame CSM and MisoTTS u
 
 from collections.abc import Mapping
 
-from .errors import CheckpointError
+from ..core.errors import CheckpointError
 from .spec import ModelSpec, TransformerSpec
 from .tensors import checkpoint_shapes
 

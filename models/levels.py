@@ -1,6 +1,6 @@
 """The quantisation levels: what each is called, and what llama.cpp calls it.
 
-A level is a recipe for a whole file (llama.cpp's *ftype*); which type each tensor gets is `convert/recipe.py`.
+A level is a recipe for a whole file (llama.cpp's *ftype*); which type each tensor gets is `convert/mixture.py`.
 """
 
 import difflib

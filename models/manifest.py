@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .errors import BundleError
+from ..core.errors import BundleError
 from .levels import LEVELS
 from .spec import ModelSpec
 
@@ -80,7 +80,7 @@ class Manifest(_Strict):
     llama_cpp: str
     """Version of llama-cpp-python, whose ggml quantised it."""
     fingerprint: Sha256
-    """Identifies the checkpoint's weights: see `convert/checkpoint.py`."""
+    """Identifies the checkpoint's weights: see `convert/checkpoint/open.py`."""
     sources: list[SourceFile]
     spec: dict[str, Any]
     codec: CodecFiles

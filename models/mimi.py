@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .errors import CheckpointError
+from ..core.errors import CheckpointError
 from .tensors import Shape
 
 SAMPLE_RATE_HZ = 24_000

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .arrays import F32Array
+from ..core.arrays import F32Array
 from .flavors import FLAVORS
 from .mimi import MIMI, TINY_MIMI, MimiSpec
 from .spec import ModelSpec

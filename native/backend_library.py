@@ -4,7 +4,7 @@ import ctypes
 from functools import lru_cache
 from typing import Any
 
-from ..models.errors import MisoError
+from ..core.errors import MisoError
 from .libraries import bind
 
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from ..models.errors import MisoError
+from ..core.closing import Closing
+from ..core.errors import MisoError
 from .backend_library import ggml_base, ggml_registry, procedure
-from .closing import Closing
 from .llama import load_library
 
 Kind = Literal["cpu", "gpu"]

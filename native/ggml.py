@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from ..models.arrays import F32Array, U8Array
-from ..models.errors import MisoError
+from ..core.arrays import F32Array, U8Array
+from ..core.errors import MisoError
 from .libraries import REINSTALL, bind
 
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)

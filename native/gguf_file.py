@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from ..models.arrays import U8Array
-from ..models.errors import BundleError
-from .closing import Closing
+from ..core.arrays import U8Array
+from ..core.closing import Closing
+from ..core.errors import BundleError
 from .ggml import row_bytes
 from .libraries import bind
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gguf import GGMLQuantizationType
 
-from ..models.errors import MisoError
+from ..core.errors import MisoError
 from .ggml import row_bytes
 from .libraries import REINSTALL, bind
 

@@ -6,7 +6,7 @@ import sys
 from functools import cache, lru_cache
 from pathlib import Path
 
-from ..models.errors import MisoError
+from ..core.errors import MisoError
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 REINSTALL = "reinstall llama-cpp-python (>=0.3.36,<0.4)"

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..models.arrays import F32Array
-from ..models.errors import BundleError
-from .closing import Closing
+from ..core.arrays import F32Array
+from ..core.closing import Closing
+from ..core.errors import BundleError
 
 KvType = Literal["f32", "f16", "q8_0"]
 

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from ..models.errors import MisoError
+from ..core.errors import MisoError
 from .allocations import Allocation, note
 from .backend_library import ggml_base
 from .device import Backends

@@ -11,18 +11,18 @@ import click
 
 from .. import __version__
 from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
-from ..models.units import size_text
-from .accept import accept_baseline, gate_against
+from ..core.units import size_text
 from .evaluation import Finished, Wanted, evaluate_plan
-from .gates import number
-from .metrics import LAYERS, METRICS
-from .planning import Asked, estimate_cost, plan_compare, plan_run
-from .prosody_pair import pair_report
+from .gates.accept import accept_baseline, gate_against
+from .gates.judge import number
+from .metrics.table import LAYERS, METRICS
+from .prosody.pair import pair_report
 from .report.extra import check_installed
 from .report.words import headline
 from .report.write import write_reports
 from .results import GateResult, Results
-from .work import Plan
+from .run.plan import Asked, estimate_cost, plan_compare, plan_run
+from .run.runner import Plan
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """\b

@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import MisoError
-from ..models.files import file_sha256
+from ..core.errors import MisoError
+from ..core.files import file_sha256
 from .results import CorpusInfo
 
 BUILTIN = ("builtin", "tiny")

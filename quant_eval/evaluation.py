@@ -6,19 +6,19 @@ from pathlib import Path
 
 import soundfile
 
-from .accept import BASELINE_NAME
-from .baseline import Baseline, Subject, check_comparable, load_baseline, save_baseline, subject_of
-from .extras import ExtraClip, make_extra, measure_all
-from .gates import Gates, load_gates, margin_for, worst
-from .history import compare_to_baseline
-from .layers import BASIS, FLOOR, FREE, TARGET
-from .metrics import METRICS
-from .record import Record
-from .records import Records
+from .gates.accept import BASELINE_NAME
+from .gates.accepted import Baseline, Subject, check_comparable, load_baseline, save_baseline, subject_of
+from .gates.history import compare_to_baseline
+from .gates.judge import Gates, load_gates, margin_for, worst
+from .memory.accounted import memory_of
+from .metrics.extras import ExtraClip, make_extra, measure_all
+from .metrics.table import METRICS
 from .results import GateResult, Memory, Results
+from .run.record import Record
+from .run.record_store import Records
+from .run.runner import Plan, evaluate
+from .run.stages import BASIS, FLOOR, FREE, TARGET
 from .summary import Judged, Measured, model_info, settings_of, summarise
-from .vram import memory_of
-from .work import Plan, evaluate
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import platform
 from collections.abc import Callable
 
 from .. import __version__
-from ..models.errors import MisoError
-from ..models.units import size_text
+from ..core.errors import MisoError
+from ..core.units import size_text
 from ..native.device import devices
+from ..native.nvml import Nvml, NvmlMissing, opened_nvml
+from ..native.threads import default_threads
 from ..runtime.fit import cpu_memory
-from ..runtime.threads import default_threads
-from .nvml import Nvml, NvmlMissing, opened_nvml
 
 _LIBRARIES = (
     "llama-cpp-python",

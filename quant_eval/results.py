@@ -55,7 +55,7 @@ class GateResult(Document):
         margin: What is tolerated, in the metric's unit.
         estimate: What was measured.
         p_value: Of the verdict's own test, adjusted by Holm over the gates of the level; None where none was made.
-        verdict: See `gates.py`.
+        verdict: See `gates/judge.py`.
         reason: In one sentence, for people.
     """
 

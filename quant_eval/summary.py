@@ -13,19 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ..models.files import file_sha256
+from ..core.files import file_sha256
 from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
-from .contender import Contender
-from .controls_check import damaged_control, self_control
+from .clips import distributions, worst_clips
 from .corpus import Corpus
-from .divergence import Divergence, codebook_results
-from .gates import Gates, judge, worst
-from .layers import COUPLED, FLOOR, FREE, LOGITS, TARGET
+from .gates.controls_check import damaged_control, self_control
+from .gates.judge import Gates, judge, worst
 from .machine import machine, versions
-from .metrics import FAILURES, METRICS
-from .observations import Observations
-from .record import Record
+from .metrics.divergence import Divergence, codebook_results
+from .metrics.table import FAILURES, METRICS
 from .results import (
     Attribution,
     CodebookResult,
@@ -37,9 +34,12 @@ from .results import (
     ModelInfo,
     Results,
 )
-from .shown import distributions, worst_clips
-from .statistics import estimate
-from .work import Plan
+from .run.candidate import Contender
+from .run.record import Record
+from .run.runner import Plan
+from .run.stages import COUPLED, FLOOR, FREE, LOGITS, TARGET
+from .stats.estimates import estimate
+from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
 

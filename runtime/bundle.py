@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import BundleError, MisoError
-from ..models.files import file_sha256
+from ..core.errors import BundleError, MisoError
+from ..core.files import file_sha256
 from ..models.levels import LEVELS, parse_level
 from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile

@@ -13,19 +13,19 @@ import click
 
 from .. import __version__
 from ..console import DONE, NO, run, stderr, stdout, table
+from ..core.units import size_text
 from ..models.levels import LEVELS
-from ..models.units import size_text
 from ..native.llama import KvType
-from .audio_writer import AudioWriter, RawWriter
+from .audio.pipe import abandon_stdout, open_output
+from .audio.writer import AudioWriter, RawWriter
 from .bundle import find_manifest, level_key
-from .conversation import Conversation
+from .dialogue.conversation import Conversation
+from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
 from .options import SpeechOptions
-from .output import abandon_stdout, open_output
 from .request import AUTO, SpeakRequest
 from .speech import Speech
 from .tts import MisoTTS
-from .turns import encoded, line_voices, read_lines, read_voice, turns
 from .voice import Voice
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import BundleError
+from ..core.errors import BundleError
 from ..models.manifest import Manifest
 from ..models.memory import kv_bytes, level_memory
 from ..models.spec import ModelSpec

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ..native.llama import KvType
+from .audio.pipe import STANDARD_OUTPUT
+from .dialogue.turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
 from .options import SpeechOptions
-from .output import STANDARD_OUTPUT
-from .turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
 
 AUTO: Final = "auto"
 """A level or type of KV cache that nobody chose: what follows from this machine's memory."""

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..models.arrays import I64Array
-from .audio import SAMPLE_RATE_HZ, Samples
-from .audio_writer import AudioWriter
-from .prompt import Segment
+from ..core.arrays import I64Array
+from .audio.samples import SAMPLE_RATE_HZ, Samples
+from .audio.writer import AudioWriter
+from .lm.prompt import Segment
 
 
 class Chunk(NamedTuple):

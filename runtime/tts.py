@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models.arrays import I64Array
-from ..native.closing import Closing
+from ..core.arrays import I64Array
+from ..core.closing import Closing
 from ..native.llama import KvType
+from ..native.threads import default_threads
+from .audio.loudness import normalise
 from .bundle import OpenLevel, open_level
-from .codec import Codec
-from .engine import Engine, EngineOptions
-from .frame_loop import FrameLoop
-from .loudness import normalise
+from .codec.codec import Codec
+from .lm.engine import Engine, EngineOptions
+from .lm.frame_loop import FrameLoop
+from .lm.prompt import Segment
+from .lm.utterance import Utterance
 from .options import SpeechOptions
-from .prompt import Segment
-from .sentences import normalise_text, split_sentences
 from .speech import Speech
-from .stream import Script, SpeechStream, prepare
-from .threads import default_threads
-from .utterance import Utterance
+from .synthesis.sentences import normalise_text, split_sentences
+from .synthesis.stream import Script, SpeechStream, prepare
 from .voice import Voice
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from ..models.errors import MisoError
-from ..models.files import write_whole
+from ..core.errors import MisoError
+from ..core.files import write_whole
 from ..models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
-from .audio_file import read_audio
+from .audio.reader import read_audio
 
 MAX_VOICE_SECONDS = 30.0
 """The prompt and what is said share 2048 positions, 163 s in all. A voice takes 12.5 of them a second in every

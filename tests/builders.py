@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
 from miso_gguf.convert.bundle import convert
-from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.checkpoint.open import open_checkpoint
+from miso_gguf.convert.checkpoint.sources import resolve
 from miso_gguf.convert.conversion import Request, plan_conversion
-from miso_gguf.convert.sources import resolve
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import Level, parse_level
 from miso_gguf.models.manifest import Manifest

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 
-from miso_gguf.convert.hf_layout import CODEC_PREFIX
+from miso_gguf.convert.checkpoint.hf_layout import CODEC_PREFIX
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 
 TIES: bool = CsmConfig().tie_word_embeddings

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from miso_gguf.quant_eval.metrics import METRICS
+from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import (
     Attribution,
     Clip,
@@ -277,8 +277,8 @@ def hostile(results: Results) -> Results:
 
 
 def check_golden(name: str, text: str) -> None:
-    """Hold `text` against tests/quant_eval/golden/`name`; with UPDATE_GOLDEN=1 in the environment, make it so."""
-    path = Path(__file__).parent / "quant_eval" / "golden" / name
+    """Hold `text` against `name` of the golden reports; with UPDATE_GOLDEN=1 in the environment, make it so."""
+    path = Path(__file__).parent / "quant_eval" / "report" / "golden" / name
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text, "utf-8")
     assert text == path.read_text("utf-8"), f"{name} changed: look at it, and run again with UPDATE_GOLDEN=1"

@@ -13,12 +13,12 @@ from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.models.reference import Reference, Rows, prompt_rows
 from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.runtime.bundle import open_level
-from miso_gguf.runtime.codec import Codec
-from miso_gguf.runtime.engine import Engine, EngineOptions
-from miso_gguf.runtime.frame_loop import FrameLoop
-from miso_gguf.runtime.prompt import Block, PromptBuilder, Segment
+from miso_gguf.runtime.codec.codec import Codec
+from miso_gguf.runtime.lm.engine import Engine, EngineOptions
+from miso_gguf.runtime.lm.frame_loop import FrameLoop
+from miso_gguf.runtime.lm.prompt import Block, PromptBuilder, Segment
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.tts import MisoTTS
-from miso_gguf.runtime.utterance import Utterance
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]

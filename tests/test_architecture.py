@@ -1,4 +1,4 @@
-"""The rules of the house that a test can hold: imports run one way, all are relative, nothing imports a cli."""
+"""The rules of the house that a test can hold: which room may import which, outside and inside; nothing grows large."""
 
 import ast
 from pathlib import Path
@@ -6,14 +6,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {
-    "native": {"models"},
-    "models": set(),
-    "convert": {"models", "native", "console"},
-    "runtime": {"models", "native", "console"},
-    "quant_eval": {"models", "native", "runtime", "console"},
+
+ALLOWED: dict[str, set[str]] = {
+    "core": set(),
+    "models": {"core"},
+    "native": {"core", "models"},
+    "hub": {"core"},
+    "convert": {"core", "models", "native", "hub", "console"},
+    "runtime": {"core", "models", "native", "hub", "console"},
+    "quant_eval": {"core", "models", "native", "runtime", "console"},
 }
+"""What a room may import of the other rooms."""
+
+STOREYS: dict[str, str] = {
+    "convert": "checkpoint mimi gguf_header imatrix rows mixture plan sink quantize codec conversion estimate "
+    "verify_logits verify bundle cli",
+    "runtime": "audio codec options bundle lm/depth lm speech voice synthesis tts dialogue request fit cli",
+    "quant_eval": "results corpus machine memory prosody metrics stats gates run clips summary report evaluation cli",
+}
+"""Inside a room, from the ground up: a folder or file imports only what stands before it."""
+
+MOST_LINES, MOST_MODULES = 350, 16
+
 SOURCES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+MODULES = {path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__"): path for path in SOURCES}
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def _imports(path: Path) -> list[tuple[int, str, list[str]]]:
@@ -27,7 +47,27 @@ def _imports(path: Path) -> list[tuple[int, str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def _imported_modules(path: Path) -> set[str]:
+    """Those of the package, by their paths: "runtime/lm/engine"."""
+    folders = path.relative_to(ROOT).parts[:-1]
+    found = set()
+    for level, module, names in _imports(path):
+        if level:
+            base = "/".join([*folders[: len(folders) - level + 1], *filter(None, module.split("."))])
+            found |= {f"{base}/{name}" if f"{base}/{name}" in MODULES else base for name in names}
+    return found & MODULES.keys()
+
+
+def _storey(room: str, module: str) -> int:
+    """Where in its room a module stands: by its folder, or its name if it lies in the room itself."""
+    inside = module.removeprefix(f"{room}/")
+    storeys = STOREYS[room].split()
+    places = [number for number, storey in enumerate(storeys) if inside == storey or inside.startswith(f"{storey}/")]
+    assert places, f"{module} has no place in STOREYS"
+    return max(places)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_imports_run_one_way(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     depth = len(path.relative_to(ROOT).parts) - 1
@@ -37,24 +77,53 @@ def test_imports_run_one_way(path: Path) -> None:
         if level == depth + 1:
             for target in [module.split(".")[0]] if module else names:
                 known = target == folder or target in ALLOWED[folder] or target.startswith("__")
-                assert known, f"{folder} must not import {target}"
+                assert known or (target, names) == ("version", ["__version__"]), f"{folder} must not import {target}"
         if module == "console" and level:
             assert path.name == "cli.py", "only a cli prints"
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if module.split("/")[0] in STOREYS and "/" in module], ids=str
+)
+def test_imports_inside_a_room_run_down(module: str) -> None:
+    room = module.split("/", maxsplit=1)[0]
+    if MODULES[module].name == "__init__.py":
+        assert not _imported_modules(MODULES[module]), "a folder's __init__ says what it is for, nothing else"
+        return
+    for target in _imported_modules(MODULES[module]):
+        if target.startswith(f"{room}/"):
+            assert _storey(room, target) <= _storey(room, module), f"{module} must not import {target}"
+
+
+def test_every_storey_is_there() -> None:
+    for room, storeys in STOREYS.items():
+        for storey in storeys.split():
+            assert f"{room}/{storey}" in MODULES, f"{room}/{storey} is gone: take it out of STOREYS"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES
+
+
+def test_folders_are_small() -> None:
+    for folder in {path.parent for path in SOURCES}:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= MOST_MODULES, f"{_name(folder)} has {len(modules)} modules: {MOST_MODULES} at most"
 
 
 def test_there_is_something_to_walk() -> None:
     assert len(SOURCES) > 30
     assert any(_imports(path) for path in SOURCES)
+    assert "runtime/lm/depth/decoder" in _imported_modules(ROOT / "runtime/lm/engine.py")
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if p.name != "cli.py"], ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "cli.py"], ids=_name)
 def test_only_commands_use_click_and_rich(path: Path) -> None:
     assert not {module.split(".")[0] for _, module, _ in _imports(path)} & {"click", "rich"}
 
 
-def test_packages_are_listed(pytestconfig: pytest.Config) -> None:
+def test_packages_are_listed() -> None:
     """Packages are listed one by one in pyproject.toml: a new folder must not be missing from the wheel."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     for folder in {path.parent for path in SOURCES}:

@@ -46,8 +46,8 @@ def main() -> None:
 @click.option("--present", default="", help="Distributions that it has, separated by commas: they do not travel.")
 def pack(directory: Path, python_version: str, present: str) -> None:
     """With network: fetch what the GPU's machine lacks. Everything under 60 MB."""
-    from llama_source import pruned_source  # noqa: PLC0415
-    from wheels import download, needed  # noqa: PLC0415
+    from kit.source import pruned_source  # noqa: PLC0415
+    from kit.wheels import download, needed  # noqa: PLC0415
 
     for name in (SOURCE, WHEELS):
         shutil.rmtree(directory / name, ignore_errors=True)
@@ -66,8 +66,8 @@ def pack(directory: Path, python_version: str, present: str) -> None:
 @click.option("--save", type=click.Path(path_type=Path), help="Also pack the products here, in parts of 15 MiB.")
 def build(directory: Path, backend: Any, architecture: str, save: Path | None) -> None:
     """Without network: build and install llama-cpp-python, and this package. Goes on where it was interrupted."""
-    from llama_build import build_wheel  # noqa: PLC0415
-    from wheels import install  # noqa: PLC0415
+    from kit.build import build_wheel  # noqa: PLC0415
+    from kit.wheels import install  # noqa: PLC0415
 
     begin = time.perf_counter()
     site = directory / SITE
@@ -96,7 +96,7 @@ def _save(out: Path, save: Path) -> None:
 @click.argument("parts", type=click.Path(exists=True, path_type=Path))
 def restore(directory: Path, parts: Path) -> None:
     """Install what `build --save` packed on an earlier machine, instead of building."""
-    from wheels import install  # noqa: PLC0415
+    from kit.wheels import install  # noqa: PLC0415
 
     install(directory / WHEELS, directory / SITE)
     out = directory / "built"
@@ -124,7 +124,7 @@ def _install(llama_cpp: Path, site: Path) -> None:
 def bundle(directory: Path, levels: Sequence[str], flavor: str) -> None:
     """Make a bundle of random weights in full size, and one of the tiny model."""
     _use(directory / SITE)
-    from repeated_bundle import write_repeated_bundle, write_tiny_bundle  # noqa: PLC0415
+    from bundle import write_repeated_bundle, write_tiny_bundle  # noqa: PLC0415
 
     from miso_gguf.models.levels import parse_level  # noqa: PLC0415
 
@@ -143,7 +143,7 @@ def bundle(directory: Path, levels: Sequence[str], flavor: str) -> None:
 def codes(directory: Path, levels: Sequence[str], gpu_layers: int, threads: int) -> None:
     """Compare the GPU's codes and logits with the CPU's, and see where the depth graph runs."""
     _use(directory / SITE)
-    from gpu_codes import level_codes  # noqa: PLC0415
+    from measure.codes import level_codes  # noqa: PLC0415
 
     _keep(
         directory,
@@ -171,7 +171,7 @@ def speed(
 ) -> None:
     """Time frames, first audio and batches. GGML_CUDA_DISABLE_GRAPHS=1 shows what CUDA graphs bring."""
     _use(directory / SITE)
-    from gpu_speed import Effort, level_speed  # noqa: PLC0415
+    from measure.speed import Effort, level_speed  # noqa: PLC0415
 
     effort = Effort(frames=frames, rounds=rounds, batches=batches)
     results = []
@@ -190,7 +190,7 @@ def speed(
 def memory(directory: Path, levels: Sequence[str], kv_types: Any, seconds: float) -> None:
     """Account and measure the memory of every level."""
     _use(directory / SITE)
-    from gpu_memory import levels_memory  # noqa: PLC0415
+    from measure.memory import levels_memory  # noqa: PLC0415
 
     _keep(directory, "memory", levels_memory(directory / BUNDLE, levels, kv_types, seconds))
 
@@ -222,7 +222,7 @@ def rehearse(context: click.Context, directory: Path) -> None:
 def dry(directory: Path, levels: Sequence[str], batches: Sequence[int]) -> None:
     """Without a GPU, with a CUDA build: count kernels, captures and bytes."""
     _use(directory / SITE)
-    from dry_cuda import dry_run  # noqa: PLC0415
+    from dry_run.count import dry_run  # noqa: PLC0415
 
     results = []
     for level in levels:
@@ -241,8 +241,8 @@ def dry(directory: Path, levels: Sequence[str], batches: Sequence[int]) -> None:
 def tables(directory: Path, title: str, note: str, out: Path) -> None:
     """Put all results together: one JSON file and one Markdown file."""
     _use(directory / SITE)
-    from gpu_tables import markdown  # noqa: PLC0415
     from projection import projection  # noqa: PLC0415
+    from tables import markdown  # noqa: PLC0415
 
     from miso_gguf.quant_eval.machine import machine, versions  # noqa: PLC0415
 

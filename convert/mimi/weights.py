@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.errors import CheckpointError
+from ...core.errors import CheckpointError
 from ...models.mimi import MimiSpec, mimi_shapes, recognise_mimi
 from ...models.tensors import Shape
-from ..hf_layout import CODEC_PREFIX
+from ..checkpoint.hf_layout import CODEC_PREFIX
 
 Weights = dict[str, NDArray[np.float32]]
 

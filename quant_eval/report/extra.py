@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from ...models.errors import MisoError
+from ...core.errors import MisoError
 
 
 def library(name: str) -> Any:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from ...models.units import size_text
+from ...core.units import size_text
 from ..results import Clip, Contour, Distribution, Estimate, Results
-from .costs import front, real_levels, size_and_kld
 from .extra import library
-from .heard import f0_in_words, voiced_hz
-from .measured import can_be_scaled
 from .plots import INK, LEVEL_COLOURS, MUTED, PAPER, RULE, Plot, colour_of, drawn, marker_of
+from .sections.clips import f0_in_words, voiced_hz
+from .sections.costs import front, real_levels, size_and_kld
+from .sections.quality import can_be_scaled
 from .words import label_of, listed, metric_of, number, with_unit
 
 _MOST_POINTS = 200

@@ -14,9 +14,9 @@ from ..results import Clip, Results
 from . import figures
 from .audio import Sounds, embedded
 from .extra import library
-from .heard import clip_values, worst_of_each
 from .outline import basis, sections, title
 from .plots import Plot
+from .sections.clips import clip_values, worst_of_each
 from .words import SIGNS, headline, label_of
 
 

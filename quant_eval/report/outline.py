@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..results import Results
-from . import costs, heard, judgement, measured
-from .costs import real_levels
+from .sections import clips, costs, quality, verdicts
+from .sections.costs import real_levels
 from .view import Cell, Section, Table, heads
 from .words import label_of, layer_name, listed
 
@@ -14,18 +14,18 @@ from .words import label_of, layer_name, listed
 def sections(results: Results) -> list[Section]:
     """All of them, verdicts first. Those with nothing to show say why."""
     return [
-        judgement.verdicts(results),
+        verdicts.verdicts(results),
         costs.costs(results),
-        measured.codebooks(results),
-        measured.attribution(results),
-        heard.f0(results),
-        measured.distributions(results),
-        measured.noise_floor(results),
+        quality.codebooks(results),
+        quality.attribution(results),
+        clips.f0(results),
+        quality.distributions(results),
+        quality.noise_floor(results),
         costs.pareto(results),
-        heard.clips(results),
-        measured.metrics(results),
-        measured.extras(results),
-        judgement.controls(results),
+        clips.clips(results),
+        quality.metrics(results),
+        quality.extras(results),
+        verdicts.controls(results),
         origin(results),
     ]
 

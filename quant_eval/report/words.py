@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ...models.levels import LEVELS
-from ..metrics import METRICS, Metric
+from ..metrics.table import METRICS, Metric
 from ..results import Control, Estimate, GateResult, Results, Verdict
 
 SIGNS: dict[Verdict, str] = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?"}

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ...models.errors import MisoError
-from ...models.files import write_whole
+from ...core.errors import MisoError
+from ...core.files import write_whole
 from ..results import Results
 from . import html, junit, markdown
 

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-import repeated_bundle
+from bundle import RepeatedStore, write_repeated_bundle
 from gguf import GGMLQuantizationType, GGUFReader
-from repeated_bundle import RepeatedStore, write_repeated_bundle
 
 from builders import make_bundle, make_inputs
 from miso_gguf import MisoTTS, SpeechOptions
-from miso_gguf.models.arrays import F32Array, U8Array
+from miso_gguf.core.arrays import F32Array, U8Array
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import Q4_K_M, Q8_0
 from miso_gguf.models.manifest import read_manifest
@@ -54,7 +53,7 @@ def test_each_kind_of_chunk_is_quantised_once(tmp_path: Path, monkeypatch: pytes
         shapes.append((qtype, rows.shape, rows[0, :4].tobytes()))
         return quantize(qtype, rows, imatrix)
 
-    monkeypatch.setattr(repeated_bundle, "quantize", counting)
+    monkeypatch.setattr(bundle_module, "quantize", counting)
     write_repeated_bundle(tmp_path / "bundle", "tiny", [Q4_K_M])
     # Workers that want the same chunk at the same time may both make it.
     assert len(set(shapes)) < 30

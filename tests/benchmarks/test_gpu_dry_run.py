@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from dry_cuda import per_frame
+from dry_run.count import per_frame
 
 GEMV = "_ZN12_GLOBAL__N_113mul_mat_vec_qILi8EEEvPKf"
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from miso_gguf.native import llama
-from miso_gguf.quant_eval.llama_log import captured_log
+from miso_gguf.native.llama_log import captured_log
 
 ROOT = Path(__file__).parents[2]
 

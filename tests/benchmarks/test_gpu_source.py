@@ -4,10 +4,10 @@ import io
 import tarfile
 from pathlib import Path, PurePosixPath
 
-import llama_build
 import pytest
-import wheels
-from llama_source import CMAKE, is_kept, prune
+from kit import build as llama_build
+from kit import wheels
+from kit.source import CMAKE, is_kept, prune
 
 GGML = "vendor/llama.cpp/ggml/src"
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from gpu_tables import NOT_RUN, markdown
 from projection import CARDS, PUBLISHED, Card, Constants, fitted, frame_ms, launches_of, projection
+from tables import NOT_RUN, markdown
 
 PARTS = {"backbone_ms": 2.1, "depth_ms": 9.6, "noise_ms": 0.1, "gap_ms": 0.2}
 

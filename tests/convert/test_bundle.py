@@ -18,8 +18,8 @@ import pytest
 from builders import MICRO, Inputs, make_bundle, make_inputs
 from miso_gguf.convert import bundle, quantize, sink
 from miso_gguf.convert.sink import Sink
-from miso_gguf.models.errors import BundleError, CheckpointError
-from miso_gguf.models.files import PARTIAL_SUFFIX
+from miso_gguf.core.errors import BundleError, CheckpointError
+from miso_gguf.core.files import PARTIAL_SUFFIX
 from miso_gguf.models.levels import F32, FP16, Q4_0, Q4_K_M, Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
 

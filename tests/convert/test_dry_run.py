@@ -19,14 +19,14 @@ from older_packages import OLDEST_HUB, hub_folder
 from safetensors.torch import load_file
 
 from builders import Inputs, make_inputs
-from miso_gguf.convert import pickle_file
 from miso_gguf.convert.bundle import convert as run_conversion
-from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.checkpoint import pickle as pickle_file
+from miso_gguf.convert.checkpoint.hub import MIMI_FILE, MIMI_REPO
+from miso_gguf.convert.checkpoint.open import open_checkpoint
+from miso_gguf.convert.checkpoint.sources import resolve
 from miso_gguf.convert.conversion import Request, plan_conversion
-from miso_gguf.convert.hub import MIMI_FILE, MIMI_REPO
-from miso_gguf.convert.hub_path import HubPath
-from miso_gguf.convert.sources import resolve
-from miso_gguf.models.errors import CheckpointError
+from miso_gguf.core.errors import CheckpointError
+from miso_gguf.hub.path import HubPath
 from miso_gguf.models.flavors import MISO_8B, TINY
 from miso_gguf.models.levels import Q4_0, Q4_K_M, Q8_0, Level
 from miso_gguf.models.manifest import read_manifest

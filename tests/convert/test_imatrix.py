@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from builders import MICRO, write_imatrix
 from miso_gguf.convert import imatrix as module
 from miso_gguf.convert.imatrix import read_imatrix
-from miso_gguf.models.errors import CheckpointError
+from miso_gguf.core.errors import CheckpointError
 from miso_gguf.models.tensors import gguf_tensors
 
 F32Array = NDArray[np.float32]

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from builders import Inputs, make_bundle, make_inputs
-from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import LEVELS, Level
 from miso_gguf.models.manifest import read_manifest

@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits
 
 from builders import MICRO
 from miso_gguf.convert import rows as module
-from miso_gguf.convert.checkpoint import Checkpoint
-from miso_gguf.convert.hf_layout import hf_sources
+from miso_gguf.convert.checkpoint.hf_layout import hf_sources
+from miso_gguf.convert.checkpoint.open import Checkpoint
 from miso_gguf.convert.rows import RowReader
-from miso_gguf.models.errors import CheckpointError
+from miso_gguf.core.errors import CheckpointError
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.spec import ModelSpec, TransformerSpec, rope_factors
 from miso_gguf.models.tensors import GgufTensor, Rows, checkpoint_shapes, gguf_tensors

@@ -10,10 +10,10 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
 from builders import MICRO, Inputs, make_bundle, make_inputs, write_imatrix
-from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.verify import MAX_GROUP_ERROR, Finding, _worst_group, verify_bundle
-from miso_gguf.models.errors import BundleError
-from miso_gguf.models.files import file_sha256
+from miso_gguf.core.errors import BundleError
+from miso_gguf.core.files import file_sha256
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, sealed

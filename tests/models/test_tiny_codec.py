@@ -25,7 +25,7 @@ from miso_gguf.models.tiny.make.renderings import Renderings
 from miso_gguf.models.tiny.make.rvq import decode_chain, encode_chain, fit_chain, fit_codebook
 from miso_gguf.models.tiny.make.sentences import Sentence, plain_sentence, random_sentence
 from miso_gguf.models.tiny.make.words import KINDS, SPEAKERS, VARIANTS, WORDS, Speaker, canonical, parse
-from miso_gguf.runtime.codec import Codec
+from miso_gguf.runtime.codec.codec import Codec
 
 Samples = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from gguf import GGUFWriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from miso_gguf.models.errors import BundleError
+from miso_gguf.core.errors import BundleError
 from miso_gguf.native.gguf_file import GgufFile
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from miso_gguf.models.errors import MisoError
+from miso_gguf.core.errors import MisoError
 from miso_gguf.native import buffer_types
 from miso_gguf.native.backend_library import ggml_base
 from miso_gguf.native.buffer import Buffer, read_tensor, write_tensor

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from builders import MICRO, make_bundle, make_inputs
-from miso_gguf.models.errors import BundleError
+from miso_gguf.core.errors import BundleError
 from miso_gguf.models.levels import F32
 from miso_gguf.native.llama import LlamaModel, load_library
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from miso_gguf import __version__
-from miso_gguf.models.errors import MisoError
+from miso_gguf.core.errors import MisoError
 from miso_gguf.native.device import Device
+from miso_gguf.native.nvml import NvmlMissing, opened_nvml
 from miso_gguf.quant_eval import machine as module
 from miso_gguf.quant_eval.machine import machine, versions
-from miso_gguf.quant_eval.nvml import NvmlMissing, opened_nvml
 
 
 class FakeNvml:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miso_gguf.models.errors import BundleError
+from miso_gguf.core.errors import BundleError
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.manifest import Manifest, sealed
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, level_memory

@@ -12,7 +12,7 @@ import pytest
 from speaking import load_tts
 
 from builders import make_bundle, make_inputs
-from miso_gguf.models.errors import BundleError, MisoError
+from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, FP16, Q4_K_M, Q8_0
 from miso_gguf.models.manifest import read_manifest, sealed

@@ -24,11 +24,12 @@ from builders import make_bundle, make_inputs
 from miso_gguf import MisoTTS, SpeechOptions, Voice
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, Q4_K_M
-from miso_gguf.runtime import cli, turns
-from miso_gguf.runtime.engine import Engine
+from miso_gguf.runtime import cli
+from miso_gguf.runtime.audio.loudness import integrated_lufs
+from miso_gguf.runtime.dialogue import turns
+from miso_gguf.runtime.dialogue.script import Line
 from miso_gguf.runtime.fit import MARGIN_BYTES, Room
-from miso_gguf.runtime.loudness import integrated_lufs
-from miso_gguf.runtime.script import Line
+from miso_gguf.runtime.lm.engine import Engine
 
 SHORT = ("--max-seconds", 0.4)
 CONTEXTS = ("1024", "2048")

@@ -15,7 +15,7 @@ import pytest
 from speaking import load_tts
 
 from miso_gguf import MisoError, MisoTTS, SpeechOptions
-from miso_gguf.models.errors import BundleError
+from miso_gguf.core.errors import BundleError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

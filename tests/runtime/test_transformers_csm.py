@@ -12,13 +12,13 @@ from speaking import load_tts, say, text_ids
 from transformers import CsmForConditionalGeneration
 
 from miso_gguf.convert.bundle import convert
-from miso_gguf.convert.checkpoint import open_checkpoint
+from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.models.levels import F32
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.tts import MisoTTS
-from miso_gguf.runtime.utterance import Utterance
 
 TEXTS = ("Hello from transformers.", "And the same again, in other words!")
 FRAMES = 25

@@ -13,12 +13,12 @@ from speaking import load_tts, random_codes, segments
 
 import miso_gguf
 from miso_gguf import MisoTTS, Segment, SpeechOptions, Voice
-from miso_gguf.models.errors import MisoError
+from miso_gguf.core.errors import MisoError
 from miso_gguf.native.device import Device
-from miso_gguf.runtime import engine as engine_module
-from miso_gguf.runtime.engine import EngineOptions
-from miso_gguf.runtime.sentences import speech_cap_frames
+from miso_gguf.runtime.lm import engine as engine_module
+from miso_gguf.runtime.lm.engine import EngineOptions
 from miso_gguf.runtime.speech import Speech
+from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
 
 Codes = NDArray[np.int64]
 

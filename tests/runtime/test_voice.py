@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miso_gguf.models.errors import MisoError
+from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.voice import MAX_TEXT_CHARS, MAX_VOICE_FRAMES, Voice
 
 SPEECH = Path(__file__).parents[1] / "data" / "speech.flac"

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
-from ...files import file_sha256, write_whole
+from ....core.files import file_sha256, write_whole
 from ...flavors import TINY
 from .as_mimi import as_mimi
 from .codec import CODEC_SPEC, MIMI_NAME, make_codec, read_codec, write_mimi

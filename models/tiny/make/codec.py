@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from ...files import write_whole
+from ....core.files import write_whole
 from ...mimi import MimiSpec, recognise_mimi
 from .as_mimi import Tensors, as_mimi, from_mimi, largest_rank
 from .figures import Figures, compare

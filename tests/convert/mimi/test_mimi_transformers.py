@@ -9,10 +9,10 @@ import torch
 from safetensors.numpy import load_file
 from transformers import MimiConfig, MimiModel
 
-from miso_gguf.convert.hf_layout import CODEC_PREFIX
+from miso_gguf.convert.checkpoint.hf_layout import CODEC_PREFIX
 from miso_gguf.convert.mimi.export import export_decoder, export_encoder
 from miso_gguf.convert.mimi.weights import Weights, mimi_weights
-from miso_gguf.models.errors import CheckpointError
+from miso_gguf.core.errors import CheckpointError
 from miso_gguf.models.mimi import MimiSpec
 from miso_gguf.models.synthetic_mimi import random_mimi
 

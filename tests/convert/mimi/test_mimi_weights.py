@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from moshi.models.loaders import get_mimi
 
-from miso_gguf.convert.hf_layout import CODEC_PREFIX
+from miso_gguf.convert.checkpoint.hf_layout import CODEC_PREFIX
 from miso_gguf.convert.mimi.weights import Weights, interleave_rows, kyutai_shapes, mimi_weights
-from miso_gguf.models.errors import CheckpointError
+from miso_gguf.core.errors import CheckpointError
 from miso_gguf.models.mimi import MIMI, TINY_MIMI, MimiSpec, mimi_shapes, recognise_mimi
 from miso_gguf.models.synthetic_mimi import random_mimi
 

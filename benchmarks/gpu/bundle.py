@@ -1,0 +1,101 @@
+"""A full-size bundle of random weights in a minute or two: one chunk of numbers, quantised once, for all of them.
+
+It goes through the real conversion, so size, layout and metadata of the files are those of a conversion. But every
+chunk of a tensor (a million weights) holds the same numbers as every other of its shape, and is quantised only the
+first time. Good for speed and memory, for nothing else.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from safetensors.numpy import save_file
+
+from miso_gguf.convert import quantize as quantize_module
+from miso_gguf.convert.bundle import convert
+from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint
+from miso_gguf.convert.checkpoint.sources import TINY_NAME, resolve
+from miso_gguf.convert.checkpoint.tensor_store import Shape
+from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.core.arrays import F32Array, U8Array
+from miso_gguf.models.flavors import FLAVORS
+from miso_gguf.models.levels import Level
+from miso_gguf.models.manifest import Manifest
+from miso_gguf.models.spec import ModelSpec
+from miso_gguf.models.synthetic import distribution, mimi_of
+from miso_gguf.models.synthetic_mimi import random_mimi
+from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer
+from miso_gguf.models.tensors import checkpoint_shapes
+from miso_gguf.native.ggml import quantize
+
+_POOL_ITEMS = 8 << 20
+_THREADS = 4
+"""More only wait for the disk: next to nothing is computed."""
+
+
+class RepeatedStore:
+    """A checkpoint's tensors, whose every row range begins at the beginning of one pool. A `TensorStore`."""
+
+    def __init__(self, spec: ModelSpec, label: Path) -> None:
+        """`label` is a file that stands for the checkpoint: a conversion hashes it."""
+        self.files: Sequence[Path] = [label]
+        self.shapes: Mapping[str, Shape] = checkpoint_shapes(spec)
+        self._order = {name: index for index, name in enumerate(sorted(self.shapes))}
+        self._pool = np.random.default_rng(0).standard_normal(_POOL_ITEMS, np.float32)
+
+    def position(self, name: str, row: int = 0) -> tuple[int, int]:
+        """As if each tensor lay somewhere behind the one before."""
+        return 0, (self._order[name] << 40) + row
+
+    def check_dtype(self, name: str) -> None:
+        """All are float32."""
+
+    def read(self, name: str, start: int, stop: int) -> F32Array:
+        """Rows `[start, stop)`."""
+        shape = (stop - start, *self.shapes[name][1:])
+        mean, deviation = distribution(name, self.shapes[name])
+        values: F32Array = np.resize(self._pool, math.prod(shape)).reshape(shape) * np.float32(deviation)
+        values += np.float32(mean)
+        return values
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _QuantisedOnce:
+    """`quantize` that remembers: chunks that begin alike are alike here."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], U8Array] = {}
+
+    def __call__(self, qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | None = None) -> U8Array:
+        key = (qtype, rows.shape, rows[0, :4].tobytes(), rows[-1, :4].tobytes())
+        if key not in self._known:
+            self._known[key] = quantize(qtype, rows, imatrix)
+        return self._known[key]
+
+
+def write_repeated_bundle(directory: Path, flavor: str, levels: Sequence[Level]) -> Manifest:
+    """Convert a repeated checkpoint of `flavor` to `levels`; what is there already stays."""
+    spec = FLAVORS[flavor]
+    with tempfile.TemporaryDirectory() as temporary, mock.patch.object(quantize_module, "quantize", _QuantisedOnce()):
+        inputs = Path(temporary)
+        label, mimi, tokenizer = inputs / "repeated.txt", inputs / "mimi.safetensors", inputs / "tokenizer.json"
+        label.write_text(f"random numbers, repeated, in the shapes of {spec.name}\n")
+        save_file(random_mimi(mimi_of(flavor), 0), mimi)
+        tokenizer.write_text(json.dumps(synthetic_tokenizer(spec)), "utf-8")
+        checkpoint = Checkpoint(RepeatedStore(spec, label), spec, None)
+        request = Request(levels=levels, threads=_THREADS)
+        return convert(plan_conversion(directory, checkpoint, mimi, tokenizer, request))
+
+
+def write_tiny_bundle(directory: Path, levels: Sequence[Level]) -> Manifest:
+    """Convert the tiny model that speaks; what is there already stays."""
+    with resolve(TINY_NAME) as sources, open_checkpoint(sources.checkpoint) as checkpoint:
+        request = Request(levels=levels, threads=_THREADS)
+        return convert(plan_conversion(directory, checkpoint, sources.mimi, sources.tokenizer, request))

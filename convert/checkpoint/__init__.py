@@ -1,0 +1,1 @@
+"""What people bring: checkpoints in any file and layout, tokenizers, from a disk or the hub."""

@@ -1,0 +1,84 @@
+"""Where a conversion's inputs are: the checkpoint, the codec and the tokenizer, found from what the user typed."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.errors import CheckpointError
+from ...models import tiny
+from ...models.synthetic import MIMI_NAME, TOKENIZER_NAME
+from .hub import find_sources, find_tokenizer, is_repo_id
+from .source_path import SourcePath
+
+TINY_NAME = "tiny"
+DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
+_MIMI_NAMES = (MIMI_NAME, "tokenizer-e351c8d8-checkpoint125.safetensors")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files, local unless they are only looked at. `mimi` is None when the codec lies inside the checkpoint (CSM)."""
+
+    checkpoint: SourcePath
+    mimi: SourcePath | None
+    tokenizer: SourcePath
+
+
+@contextmanager
+def resolve(
+    checkpoint: str, mimi: Path | None = None, tokenizer: str | None = None, *, fetch: bool = True
+) -> Iterator[Sources]:
+    """Find, fetch or make the inputs.
+
+    Args:
+        checkpoint: A path, a Hugging Face repo id, or `tiny`.
+        mimi: The codec's checkpoint; default: beside the checkpoint, or from the hub.
+        tokenizer: A `tokenizer.json`, or a repo that has one; default: beside the checkpoint, or the hub's mirror.
+        fetch: Whether to download what is on the hub; else it is looked at where it lies, and nothing is written.
+
+    Yields:
+        The files.
+
+    Raises:
+        CheckpointError: Something is not there, with what to pass instead.
+    """
+    path = Path(checkpoint)
+    if checkpoint.lower() == TINY_NAME:
+        yield _local(tiny.DIRECTORY, mimi, tokenizer, fetch)
+    elif path.exists():
+        yield _local(path, mimi, tokenizer, fetch)
+    elif is_repo_id(checkpoint):
+        yield Sources(*find_sources(checkpoint, mimi, tokenizer, fetch=fetch))
+    else:
+        raise CheckpointError(
+            f"{checkpoint}: no such file or directory, and not a Hugging Face repo id (OWNER/NAME) or '{TINY_NAME}'"
+        )
+
+
+@contextmanager
+def resolve_checkpoint(checkpoint: str) -> Iterator[Path]:
+    """The checkpoint alone, when nothing is to be converted: local weights need no codec and no tokenizer."""
+    path = Path(checkpoint)
+    if path.exists() and checkpoint.lower() != TINY_NAME:
+        yield path
+    else:
+        with resolve(checkpoint) as sources:
+            assert isinstance(sources.checkpoint, Path), "it was fetched"
+            yield sources.checkpoint
+
+
+def _local(path: Path, mimi: Path | None, tokenizer: str | None, fetch: bool) -> Sources:
+    directory = path if path.is_dir() else path.parent
+    tokenizer_path = find_tokenizer(tokenizer or str(directory / TOKENIZER_NAME), fetch=fetch)
+    return Sources(path, mimi or _mimi_beside(directory), tokenizer_path)
+
+
+def _mimi_beside(directory: Path) -> Path | None:
+    for name in _MIMI_NAMES:
+        if (directory / name).exists():
+            return directory / name
+    return None

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: one client, files read in place. It knows no checkpoints."""

@@ -1,0 +1,1 @@
+"""Verdicts: gates, their margins, and an earlier accepted evaluation."""

@@ -1,0 +1,175 @@
+"""The gates as a file says them: which metric may be what, by level. It judges nothing.
+
+The form is explained in `gates.toml`, the default. A file is refused as a whole, with all its faults.
+"""
+
+import difflib
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ...core.errors import MisoError
+from ...models.levels import LEVELS, parse_level
+from ..metrics.table import METRICS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_GATES = Path(__file__).with_name("gates.toml")
+SCHEMA_VERSION = 1
+
+Kind = Literal["at_most", "at_least", "within", "failures"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class GatesError(MisoError):
+    """A gates file cannot be used."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What one metric may be, by level.
+
+    Attributes:
+        metric: Key in `metrics.METRICS`.
+        kind: How it is judged.
+        margins: By level, in the metric's unit.
+    """
+
+    metric: str
+    kind: Kind
+    margins: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """All gates, and the metrics that are held against the last accepted baseline."""
+
+    gates: tuple[Gate, ...]
+    history: tuple[str, ...]
+
+    def only(self, layers: Collection[str]) -> "Gates":
+        """Those of these layers: for a run that leaves some out on purpose."""
+        return Gates(
+            tuple(gate for gate in self.gates if METRICS[gate.metric].layer in layers),
+            tuple(metric for metric in self.history if METRICS[metric].layer in layers),
+        )
+
+
+def load_gates(path: Path | None = None) -> Gates:
+    """The gates of a TOML file; without one, the default gates.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        GatesError: If it is no TOML, or says something that `gates.toml` does not explain: all faults, a line each.
+    """
+    path = path or DEFAULT_GATES
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no such gates file; leave it out for the default gates") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GatesError(f"{path}: no TOML ({error}); the default gates, gates.toml, show the form") from error
+    except OSError as error:
+        raise GatesError(f"{path}: cannot be read ({error.strerror or error})") from error
+    faults: list[str] = []
+    gates = _parse(document, faults)
+    if faults:
+        raise GatesError("\n".join(f"{path}: {fault}" for fault in faults))
+    return gates
+
+
+def margin_for(gate: Gate, level: str) -> float:
+    """The margin of a level: of its coarser half, and of the next coarser level where that has none.
+
+    Raises `ValueError` if the level is unknown, or coarser than all that have margins.
+    """
+    order = list(LEVELS)
+    start = max(order.index(parse_level(half).key) for half in level.split("+"))
+    for key in order[start:]:
+        if key in gate.margins:
+            return gate.margins[key]
+    raise ValueError(f"the gate {gate.metric} has no margin for level {level}, only for {', '.join(gate.margins)}")
+
+
+def _parse(document: Mapping[str, Any], faults: list[str]) -> Gates:
+    """What the document says; what is wrong with it is added to `faults`."""
+    if document.get("schema_version") != SCHEMA_VERSION:
+        faults.append(f"schema_version is {document.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+    for key in sorted(document.keys() - {"schema_version", "gates", "history"}):
+        faults.append(f"unknown entry {key!r}; known are schema_version, gates and history")
+    tables = document.get("gates")
+    if not isinstance(tables, dict) or not tables:
+        faults.append("there are no gates: write one as a table [gates.METRIC]")
+        tables = {}
+    gates = tuple(gate for metric, table in tables.items() if (gate := _parse_gate(metric, table, faults)))
+    levels = {key for gate in gates for key in gate.margins}
+    for gate in gates:
+        if missing := [key for key in LEVELS if key in levels - gate.margins.keys()]:
+            faults.append(f"gates.{gate.metric}: no margin for {', '.join(missing)}, which other gates have")
+    history = document.get("history", {})
+    if not isinstance(history, dict) or history.keys() - {"metrics"}:
+        faults.append("history must be a table with one entry, metrics")
+        history = {}
+    metrics = history.get("metrics", [])
+    if not isinstance(metrics, list):
+        faults.append("history: metrics must be a list of metrics")
+        metrics = []
+    faults.extend(f"history: {_unknown(metric)}" for metric in metrics if metric not in METRICS)
+    return Gates(gates, tuple(dict.fromkeys(metric for metric in metrics if metric in METRICS)))
+
+
+def _parse_gate(metric: str, table: object, faults: list[str]) -> Gate | None:
+    where = f"gates.{metric}"
+    if metric not in METRICS:
+        faults.append(f"{where}: {_unknown(metric)}")
+        return None
+    if not isinstance(table, dict) or table.keys() != {"kind", "margins"} or not isinstance(table["margins"], dict):
+        faults.append(f"{where}: must be a table with kind and margins, the margins a table by level")
+        return None
+    kind, direction = table["kind"], METRICS[metric].direction
+    if kind not in KINDS:
+        faults.append(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+        return None
+    fitting = _fitting_kinds(metric)
+    if kind not in fitting:
+        faults.append(
+            f"{where}: {kind} does not fit a metric of which {direction} is good; {' or '.join(fitting)} does"
+        )
+        return None
+    before = len(faults)
+    for level, margin in table["margins"].items():
+        if level not in LEVELS:
+            faults.append(f"{where}: unknown level {level!r}; known are {', '.join(LEVELS)}")
+        elif isinstance(margin, bool) or not isinstance(margin, int | float) or not isfinite(margin):
+            faults.append(f"{where}: the margin for {level} is {margin!r}, expected a number")
+        elif margin < 0 and not (kind == "at_least" and direction == "zero"):
+            faults.append(f"{where}: the margin for {level} is {margin}, and must not be negative")
+        elif METRICS[metric].unit == "%" and direction != "zero" and margin > 100:
+            faults.append(f"{where}: the margin for {level} is {margin}, and there is nothing above 100 %")
+    if not table["margins"]:
+        faults.append(f"{where}: there is no margin")
+    if len(faults) > before:
+        return None
+    return Gate(metric, kind, {level: float(margin) for level, margin in table["margins"].items()})
+
+
+def _fitting_kinds(metric: str) -> tuple[Kind, ...]:
+    if metric == "new_failures":
+        return ("failures",)
+    fitting: dict[str, tuple[Kind, ...]] = {
+        "lower": ("at_most",),
+        "higher": ("at_least",),
+        "zero": ("within", "at_most", "at_least"),
+    }
+    return fitting[METRICS[metric].direction]
+
+
+def _unknown(metric: object) -> str:
+    near = difflib.get_close_matches(str(metric), METRICS, n=1)
+    return f"unknown metric {metric!r}; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(METRICS)}")

@@ -1,0 +1,163 @@
+"""The history gate: is a level worse than in the last accepted evaluation? It knows the baseline file, and no margins
+other than the baseline's own intervals.
+
+Worse than the baseline beyond its interval is a regression, even inside the absolute gates. The test is of the *change*
+from the baseline to now, over the clips (prompt and seed) that both have: most of what differs between prompts cancels.
+
+* The margin is how far the baseline's interval reaches to the worse side of its value, plus `slack`.
+* FAIL: the change is larger than the margin, and "no worse than before, up to `slack`" is rejected.
+* PASS: "worse by the margin or more" is rejected; or every clip is as it was.
+* INCONCLUSIVE: neither, or nothing to compare.
+
+Both tests are one-sided at 5 % after Holm over the metrics of a level. Of a metric that is good near zero, worse is
+further away from it, on either side; a baseline that is surely off zero may first come back to it.
+Failures: PASS if there are no more than before; FAIL by a sign test over the prompts that differ.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..metrics.table import METRICS, Metric
+from ..results import Estimate, GateResult
+from ..stats.estimates import (
+    FEWEST_PROMPTS,
+    RESAMPLES,
+    SEED,
+    Bootstrap,
+    Observations,
+    as_estimate,
+    p_fails_more_often,
+    paired,
+)
+from .accepted import (
+    Baseline,
+    BaselineError,
+    Measured,
+    StoredMetric,
+    Subject,
+    check_comparable,
+    load_baseline,
+    save_baseline,
+    subject_of,
+)
+from .judge import Tested, adjusted, number, span
+
+__all__ = [
+    "Baseline",
+    "BaselineError",
+    "Measured",
+    "Subject",
+    "check_comparable",
+    "compare_to_baseline",
+    "load_baseline",
+    "save_baseline",
+    "slack",
+    "subject_of",
+]
+
+
+def compare_to_baseline(
+    subject: Subject,
+    observations: Measured,
+    baseline: Baseline,
+    metrics: Iterable[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> list[GateResult]:
+    """The verdict on every level and metric that the baseline has; levels that are new have no history.
+
+    Args:
+        subject: What was evaluated now: see `subject_of`.
+        observations: What was found now.
+        baseline: The last accepted evaluation.
+        metrics: That are to be judged: `Gates.history`.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        BaselineError: If the two are not comparable.
+    """
+    check_comparable(subject, baseline)
+    judged = list(metrics)
+    results = []
+    for level, stored in baseline.levels.items():
+        now = observations.get(level)
+        tested = []
+        for metric in judged:
+            if metric in stored:
+                new = now.get(metric) if now is not None else None
+                why = "not measured" if now is not None else f"level {level} was not run"
+                tested.append(_test(level, METRICS[metric], new, stored[metric], why, resamples, seed))
+        results += adjusted(tested)
+    return results
+
+
+def slack(metric: Metric) -> float:
+    """What another machine's rounding may make of a value: half of the last digit that a report shows."""
+    return 0.5 * 10.0**-metric.digits
+
+
+def _test(
+    level: str, metric: Metric, new: Observations | None, stored: StoredMetric, why: str, resamples: int, seed: int
+) -> Tested:
+    """One metric of one level, before Holm; `why` there is no `new`."""
+    sides = _sides(metric, stored.estimate)
+    blank = GateResult(
+        level=level,
+        metric=metric.key,
+        kind="history",
+        margin=max(reach for _, reach, _ in sides) + slack(metric),
+        estimate=None,
+        p_value=None,
+        verdict="INCONCLUSIVE",
+        reason=f"{metric.label}: in the baseline, but {why}",
+    )
+    if new is None:
+        return Tested(blank)
+    pair = paired(new, stored.observations())
+    if pair is None:
+        return Tested(_with(blank, reason=f"{metric.label}: the baseline has other prompts and seeds"))
+    now, before = pair
+    bootstrap = Bootstrap(now, before, resamples=resamples, seed=seed)
+    said = f"{metric.label}: {number(metric, now.mean)}, {number(metric, before.mean)} in the baseline"
+    if len(now.values) < len(stored.values):
+        said += f" (of its {len(stored.values)} clips {len(now.values)} were run)"
+    result = _with(blank, estimate=as_estimate(bootstrap))
+    if np.array_equal(now.values, before.values) and np.array_equal(now.weights, before.weights):
+        return Tested(_with(result, verdict="PASS", reason=f"{said}: every clip is as it was"), p_pass=0.0)
+    if bootstrap.prompts < FEWEST_PROMPTS:
+        return Tested(_with(result, reason=f"{said}; {bootstrap.prompts} prompts are too few to judge by"))
+    change = f"changed by {span(metric, as_estimate(bootstrap))}, tolerated {result.margin:.{metric.digits}f}"
+    result = _with(result, reason=f"{said}; {change}")
+    if metric.key == "new_failures":
+        is_more = bootstrap.value > slack(metric)
+        p_fail = p_fails_more_often(now, before) if bootstrap.value > result.margin else 1.0
+        return Tested(_with(result, verdict="INCONCLUSIVE" if is_more else "PASS"), p_fail=p_fail)
+    return Tested(result, *_p_values(bootstrap, sides, slack(metric)))
+
+
+def _p_values(bootstrap: Bootstrap, sides: list[tuple[int, float, float]], rounding: float) -> tuple[float, float]:
+    """For PASS and for FAIL: over the sides, the largest of the one, and the smallest of the other by Bonferroni."""
+    p_pass, p_fail = 0.0, 1.0
+    for sign, reach, credit in sides:
+        free = rounding + credit
+        beyond, below = (bootstrap.p_above, bootstrap.p_below) if sign > 0 else (bootstrap.p_below, bootstrap.p_above)
+        p_pass = max(p_pass, below(sign * (free + reach)))
+        if sign * bootstrap.value > free + reach:
+            p_fail = min(p_fail, len(sides) * beyond(sign * free))
+    return p_pass, p_fail
+
+
+def _with(result: GateResult, **values: object) -> GateResult:
+    return result.model_copy(update=values)
+
+
+def _sides(metric: Metric, was: Estimate) -> list[tuple[int, float, float]]:
+    """To which sides a change makes it worse: sign, how far the interval reaches to there, and what is free before."""
+    up, down = was.high - was.value, was.value - was.low
+    if metric.direction != "zero":
+        return [(1, up, 0.0)] if metric.direction == "lower" else [(-1, down, 0.0)]
+    reach = max(up, down)
+    return [(1, reach, 2 * max(0.0, -was.high)), (-1, reach, 2 * max(0.0, was.low))]

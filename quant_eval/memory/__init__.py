@@ -1,0 +1,1 @@
+"""What a level takes of a GPU, accounted and measured."""

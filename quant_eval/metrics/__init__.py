@@ -1,0 +1,1 @@
+"""What is measured of codes, logits and clips, and the table that names it all."""

@@ -1,0 +1,175 @@
+"""How far a level's distributions are from the baseline's, code by code: KL divergence, top-1 agreement, EOS odds.
+
+P is the baseline's distribution, Q the level's, both over all codes of one codebook at one frame after the same
+history. All is computed in float64 from float32 logits. It knows no models, and no statistics over clips.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.arrays import F32Array, I64Array
+from ..results import CodebookResult
+
+F64Array = NDArray[np.float64]
+
+PERCENTILES: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0, 99.9)
+_FRAMES_AT_ONCE = 4
+"""4 x 32 x 2051 float64 are 2 MB: the arrays in between stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One clip of a level against the baseline.
+
+    Attributes:
+        kld: KL(P || Q) at temperature 1, in nats, float64 [T, codebooks].
+        kld_deployed: The same of what is sampled from, float64 [T, codebooks]: see `divergence`.
+        same_top: Whether P and Q have the same most likely code, bool [T, codebooks].
+    """
+
+    kld: F64Array
+    kld_deployed: F64Array
+    same_top: NDArray[np.bool_]
+
+
+def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: int) -> Divergence:
+    """Compare logits `base` and `level`, both [T, codebooks, V], of the same codes.
+
+    `kld_deployed` divides the logits by `temperature` and restricts P to the baseline's `top_k` best codes, as sampling
+    does. Q is restricted to *the same* codes and renormalised: with a top-k set of its own, Q would lack codes of P's
+    and the divergence would be infinite as soon as one code changed its rank. What Q gives to other codes is not seen.
+    Codes that tie with the `top_k`-th best take part or not, but the same in P and Q.
+
+    Raises:
+        ValueError: If the shapes differ, a logit is not finite, or `temperature` or `top_k` is not positive.
+    """
+    if base.shape != level.shape or base.ndim != 3 or base.shape[-1] < 2:
+        raise ValueError(
+            f"logits must both be [frames, codebooks, vocabulary], not {list(base.shape)} and {list(level.shape)}: "
+            "replay the same codes through levels of the same model"
+        )
+    if not (temperature > 0 and np.isfinite(temperature)) or top_k < 1:
+        raise ValueError(f"temperature must be above 0 and top_k at least 1, not {temperature} and {top_k}")
+    require_finite(base, "the baseline's logits")
+    require_finite(level, "the level's logits")
+    kld, deployed = np.empty(base.shape[:2]), np.empty(base.shape[:2])
+    for start in range(0, len(base), _FRAMES_AT_ONCE):
+        part = slice(start, start + _FRAMES_AT_ONCE)
+        p, q = base[part].astype(np.float64), level[part].astype(np.float64)
+        kld[part] = _kld(p, q)
+        if top_k < p.shape[-1]:
+            best = np.argpartition(p, -top_k, axis=-1)[..., -top_k:]
+            p, q = np.take_along_axis(p, best, axis=-1), np.take_along_axis(q, best, axis=-1)
+        deployed[part] = _kld(p / temperature, q / temperature)
+    return Divergence(kld, deployed, base.argmax(axis=-1) == level.argmax(axis=-1))
+
+
+def require_finite(logits: F32Array, what: str) -> None:
+    """Raise `ValueError` naming the first frame and codebook of `logits` [T, codebooks, V] with a NaN or infinity."""
+    broken = ~np.isfinite(logits)
+    if broken.any():
+        frame, codebook, code = (int(axis[0]) for axis in np.nonzero(broken))
+        raise ValueError(
+            f"{what} of frame {frame}, codebook {codebook} hold {logits[frame, codebook, code]} (code {code}): "
+            "the level's files are damaged (miso-convert verify DIR), or this device computes it wrongly (try the CPU)"
+        )
+
+
+def log_softmax(logits: NDArray[np.floating[Any]]) -> F64Array:
+    """Log-probabilities over the last axis, in float64."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return wide
+
+
+def _kld(p_logits: F64Array, q_logits: F64Array) -> F64Array:
+    p, q = log_softmax(p_logits), log_softmax(q_logits)
+    # Exactly 0 where P is Q; elsewhere rounding can leave -1e-17.
+    found: F64Array = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
+    return found
+
+
+def eos_log_odds(logits0: F32Array) -> F64Array:
+    """ln(p / (1 - p)) of code 0 in codebook 0, which ends an utterance: logits [..., V] -> nats [...].
+
+    Not of the log-probabilities, where 1 - p would be lost as p nears 1.
+    """
+    require_finite(logits0.reshape(-1, 1, logits0.shape[-1]), "codebook-0 logits")
+    wide = logits0.astype(np.float64)
+    others = wide[..., 1:]
+    top = others.max(axis=-1, keepdims=True)
+    found: F64Array = wide[..., 0] - top[..., 0] - np.log(np.exp(others - top).sum(axis=-1))
+    return found
+
+
+def eos_shift(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
+    """Change of `eos_log_odds`, [..., V] each -> nats [...]: above 0, the level is the more likely to stop there."""
+    return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
+
+
+def flip_percent(base_codes: I64Array, level_codes: I64Array) -> F64Array:
+    """How many of the codes [T, codebooks] differ, by codebook, in percent. Raises `ValueError` if there are none."""
+    if base_codes.shape != level_codes.shape or not len(base_codes):
+        raise ValueError(
+            f"codes must be of the same frames, at least one, not {list(base_codes.shape)} and "
+            f"{list(level_codes.shape)}"
+        )
+    found: F64Array = 100 * (base_codes != level_codes).mean(axis=0)
+    return found
+
+
+def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[float, float]:
+    """Percentiles of all `values`, interpolated linearly. Raises `ValueError` if there are none."""
+    if not values.size:
+        raise ValueError("percentiles of no values: were all clips without a frame?")
+    return dict(zip(which, map(float, np.percentile(values, which)), strict=True))
+
+
+def clip_metrics(found: Divergence, eos_shift_nats: float | None) -> dict[str, float]:
+    """The values of one clip by key of `metrics.METRICS`; `eos_shift` only if the baseline's stop frame is known.
+
+    Raises `ValueError` for a clip without a frame.
+    """
+    if not found.kld.size:
+        raise ValueError("a clip without a frame has no divergence: leave it out")
+    values = {
+        "kld_cb0": float(found.kld[:, 0].mean()),
+        "kld_rest": float(found.kld[:, 1:].mean()),
+        "kld_deployed": float(found.kld_deployed.mean()),
+        "top1": 100 * float(found.same_top.mean()),
+    }
+    return values if eos_shift_nats is None else {**values, "eos_shift": eos_shift_nats}
+
+
+def codebook_results(
+    level: str, clips: Sequence[Divergence], flips: Mapping[int, float] | None = None
+) -> list[CodebookResult]:
+    """Each codebook over all frames of all `clips`; `flips` in percent by codebook, if the coupled layer was run.
+
+    Raises `ValueError` if there is no frame.
+    """
+    kld = np.concatenate([clip.kld for clip in clips]) if clips else np.empty((0, 0))
+    if not kld.size:
+        raise ValueError(f"{level}: no clip has a frame")
+    same_top = np.concatenate([clip.same_top for clip in clips])
+    results = []
+    for codebook in range(kld.shape[1]):
+        spread = percentiles(kld[:, codebook], (50.0, 99.0))
+        results.append(
+            CodebookResult(
+                level=level,
+                codebook=codebook,
+                frames=len(kld),
+                kld_mean=float(kld[:, codebook].mean()),
+                kld_median=spread[50.0],
+                kld_p99=spread[99.0],
+                top1_percent=100 * float(same_top[:, codebook].mean()),
+                flip_percent=None if flips is None else flips[codebook],
+            )
+        )
+    return results

@@ -1,0 +1,1 @@
+"""Pitch, loudness and rhythm of speech, and how far two clips differ in them."""

@@ -1,0 +1,171 @@
+"""The control that must fail: a level of a bundle, damaged on purpose.
+
+An evaluation that lets it pass measures nothing. The damage is a wrong scale for every group of weights, in all
+matrices of all layers of both halves: what a converter with a fault in its block scales would write.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as Qtype
+from gguf import GGUFReader
+
+from ...core.arrays import F32Array, U8Array
+from ...core.errors import MisoError
+from ...core.files import PARTIAL_SUFFIX, file_sha256
+from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, sealed
+from ...runtime.bundle import open_level
+
+STRENGTH = 0.8
+"""RMS error of the weights, relative; that of Q4_0 is 0.09. With random weights, which forgive the most, KLD comes out
+at 0.55 nats: 50 times that of Q4_0, and well over the widest margin that a gate has (0.15).
+"""
+
+_GROUP = 32
+"""Weights that share a factor where the type has no blocks of its own."""
+_SCALES: dict[Qtype, tuple[int, tuple[int, ...]]] = {
+    Qtype.Q8_0: (34, (0,)),
+    Qtype.Q4_0: (18, (0,)),
+    Qtype.Q4_1: (20, (0, 2)),
+    Qtype.Q5_0: (22, (0,)),
+    Qtype.Q5_1: (24, (0, 2)),
+    Qtype.Q2_K: (84, (80, 82)),
+    Qtype.Q3_K: (110, (108,)),
+    Qtype.Q4_K: (144, (0, 2)),
+    Qtype.Q5_K: (176, (0, 2)),
+    Qtype.Q6_K: (210, (208,)),
+}
+"""Bytes of a block, and where its F16 scales (and minima) are. Source: the block structs of ggml-common.h."""
+_PLAIN: dict[Qtype, np.dtype[np.floating[Any]]] = {Qtype.F32: np.dtype("<f4"), Qtype.F16: np.dtype("<f2")}
+_F16_MAX = 65504.0
+_BYTES_AT_ONCE = 1 << 24
+"""Bytes of a tensor that are worked on at a time."""
+
+
+def damaged(bundle: Path, level: str, out: Path, *, strength: float = STRENGTH, seed: int = 0) -> str:
+    """Make, in `out`, a bundle whose only level is `level` of `bundle` with damaged weights.
+
+    All other files are links to those of `bundle`, or copies where the file system has no links. Equal arguments give
+    equal bytes; if `out` is the result of an earlier call with the same ones, it is checked and used again.
+
+    Args:
+        bundle: The directory that miso-convert wrote.
+        level: The level to damage.
+        out: A directory that does not exist yet. It appears whole or not at all.
+        strength: Relative error of each scale, above 0 and below 1.
+        seed: Of the signs of the errors.
+
+    Returns:
+        The level's key, to open it with.
+
+    Raises:
+        ValueError: On a strength that is out of range.
+        BundleError: If the bundle has no such level, or is incomplete.
+        MisoError: If `out` exists and is something else, or the level has no weights that can be damaged.
+    """
+    if not 0 < strength < 1:
+        raise ValueError(f"strength must be above 0 and below 1 (by default {STRENGTH}), not {strength}")
+    source = open_level(bundle, level)
+    key, manifest = source.key, source.manifest
+    origin = f"damaged on purpose: {json.dumps([key, strength, seed])} of {manifest.digest or manifest.fingerprint}"
+    if out.exists():
+        return _reused(out, key, origin)
+    partial = out.with_name(out.name + PARTIAL_SUFFIX)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        files = dict(manifest.files)
+        for path in (source.backbone, source.decoder):
+            target = partial / path.name
+            shutil.copyfile(path, target)
+            _damage(target, strength, seed)
+            files[path.name] = BundleFile(size_bytes=target.stat().st_size, sha256=file_sha256(target))
+        for path in (source.embeddings, source.codec_decoder, source.codec_encoder):
+            if path.exists():
+                _link(path, partial / path.name)
+        changed = _of_one_level(manifest, key, files, origin)
+        (partial / MANIFEST_NAME).write_text(changed.to_json(), "utf-8")
+        open_level(partial, key)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return key
+
+
+def _reused(out: Path, key: str, origin: str) -> str:
+    try:
+        same = read_manifest(out).converter == origin
+    except MisoError:
+        same = False
+    if not same:
+        raise MisoError(f"{out}: exists, and is not this control. Give a directory that is not there yet, or delete it")
+    open_level(out, key, verify=True)
+    return key
+
+
+def _of_one_level(manifest: Manifest, key: str, files: dict[str, BundleFile], origin: str) -> Manifest:
+    level, codec = manifest.levels[key], manifest.codec
+    names = {level.backbone, level.decoder, level.embeddings, codec.decoder, codec.encoder}
+    entries = manifest.model_dump(exclude={"digest", "levels", "files", "converter"})
+    kept = {name: record.model_dump() for name, record in files.items() if name in names}
+    return sealed(**entries, converter=origin, levels={key: level.model_dump()}, files=kept)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link; a bundle that was fetched from a hub consists of symbolic ones, hence `resolve`."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _damage(path: Path, strength: float, seed: int) -> None:
+    """Change the scales of all matrices of all layers of a GGUF, in place."""
+    reader = GGUFReader(path)
+    places = [
+        (tensor.name, tensor.tensor_type, int(tensor.data_offset), int(tensor.n_bytes))
+        for tensor in reader.tensors
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2
+    ]
+    del reader
+    unknown = sorted({qtype.name for _, qtype, _, _ in places if qtype not in _SCALES and qtype not in _PLAIN})
+    if unknown or not places:
+        what = f"has weights of type {', '.join(unknown)}" if unknown else "has no matrices in layers"
+        raise MisoError(f"{path.name}: {what}: no control can be made of it. Use another level")
+    for name, qtype, offset, size in places:
+        data: U8Array = np.memmap(path, np.uint8, "r+", offset, (size,))
+        # Keyed by name: a tensor's damage does not depend on which others the file has.
+        rng = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
+        unit = _SCALES[qtype][0] if qtype in _SCALES else _PLAIN[qtype].itemsize * _GROUP
+        step = _BYTES_AT_ONCE // unit * unit
+        for start in range(0, size, step):
+            _damage_bytes(data[start : start + step], qtype, strength, rng)
+        del data
+
+
+def _damage_bytes(data: U8Array, qtype: Qtype, strength: float, rng: np.random.Generator) -> None:
+    """Whole blocks, or values, of one type: each group gets the factor 1 + strength or 1 - strength."""
+    if qtype in _PLAIN:
+        values = data.view(_PLAIN[qtype])
+        factors = np.repeat(_factors(-(-values.size // _GROUP), strength, rng), _GROUP)[: values.size]
+        values[:] = np.clip(values * factors, -_F16_MAX, _F16_MAX)
+        return
+    width, places = _SCALES[qtype]
+    blocks = data.reshape(-1, width)
+    factors = _factors(len(blocks), strength, rng)
+    for place in places:
+        scale = np.ascontiguousarray(blocks[:, place : place + 2]).view("<f2")[:, 0].astype(np.float32)
+        changed = np.clip(scale * factors, -_F16_MAX, _F16_MAX).astype("<f2")
+        blocks[:, place : place + 2] = changed.view(np.uint8).reshape(-1, 2)
+
+
+def _factors(count: int, strength: float, rng: np.random.Generator) -> F32Array:
+    signs = rng.integers(0, 2, count) * 2 - 1
+    factors: F32Array = (1 + strength * signs).astype(np.float32)
+    return factors

@@ -1,0 +1,195 @@
+"""From what was asked for to a plan: which contenders, which corpus, which controls, and what it will cost."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...models.flavors import TINY
+from ...models.levels import LEVELS
+from ...models.manifest import read_manifest
+from ...models.memory import level_memory
+from ...models.mimi import FRAME_RATE_HZ
+from ...native.threads import default_threads
+from ...runtime.bundle import level_key
+from ...runtime.options import SpeechOptions
+from ..corpus import Corpus, load_corpus
+from ..machine import versions
+from ..metrics.table import LAYERS
+from ..stats.estimates import FEWEST_PROMPTS
+from .candidate import Contender
+from .damage import damaged
+from .record_store import plan_fingerprint
+from .reference_logits import clip_bytes
+from .runner import Plan
+
+DAMAGED = "damaged"
+_CHARACTERS_PER_S = 14.0
+"""Of English read aloud."""
+_COMPUTING = ("llama-cpp-python", "numpy", "onnxruntime", "praat")
+"""Whose version may change a record."""
+_FLOOR_BANDWIDTH = 1e9
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user wants to know.
+
+    Attributes:
+        out: Directory of everything that comes out.
+        corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
+        prompts: Only so many of them; None for all.
+        seeds: How many.
+        layers: Of `metrics.LAYERS`.
+        controls: Whether to make and judge the damaged level.
+        temperature: Of sampling.
+        top_k: Of sampling.
+        processes: That share the work.
+        threads: Of a process; None for the cores that each has.
+        gpu_layers: As `MisoTTS.load`.
+    """
+
+    out: Path
+    corpus: str = "auto"
+    prompts: int | None = None
+    seeds: int = 3
+    layers: tuple[str, ...] = LAYERS
+    controls: bool = True
+    temperature: float = 0.9
+    top_k: int = 50
+    processes: int = 1
+    threads: int | None = None
+    gpu_layers: int | None = None
+
+
+def plan_run(bundle: Path, levels: Sequence[str], baseline: str, asked: Asked) -> Plan:
+    """Levels of one bundle (all it has, if none are named) against one of them.
+
+    Errors as `open_level` and `load_corpus`; `ValueError` on a level that is not there, with what to do.
+    """
+    present = read_manifest(bundle).levels
+    order = list(LEVELS)
+    keys = [level_key(level) for level in levels] or sorted(present, key=lambda key: order.index(key.split("+")[0]))
+    base = level_key(baseline)
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"a level is named twice: {', '.join(keys)}")
+    if base not in keys:
+        keys.insert(0, base)
+    if missing := [key for key in keys if key not in present]:
+        raise ValueError(
+            f"{bundle} has no level {', '.join(missing)}, only {', '.join(present)}. "
+            f"Convert it: miso-convert CHECKPOINT --quant {missing[0]} --out {bundle}"
+        )
+    contenders = tuple(Contender.of(key, bundle, key) for key in keys)
+    return _plan(contenders[keys.index(base)], contenders, asked)
+
+
+def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
+    """The same level of two bundles, "A" and "B": a new recipe against the old."""
+    key = level_key(level)
+    contenders = Contender.of("A", first, key), Contender.of("B", second, key)
+    names = [read_manifest(each.bundle).model_spec.name for each in contenders]
+    if names[0] != names[1]:
+        raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
+    return _plan(contenders[0], contenders, asked)
+
+
+def _plan(baseline: Contender, contenders: tuple[Contender, ...], asked: Asked) -> Plan:
+    if unknown := set(asked.layers) - set(LAYERS):
+        raise ValueError(f"unknown layer {', '.join(sorted(unknown))}; known are {', '.join(LAYERS)}")
+    if asked.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
+    corpus = _corpus(baseline.bundle, asked)
+    options = SpeechOptions(temperature=asked.temperature, top_k=asked.top_k, split_sentences=False)
+    found = versions()
+    settings = {
+        "kv_type": "f16",
+        "gpu_layers": "none" if asked.gpu_layers == 0 else str(asked.gpu_layers or "default"),
+        **{name: found[name] for name in _COMPUTING if name in found},
+    }
+    control = None
+    if asked.controls and _can_fail(asked, corpus):
+        path = asked.out / f"control-{baseline.digest[:10]}"
+        control = Contender.of(DAMAGED, path, damaged(baseline.bundle, baseline.level, path))
+    seeds = tuple(range(asked.seeds))
+    fingerprint = plan_fingerprint(
+        baseline=[baseline.name, baseline.digest],
+        corpus=corpus.sha256,
+        options={"temperature": options.temperature, "top_k": options.top_k},
+        settings={**settings, "miso-gguf": found["miso-gguf"]},
+    )
+    return Plan(
+        baseline,
+        contenders,
+        control,
+        corpus,
+        seeds,
+        tuple(layer for layer in LAYERS if layer in asked.layers),
+        options,
+        asked.out,
+        asked.threads or max(1, default_threads() // asked.processes),
+        asked.gpu_layers,
+        fingerprint,
+        settings,
+    )
+
+
+def _can_fail(asked: Asked, corpus: Corpus) -> bool:
+    """Whether a gate could fail the damaged level: it is not run freely, and few prompts prove nothing."""
+    return len(corpus.prompts) >= FEWEST_PROMPTS and bool({"logits", "coupled"} & set(asked.layers))
+
+
+def _corpus(bundle: Path, asked: Asked) -> Corpus:
+    source = asked.corpus
+    if source == "auto":
+        source = "tiny" if read_manifest(bundle).model_spec.name == TINY.name else "builtin"
+    corpus = load_corpus(source)
+    return corpus if asked.prompts is None else corpus.first(max(1, asked.prompts))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate, for people who are about to wait.
+
+    Attributes:
+        clips: To be done.
+        audio_s: That will be spoken.
+        wall_s: Of one process at this machine's memory bandwidth.
+        disk_bytes: Of the baseline's logits.
+    """
+
+    clips: int
+    audio_s: float
+    wall_s: float
+    disk_bytes: int
+
+
+def estimate_cost(plan: Plan) -> Cost:
+    """From the texts' lengths, the bytes that a frame streams, and the measured read bandwidth."""
+    bandwidth = _read_bandwidth()
+    spec = read_manifest(plan.baseline.bundle).model_spec
+    audio_s = sum(len(prompt.text) for prompt in plan.corpus.prompts) / _CHARACTERS_PER_S * len(plan.seeds)
+    frames = audio_s * FRAME_RATE_HZ
+
+    def frame_s(contender: Contender) -> float:
+        sizes = level_memory(read_manifest(contender.bundle), contender.level)
+        return (sizes.backbone_bytes + (spec.codebooks - 1) * sizes.decoder_bytes) / bandwidth
+
+    wall_s = frames * frame_s(plan.baseline)
+    for contender in plan.contenders:
+        passes = 1.0 if "free" in plan.layers else 0.0
+        # Replays read the weights once for many frames, and are bound by arithmetic: about half of speaking.
+        passes += 0.5 * sum(layer in plan.layers for layer in ("logits", "coupled"))
+        wall_s += passes * frames * frame_s(contender)
+    disk = clip_bytes(spec, round(frames)) if "logits" in plan.layers else 0
+    return Cost(plan.clips(), audio_s * (1 + len(plan.contenders)), wall_s, disk)
+
+
+def _read_bandwidth() -> float:
+    data = np.ones(1 << 24, np.int64)
+    data.max()
+    begin = time.perf_counter()
+    data.max()
+    return max(data.nbytes / (time.perf_counter() - begin), _FLOOR_BANDWIDTH)

@@ -1,0 +1,100 @@
+"""Teacher forcing: an utterance is run again with the codes that were spoken, for the logits of every code.
+
+Another level that is given the same codes has the same history at every frame, so its logits can be compared one by
+one; free runs of two levels part within a second. What one engine's backbone made of an utterance can be given to
+another's depth decoder: so a difference is told apart by half. It knows no statistics and no files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...core.arrays import F32Array, I64Array
+from ...runtime.lm.engine import Engine
+from ...runtime.lm.prompt import Block, audio_rows
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a backbone makes of a prompt and T frames spoken on it.
+
+    Attributes:
+        codes: The frames, int64 [T, codebooks], the EOS frame not included.
+        hidden: Hidden states, float32 [T + 1, D]: what frame t is made from. The last is that of the frame that was not
+            spoken: the EOS frame, if the utterance ended by itself.
+        logits0: Codebook-0 logits of the same positions, float32 [T + 1, V].
+    """
+
+    codes: I64Array
+    hidden: F32Array
+    logits0: F32Array
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return len(self.codes)
+
+
+class Replay:
+    """Teacher-forced runs on an engine. It holds nothing: the engine is closed as if it were not there."""
+
+    def __init__(self, engine: Engine, *, as_spoken: bool = False) -> None:
+        """Replay on `engine`.
+
+        Args:
+            engine: Whose models compute.
+            as_spoken: Feed the frames one by one, as they were spoken: a level then gives the bits of its own run, at
+                the cost of speaking again. Otherwise many frames are a batch. That rounds otherwise, no worse: least at
+                F32, most with Q4_K on a CPU, whose products of 8 rows and more are another algorithm.
+        """
+        self._engine, self._at_once = engine, 1 if as_spoken else None
+
+    def run(self, blocks: Sequence[Block], codes: I64Array) -> Replayed:
+        """The backbone's part: the prompt `blocks`, then the frames `codes` [T, codebooks]. T may be 0.
+
+        Raises `ValueError` if the codes are not of this model or have no room after the prompt, `MisoError` if this
+        thread holds all sequences.
+        """
+        engine, spec = self._engine, self._engine.spec
+        if codes.ndim != 2 or codes.shape[1] != spec.codebooks or codes.dtype != np.int64:
+            raise ValueError(
+                f"codes must be int64 [frames, {spec.codebooks}], not {codes.dtype} {list(codes.shape)}: "
+                "were they spoken by another model?"
+            )
+        if codes.size and not 0 <= codes.min() <= codes.max() < spec.audio_vocab:
+            raise ValueError(
+                f"codes must be 0 to {spec.audio_vocab - 1}, not {codes.min()} to {codes.max()}: "
+                "were they spoken by another model?"
+            )
+        rows = sum(map(len, blocks))
+        if rows < 1 or rows + len(codes) > spec.max_positions:
+            raise ValueError(
+                f"a prompt of {rows} rows and {len(codes)} frames do not fit into {spec.max_positions} positions: "
+                "replay with the prompt and the context that it was spoken with"
+            )
+        sequences = engine.pool.take([blocks])
+        try:
+            hidden, logits = engine.prefill(sequences[0], blocks)
+            if len(codes):
+                later = engine.extend(sequences[0], audio_rows(codes), at_once=self._at_once)
+                hidden, logits = (np.concatenate(pair) for pair in zip((hidden, logits), later, strict=True))
+        finally:
+            engine.pool.give_back(sequences)
+        return Replayed(codes, hidden, logits)
+
+    def depth_logits(self, replayed: Replayed) -> F32Array:
+        """The depth decoder's part, whoever's backbone it was: logits of codebooks 1 on, [T, codebooks - 1, V]."""
+        return self._engine.depth_logits(replayed.hidden[: replayed.frames], replayed.codes)
+
+    def all_logits(self, replayed: Replayed) -> F32Array:
+        """Logits of every code that was spoken, float32 [T, codebooks, V]; 16 MB for 60 frames of 32 x 2051.
+
+        Codebook 0 is the backbone's, as `replayed` has it; the others are this engine's depth decoder's.
+        """
+        return joined(replayed, self.depth_logits(replayed))
+
+
+def joined(replayed: Replayed, depth_logits: F32Array) -> F32Array:
+    """Both parts' logits together: [T, codebooks, V]."""
+    return np.concatenate([replayed.logits0[: replayed.frames, np.newaxis], depth_logits], axis=1)

@@ -1,0 +1,279 @@
+"""Speech to a file or a pipe, chunk by chunk while it is being spoken. The formats are libsndfile's.
+
+Knows no codec and no model.
+"""
+
+import logging
+import os
+import shutil
+import struct
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+
+from ...core.errors import MisoError
+from ...core.files import PARTIAL_SUFFIX
+from .samples import RATES_HZ, SAMPLE_RATE_HZ, Resampler, Samples, checked, silence, to_pcm16
+
+log = logging.getLogger(__name__)
+
+_WRITABLE = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_UNKNOWN_LENGTH = 1 << 40
+"""libsndfile reports such lengths for files that were never finished."""
+_LOOKED_AT_SAMPLES = 2400
+_XING_BYTES = 64
+"""Of the beginning of an MP3, where that header is: at offset 13 or 21."""
+_FULL_DISK_BYTES = 1 << 20
+_SYSTEM_ERROR = 2
+"""Source: libsndfile's `SF_ERR_SYSTEM`."""
+
+
+class _Writer(ABC):
+    """What file and pipe share: any chunks in, another sample rate out, and what went past full scale counted.
+
+    Attributes:
+        samples_written: Samples handed on, at the output's rate.
+        clipped: How many of them were limited to [-1, 1].
+    """
+
+    def __init__(self, sample_rate_hz: int, in_rate_hz: int) -> None:
+        if sample_rate_hz not in RATES_HZ:
+            raise ValueError(f"a sample rate of {sample_rate_hz} Hz cannot be written, expected 4000 to 192000")
+        self.sample_rate_hz = sample_rate_hz
+        self.samples_written = 0
+        self.clipped = 0
+        self._resampler = Resampler(in_rate_hz, sample_rate_hz)
+
+    @property
+    def seconds(self) -> float:
+        """Length of what was written so far."""
+        return self.samples_written / self.sample_rate_hz
+
+    def write(self, samples: Samples) -> None:
+        """Append samples `[n]` at the input's rate. Raises `ValueError` if they are not finite floats `[n]`."""
+        self._take(self._resampler(checked(samples)))
+
+    def _take(self, samples: Samples) -> None:
+        if len(samples):
+            self._emit(np.clip(samples, -1.0, 1.0))
+            self.samples_written += len(samples)
+            self.clipped += int(np.count_nonzero(np.abs(samples) > 1.0))
+
+    @abstractmethod
+    def _emit(self, samples: Samples) -> None:
+        """Hand on samples at the output's rate, within [-1, 1]."""
+
+
+class AudioWriter(_Writer):
+    """Writes `.wav` and `.flac` (16 bit), `.ogg` (Vorbis) or `.mp3`, told by the name, while the samples come.
+
+    A context manager. The file has its name only when it is whole: until then it is `.NAME.miso-partial` beside it.
+    After an exception nothing is kept, but Ctrl-C keeps a valid file of what was said by then.
+
+    Args:
+        path: The file to write; one that is there is replaced at the end.
+        sample_rate_hz: Of the file.
+        in_rate_hz: Of the samples.
+
+    Raises:
+        ValueError: The name's ending or the sample rate is not one that can be written. Said at once, not at the end.
+        FileNotFoundError: The directory does not exist.
+        MisoError: The file cannot be created; later, from `write` and `close`: the disk is full.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ, *, in_rate_hz: int = SAMPLE_RATE_HZ
+    ) -> None:
+        super().__init__(sample_rate_hz, in_rate_hz)
+        self.path = Path(path)
+        self._format, self._subtype = _checked_format(self.path)
+        # Renaming over a link would put the file in the link's place.
+        self._target = Path(os.path.realpath(self.path))
+        if not self._target.parent.is_dir():
+            raise FileNotFoundError(f"{self.path}: no directory {self._target.parent}. Create it, or write elsewhere.")
+        if self._target.exists() and not self._target.is_file():
+            raise ValueError(f"{self.path}: is there already and is not a file. Choose another name.")
+        self._partial = self._target.with_name(f".{self._target.name}{PARTIAL_SUFFIX}")
+        self._file: Any = self._open()
+        self._inode = self._partial.stat().st_ino
+        self._done = False
+
+    def _open(self) -> Any:
+        try:
+            # Another writer's file of this name stays the other's, which then notices.
+            self._partial.unlink(missing_ok=True)
+            self._partial.open("xb").close()
+        except OSError as error:
+            raise MisoError(f"{self.path}: cannot be created ({error.strerror}). Write elsewhere.") from error
+        try:
+            # By name, so that no Python runs inside libsndfile: Ctrl-C there would be swallowed.
+            return soundfile.SoundFile(
+                str(self._partial), "w", self.sample_rate_hz, 1, subtype=self._subtype, format=self._format
+            )
+        except soundfile.LibsndfileError as error:
+            failure = self._failure(error)
+            self._partial.unlink(missing_ok=True)
+            if error.code == _SYSTEM_ERROR:
+                raise failure from error
+            raise ValueError(
+                f"{self.path}: {self._format} cannot be written at {self.sample_rate_hz} Hz. "
+                "24000 and 48000 work in every format."
+            ) from error
+
+    def _emit(self, samples: Samples) -> None:
+        if self._done:
+            raise ValueError(f"{self.path}: is finished, nothing can be added")
+        try:
+            self._file.write(to_pcm16(samples) if self._subtype == "PCM_16" else samples)
+        except (soundfile.LibsndfileError, AssertionError) as error:  # the latter for a short write
+            failure = self._failure(error)
+            self.discard()
+            raise failure from error
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Raises `MisoError` if it did not get to the disk whole."""
+        if self._done:
+            return
+        try:
+            self._take(self._resampler.rest())
+            if not self.samples_written:
+                # Without a sample FLAC and MP3 write no header.
+                log.warning("%s: nothing was said, the file holds 80 ms of silence", self.path)
+                self._take(silence(80, self.sample_rate_hz))
+            self._file.close()
+            with self._partial.open("rb+") as file:
+                os.fsync(file.fileno())
+                inode = os.fstat(file.fileno()).st_ino
+            self._check_whole(inode)
+            self._partial.replace(self._target)
+            self._done = True
+        except (OSError, soundfile.LibsndfileError) as error:
+            failure = self._failure(error)
+            self.discard()
+            raise failure from error
+        except BaseException:
+            self.discard()
+            raise
+
+    def _check_whole(self, inode: int) -> None:
+        """A lost write while libsndfile closes is reported by nobody: the file is asked how long it is."""
+        if inode != self._inode:
+            raise MisoError(f"{self.path}: another program was writing it at the same time. Use different names.")
+        with soundfile.SoundFile(str(self._partial)) as file:
+            frames = file.frames
+            # More than was counted is no fault: Ctrl-C may come between writing and counting.
+            whole = self.samples_written <= frames < _UNKNOWN_LENGTH
+            if whole and self._format == "MP3":
+                # Reading its end after a seek makes the decoder complain on stderr.
+                whole = self._partial.stat().st_size >= _mp3_size_bytes(self._partial)
+            elif whole:
+                start = max(0, frames - _LOOKED_AT_SAMPLES)
+                file.seek(start)
+                whole = len(file.read(frames - start)) == frames - start
+        if not whole:
+            raise self._failure(None)
+
+    def discard(self) -> None:
+        """Drop what was written. Does nothing after `close`."""
+        if self._done:
+            return
+        self._done = True
+        try:
+            self._file.close()
+        except soundfile.LibsndfileError:
+            log.debug("%s: not closed cleanly", self.path, exc_info=True)
+        if self._partial.exists() and self._partial.stat().st_ino == self._inode:
+            self._partial.unlink()
+
+    def _failure(self, error: BaseException | None) -> MisoError:
+        free_bytes = shutil.disk_usage(self._target.parent).free
+        if free_bytes < _FULL_DISK_BYTES:
+            return MisoError(f"{self.path}: the disk is full, nothing was kept. Free some space, or write elsewhere.")
+        reason = getattr(error, "strerror", None) or "over a quota, or over a limit on file sizes?"
+        return MisoError(f"{self.path}: could not be written whole ({reason}), nothing was kept. Write elsewhere.")
+
+    def __enter__(self) -> "AudioWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or (isinstance(error, KeyboardInterrupt) and self.samples_written):
+            self.close()
+        else:
+            self.discard()
+
+
+def _mp3_size_bytes(path: Path) -> int:
+    """How long an MP3 says that it is. Source: the Xing header, which LAME writes last, into the first frame."""
+    with path.open("rb") as file:
+        head = file.read(_XING_BYTES)
+    start = max(head.find(b"Xing"), head.find(b"Info"))
+    flags, _, size_bytes = struct.unpack_from(">III", head, start + 4) if start >= 0 else (0, 0, 0)
+    return int(size_bytes) if flags & 3 == 3 else 0
+
+
+def _checked_format(path: Path) -> tuple[str, str]:
+    """libsndfile's names for what the path's ending asks for."""
+    known = soundfile.available_formats()
+    working = {
+        suffix: names
+        for suffix, names in _WRITABLE.items()
+        if names[0] in known and names[1] in soundfile.available_subtypes(names[0])
+    }
+    suffix = path.suffix.lower()
+    if suffix in working:
+        return working[suffix]
+    if suffix in _WRITABLE:
+        raise ValueError(
+            f"{path}: this libsndfile ({soundfile.__libsndfile_version__}) cannot write {suffix}. "
+            f"It can write {', '.join(working)}; `pip install -U soundfile` brings a newer one."
+        )
+    raise ValueError(f"{path}: cannot tell the format from {suffix or 'no ending'!r}. Use {', '.join(working)}.")
+
+
+class RawWriter(_Writer):
+    """Raw PCM (signed 16 bit, little endian, mono) to a pipe or any binary stream, flushed chunk by chunk.
+
+    A context manager; it does not close the stream. A `BrokenPipeError`, a player that was closed, is the caller's.
+
+    Args:
+        stream: For example `sys.stdout.buffer`.
+        sample_rate_hz: Of the output.
+        in_rate_hz: Of the samples.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, sample_rate_hz: int = SAMPLE_RATE_HZ, *, in_rate_hz: int = SAMPLE_RATE_HZ
+    ) -> None:
+        super().__init__(sample_rate_hz, in_rate_hz)
+        self._stream = stream
+        self._done = False
+
+    def _emit(self, samples: Samples) -> None:
+        self._stream.write(to_pcm16(samples).astype("<i2").tobytes())
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Write what the change of sample rate held back. May be called again."""
+        if not self._done:
+            self._done = True
+            self._take(self._resampler.rest())
+
+    def __enter__(self) -> "RawWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()

@@ -1,0 +1,1 @@
+"""The Mimi codec in ONNX Runtime, and its thread beside the models."""

@@ -1,0 +1,1 @@
+"""The depth decoder: all codes of a frame in one ggml graph."""

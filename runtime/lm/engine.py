@@ -1,0 +1,201 @@
+"""The two language models of a level, loaded: where they compute, and who may use them when.
+
+It knows no audio, no voices and no sampling over time: that is `frame_loop.py`.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ...core.arrays import F32Array, I64Array
+from ...core.closing import Closing
+from ...core.errors import MisoError
+from ...models.memory import GPU_PREFILL_ROWS
+from ...models.spec import ModelSpec
+from ...native.buffer_types import is_interleaving_safe
+from ...native.device import Backends, Device, gpus
+from ...native.llama import KvType
+from ...native.threads import default_threads
+from ..bundle import OpenLevel
+from .backbone import Backbone
+from .depth.decoder import DepthDecoder
+from .embeddings import Embeddings
+from .prompt import Block, PromptBuilder, audio_rows
+from .sequences import SequencePool
+from .tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_ALL_LAYERS = -1
+_RUNS_TO_CAPTURE = 2
+"""ggml captures a CUDA graph when it is run a second time unchanged. Source: ggml-cuda.cu, `warmup_complete`."""
+_CPU_PREFILL_ROWS = 64
+"""Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a batch to end."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where and how to compute."""
+
+    threads: int = field(default_factory=default_threads)
+    gpu_layers: int | None = None
+    """Backbone layers on the GPU; -1 for all. The default is all, if there is a GPU that this build can use."""
+    main_gpu: int = 0
+    kv_type: KvType = "f16"
+    context: int | None = None
+    """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
+    sequences: int = 1
+    """Utterances that can be spoken at the same time; each takes a KV cache."""
+    exact: bool = False
+    """KV cache in float32, unfused attention: for comparisons."""
+    repack: bool = False
+    """Interleave the backbone's weights for the CPU's vector units: loading takes 18 s instead of 2.5 (8B, Q4_K_M), and
+    the weights are held twice. Worth it where the gain is large: ARM, AVX-512. The depth decoder is always interleaved.
+    """
+    allow_cpu: bool = True
+    """When layers are asked for on a GPU that is not there: go on without it."""
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("threads", self.threads, 1), ("sequences", self.sequences, 1)):
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, not {value}")
+        if self.gpu_layers is not None and self.gpu_layers < _ALL_LAYERS:
+            raise ValueError(f"gpu_layers must be -1 (all) or more, not {self.gpu_layers}")
+
+
+class Engine(Closing):
+    """The two language models of a level, loaded. A context manager. Safe to use from several threads.
+
+    Threads take turns step by step; each utterance has a sequence of its own while it is spoken.
+    """
+
+    def __init__(self, level: OpenLevel, options: EngineOptions) -> None:
+        """Load. Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot."""
+        self.spec = _shortened(level.manifest.model_spec, options.context)
+        self.gpu = _choose_gpu(options)
+        layers = 0 if self.gpu is None else _ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
+        with ExitStack() as stack:
+            tokenizer = stack.enter_context(Tokenizer(level.embeddings))
+            self.prompts = PromptBuilder(self.spec, tokenizer)
+            self._embeddings = Embeddings(level.embeddings, self.spec)
+            backends = stack.enter_context(Backends(gpu=self.gpu, threads=options.threads))
+            self.depth = stack.enter_context(
+                DepthDecoder(level.decoder, self._embeddings.projection, self.spec, backends)
+            )
+            self.backbone = stack.enter_context(
+                Backbone(
+                    level.backbone,
+                    self.spec,
+                    self._embeddings,
+                    threads=options.threads,
+                    sequences=options.sequences,
+                    # A step has a row of every sequence.
+                    batch=max(options.sequences, _CPU_PREFILL_ROWS if self.gpu is None else GPU_PREFILL_ROWS),
+                    gpu_layers=layers,
+                    main_gpu=options.main_gpu,
+                    kv_type=options.kv_type,
+                    exact=options.exact,
+                    repack=options.repack and _may_repack(),
+                )
+            )
+            self._stack = stack.pop_all()
+        self._turn = threading.Lock()
+        self.pool = SequencePool(self.backbone)
+
+    def close(self) -> None:
+        """Free everything. Idempotent. Raises `MisoError` if an utterance is still being spoken."""
+        self.pool.close()
+        self._stack.close()
+
+    def prefill(self, sequence: int, blocks: Sequence[Block]) -> tuple[F32Array, F32Array]:
+        """See `Backbone.prefill`."""
+        with self._turn:
+            hidden, logits, _ = self.backbone.prefill(sequence, blocks)
+        return hidden, logits
+
+    def step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> tuple[F32Array, F32Array]:
+        """Feed a frame to each of `sequences`; see `Backbone.step`."""
+        embedded = self._embeddings.embed(audio_rows(np.stack(codes)))
+        with self._turn:
+            return self.backbone.step(sequences, embedded)
+
+    def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> tuple[F32Array, F32Array]:
+        """See `Backbone.extend`."""
+        with self._turn:
+            return self.backbone.extend(sequence, rows, at_once=at_once)
+
+    def depth_logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
+        """See `DepthDecoder.logits`."""
+        with self._turn:
+            return self.depth.logits(hidden, codes)
+
+    def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int) -> I64Array:
+        """See `DepthDecoder.frames`. The batch is filled up to a power of two: fewer graphs, and the same codes."""
+        batch = len(hidden)
+        full = 1 << (batch - 1).bit_length()
+        if full > batch:
+            hidden, logits, noise = (np.resize(array, (full, *array.shape[1:])) for array in (hidden, logits, noise))
+        with self._turn:
+            return self.depth.frames(hidden, logits, noise, top_k)[:batch]
+
+    def warm_up(self, top_k: int) -> None:
+        """Do now what the first frames of one utterance would wait for.
+
+        The depth decoder's graph is built, and on a GPU captured; there all kernels are loaded too. llama.cpp's own
+        graph is another after each prefill: it is captured again at an utterance's second frame.
+        """
+        spec = self.spec
+        hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
+        noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
+        for _ in range(_RUNS_TO_CAPTURE if self.gpu else 1):
+            self.sample(hidden, noise[:, 0], noise, top_k)
+        if self.gpu is None:
+            return
+        prompt = self.prompts.text("one two three", 0)
+        if len(prompt) + _RUNS_TO_CAPTURE <= spec.max_positions:
+            self.prefill(0, [prompt])
+            for _ in range(_RUNS_TO_CAPTURE):
+                self.step([0], [np.zeros(spec.codebooks, np.int64)])
+        if self.depth.splits > 1:
+            log.warning(
+                "%s lacks operations of the depth decoder, which runs in %d pieces, partly on the CPU: it will be slow",
+                self.gpu.name,
+                self.depth.splits,
+            )
+
+
+def _may_repack() -> bool:
+    if is_interleaving_safe():
+        return True
+    log.warning("repack=True is left out: llama.cpp would use this CPU's AMX units, and may end the process")
+    return False
+
+
+def _shortened(spec: ModelSpec, context: int | None) -> ModelSpec:
+    """The model with another context. Raises `ValueError` if that is longer than its own."""
+    if context is not None and not 1 <= context <= spec.max_positions:
+        raise ValueError(f"context must be 1 to {spec.max_positions} for {spec.name}, not {context}")
+    return replace(spec, max_positions=context or spec.max_positions)
+
+
+def _choose_gpu(options: EngineOptions) -> Device | None:
+    """The GPU to use, if any is wanted and there. Raises `MisoError` if one is insisted on and missing."""
+    if options.gpu_layers == 0:
+        return None
+    found = gpus()
+    if options.main_gpu < len(found):
+        return found[options.main_gpu]
+    if options.gpu_layers is None and not found:
+        return None
+    what = (
+        f"GPU {options.main_gpu} is not there ({len(found)} found)" if found else "this llama-cpp-python finds no GPU"
+    )
+    message = f"{what}: reinstall it with CMAKE_ARGS=-DGGML_CUDA=on (or GGML_METAL, GGML_VULKAN), or ask for 0 layers"
+    if not options.allow_cpu:
+        raise MisoError(message)
+    log.warning("%s; going on with the CPU", message)
+    return None

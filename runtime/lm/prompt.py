@@ -1,0 +1,108 @@
+"""Prompts: what the backbone reads before it speaks, as rows of slots, and what to drop when it is too much.
+
+A row is one position: int64 [codebooks + 1], the codes of a frame and a text token. A row has either all its codes or
+its text token; what is not in use is -1. A prompt is a list of blocks, each of which is computed on its own, so that
+the KV cache of a block that comes again can be kept: see `backbone.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ...core.arrays import I64Array
+from ...models.spec import ModelSpec
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Something already said: who said what, and how it sounded.
+
+    Raises:
+        ValueError: If `codes` is not int64 [frames, codebooks] with at least one frame.
+    """
+
+    text: str
+    codes: I64Array
+    """[frames, codebooks], the EOS frame not included."""
+    speaker: int = 0
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 2 or not len(self.codes) or self.codes.dtype != np.int64:
+            raise ValueError(
+                f"a segment's codes must be int64 [frames, codebooks], not {self.codes.dtype} {list(self.codes.shape)}"
+            )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of the prompt that belong together."""
+
+    rows: I64Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def key(self) -> bytes:
+        """Equal keys, equal rows."""
+        return self.rows.tobytes()
+
+
+class PromptBuilder:
+    """Writes the blocks of prompts for one model."""
+
+    def __init__(self, spec: ModelSpec, tokenizer: Tokenizer) -> None:
+        self._spec, self._tokenizer = spec, tokenizer
+
+    def text(self, text: str, speaker: int) -> Block:
+        """The text that is to be said, or was: a row for each token. Leading space goes, as upstream does it."""
+        prompt = self._spec.prompt.format(speaker=speaker, text=text.lstrip())
+        ids = np.array(self._tokenizer.encode(prompt), np.int64)
+        rows = np.full((len(ids), self._spec.codebooks + 1), -1, np.int64)
+        rows[:, -1] = ids
+        return Block(rows)
+
+    def segment(self, segment: Segment) -> Block:
+        """A segment's text, its frames, and the EOS frame (all codes 0).
+
+        Raises `ValueError` if its codes are not of this model's codebooks.
+        """
+        spec, codes = self._spec, segment.codes
+        if codes.shape[1] != spec.codebooks or codes.min() < 0 or codes.max() >= spec.audio_vocab:
+            raise ValueError(
+                f"a segment's codes must be [frames, {spec.codebooks}] of 0 to {spec.audio_vocab - 1}, not "
+                f"{list(codes.shape)} of {codes.min()} to {codes.max()}: it was made with another model"
+            )
+        return Block(np.concatenate([self.text(segment.text, segment.speaker).rows, audio_rows(codes, end=True)]))
+
+
+def audio_rows(codes: I64Array, *, end: bool = False) -> I64Array:
+    """Rows of frames `codes` [frames, codebooks]; `end` adds the EOS frame."""
+    rows = np.full((len(codes) + end, codes.shape[1] + 1), -1, np.int64)
+    rows[: len(codes), :-1] = codes
+    if end:
+        rows[-1, :-1] = 0
+    return rows
+
+
+def fit(voice: Sequence[Block], context: Sequence[Block], text: Block, budget: int) -> tuple[list[Block], int]:
+    """The blocks of a prompt of at most `budget` rows, and how many context blocks were dropped for it.
+
+    Oldest first, as upstream drops them; the voice stays. Raises `ValueError` if voice and text alone are too long.
+    """
+    fixed = len(text) + sum(map(len, voice))
+    if fixed > budget:
+        raise ValueError(
+            f"the prompt takes {fixed} positions ({len(text)} of them text), {budget} are left: "
+            "use a shorter voice clip, split the text, or lower the longest duration"
+        )
+    kept: list[Block] = []
+    for block in reversed(context):
+        if fixed + len(block) > budget:
+            break
+        fixed += len(block)
+        kept.insert(0, block)
+    return [*voice, *kept, text], len(context) - len(kept)

@@ -1,0 +1,1 @@
+"""From a text to its speech: sentences, takes, when to stop."""

@@ -1,0 +1,165 @@
+"""Speaking a text: sentence by sentence, each after the voice and the one before, joined without clicks.
+
+It decides what is said on what prompt, and what is done when a sentence goes wrong. It knows no files.
+"""
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...core.closing import Closing
+from ..audio.samples import FADE_MS, SAMPLE_RATE_HZ, Samples, faded, joined_to, peak_dbfs
+from ..codec.codec import Codec
+from ..lm.engine import Engine
+from ..lm.prompt import Block, Segment, fit
+from ..lm.utterance import Utterance
+from ..options import SpeechOptions
+from ..speech import Chunk, Speech, SpokenSentence
+from .sentences import speech_cap_frames
+from .take import Take
+
+log = logging.getLogger(__name__)
+
+PAUSE_MS = 100.0
+"""Silence between sentences, beside what the model leaves itself."""
+_AUDIBLE_DBFS = -50.0
+_RETRY_STREAM = 1 << 32
+"""Noise of a second try: far from the streams of other sentences."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is to be said, checked and cut into sentences."""
+
+    sentences: Sequence[str]
+    speaker: int
+    voice: Block | None
+    context: Sequence[Block]
+    options: SpeechOptions
+
+
+def prepare(
+    engine: Engine, script: Script, text: str, voice: Block | None, context: Sequence[Block]
+) -> tuple[Utterance, int]:
+    """One sentence of a script after `voice` and `context`, and how many context blocks had no room beside it.
+
+    Raises `ValueError` if voice and text alone are too long.
+    """
+    options = script.options
+    cap = min(options.max_frames, speech_cap_frames(text))
+    said = engine.prompts.text(text, script.speaker)
+    blocks, dropped = fit([] if voice is None else [voice], context, said, engine.spec.max_positions - cap)
+    return Utterance(blocks, cap, options.seed, 0, options.temperature, options.top_k), dropped
+
+
+class SpeechStream(Closing):
+    """Sound as it is made: iterate for chunks; `speech` is the record of it. `close` stops early, as dropping it does.
+
+    Args:
+        live: Chunks leave at once, so nothing that was heard can be taken back; otherwise a sentence leaves when it is
+            whole, without what the watch found wrong with it.
+    """
+
+    def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
+        speaker = _Speaker(engine, codec, script, live=live)
+        self.speech = speaker.speech
+        # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
+        self._chunks = speaker.speak()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Stop, and free what the stream holds. Idempotent."""
+        self._chunks.close()
+
+
+class _Speaker:
+    """One text being spoken."""
+
+    def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
+        self._engine, self._codec, self._script, self._live = engine, codec, script, live
+        self.speech = Speech(script.speaker)
+        self._begin = time.perf_counter()
+
+    def speak(self) -> Generator[Chunk, None, None]:
+        script = self._script
+        anchor, previous = script.voice, None
+        last: float | None = None
+        for index, text in enumerate(script.sentences):
+            context = [*script.context, *([previous] if previous is not None else [])]
+            for number, samples in enumerate(self._sentence(index, text, anchor, context)):
+                piece = samples if number or last is None else joined_to(last, samples, PAUSE_MS)
+                yield self._chunk(piece, index)
+                last = float(samples[-1])
+            codes = self.speech.sentences[-1].codes
+            if len(codes):
+                previous = self._engine.prompts.segment(Segment(text, codes, script.speaker))
+                # Without a voice, the first sentence is the one that the others must sound like.
+                if anchor is None:
+                    anchor, previous = previous, None
+
+    def _chunk(self, samples: Samples, sentence: int) -> Chunk:
+        speech, elapsed = self.speech, time.perf_counter() - self._begin
+        if not speech.audio_s:
+            speech.timing.first_audio_s = elapsed
+        speech.timing.wall_s = elapsed
+        chunk = Chunk(samples, speech.audio_s, sentence, elapsed)
+        speech.audio_s += len(samples) / SAMPLE_RATE_HZ
+        if not self._live:
+            speech.parts.append(samples)
+        return chunk
+
+    def _sentence(self, index: int, text: str, anchor: Block | None, context: Sequence[Block]) -> Iterator[Samples]:
+        """The sound of one sentence; its record is appended to `speech`."""
+        options = self._script.options
+        utterance, dropped = prepare(self._engine, self._script, text, anchor, context)
+        if dropped:
+            log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
+        tries = 2 if options.retry and options.temperature > 0 else 1
+        for number in range(tries):
+            take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM))
+            audible = False
+            kept: list[Samples] = []
+            for samples in take:
+                if self._live:
+                    audible = audible or peak_dbfs(samples) > _AUDIBLE_DBFS
+                    yield samples
+                else:
+                    kept.append(samples)
+            failed = take.ended in {"loop", "silence", "empty"} and not (take.ended == "silence" and take.good_frames)
+            again = failed and number + 1 < tries and not audible
+            if take.ended != "eos":
+                consequence = "spoken again with another seed" if again else "kept up to there"
+                asked_for = take.ended == "cap" and utterance.max_frames == options.max_frames
+                log.log(
+                    logging.INFO if asked_for else logging.WARNING,
+                    "%r ended by %s after %d frames: %s",
+                    _short(text),
+                    take.ended,
+                    len(take.codes),
+                    consequence,
+                )
+            if not again:
+                break
+        good = len(take.codes) if self._live else take.good_frames
+        codes = take.codes[:good]
+        rows = sum(map(len, utterance.blocks))
+        self.speech.sentences.append(SpokenSentence(text, codes, take.ended, number + 1, rows, dropped))
+        if kept and good:
+            sound = np.concatenate(kept)[: good * self._codec.frame_samples]
+            yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)
+
+    def _take(self, utterance: Utterance) -> Take:
+        chunk_frames = self._script.options.chunk_frames
+        return Take(self._engine, self._codec, utterance, self.speech.timing, chunk_frames)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

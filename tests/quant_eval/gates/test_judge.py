@@ -1,0 +1,268 @@
+"""Gates: what a file may say, and which verdict follows from what was measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from miso_gguf.quant_eval.gates.judge import Gate, Gates, GatesError, judge, load_gates, margin_for, worst
+from miso_gguf.quant_eval.metrics.table import METRICS
+from miso_gguf.quant_eval.results import GateResult
+from miso_gguf.quant_eval.stats.estimates import Bootstrap, Observations, holm
+
+GATES = load_gates()
+LEVELS = ("fp16", "q8_0", "q4_k_m", "q4_0")
+
+
+def observed(values: Any) -> Observations:
+    """From values `[prompts, seeds]`."""
+    array = np.asarray(values, np.float64)
+    prompts, seeds = np.indices(array.shape)
+    return Observations(prompts.ravel(), seeds.ravel(), array.ravel(), np.ones(array.size))
+
+
+def around(mean: float, spread: float, prompts: int = 40, seed: int = 0) -> Observations:
+    """Values whose mean is `mean` exactly."""
+    noise = np.random.default_rng(seed).normal(0, 1, (prompts, 3))
+    return observed(mean + spread * (noise - noise.mean()))
+
+
+def failing(*prompts: int) -> Observations:
+    values = np.zeros((40, 3))
+    values[list(prompts), 0] = 100
+    return observed(values)
+
+
+def gates_of(metrics: Sequence[str], kind: Any, margin: float) -> Gates:
+    return Gates(tuple(Gate(metric, kind, {"q8_0": margin}) for metric in metrics), ())
+
+
+def verdict(metric: str, kind: str, margin: float, seen: Observations) -> GateResult:
+    (result,) = judge("q8_0", {metric: seen}, gates_of([metric], kind, margin), resamples=999)
+    return result
+
+
+def test_the_default_gates_are_those_of_the_specification() -> None:
+    table: dict[str, Any] = {
+        gate.metric: (gate.kind, [gate.margins[level] for level in LEVELS]) for gate in GATES.gates
+    }
+    flattened = np.log(1 - np.array([0.02, 0.05, 0.10, 0.15]))
+    assert table.pop("f0_range") == ("at_least", pytest.approx(flattened, abs=1e-4))
+    assert table == {
+        "kld_cb0": ("at_most", [0.001, 0.005, 0.06, 0.15]),
+        "top1": ("at_least", [99, 96, 88, 82]),
+        "lf0_rmse": ("at_most", [10, 25, 60, 100]),
+        "vuv_error": ("at_most", [1, 2, 5, 8]),
+        "dur_ratio": ("within", [0.02, 0.03, 0.08, 0.12]),
+        "new_failures": ("failures", [0, 1, 2, 5]),
+    }
+    assert set(table) <= set(GATES.history) <= set(METRICS)
+
+
+def test_gates_of_some_layers() -> None:
+    some = GATES.only(["logits"])
+    assert [gate.metric for gate in some.gates] == ["kld_cb0", "top1"]
+    assert "kld_cb0" in some.history
+    assert "lf0_rmse" not in some.history
+    assert GATES.only(["logits", "coupled", "free"]) == GATES
+
+
+def test_fp16_against_itself_passes_with_exact_zeros() -> None:
+    zeros = np.zeros((3, 1))
+    measured = {gate.metric: observed(zeros + (100 if gate.metric == "top1" else 0)) for gate in GATES.gates}
+    results = judge("fp16", measured, GATES)
+    assert {result.verdict for result in results} == {"PASS"}
+    for result in results:
+        assert result.estimate is not None
+        assert result.estimate.low == result.estimate.value == result.estimate.high
+        assert "in every clip" in result.reason
+    assert [result.reason for result in results][1] == "Top-1 agreement: 100.00 % in every clip"
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [("kld_cb0", "at_most"), ("dur_ratio", "within"), ("dur_ratio", "at_least"), ("new_failures", "failures")],
+)
+def test_zeros_pass_a_margin_of_zero_even_for_a_single_prompt(metric: str, kind: str) -> None:
+    assert verdict(metric, kind, 0.0, observed(np.zeros((1, 1)))).verdict == "PASS"
+    assert verdict(metric, kind, 0.0, observed(np.zeros((40, 3)))).verdict == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "margin", "good", "bad"),
+    [
+        ("lf0_rmse", "at_most", 25, 20, 30),
+        ("top1", "at_least", 96, 98, 94),
+        ("dur_ratio", "within", 0.03, 0.01, 0.05),
+        ("dur_ratio", "within", 0.03, -0.01, -0.05),
+        ("f0_range", "at_least", -0.05, 0.0, -0.1),
+        ("f0_range", "at_least", -0.05, 0.05, -0.15),
+    ],
+)
+def test_pass_fail_and_inconclusive(metric: str, kind: str, margin: float, good: float, bad: float) -> None:
+    """`margin` lies in the middle between `good` and `bad`, on one of its sides."""
+    apart = abs(good - bad)
+    passed, failed = (verdict(metric, kind, margin, around(mean, apart / 5)) for mean in (good, bad))
+    assert (passed.verdict, failed.verdict) == ("PASS", "FAIL")
+    assert passed.p_value is not None
+    assert failed.p_value is not None
+    assert max(passed.p_value, failed.p_value) <= 0.05
+    for mean, spread in (((good + bad) / 2, apart), (good, 20 * apart), (bad, 20 * apart)):
+        straddles = verdict(metric, kind, margin, around(mean, spread))
+        assert straddles.verdict == "INCONCLUSIVE"
+        assert "too close to the margin" in straddles.reason
+        assert straddles.p_value is not None
+        assert straddles.p_value > 0.05
+
+
+def test_values_that_all_lie_on_the_margin_are_within_it() -> None:
+    assert verdict("lf0_rmse", "at_most", 25, observed(np.full((12, 3), 25.0))).verdict == "PASS"
+    assert verdict("lf0_rmse", "at_most", 25, observed(np.full((12, 3), 25.001))).verdict == "FAIL"
+    assert verdict("dur_ratio", "within", 0.03, observed(np.full((12, 3), -0.03))).verdict == "PASS"
+
+
+def test_few_prompts_are_not_judged() -> None:
+    result = verdict("lf0_rmse", "at_most", 25, around(1, 0.1, prompts=4))
+    assert result.verdict == "INCONCLUSIVE"
+    assert result.reason == "F0 error: 4 prompts are too few to judge by; take 5 or more"
+    assert verdict("lf0_rmse", "at_most", 25, around(1, 0.1, prompts=5)).verdict == "PASS"
+    assert verdict("lf0_rmse", "at_most", 25, around(100, 0.1, prompts=5)).verdict == "FAIL"
+
+
+def test_failures_are_counted() -> None:
+    """Of 120 clips: up to the margin passes, what chance explains is open, the rest fails."""
+    assert verdict("new_failures", "failures", 1, failing(3)).verdict == "PASS"
+    some = verdict("new_failures", "failures", 1, failing(3, 4))
+    assert (some.verdict, some.reason.startswith("New failures: 1.7 %")) == ("INCONCLUSIVE", True)
+    # 1 - sum over k < 4 of C(120, k) .01^k .99^(120 - k) = .033
+    many = verdict("new_failures", "failures", 1, failing(3, 4, 5, 6))
+    assert many.verdict == "FAIL"
+    assert many.p_value == pytest.approx(0.0330, abs=5e-5)
+    assert verdict("new_failures", "failures", 0, failing(3)).verdict == "FAIL"
+
+
+def test_verdicts_are_holms_over_the_gates_of_a_level() -> None:
+    """Each passes alone; together the p-values are Holm's, and the weaker one still passes at its full 5 %."""
+    metrics = ("kld_cb0", "kld_rest", "lf0_rmse", "energy_rmse")
+    seen = {metric: around(1 - 0.06 * (index + 1), 0.45, seed=index) for index, metric in enumerate(metrics)}
+    gates = gates_of(metrics, "at_most", 1.0)
+    raw = [Bootstrap(seen[metric], resamples=999).p_below(1.0) for metric in metrics]
+    results = judge("q8_0", seen, gates, resamples=999)
+    assert [result.p_value for result in results] == holm(raw) != raw
+    alone = [verdict(metric, "at_most", 1.0, seen[metric]).verdict for metric in metrics]
+    assert [result.verdict for result in results] == ["INCONCLUSIVE", *alone[1:]] == ["INCONCLUSIVE", *["PASS"] * 3]
+    mixed = judge("q8_0", {**seen, "kld_cb0": around(2, 0.3)}, gates, resamples=999)
+    assert [result.verdict for result in mixed] == ["FAIL", "PASS", "PASS", "PASS"]
+
+
+def test_what_was_not_measured_is_inconclusive() -> None:
+    results = judge("q4_0", {"kld_cb0": around(0.1, 0.001)}, GATES, resamples=999)
+    assert [result.verdict for result in results] == ["PASS"] + ["INCONCLUSIVE"] * 6
+    assert results[1].reason == "Top-1 agreement: not measured"
+    assert results[1].estimate is None
+    assert results[1].p_value is None
+    assert [result.margin for result in results][:2] == [0.15, 82]
+
+
+def test_margins_by_level() -> None:
+    kld = GATES.gates[0]
+    assert margin_for(kld, "q8_0") == 0.005
+    assert margin_for(kld, "q4_k_m+q8_0") == margin_for(kld, "q8_0+q4_k_m") == 0.06
+    assert margin_for(kld, "fp16+q4_0") == margin_for(kld, "q4_0+q4_k_m") == 0.15
+    assert margin_for(kld, "f32") == 0.001
+    for level in ("damaged", "q8_0+nothing"):
+        with pytest.raises(ValueError, match="unknown quantisation"):
+            margin_for(kld, level)
+    only_fine = gates_of(["kld_cb0"], "at_most", 1.0).gates[0]
+    with pytest.raises(ValueError, match="no margin for level q4_0, only for q8_0"):
+        margin_for(only_fine, "q4_0")
+
+
+def test_a_control_is_judged_by_the_margins_of_its_level() -> None:
+    (result, *_) = judge("damaged", {"kld_cb0": around(1, 0.1)}, GATES, margins_of="q8_0", resamples=999)
+    assert (result.level, result.margin, result.verdict) == ("damaged", 0.005, "FAIL")
+
+
+def test_the_worst_verdict() -> None:
+    assert worst(["PASS", "INCONCLUSIVE", "PASS"]) == "INCONCLUSIVE"
+    assert worst(["PASS", "INCONCLUSIVE", "FAIL", None]) == "FAIL"
+    assert worst(["PASS"]) == "PASS"
+    assert worst([None]) is None
+    assert worst([]) is None
+
+
+GOOD = 'schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { q8_0 = 0.01 }\n'
+
+
+def test_another_file_replaces_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD + '[history]\nmetrics = ["top1", "top1"]\n', "utf-8")
+    gates = load_gates(path)
+    assert [(gate.metric, gate.kind, gate.margins) for gate in gates.gates] == [("kld_cb0", "at_most", {"q8_0": 0.01})]
+    assert gates.history == ("top1",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema_version = 1", "schema_version = 2", "schema_version is 2, expected 1"),
+        ("schema_version = 1", "", "schema_version is None, expected 1"),
+        ("schema_version = 1", "schema_version = 1\nlevels = 3", "unknown entry 'levels'"),
+        (GOOD, "schema_version = 1", "there are no gates"),
+        ("kld_cb0", "kld_cbo", "unknown metric 'kld_cbo'; did you mean kld_cb0?"),
+        ("q8_0", "q8", "unknown level 'q8'; known are f32, fp16, q8_0, q4_k_m, q4_0"),
+        ("at_most", "below", "unknown kind 'below'; known are at_most, at_least, within, failures"),
+        ("at_most", "at_least", "at_least does not fit a metric of which lower is good; at_most does"),
+        ("at_most", "failures", "failures does not fit"),
+        ("0.01", "-0.01", "the margin for q8_0 is -0.01, and must not be negative"),
+        ("0.01", "nan", "the margin for q8_0 is nan, expected a number"),
+        ("0.01", "true", "the margin for q8_0 is True, expected a number"),
+        ("0.01", '"1"', "the margin for q8_0 is '1', expected a number"),
+        ("q8_0 = 0.01", "", "there is no margin"),
+        ('kind = "at_most"', "", "must be a table with kind and margins"),
+        ("margins = { q8_0 = 0.01 }", "margins = 0.01", "must be a table with kind and margins"),
+        ("[gates.kld_cb0]", "[gates]\ntop1 = 3\n[gates.kld_cb0]", "gates.top1: must be a table"),
+        ("[gates.kld_cb0]", '[history]\nmetrics = ["loudness"]\n[gates.kld_cb0]', "history: unknown metric 'loudness'"),
+        ("[gates.kld_cb0]", '[history]\nmetrics = "top1"\n[gates.kld_cb0]', "metrics must be a list"),
+        ("[gates.kld_cb0]", "[history]\nmargin = 1\n[gates.kld_cb0]", "history must be a table with one entry"),
+        (
+            "[gates.kld_cb0]",
+            '[gates.top1]\nkind = "at_least"\nmargins = { q8_0 = 101 }\n[gates.kld_cb0]',
+            "above 100 %",
+        ),
+        (
+            "[gates.kld_cb0]",
+            '[gates.top1]\nkind = "at_least"\nmargins = { q8_0 = 90, q4_0 = 80 }\n[gates.kld_cb0]',
+            "gates.kld_cb0: no margin for q4_0, which other gates have",
+        ),
+        ("[gates.kld_cb0]", "[gates.kld_cb0", "no TOML"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new), "utf-8")
+    with pytest.raises(GatesError) as caught:
+        load_gates(path)
+    assert message in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("0.01", "-1").replace("version = 1", "version = 3"), "utf-8")
+    with pytest.raises(GatesError) as caught:
+        load_gates(path)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such gates file"):
+        load_gates(tmp_path / "none.toml")
+    with pytest.raises(GatesError, match="cannot be read"):
+        load_gates(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(GatesError, match="no TOML"):
+        load_gates(tmp_path / "binary.toml")

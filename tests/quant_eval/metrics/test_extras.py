@@ -1,0 +1,266 @@
+"""Optional measurements: what is absent is not run, what fails is no number, and the error rate is right."""
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from miso_gguf.quant_eval.metrics import extras
+from miso_gguf.quant_eval.metrics.extras import (
+    EXTRAS,
+    Dnsmos,
+    Extra,
+    ExtraClip,
+    FunctionExtra,
+    SpeakerSimilarity,
+    Utmos,
+    WordErrorRate,
+    make_extra,
+    measure,
+    measure_all,
+)
+from miso_gguf.quant_eval.metrics.wer import edit_distance, word_error_rate, words
+
+Floats = NDArray[np.float32]
+SECOND = np.linspace(-0.5, 0.5, 24_000, dtype=np.float32)
+
+
+class Fake:
+    """Scores what it is told; complains where it is told to."""
+
+    name, unit = "fake", "points"
+
+    def __init__(self, missing: str | None = None) -> None:
+        self.missing = missing
+
+    def available(self) -> str | None:
+        return self.missing
+
+    def score(self, samples: Floats, text: str, baseline: Floats) -> float:
+        assert baseline.size == 3
+        if text == "crash":
+            raise ValueError
+        return float(samples[0])
+
+
+def clip(level: str, value: float, text: str = "Hello.") -> ExtraClip:
+    return ExtraClip(level, text, np.array([value], np.float32), np.zeros(3, np.float32))
+
+
+def test_means_by_level() -> None:
+    found = measure(Fake(), [clip("q8_0", 1), clip("q4_0", 5), clip("q8_0", 2)])
+    assert found.model_dump() == {
+        "name": "fake", "unit": "points", "values": {"q8_0": 1.5, "q4_0": 5.0}, "why_not": None,
+    }  # fmt: skip
+
+
+def test_what_is_absent_is_not_run_and_looks_at_no_clip() -> None:
+    asked = []
+
+    def clips() -> Iterator[ExtraClip]:
+        asked.append(True)
+        yield clip("q8_0", 1)
+
+    found = measure(Fake("no ear: pip install ear"), clips())
+    assert asked == []
+    assert (found.values, found.why_not) == ({}, "not run: no ear: pip install ear")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (clip("q4_0", 1, "crash"), "not run: fake failed on q4_0, 'crash': ValueError"),
+        (clip("q4_0", float("nan")), "not run: fake gave nan for q4_0, 'Hello.': expected a finite number"),
+        (clip("q4_0", float("inf")), "not run: fake gave inf for q4_0"),
+    ],
+)
+def test_what_fails_leaves_no_number_behind(bad: ExtraClip, reason: str) -> None:
+    found = measure(Fake(), [clip("q8_0", 1), bad])
+    assert found.values == {}
+    assert found.why_not is not None
+    assert found.why_not.startswith(reason)
+
+
+def test_no_clips() -> None:
+    assert measure(Fake(), []).why_not == "not run: there are no clips"
+
+
+def loudness(samples: Floats, text: str, baseline: Floats) -> float:
+    return float(samples.max()) + len(text) + float(baseline.sum())
+
+
+@pytest.fixture
+def users_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("users_scores")
+    module.__dict__.update(loudness=loudness, constant=3)
+    monkeypatch.setitem(sys.modules, "users_scores", module)
+    return module
+
+
+@pytest.mark.usefixtures("users_module")
+def test_a_function_of_the_users() -> None:
+    extra = make_extra("loud=users_scores:loudness")
+    assert (extra.name, extra.unit, extra.available()) == ("loud", "", None)
+    assert measure(extra, [clip("q8_0", 2, "abc")]).values == {"q8_0": 5.0}
+
+
+@pytest.mark.usefixtures("users_module")
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("no_such_module:f", "no_such_module:f cannot be imported: No module named 'no_such_module'"),
+        ("users_scores:g", "users_scores:g cannot be imported: module 'users_scores' has no attribute 'g'"),
+        ("users_scores:constant", "users_scores:constant cannot be imported: constant is no function"),
+    ],
+)
+def test_functions_that_are_not_there(target: str, reason: str) -> None:
+    assert measure(make_extra(f"x={target}"), [clip("q8_0", 1)]).why_not == f"not run: {reason}"
+
+
+@pytest.mark.parametrize("wanted", ["x=", "x=module", "x=:f", "x=m:", "=m:f", "x=m:f()"])
+def test_what_names_no_function(wanted: str) -> None:
+    with pytest.raises(ValueError, match="an extra of your own is NAME=MODULE:FUNCTION"):
+        make_extra(wanted)
+
+
+def test_names_that_are_not_known() -> None:
+    with pytest.raises(
+        ValueError, match="unknown extra 'mos': known are wer, speaker_similarity, dnsmos, utmos, or pass"
+    ):
+        make_extra("mos")
+
+
+def test_all_that_are_known_appear() -> None:
+    extra: Extra = FunctionExtra("utmos", "no_such_module:f")
+    found = measure_all(["utmos=no_such_module:f"], lambda: [clip("q8_0", 1)])
+    assert [(each.name, each.why_not) for each in found] == [
+        ("utmos", f"not run: {extra.available()}"),
+        ("wer", "not run: not asked for"),
+        ("speaker_similarity", "not run: not asked for"),
+        ("dnsmos", "not run: not asked for"),
+    ]
+    assert [(name, make().name) for name, make in EXTRAS.items()] == [(name, name) for name in EXTRAS]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Pretend that exactly these packages are installed."""
+    monkeypatch.setattr(extras, "_is_installed", lambda module: module in names)
+
+
+def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    for make in EXTRAS.values():
+        found = measure(make(), [clip("q8_0", 1)])
+        assert found.values == {}
+        assert found.why_not is not None
+        assert found.why_not.startswith("not run: no ")
+    with pytest.raises(NotImplementedError, match="utmos=MODULE:FUNCTION"):
+        Utmos().score(SECOND, "", SECOND)
+
+
+class FakeRecogniser:
+    """As both kinds of Whisper; keeps what it heard."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.heard: list[Floats] = []
+
+    def transcribe(self, samples: Floats, **options: Any) -> Any:
+        assert (options["language"], options["temperature"]) == ("en", 0.0)
+        self.heard.append(samples)
+        if "beam_size" in options:
+            return iter([SimpleNamespace(text=" The cat"), SimpleNamespace(text=" sat on a mat.")]), None
+        return {"text": " The cat sat on a mat."}
+
+
+@pytest.mark.parametrize("package", ["faster_whisper", "whisper"])
+def test_word_errors_through_either_recogniser(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    install(monkeypatch, package)
+    recogniser, module = FakeRecogniser(), ModuleType(package)
+    module.__dict__.update(WhisperModel=lambda *_, **__: recogniser, load_model=lambda *_, **__: recogniser)
+    monkeypatch.setitem(sys.modules, package, module)
+    found = measure(WordErrorRate(), [ExtraClip("q8_0", "The cat sat on the mat", SECOND, SECOND)] * 2)
+    assert found.values == {"q8_0": pytest.approx(100 / 6)}
+    assert [(each.shape, each.dtype.name) for each in recogniser.heard] == [((16_000,), "float32")] * 2
+
+
+def test_similarity_is_the_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "resemblyzer")
+    module = ModuleType("resemblyzer")
+    encoder = SimpleNamespace(embed_utterance=lambda wav: np.array([wav[0], wav[1]]))
+    module.__dict__.update(preprocess_wav=lambda wav, source_sr: wav, VoiceEncoder=lambda *_, **__: encoder)
+    monkeypatch.setitem(sys.modules, "resemblyzer", module)
+    one, other = np.array([3, 0], np.float32), np.array([1, 1], np.float32)
+    assert SpeakerSimilarity().score(one, "", other) == pytest.approx(2**-0.5)
+    assert SpeakerSimilarity().score(one, "", 2 * one) == pytest.approx(1)
+
+
+def test_predicted_opinions(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "speechmos")
+
+    def run(samples: Floats, sr: int) -> dict[str, float]:
+        assert (len(samples), sr, float(np.abs(samples).max())) == (16_000, 16_000, 1.0)
+        return {"ovrl_mos": 3.25, "sig_mos": 1.0}
+
+    module = ModuleType("speechmos.dnsmos")
+    module.__dict__["run"] = run
+    monkeypatch.setitem(sys.modules, "speechmos", ModuleType("speechmos"))
+    monkeypatch.setitem(sys.modules, "speechmos.dnsmos", module)
+    assert Dnsmos().score(4 * SECOND, "", SECOND) == 3.25
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello, World!", ["hello", "world"]),
+        ("Don't stop \N{EM DASH} it\N{RIGHT SINGLE QUOTATION MARK}s 'fine'.", ["don't", "stop", "it's", "fine"]),
+        ("well-known 3.5 snake_case", ["well", "known", "3", "5", "snake", "case"]),
+        ("\N{LATIN SMALL LIGATURE FI}ne Stra\N{LATIN SMALL LETTER SHARP S}e", ["fine", "strasse"]),
+        ("... -- '' !", []),
+        ("", []),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("heard", "expected"),
+    [
+        ("the cat sat on the mat", 0),
+        ("The cat, sat on the MAT!", 0),
+        ("the cat sat on mat", 1),
+        ("the big cat sat on the mat", 1),
+        ("a cat sat on the mat", 1),
+        ("cat the sat on the mat", 2),
+        ("", 6),
+        ("one two three four five six seven eight nine", 9),
+    ],
+)
+def test_error_rate(heard: str, expected: int) -> None:
+    assert word_error_rate("The cat sat on the mat.", heard) == pytest.approx(100 * expected / 6)
+
+
+def test_a_text_without_words() -> None:
+    with pytest.raises(ValueError, match=r"'\.\.\.' has no words"):
+        word_error_rate("...", "hello")
+
+
+def slow_distance(a: list[str], b: list[str]) -> int:
+    """By definition: the best of all ways to begin."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(slow_distance(a[1:], b) + 1, slow_distance(a, b[1:]) + 1, slow_distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+SHORT = st.lists(st.sampled_from("abc"), max_size=5)
+
+
+@given(SHORT, SHORT)
+def test_edit_distance(a: list[str], b: list[str]) -> None:
+    assert edit_distance(a, b) == slow_distance(a, b) == edit_distance(b, a)

@@ -1,0 +1,488 @@
+"""Sound as it is made: chunks, seams, the prompts of long text, and what is done when it goes wrong."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from speaking import Scripted, load_tts, random_codes
+
+from miso_gguf.models.noise import gumbel_noise
+from miso_gguf.runtime.audio.samples import Samples
+from miso_gguf.runtime.codec.codec import Codec
+from miso_gguf.runtime.lm.prompt import Block, Segment
+from miso_gguf.runtime.options import SpeechOptions
+from miso_gguf.runtime.speech import Chunk
+from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
+from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LEAD_IN_FRAMES, LOOP_FRAMES, PAUSE_FRAMES
+from miso_gguf.runtime.synthesis.stream import PAUSE_MS
+from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.runtime.voice import Voice
+
+Codes = NDArray[np.int64]
+
+FRAME = 1920
+RAMP = 120
+PAUSE = round(PAUSE_MS * 24)
+SENTENCES = ("First, something is said here.", "Then something else is said.", "And that is all there is to say.")
+TEXT = " ".join(SENTENCES)
+CALM = 0.01
+"""A step between two samples that nobody hears as a click: a 5 ms ramp from 0.2 has steps of 0.003."""
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> Iterator[MisoTTS]:
+    """For tests that do not mind what was said before; its choices are scripted in most of them."""
+    with load_tts(bundle, exact=True) as tts:
+        yield tts
+
+
+def codec_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("miso")]
+
+
+def segment(index: int, codes: Codes) -> Segment:
+    return Segment(SENTENCES[index], codes, 0)
+
+
+# The real model.
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 2, 5])
+def test_streamed_sound_is_the_offline_decode(model: MisoTTS, chunk_frames: int) -> None:
+    options = SpeechOptions(seed=4, max_seconds=1.84, chunk_frames=chunk_frames)
+    with model.stream(SENTENCES[0], options=options) as stream:
+        chunks = list(stream)
+    codes = stream.speech.codes
+    assert codes.shape == (23, 8)
+    lengths = [1] + [chunk_frames] * (22 // chunk_frames) + [22 % chunk_frames] * (22 % chunk_frames > 0)
+    assert [len(chunk.samples) for chunk in chunks] == [FRAME * count for count in lengths]
+    assert all(chunk.samples.dtype == np.float32 for chunk in chunks)
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    assert samples.std() > 0.02
+    np.testing.assert_allclose(samples, model.codec.decode(model.codec.playable(codes)), rtol=0, atol=1e-5)
+    starts = np.cumsum([0, *(len(chunk.samples) for chunk in chunks[:-1])]) / 24_000
+    assert [chunk.start_s for chunk in chunks] == pytest.approx(list(starts))
+    assert [chunk.elapsed_s for chunk in chunks] == sorted(chunk.elapsed_s for chunk in chunks)
+
+    whole = model.generate(SENTENCES[0], options=options)
+    np.testing.assert_array_equal(whole.codes, codes)
+    np.testing.assert_allclose(whole.samples, samples, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(model.generate_codes(SENTENCES[0], options=options), codes)
+
+
+def test_long_text_streams_what_it_generates(model: MisoTTS) -> None:
+    """Three sentences, each on the ones before: a difference in one would go on in the next."""
+    options = SpeechOptions(seed=9, max_seconds=0.8, chunk_frames=3)
+    with model.stream(TEXT, options=options) as stream:
+        samples = np.concatenate([chunk.samples for chunk in stream])
+    whole = model.generate(TEXT, options=options)
+    assert [sentence.text for sentence in whole.sentences] == list(SENTENCES)
+    for streamed, generated in zip(stream.speech.sentences, whole.sentences, strict=True):
+        np.testing.assert_array_equal(streamed.codes, generated.codes)
+        assert (streamed.ended, streamed.prompt_rows) == (generated.ended, generated.prompt_rows)
+    np.testing.assert_allclose(whole.samples, samples, rtol=0, atol=1e-5)
+    assert [whole.audio_s, stream.speech.audio_s] == pytest.approx([len(samples) / 24_000] * 2)
+    assert whole.timing.frames == stream.speech.timing.frames == 30
+    assert stream.speech.parts == []
+
+
+def test_the_first_chunk_leaves_before_the_second_frame_is_computed(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = Scripted(monkeypatch, model.engine, [random_codes(6)])
+    with model.stream(SENTENCES[0], options=SpeechOptions(chunk_frames=3)) as stream:
+        first = next(stream)
+        assert (len(scripted.prompts), scripted.steps) == (1, 0)
+        assert len(first.samples) == FRAME
+        assert stream.speech.timing.first_audio_s == first.elapsed_s > 0
+        rest = list(stream)
+    assert scripted.steps == 6
+    assert sum(len(chunk.samples) for chunk in rest) == 5 * FRAME
+
+
+def test_nothing_is_done_before_the_first_chunk_is_asked_for(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = Scripted(monkeypatch, model.engine, [random_codes(1)])
+    stream = model.stream(SENTENCES[0])
+    assert not scripted.prompts
+    stream.close()
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("taken", [1, 4, 15])
+def test_closing_half_way_leaves_nothing_behind(model: MisoTTS, taken: int) -> None:
+    """In the first frame, in the first sentence, in the second."""
+    options = SpeechOptions(max_seconds=0.8)
+    stream = model.stream(TEXT, options=options)
+    chunks = [next(stream) for _ in range(taken)]
+    assert codec_threads() == ["miso-codec"]
+    stream.close()
+    stream.close()
+    assert codec_threads() == []
+    assert list(stream) == []
+    # The only sequence is back, and what was half said does not show.
+    with model.stream(TEXT, options=options) as again:
+        for before, after in zip(chunks, again, strict=False):
+            np.testing.assert_array_equal(before.samples, after.samples)
+    assert codec_threads() == []
+
+
+def test_an_error_half_way_leaves_nothing_behind(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BrokenError(Exception):
+        pass
+
+    def broken(*_: object) -> None:
+        raise BrokenError
+
+    options = SpeechOptions(max_seconds=0.8)
+    stream = model.stream(TEXT, options=options)
+    next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.engine, "step", broken)
+        with pytest.raises(BrokenError):
+            list(stream)
+    assert codec_threads() == []
+    assert len(model.generate_codes(TEXT, options=options)) == 10
+
+
+def test_a_stream_that_is_dropped_is_closed(model: MisoTTS) -> None:
+    for _ in model.stream(TEXT, options=SpeechOptions(max_seconds=0.8)):
+        break
+    assert codec_threads() == []
+    assert len(model.generate_codes(TEXT, options=SpeechOptions(max_seconds=0.8))) == 10
+
+
+# Prompts of long text, with a scripted model.
+
+
+def keys(blocks: list[Block]) -> list[bytes]:
+    return [block.key for block in blocks]
+
+
+def test_without_a_voice_the_first_sentence_is_the_anchor(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = [random_codes(12, 1), random_codes(10, 2), random_codes(11, 3)]
+    scripted = Scripted(monkeypatch, model.engine, takes)
+    speech = model.generate(TEXT)
+    prompts = model.engine.prompts
+    first, second = (prompts.segment(segment(index, takes[index])) for index in (0, 1))
+    said = [prompts.text(sentence, 0) for sentence in SENTENCES]
+    expected = [[said[0]], [first, said[1]], [first, second, said[2]]]
+    assert [keys(blocks) for blocks in scripted.prompts] == [keys(blocks) for blocks in expected]
+    for index, sentence in enumerate(speech.sentences):
+        np.testing.assert_array_equal(sentence.codes, takes[index])
+        assert (sentence.text, sentence.ended, sentence.tries) == (SENTENCES[index], "eos", 1)
+        assert (sentence.prompt_rows, sentence.dropped_segments) == (sum(map(len, expected[index])), 0)
+    np.testing.assert_array_equal(speech.codes, np.concatenate(takes))
+    assert [(s.text, s.speaker) for s in speech.segments] == [(sentence, 0) for sentence in SENTENCES]
+    # Sentences of one seed draw from streams of their own.
+    for index, noise in enumerate(scripted.noise):
+        np.testing.assert_array_equal(noise, gumbel_noise(0, 0, 8, 515, stream=index) * np.float32(0.9))
+
+
+def test_a_voice_stays_and_the_context_comes_after_it(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = [random_codes(12, 1), random_codes(10, 2), random_codes(11, 3)]
+    scripted = Scripted(monkeypatch, model.engine, takes)
+    voice = Voice(random_codes(9, 7), "Words of the voice.", 4)
+    earlier = Segment("What somebody else said.", random_codes(5, 8), 2)
+    speech = model.generate(TEXT, voice=voice, context=[earlier])
+    prompts = model.engine.prompts
+    head = [prompts.segment(Segment(voice.text, voice.codes, 4)), prompts.segment(earlier)]
+    said = [prompts.text(sentence, 4) for sentence in SENTENCES]
+    spoken = [prompts.segment(Segment(SENTENCES[index], takes[index], 4)) for index in (0, 1)]
+    expected = [[*head, said[0]], [*head, spoken[0], said[1]], [*head, spoken[1], said[2]]]
+    assert [keys(blocks) for blocks in scripted.prompts] == [keys(blocks) for blocks in expected]
+    assert speech.speaker == 4
+    assert [segment.speaker for segment in speech.segments] == [4, 4, 4]
+
+
+def test_context_without_room_is_dropped_oldest_first(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted = Scripted(monkeypatch, model.engine, [random_codes(3)])
+    voice = Voice(random_codes(100, 7), "Words of the voice.")
+    context = [Segment(f"Number {index}.", random_codes(600, index), 1) for index in range(5)]
+    with caplog.at_level(logging.INFO, "miso_gguf.runtime.synthesis.stream"):
+        speech = model.generate(SENTENCES[0], voice=voice, context=context)
+    prompts = model.engine.prompts
+    expected = [
+        prompts.segment(Segment(voice.text, voice.codes)),
+        *map(prompts.segment, context[3:]),
+        prompts.text(SENTENCES[0], 0),
+    ]
+    assert keys(scripted.prompts[0]) == keys(expected)
+    assert speech.sentences[0].dropped_segments == 3
+    assert speech.sentences[0].prompt_rows == sum(map(len, expected)) < 2048 - speech_cap_frames(SENTENCES[0])
+    assert "3 context segments have no room beside 'First, something is said here.'" in caplog.text
+
+
+def test_a_prompt_that_is_too_long_is_refused(model: MisoTTS) -> None:
+    words = "word " * 2000
+    with pytest.raises(ValueError, match=r"the prompt takes \d+ positions \(\d+ of them text\), \d+ are left: use a"):
+        model.generate_codes(words)
+    with pytest.raises(ValueError, match="split the text"):
+        model.generate(words, options=SpeechOptions(split_sentences=False))
+    assert len(model.generate_codes("Short again.", options=SpeechOptions(max_seconds=0.1))) == 1
+
+
+# Seams.
+
+
+def steps_at(samples: Samples, start: int, stop: int) -> float:
+    return float(np.abs(np.diff(samples[start:stop])).max())
+
+
+def spoken(model: MisoTTS, *, live: bool) -> tuple[Samples, list[Chunk]]:
+    if not live:
+        return model.generate(TEXT).samples, []
+    chunks = list(model.stream(TEXT))
+    return np.concatenate([chunk.samples for chunk in chunks]), chunks
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
+def test_sentences_are_joined_without_a_step(model: MisoTTS, monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    takes = [random_codes(6, 0), random_codes(6, 1), random_codes(5, 2)]
+    alone = [model.codec.decode(codes) for codes in takes]
+    assert min(abs(sound[-1]) for sound in alone[:2]) > 3 * CALM, "each end must be a click if nothing is done"
+    Scripted(monkeypatch, model.engine, takes)
+    samples, chunks = spoken(model, live=live)
+    position = 0
+    for index, sound in enumerate(alone):
+        fade = RAMP if index else 0
+        found = samples[position : position + len(sound)]
+        np.testing.assert_allclose(found[fade:], sound[fade:], rtol=0, atol=1e-5)
+        position += len(sound)
+        if index < 2:
+            seam = (position - 1, position + RAMP + PAUSE + 10)
+            assert steps_at(samples, *seam) < CALM
+            assert not samples[position + RAMP : position + RAMP + PAUSE].any(), "a pause is silent"
+            position += RAMP + PAUSE
+    assert len(samples) == position
+    if live:
+        assert [chunk.sentence for chunk in chunks] == [0] * 6 + [1] * 6 + [2] * 5
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
+def test_a_sentence_that_stays_empty_makes_no_click(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    first, last = random_codes(6, 0), random_codes(5, 2)
+    scripted = Scripted(monkeypatch, model.engine, [first, first[:0], first[:0], last])
+    samples, _ = spoken(model, live=live)
+    alone = model.codec.decode(first)
+    gap = (len(alone) - 1, len(alone) + RAMP + PAUSE + 10)
+    assert abs(alone[-1]) > 3 * CALM
+    assert len(samples) == 11 * FRAME + RAMP + PAUSE
+    assert steps_at(samples, *gap) < CALM
+    # What is said next follows the first sentence.
+    assert keys(scripted.prompts[3]) == keys(
+        [model.engine.prompts.segment(segment(0, first)), model.engine.prompts.text(SENTENCES[2], 0)]
+    )
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
+def test_eos_at_once_is_tried_again(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, live: bool
+) -> None:
+    takes = [random_codes(0), random_codes(4)]
+    scripted = Scripted(monkeypatch, model.engine, takes)
+    if live:
+        with model.stream(SENTENCES[0]) as stream:
+            assert len(list(stream)) == 4
+        speech = stream.speech
+    else:
+        speech = model.generate(SENTENCES[0])
+    np.testing.assert_array_equal(speech.codes, takes[1])
+    assert (speech.sentences[0].tries, speech.sentences[0].ended) == (2, "eos")
+    assert "'First, something is said here.' ended by empty after 0 frames: spoken again with another" in caplog.text
+    assert speech.audio_s == pytest.approx(0.32)
+    assert speech.timing.frames == 6
+    # Another seed, of which no sentence has the like.
+    first, second = scripted.noise
+    np.testing.assert_array_equal(first, gumbel_noise(0, 0, 8, 515) * np.float32(0.9))
+    np.testing.assert_array_equal(second, gumbel_noise(0, 0, 8, 515, stream=1 << 32) * np.float32(0.9))
+
+
+@pytest.mark.parametrize(
+    ("options", "tries"),
+    [(SpeechOptions(), 2), (SpeechOptions(retry=False), 1), (SpeechOptions(temperature=0), 1)],
+    ids=["twice", "no retry", "greedy"],
+)
+def test_nothing_but_eos_is_empty_sound_and_a_warning(
+    model: MisoTTS,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: SpeechOptions,
+    tries: int,
+) -> None:
+    Scripted(monkeypatch, model.engine, [random_codes(0)] * 4)
+    speech = model.generate(SENTENCES[0], options=options)
+    assert speech.samples.shape == (0,)
+    assert speech.codes.shape == (0, 8)
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("empty", tries)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * tries
+    assert "kept up to there" in caplog.records[-1].getMessage()
+    assert speech.segments == []
+    assert speech.rtf == float("inf")
+    assert speech.as_dict()["rtf"] is None
+    with model.stream(SENTENCES[0], options=options) as stream:
+        assert list(stream) == []
+
+
+def looping(before: int) -> Codes:
+    """Speech, then a frame that comes again and again."""
+    return np.concatenate([random_codes(before, 5), np.repeat(random_codes(1, 6), LOOP_FRAMES + 30, axis=0)])
+
+
+def test_a_loop_is_spoken_again(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = random_codes(20, 3)
+    Scripted(monkeypatch, model.engine, [looping(8), good])
+    speech = model.generate(SENTENCES[0])
+    np.testing.assert_array_equal(speech.codes, good)
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("eos", 2)
+    assert f"ended by loop after {8 + LOOP_FRAMES} frames: spoken again with another seed" in caplog.text
+    np.testing.assert_allclose(speech.samples, model.codec.decode(good), rtol=0, atol=1e-5)
+
+
+def test_a_loop_that_comes_again_is_cut_with_a_fade(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = [looping(8), looping(11)]
+    Scripted(monkeypatch, model.engine, takes)
+    speech = model.generate(SENTENCES[0])
+    kept = takes[1][: 11 + KEPT_FRAMES]
+    np.testing.assert_array_equal(speech.codes, kept)
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("loop", 2)
+    expected = model.codec.decode(kept)
+    np.testing.assert_allclose(speech.samples[:-RAMP], expected[:-RAMP], rtol=0, atol=1e-5)
+    assert speech.samples.shape == expected.shape
+    assert speech.samples[-1] == 0
+    assert abs(expected[-1]) > CALM / 2
+
+
+def test_what_was_heard_is_not_taken_back(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream ends a loop, too, but does not begin again."""
+    codes = looping(8)
+    Scripted(monkeypatch, model.engine, [codes])
+    with model.stream(SENTENCES[0]) as stream:
+        samples = np.concatenate([chunk.samples for chunk in stream])
+    heard = codes[: 8 + LOOP_FRAMES]
+    np.testing.assert_array_equal(stream.speech.codes, heard)
+    assert (stream.speech.sentences[0].ended, stream.speech.sentences[0].tries) == ("loop", 1)
+    np.testing.assert_allclose(samples, model.codec.decode(heard), rtol=0, atol=1e-5)
+
+
+def mute(monkeypatch: pytest.MonkeyPatch, codec: Codec, quiet: Codes) -> None:
+    """Make frames that begin with a code of `quiet` silent."""
+    stream_of = codec.stream
+
+    class Muted:
+        def __init__(self) -> None:
+            self._stream = stream_of()
+            self.playable = self._stream.playable
+
+        def decode(self, codes: Codes) -> Samples:
+            loud = ~np.isin(codes[:, 0], quiet)
+            sound: Samples = self._stream.decode(codes) * np.repeat(loud, FRAME).astype(np.float32)
+            return sound
+
+    monkeypatch.setattr(codec, "stream", Muted)
+
+
+QUIET = np.arange(256, 512)
+
+
+def quiet_codes(frames: int, seed: int) -> Codes:
+    codes = random_codes(frames, seed)
+    codes[:, 0] = np.random.default_rng(seed).integers(256, 512, frames)
+    return codes
+
+
+def loud_codes(frames: int, seed: int) -> Codes:
+    codes = random_codes(frames, seed)
+    codes[:, 0] = np.random.default_rng(seed).integers(1, 256, frames)
+    return codes
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
+def test_silence_from_the_start_is_spoken_again(model: MisoTTS, monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    good = loud_codes(12, 1)
+    scripted = Scripted(monkeypatch, model.engine, [quiet_codes(124, 2), good])
+    mute(monkeypatch, model.codec, QUIET)
+    if live:
+        with model.stream(SENTENCES[0]) as stream:
+            samples = np.concatenate([chunk.samples for chunk in stream])
+        speech = stream.speech
+        assert not samples[: LEAD_IN_FRAMES * FRAME].any()
+        samples = samples[-12 * FRAME :]
+        assert scripted.steps < LEAD_IN_FRAMES + 12 + 20, "it does not wait for the cap"
+    else:
+        speech = model.generate(SENTENCES[0])
+        samples = speech.samples
+    np.testing.assert_array_equal(speech.codes, good)
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("eos", 2)
+    np.testing.assert_allclose(samples, model.codec.stream().decode(good), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
+def test_silence_after_speech_ends_it(model: MisoTTS, monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    """The words are there: nothing is spoken again. What has not been heard yet is cut off."""
+    codes = np.concatenate([loud_codes(15, 1), quiet_codes(109, 2)])
+    scripted = Scripted(monkeypatch, model.engine, [codes])
+    mute(monkeypatch, model.codec, QUIET)
+    if live:
+        with model.stream(SENTENCES[0]) as stream:
+            frames = sum(len(chunk.samples) for chunk in stream) // FRAME
+        speech = stream.speech
+        assert 15 + PAUSE_FRAMES <= frames == scripted.steps + 1 < 15 + PAUSE_FRAMES + 20
+    else:
+        speech = model.generate(SENTENCES[0])
+        frames = 15 + KEPT_FRAMES
+        assert len(speech.samples) == frames * FRAME
+    np.testing.assert_array_equal(speech.codes, codes[:frames])
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("silence", 1)
+
+
+def test_no_end_in_sight(model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The text sets a limit, and the caller may set a lower one; what was said until then is kept."""
+    cap = speech_cap_frames(SENTENCES[0])
+    takes = [random_codes(500)]
+    scripted = Scripted(monkeypatch, model.engine, takes)
+    speech = model.generate(SENTENCES[0])
+    np.testing.assert_array_equal(speech.codes, takes[0][:cap])
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("cap", 1)
+    assert scripted.steps == cap - 1
+    assert f"ended by cap after {cap} frames: kept up to there" in caplog.text
+    Scripted(monkeypatch, model.engine, takes)
+    assert len(model.generate(SENTENCES[0], options=SpeechOptions(max_seconds=0.99)).codes) == 12
+
+
+def test_codes_beyond_the_codec_are_played_as_code_0(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The vocabulary has three specials that no audio belongs to; they stay in the record."""
+    codes = random_codes(5)
+    codes[2, 3], codes[3, 0] = 514, 512
+    Scripted(monkeypatch, model.engine, [codes])
+    speech = model.generate(SENTENCES[0])
+    np.testing.assert_array_equal(speech.codes, codes)
+    np.testing.assert_allclose(speech.samples, model.codec.decode(np.where(codes >= 512, 0, codes)), rtol=0, atol=1e-5)
+    assert sum("no audio belongs to" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_hundred_thousand_characters(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentence by sentence, each prompt as short as the first few."""
+    text = f"This is a sentence that goes on{', and on' * 21}, because a hundred thousand letters take long. " * 410
+    assert len(text) > 100_000
+    scripted = Scripted(monkeypatch, model.engine, [random_codes(1)] * 410)
+    speech = model.generate(text)
+    assert "".join(sentence.text for sentence in speech.sentences).replace(" ", "") == text.replace(" ", "")
+    assert len(scripted.prompts) == len(speech.sentences) == 410
+    assert max(sentence.prompt_rows for sentence in speech.sentences) < 400
+    seam = RAMP + PAUSE
+    assert len(speech.samples) == len(speech.sentences) * (FRAME + seam) - seam
