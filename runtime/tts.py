@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.arrays import I64Array
 from ..core.closing import Closing
+from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import KvType
 from ..native.threads import default_threads
 from .audio.loudness import normalise
@@ -47,7 +48,7 @@ class MisoTTS(Closing):
     def load(
         cls,
         source: Path | str,
-        level: str = "q4_k_m",
+        level: str = DEFAULT_LEVEL.key,
         *,
         threads: int | None = None,
         gpu_layers: int | None = None,
@@ -64,7 +65,7 @@ class MisoTTS(Closing):
 
         Args:
             source: The directory that miso-convert wrote, or a Hugging Face repo of one.
-            level: "fp16", "q8_0", "q4_k_m" or "q4_0".
+            level: A key of `models.levels.LEVELS`, or two for backbone and depth decoder ("A+B").
             threads: CPU threads; by default `default_threads()`, at most the physical cores.
             gpu_layers: Backbone layers on the GPU, -1 for all, 0 for none; by default all, if there is a GPU.
             main_gpu: Index of the GPU.
