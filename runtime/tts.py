@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.arrays import I64Array
 from ..core.closing import Closing
+from ..models.levels import DEFAULT_LEVEL
 from .audio.loudness import normalise
 from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
@@ -44,7 +45,7 @@ class MisoTTS(Closing):
     def load(
         cls,
         source: Path | str | Bundle,
-        level: str = "q4_k_m",
+        level: str = DEFAULT_LEVEL.key,
         *,
         options: EngineOptions | None = None,
         threads: int | None = None,
