@@ -3,9 +3,7 @@
 The parser is in C: a vocabulary of 128 256 tokens costs milliseconds. It knows nothing of what the tensors mean.
 """
 
-import ctypes
 import mmap
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,42 +14,8 @@ from ..core.arrays import U8Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
 from .ggml import row_bytes
-from .libraries import bind
-
-_GETTERS = {
-    GGUFValueType.UINT32: ("gguf_get_val_u32", ctypes.c_uint32),
-    GGUFValueType.FLOAT32: ("gguf_get_val_f32", ctypes.c_float),
-    GGUFValueType.STRING: ("gguf_get_val_str", ctypes.c_char_p),
-    GGUFValueType.BOOL: ("gguf_get_val_bool", ctypes.c_bool),
-}
-
-
-class _InitParams(ctypes.Structure):
-    """`struct gguf_init_params`. Source: gguf.h."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-@lru_cache(maxsize=1)
-def _gguf() -> ctypes.CDLL:
-    p, i64, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
-    getters: dict[str, tuple[object, list[object]]] = {name: (kind, [p, i64]) for name, kind in _GETTERS.values()}
-    return bind(
-        "ggml-base",
-        {
-            "gguf_init_from_file": (p, [ctypes.c_char_p, _InitParams]),
-            "gguf_free": (None, [p]),
-            "gguf_get_data_offset": (size, [p]),
-            "gguf_find_key": (i64, [p, ctypes.c_char_p]),
-            "gguf_get_kv_type": (ctypes.c_int, [p, i64]),
-            "gguf_get_n_tensors": (i64, [p]),
-            "gguf_get_tensor_name": (ctypes.c_char_p, [p, i64]),
-            "gguf_get_tensor_ne": (ctypes.POINTER(i64), [p, i64]),
-            "gguf_get_tensor_type": (ctypes.c_int, [p, i64]),
-            "gguf_get_tensor_offset": (size, [p, i64]),
-            **getters,
-        },
-    )
+from .libraries import ggml_base
+from .signatures import GGUF_GETTERS, GgufInitParams
 
 
 class GgufTensor(NamedTuple):
@@ -75,7 +39,7 @@ class GgufFile(Closing):
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: cannot be read ({error}). Fetch or convert the bundle again.") from error
-        self._handle = _gguf().gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+        self._handle = ggml_base().gguf_init_from_file(str(path).encode(), GgufInitParams(True, None))
         if not self._handle:
             raise BundleError(f"{path}: not a whole GGUF file. Fetch or convert the bundle again.")
         try:
@@ -90,19 +54,19 @@ class GgufFile(Closing):
     def close(self) -> None:
         """Free the parsed keys. Idempotent."""
         if self._handle:
-            _gguf().gguf_free(self._handle)
+            ggml_base().gguf_free(self._handle)
             self._handle = None
 
     def value(self, key: str) -> int | float | str | bool | None:
         """The value of `key`; None if it is absent or of a type that our files do not use."""
-        lib = _gguf()
+        lib = ggml_base()
         index = lib.gguf_find_key(self._handle, key.encode())
         if index < 0:
             return None
-        getter = _GETTERS.get(GGUFValueType(lib.gguf_get_kv_type(self._handle, index)))
+        getter = GGUF_GETTERS.get(GGUFValueType(lib.gguf_get_kv_type(self._handle, index)))
         if getter is None:
             return None
-        value: int | float | str | bool | bytes = getattr(lib, getter[0])(self._handle, index)
+        value: int | float | str | bool | bytes = getattr(lib, getter)(self._handle, index)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def tensor(self, name: str, *shape: int) -> GgufTensor:
@@ -114,7 +78,7 @@ class GgufFile(Closing):
         return found
 
     def _read_tensors(self) -> dict[str, GgufTensor]:
-        lib = _gguf()
+        lib = ggml_base()
         start = lib.gguf_get_data_offset(self._handle)
         everything = np.frombuffer(self._map, np.uint8)
         tensors = {}
