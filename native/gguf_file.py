@@ -18,8 +18,8 @@ from .libraries import ggml_base
 from .signatures import GGUF_GETTERS, GgufInitParams
 
 
-class GgufTensor(NamedTuple):
-    """A tensor of the file."""
+class StoredTensor(NamedTuple):
+    """A tensor as a file holds it."""
 
     qtype: GGMLQuantizationType
     shape: tuple[int, ...]
@@ -31,12 +31,15 @@ class GgufTensor(NamedTuple):
 class GgufFile(Closing):
     """An open GGUF file. A context manager; the tensors' data stays valid after closing, as long as it is held."""
 
-    def __init__(self, path: Path) -> None:
-        """Open and parse. Raises `BundleError` if the file is missing, truncated or no GGUF."""
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        """Open and parse; what is written into the data of a `writable` one is written into the file.
+
+        Raises `BundleError` if the file is missing, truncated or no GGUF.
+        """
         self.path = path
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with path.open("r+b" if writable else "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: cannot be read ({error}). Fetch or convert the bundle again.") from error
         self._handle = ggml_base().gguf_init_from_file(str(path).encode(), GgufInitParams(True, None))
@@ -69,7 +72,23 @@ class GgufFile(Closing):
         value: int | float | str | bool | bytes = getattr(lib, getter)(self._handle, index)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
-    def tensor(self, name: str, *shape: int) -> GgufTensor:
+    def first_text(self, key: str) -> str | None:
+        """The first entry of an array of texts; None if `key` is absent, anything else, or no valid text."""
+        lib = ggml_base()
+        index = lib.gguf_find_key(self._handle, key.encode())
+        if index < 0 or lib.gguf_get_kv_type(self._handle, index) != GGUFValueType.ARRAY:
+            return None
+        if lib.gguf_get_arr_type(self._handle, index) != GGUFValueType.STRING:
+            return None
+        if lib.gguf_get_arr_n(self._handle, index) == 0:
+            return None
+        text: bytes = lib.gguf_get_arr_str(self._handle, index, 0)
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+
+    def tensor(self, name: str, *shape: int) -> StoredTensor:
         """The tensor called `name`. Raises `BundleError` if it is not there or has another shape (rows first)."""
         found = self.tensors.get(name)
         if found is None or found.shape != shape:
@@ -77,7 +96,7 @@ class GgufFile(Closing):
             raise BundleError(f"{self.path}: {name} {what}, expected {list(shape)}. This file is of another model.")
         return found
 
-    def _read_tensors(self) -> dict[str, GgufTensor]:
+    def _read_tensors(self) -> dict[str, StoredTensor]:
         lib = ggml_base()
         start = lib.gguf_get_data_offset(self._handle)
         everything = np.frombuffer(self._map, np.uint8)
@@ -97,5 +116,5 @@ class GgufFile(Closing):
                     f"{len(everything)}. Fetch or convert the bundle again."
                 )
             data = everything[begin : begin + rows * width].reshape(rows, width)
-            tensors[name] = GgufTensor(qtype, tuple(reversed(dims)), data)
+            tensors[name] = StoredTensor(qtype, tuple(reversed(dims)), data)
         return tensors

@@ -19,7 +19,7 @@ from ....models.spec import ModelSpec
 from ....native.buffer import Buffer, read_tensor, write_tensor
 from ....native.buffer_types import plain_buffer_type
 from ....native.device import Backends
-from ....native.gguf_file import GgufFile, GgufTensor
+from ....native.gguf_file import GgufFile, StoredTensor
 from ....native.graph import F16, F32, I32, Graph, Tensor, TensorContext
 from ....native.scheduler import Scheduler
 from .replay import ReplayGraph
@@ -100,7 +100,7 @@ class _FrameGraph:
 class DepthDecoder(Closing):
     """Samples all codes of frames. A context manager; `backends` must outlive it."""
 
-    def __init__(self, path: Path, projection: GgufTensor, spec: ModelSpec, backends: Backends) -> None:
+    def __init__(self, path: Path, projection: StoredTensor, spec: ModelSpec, backends: Backends) -> None:
         """Load the weights of the decoder's GGUF `path` and the `projection` of its inputs.
 
         Raises `BundleError` if the file is not this model's decoder, `MemoryError` if the device is full.
