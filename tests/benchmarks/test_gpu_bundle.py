@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import bundle as bundle_module
 from bundle import RepeatedStore, write_repeated_bundle
 from gguf import GGMLQuantizationType, GGUFReader
 
