@@ -9,8 +9,7 @@ import numpy as np
 
 from ...core.arrays import I64Array
 from ...runtime.lm.engine import Engine
-from ...runtime.lm.frame_noise import scaled_noise
-from ...runtime.lm.utterance import Utterance
+from ...runtime.lm.frame_loop import Utterance, scaled_noise
 from .teacher_forcing import Replayed
 
 FRAMES_AT_ONCE = 8
