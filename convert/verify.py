@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType
 
-from ..core.arrays import F32Array, U8Array
-from ..core.errors import BundleError
+from ..core.arrays import F32Array
 from ..core.files import file_sha256
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
-from ..native.ggml import dequantize, row_bytes
+from ..native.ggml import dequantize
+from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
 from .rows import RowReader
 from .verify_logits import Prompt
@@ -122,27 +122,23 @@ def _check_tensors(
     bar: Callable[[int], None],
 ) -> Finding:
     """Every tensor of one GGUF against its source; reports the group that uses most of its allowance."""
-    try:
-        found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise BundleError(f"{path}: not a readable GGUF ({error}). Convert again.") from error
+    with GgufFile(path) as file:
+        found = file.tensors
     reader = RowReader(checkpoint, allow_nonfinite=True)
     expected = {tensor.name: tensor for tensor in gguf_tensors(checkpoint.spec) if tensor.part == part}
     if set(found) != set(expected):
         return Finding("tensors", path.name, f"other tensors: {sorted(set(found) ^ set(expected))[:5]}", ok=False)
     worst, worst_name = -1.0, ""
     for name, tensor in expected.items():
-        qtype, columns = found[name].tensor_type, tensor.shape[-1]
-        shape = tuple(int(dim) for dim in reversed(found[name].shape))
-        if qtype not in MAX_GROUP_ERROR or shape != tensor.shape:
-            return Finding("tensors", path.name, f"{name} is {qtype.name} {list(shape)}", ok=False)
-        data = found[name].data.reshape(-1).view(np.uint8).reshape(-1, row_bytes(qtype, columns))
+        stored = found[name]
+        if stored.qtype not in MAX_GROUP_ERROR or stored.shape != tensor.shape:
+            return Finding("tensors", path.name, f"{name} is {stored.qtype.name} {list(stored.shape)}", ok=False)
 
-        def judge(rows: tuple[int, int], tensor: GgufTensor = tensor, data: U8Array = data) -> float:
+        def judge(rows: tuple[int, int], tensor: GgufTensor = tensor, stored: StoredTensor = stored) -> float:
             source = reader.read(tensor, *rows)
-            found_rows = dequantize(found[tensor.name].tensor_type, data[slice(*rows)], tensor.shape[-1])
+            found_rows = dequantize(stored.qtype, stored.data[slice(*rows)], tensor.shape[-1])
             bar(source.size)
-            return _worst_group(found_rows, source, found[tensor.name].tensor_type) / allowance
+            return _worst_group(found_rows, source, stored.qtype) / allowance
 
         used = max(pool.map(judge, reader.chunks(tensor)))
         if used > worst:

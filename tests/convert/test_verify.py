@@ -1,6 +1,9 @@
 """`verify` finds what is wrong with a bundle, and only that."""
 
 import shutil
+import signal
+import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,10 +188,25 @@ def test_another_checkpoint(whole: Path, tmp_path: Path) -> None:
     assert _bad(findings) == [("source", "Micro")]
 
 
-def test_gguf_that_is_none(copy: Path, inputs: Inputs) -> None:
-    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(b"GGUF" * 100))
-    with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a readable GGUF"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GGUF" * 100,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60),
+        b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0),
+        b"GGUF" + struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"a", 9, 8, 1 << 60),
+    ],
+    ids=["nonsense", "endless keys", "endless tensors", "endless texts"],
+)
+def test_gguf_that_is_none(copy: Path, inputs: Inputs, content: bytes) -> None:
+    """It ends at once: the alarm would end the process."""
+    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(content))
+    signal.alarm(30)
+    started = time.process_time()
+    with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a whole GGUF file\. Fetch or convert .*\.$"):
         _verify(copy, inputs)
+    assert time.process_time() - started < 5
+    signal.alarm(0)
 
 
 @pytest.mark.parametrize("qtype", MAX_GROUP_ERROR, ids=lambda qtype: qtype.name)

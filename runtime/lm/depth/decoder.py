@@ -13,7 +13,7 @@ from ....core.closing import Closing
 from ....models.spec import ModelSpec
 from ....native.buffer import read_tensor, write_tensor
 from ....native.device import Backends
-from ....native.gguf_file import GgufFile, GgufTensor
+from ....native.gguf_file import GgufFile, StoredTensor
 from ....native.graph import F16, F32
 from .replay import ReplayGraph
 from .sampling import FrameGraph
@@ -23,7 +23,7 @@ from .weights import DepthWeights
 class DepthDecoder(Closing):
     """Samples all codes of frames. A context manager; `backends` must outlive it."""
 
-    def __init__(self, path: Path, projection: GgufTensor, spec: ModelSpec, backends: Backends) -> None:
+    def __init__(self, path: Path, projection: StoredTensor, spec: ModelSpec, backends: Backends) -> None:
         """Load the weights of the decoder's GGUF `path` and the `projection` of its inputs.
 
         Raises `BundleError` if the file is not this model's decoder, `MemoryError` if the device is full.
