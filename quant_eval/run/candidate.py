@@ -22,8 +22,7 @@ from ...runtime.lm.utterance import Utterance
 from ...runtime.options import SpeechOptions
 from ...runtime.tts import MisoTTS
 from ..corpus import Prompt
-from .coupled import coupled_codes
-from .teacher_forcing import Replay, Replayed
+from .teacher_forcing import Replay, Replayed, coupled_codes
 
 
 @dataclass(frozen=True)
