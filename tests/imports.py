@@ -3,8 +3,8 @@
     python tests/imports.py           this checkout
     python tests/imports.py OTHER     another one, for example an older one
 
-Modules by folder, arrows between folders (one for each pair, however many imports), arrows between the files and folders
-that a folder shows, and the longest chain of imports from module to module.
+Modules by folder, arrows between folders (one for each pair, however many imports), arrows between the files and
+folders that a folder shows, and the longest chain of imports from module to module.
 """
 
 import ast
