@@ -16,6 +16,7 @@ import numpy as np
 
 from ..models.arrays import F32Array
 from ..models.errors import BundleError
+from .abort import note_error, report_aborts
 from .closing import Closing
 
 KvType = Literal["f32", "f16", "q8_0"]
@@ -24,10 +25,12 @@ _KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
-_LOG_LEVEL_DEBUG = 1  # Source: ggml.h.
+_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4  # Source: ggml.h.
 TRACE = 5
 """Level of `logging` for ggml's own debugging: lines about every graph. Only who asks for this level gets them."""
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
+_NO_DEVICES = (ctypes.c_void_p * 1)()
+"""llama.cpp's list of devices, which ends with NULL, without any. It must outlive every call."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ def load_library() -> Any:
     import llama_cpp.llama_cpp as library  # noqa: PLC0415  (takes a second: only those who run a model pay)
 
     library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))
+    report_aborts()
     library.llama_backend_init()
     return library
 
@@ -47,6 +51,8 @@ def _forward_log(library: Any) -> Any:
     """The callback; cached, because ctypes needs it to outlive every call."""
 
     def forward(level: int, message: bytes, _data: object) -> None:
+        if level == _LOG_LEVEL_ERROR:
+            note_error(message)
         importance = TRACE if level == _LOG_LEVEL_DEBUG else logging.DEBUG
         if log.isEnabledFor(importance):
             log.log(importance, "%s", message.decode("utf-8", "replace").rstrip())
@@ -80,7 +86,7 @@ class LlamaModel(Closing):
             exact: Keep the KV cache in float32 and attention unfused, for comparisons.
             sequences: How many sequences are kept apart.
             batch: Most positions computed at once; by default `context`.
-            gpu_layers: Layers on the GPU, -1 for all.
+            gpu_layers: Layers on the GPU, -1 for all; with 0 the GPU is not opened.
             main_gpu: Index of that GPU.
             kv_type: Type of the KV cache.
             repack: Keep the weights interleaved for the CPU's vector units, in memory of their own, instead of
@@ -97,6 +103,9 @@ class LlamaModel(Closing):
             params.n_gpu_layers = gpu_layers
             params.use_extra_bufts = repack
             params.main_gpu, params.split_mode = main_gpu, _SPLIT_NONE
+            if gpu_layers == 0:
+                # No layers is not no GPU: llama.cpp would still open it, and send it products of 32 rows and more.
+                params.devices = ctypes.addressof(_NO_DEVICES)
             model = lib.llama_model_load_from_file(str(path).encode(), params)
             if not model:
                 raise BundleError(
@@ -112,6 +121,8 @@ class LlamaModel(Closing):
             context_params.n_threads = context_params.n_threads_batch = threads
             context_params.embeddings = True
             context_params.pooling_type = _POOLING_NONE
+            if gpu_layers == 0:
+                context_params.op_offload = context_params.offload_kqv = False
             context_params.type_k = context_params.type_v = _KV_TYPES["f32" if exact else kv_type]
             if exact:
                 context_params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED

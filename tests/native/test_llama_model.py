@@ -1,6 +1,10 @@
 """A stock llama.cpp model fed by embeddings: sequences, positions, and what is refused before llama.cpp sees it."""
 
+import ctypes
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +179,34 @@ def test_a_context_that_llama_cpp_cannot_make(path: Path, monkeypatch: pytest.Mo
         LlamaModel(path, context=8, threads=1, sequences=2, kv_type="q8_0")
 
 
+@pytest.mark.parametrize("gpu_layers", [0, 1, -1])
+def test_only_no_layers_at_all_leave_the_gpu_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, gpu_layers: int
+) -> None:
+    """Without devices, llama.cpp opens none, and there is none to send large products to."""
+    lib, seen = load_library(), {}
+    load, init = lib.llama_model_load_from_file, lib.llama_init_from_model
+
+    def loading(name: bytes, params: ctypes.Structure) -> object:
+        seen["model"] = params
+        return load(name, params)
+
+    def starting(model: object, params: ctypes.Structure) -> object:
+        seen["context"] = params
+        return init(model, params)
+
+    monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
+    monkeypatch.setattr(lib, "llama_init_from_model", starting)
+    with LlamaModel(path, context=8, threads=1, gpu_layers=gpu_layers) as model:
+        assert model.forward(rows(3))[0].shape == (3, WIDTH)
+    devices = seen["model"].devices
+    if gpu_layers == 0:
+        assert ctypes.c_void_p.from_address(devices).value is None
+    else:
+        assert devices is None
+    assert (seen["context"].op_offload, seen["context"].offload_kqv) == (gpu_layers != 0, gpu_layers != 0)
+
+
 def test_closing_twice(path: Path) -> None:
     model = LlamaModel(path, context=8, threads=1)
     model.close()
@@ -190,3 +222,37 @@ def test_llama_cpp_logs_through_logging(
         pass
     assert any("n_ctx" in record.getMessage() for record in caplog.records)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("first", ["devices.devices()", "llama.load_library()"])
+def test_an_abort_says_why(first: str) -> None:
+    """As ggml's CUDA backend does it: the reason is an error in the log, and the abort says only where."""
+    program = f"""
+import ctypes
+from miso_gguf.native import backend_library, device as devices, llama
+{first}
+base = backend_library.ggml_base()
+base.ggml_log_internal(4, b"CUDA error: %s\\n", b"out of memory")
+base.ggml_log_internal(3, b"a warning\\n")
+base.ggml_abort(b"ggml-cuda.cu", 109, b"CUDA error")
+"""
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode < 0
+    assert done.stderr == "CUDA error: out of memory\nggml-cuda.cu:109: CUDA error\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is loaded")
+@pytest.mark.parametrize("first", ["llama.load_library()", "ggml_base()", "ggml_registry()"])
+def test_one_ggml_whoever_asks_first(first: str) -> None:
+    """A second one would have its own log, and its own callback when it aborts."""
+    program = f"""
+from miso_gguf.native import llama
+from miso_gguf.native.backend_library import ggml_base, ggml_registry
+{first}
+llama.load_library(), ggml_base(), ggml_registry()
+print(*{{line.split()[-1] for line in open("/proc/self/maps") if "/libggml" in line}})
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
+    names = [Path(path).name.partition(".")[0] for path in done.stdout.split()]
+    assert sorted(names) == sorted(set(names)) != []
