@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 _WHOLE_CHUNK_FRAMES = 12
 """Frames decoded at once when nobody waits for them: twice as fast as one by one."""
 
+_CODEC_THREADS = 4
+"""Of the codec, where the models leave it the CPU: one takes longer for a frame than a fast GPU takes for its codes."""
+
 
 class MisoTTS(Closing):
     """A loaded model. A context manager.
@@ -65,7 +68,8 @@ class MisoTTS(Closing):
         Args:
             source: The directory that miso-convert wrote, or a Hugging Face repo of one.
             level: "fp16", "q8_0", "q4_k_m" or "q4_0".
-            threads: CPU threads; by default `default_threads()`, at most the physical cores.
+            threads: CPU threads; by default `default_threads()`, at most the physical cores. Of these the codec takes
+                up to 4 where all layers are on the GPU, else one beside them.
             gpu_layers: Backbone layers on the GPU, -1 for all, 0 for none; by default all, if there is a GPU.
             main_gpu: Index of the GPU.
             kv_type: Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory.
@@ -93,8 +97,11 @@ class MisoTTS(Closing):
             allow_cpu=allow_cpu,
         )
         with ExitStack() as stack:
-            codec = stack.enter_context(Codec(found.codec_decoder, found.codec_encoder, provider=codec_provider))
             engine = stack.enter_context(Engine(found, options))
+            codec_threads = min(_CODEC_THREADS, options.threads) if engine.leaves_cpu_idle else 1
+            codec = stack.enter_context(
+                Codec(found.codec_decoder, found.codec_encoder, threads=codec_threads, provider=codec_provider)
+            )
             engine.warm_up(SpeechOptions().top_k)
             stack.pop_all()
         return cls(found, engine, codec)
