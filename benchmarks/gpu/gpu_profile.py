@@ -109,7 +109,7 @@ def summary(events: Iterable[Event], calls: int, wall_s: float) -> dict[str, Any
 
 
 def kernel_name(demangled: str) -> str:
-    """Name and template arguments without the function's arguments, types of tensors by name, cut to 80 characters."""
+    """Name and template arguments, types of tensors by name, without namespace and arguments; cut to 80 characters."""
     depth, end = 0, len(demangled)
     for index, character in enumerate(demangled):
         depth += {"<": 1, ">": -1}.get(character, 0)
@@ -118,5 +118,5 @@ def kernel_name(demangled: str) -> str:
             break
     name = demangled[:end].strip().removeprefix("void ")
     name = re.sub(r"\(ggml_type\)(\d+)", lambda match: GGMLQuantizationType(int(match[1])).name, name)
-    name = re.sub(r"&?_INTERNAL_\w+::", "", name)
+    name = re.sub(r"&?_INTERNAL_\w+::|^(\w+::)+", "", name)
     return name[:_LONGEST_NAME]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 NOT_RUN = "not run"
-_KERNELS, _NAME = 4, 40
+_KERNELS, _NAME = 4, 54
 TARGET_RTF, TARGET_TTFA_MS, TARGET_BATCH8 = 0.30, 110.0, 4.0
 """For an H200-class card at Q4_K_M: one utterance, a kept voice, and eight together over one."""
 

@@ -26,6 +26,7 @@ from miso_gguf.native.device import devices
             "void k_get_rows<32, 1, &_INTERNAL_ab018536_10_getrows_cu_f63e7a93::dequantize_q8_0, float>(void const*)",
             "k_get_rows<32, 1, dequantize_q8_0, float>",
         ),
+        ("void cub::detail::radix_sort::Sort<cub::Policy<int>, 1>(int)", "Sort<cub::Policy<int>, 1>"),
         ("Memcpy HtoD (Pageable -> Device)", "Memcpy HtoD"),
         (f"void f<{'x' * 100}>(int)", "f<" + "x" * 78),
     ],
