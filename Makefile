@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo demo-oldest test test-slow check format bench train-tiny regression accept-regression clean
+.PHONY: demo demo-oldest test test-long test-slow check format bench train-tiny regression accept-regression clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
 	rm -rf demo
@@ -22,8 +22,14 @@ demo-oldest:  ## the demo with the lowest version of every package that is requi
 	mkdir -p build/oldest/stamps && touch build/oldest/stamps/run
 	$(MAKE) demo VENV=build/oldest
 
-test: $(STAMPS)/dev  ## the unit suite
-	$(BIN)/python -m pytest
+# Two processes of one thread each; the one that is done first takes over from the other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test: $(STAMPS)/dev  ## the test suite
+	$(PYTEST)
+
+test-long: $(STAMPS)/dev  ## soaks, browser, installations; and every property test with ten times the examples
+	MISO_EXAMPLES_TIMES=10 $(PYTEST) -m 'long or hypothesis'
 
 test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
 	$(BIN)/python -m pytest -m slow

@@ -1,12 +1,14 @@
 """Small checkpoints, bundles and GGUF files for tests."""
 
 import ctypes
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ from miso_gguf.models.levels import Level, parse_level
 from miso_gguf.models.manifest import Manifest
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
-from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from miso_gguf.models.synthetic import CHECKPOINT_NAME, MIMI_NAME, TOKENIZER_NAME, write_synthetic
 from miso_gguf.native.llama import load_library
 
 MICRO = replace(
@@ -43,10 +45,15 @@ class Inputs:
 
 
 def make_inputs(directory: Path, spec: ModelSpec = TINY) -> Inputs:
-    checkpoint = write_synthetic(directory, spec, TINY_MIMI)
-    config = directory / "spec.json"
-    config.write_text(json.dumps(asdict(spec)))
-    return Inputs(checkpoint, directory / MIMI_NAME, directory / TOKENIZER_NAME, config)
+    write_synthetic(directory, spec, TINY_MIMI)
+    inputs = _inputs_in(directory)
+    inputs.config.write_text(json.dumps(asdict(spec)))
+    return inputs
+
+
+def _inputs_in(directory: Path) -> Inputs:
+    names = (CHECKPOINT_NAME, MIMI_NAME, TOKENIZER_NAME, "spec.json")
+    return Inputs(*(directory / name for name in names))
 
 
 def make_bundle(inputs: Inputs, out: Path, levels: Sequence[Level], **request: object) -> Manifest:
@@ -61,6 +68,34 @@ def make_tiny_bundle(out: Path, levels: Sequence[str]) -> Manifest:
         assert sources.mimi is not None
         wanted = Request([parse_level(level) for level in levels])
         return convert(plan_conversion(out, checkpoint, sources.mimi, sources.tokenizer, wanted))
+
+
+@dataclass(frozen=True)
+class Built:
+    """Checkpoints and bundles that tests only read: each is built once in a test run, by whoever asks first."""
+
+    directory: Path
+    """Of all processes of the run."""
+
+    def inputs(self, spec: ModelSpec = TINY) -> Inputs:
+        return _inputs_in(self._once(("inputs", spec), lambda directory: make_inputs(directory, spec)))
+
+    def bundle(self, levels: Sequence[Level], spec: ModelSpec = TINY) -> Path:
+        inputs = self.inputs(spec)
+        return self._once((spec, *levels), lambda out: make_bundle(inputs, out, levels, threads=1))
+
+    def tiny(self, *levels: str) -> Path:
+        """The model in the repository that speaks."""
+        return self._once(("tiny", *levels), lambda out: make_tiny_bundle(out, levels))
+
+    def _once(self, content: object, build: Callable[[Path], object]) -> Path:
+        place = self.directory / f"built-{hashlib.sha256(repr(content).encode()).hexdigest()[:16]}"
+        with FileLock(f"{place}.lock"):
+            if not place.exists():
+                partial = place.with_suffix(".partial")
+                build(partial)
+                partial.rename(place)
+        return place
 
 
 def tensor_bytes(path: Path) -> dict[str, tuple[str, bytes]]:

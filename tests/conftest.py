@@ -1,33 +1,46 @@
-"""One tiny bundle for all tests of the runtime, with the model that was converted, in memory."""
+"""What tests share: bundles built once for all of them, the model that was converted in memory; how they run."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from examples import examples
+from hypothesis import settings
 from safetensors.torch import load_file
 from speaking import load_engine, load_tts
 
-from builders import Inputs, make_bundle, make_inputs
+from builders import Built, Inputs
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, FP16, Q4_K_M, Q8_0
 from miso_gguf.models.reference import Reference
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.tts import MisoTTS
 
+# `make test` runs in two processes.
 torch.set_num_threads(1)
 
+# Of property tests that name no number. How long one takes depends on what else the machine does.
+settings.register_profile("miso", max_examples=examples(100), deadline=None)
+settings.load_profile("miso")
+
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("checkpoint"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Checkpoints and bundles to read, not to change."""
+    own = tmp_path_factory.getbasetemp()
+    return Built(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 @pytest.fixture(scope="session")
-def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(inputs, directory, [F32, FP16, Q8_0, Q4_K_M], threads=1)
-    return directory
+def inputs(built: Built) -> Inputs:
+    return built.inputs()
+
+
+@pytest.fixture(scope="session")
+def bundle(built: Built) -> Path:
+    return built.bundle([F32, FP16, Q8_0, Q4_K_M])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from builders import Inputs, llama_quantize, make_bundle, make_inputs, tensor_bytes, write_imatrix
 from miso_gguf.models.flavors import MISO_8B, TINY
-from miso_gguf.models.levels import F32, LEVELS, Q4_0, Q4_K_M, Level
+from miso_gguf.models.levels import F32, LEVELS, Q4_0, Level
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 from miso_gguf.models.tensors import gguf_tensors
 
@@ -22,8 +22,8 @@ def _narrow(name: str, backbone: TransformerSpec, decoder: TransformerSpec) -> M
 _T = TransformerSpec
 SPECS = {
     "tiny": TINY,
-    "wide-embed": _narrow("WideEmbed", _T(3, 4096, 4, 1, 64, 256), _T(3, 1536, 4, 1, 64, 256)),
-    "wide-ffn": _narrow("WideFfn", _T(3, 256, 4, 1, 64, 14336), _T(3, 256, 4, 1, 64, 6912)),
+    "wide-embed": _narrow("WideEmbed", _T(2, 4096, 4, 1, 64, 256), _T(2, 1536, 4, 1, 64, 256)),
+    "wide-ffn": _narrow("WideFfn", _T(2, 256, 4, 1, 64, 14336), _T(2, 256, 4, 1, 64, 6912)),
     "deep": _narrow("Deep", _T(9, 256, 4, 1, 64, 256), _T(8, 256, 4, 1, 64, 512)),
     "fallback-32": _narrow("Fallback32", _T(4, 288, 3, 1, 64, 352), _T(3, 96, 3, 1, 32, 160)),
     "fallback-f16": _narrow("FallbackF16", _T(4, 80, 3, 1, 16, 112), _T(3, 64, 3, 1, 16, 80)),
@@ -37,27 +37,36 @@ def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_inputs(tmp_path_factory.mktemp(request.param), spec), spec
 
 
-def _compare(bundle: Path, spec: ModelSpec, level: Level, part: str, imatrix: dict[str, np.ndarray] | None) -> set[str]:
-    source = bundle / f"{spec.name}-{part}-F32.gguf"
+@pytest.fixture(scope="module")
+def plain(inputs: tuple[Inputs, ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of every level, without an importance matrix."""
+    directory = tmp_path_factory.mktemp("plain")
+    make_bundle(inputs[0], directory, [F32, *QUANTISED])
+    return directory
+
+
+def _compare(
+    source: Path, bundle: Path, spec: ModelSpec, level: Level, part: str, imatrix: dict[str, np.ndarray] | None
+) -> set[str]:
+    """`source` is the bundle whose F32 file the oracle quantises."""
     ours = tensor_bytes(bundle / f"{spec.name}-{part}-{level.label}.gguf")
-    theirs = llama_quantize(source, bundle / "oracle.gguf", level, imatrix)
+    theirs = llama_quantize(source / f"{spec.name}-{part}-F32.gguf", bundle / "oracle.gguf", level, imatrix)
     assert {name: kind for name, (kind, _) in ours.items()} == {name: kind for name, (kind, _) in theirs.items()}
     assert [name for name in theirs if ours[name] != theirs[name]] == []
     return {kind for kind, _ in ours.values()}
 
 
-def test_equals_llama_quantize(inputs: tuple[Inputs, ModelSpec], tmp_path: Path) -> None:
-    files, spec = inputs
-    make_bundle(files, tmp_path, [F32, *QUANTISED])
+def test_equals_llama_quantize(inputs: tuple[Inputs, ModelSpec], plain: Path) -> None:
+    spec = inputs[1]
     for level in QUANTISED:
-        kinds = _compare(tmp_path, spec, level, "backbone", None)
+        kinds = _compare(plain, plain, spec, level, "backbone", None)
         if level.mixture.more_bits and spec.backbone.embed_dim % 256 == 0:
             assert kinds == {"F32", level.mixture.base, level.mixture.more_bits}
-        _compare(tmp_path, spec, level, "decoder", None)
+        _compare(plain, plain, spec, level, "decoder", None)
 
 
 @pytest.mark.parametrize("inputs", ["tiny", "deep", "wide-ffn"], indirect=True)
-def test_equals_llama_quantize_with_imatrix(inputs: tuple[Inputs, ModelSpec], tmp_path: Path) -> None:
+def test_equals_llama_quantize_with_imatrix(inputs: tuple[Inputs, ModelSpec], plain: Path, tmp_path: Path) -> None:
     files, spec = inputs
     generator = np.random.default_rng(1)
     importances, request = {}, {}
@@ -73,12 +82,10 @@ def test_equals_llama_quantize_with_imatrix(inputs: tuple[Inputs, ModelSpec], tm
         request[f"imatrix_{part}"] = path
         importances[part] = {name: values / np.float32(37) for name, values in sums.items()}
         importances[part]["output.weight"] = np.ones_like(sums["output.weight"])
-    make_bundle(files, tmp_path, [F32, *QUANTISED], **request)
-    plain = tmp_path / "plain"
-    make_bundle(files, plain, [Q4_K_M])
+    make_bundle(files, tmp_path, QUANTISED, **request)
     for level in QUANTISED:
         for part, values in importances.items():
-            kinds = _compare(tmp_path, spec, level, part, values)
+            kinds = _compare(plain, tmp_path, spec, level, part, values)
             if level is Q4_0 and spec.backbone.layers >= 8:
                 assert "Q4_1" in kinds
     name = f"{spec.name}-backbone-Q4_K_M.gguf"
@@ -98,6 +105,6 @@ def test_real_shapes_equal_llama_quantize(tmp_path: Path) -> None:
     make_bundle(make_inputs(tmp_path, spec), tmp_path, [F32, *QUANTISED])
     for level in QUANTISED:
         for part in ("backbone", "decoder"):
-            kinds = _compare(tmp_path, spec, level, part, None)
+            kinds = _compare(tmp_path, tmp_path, spec, level, part, None)
             if level.mixture.more_bits:
                 assert {level.mixture.base, level.mixture.more_bits} <= kinds

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from gguf import GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -250,7 +251,7 @@ def test_truncated_files(tmp_path: Path, valid: bytes) -> None:
     assert refused > len(valid) // 13 - 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.dictionaries(st.integers(0, 900), st.integers(0, 255), min_size=1, max_size=3))
 def test_damaged_bytes(tmp_path_factory: pytest.TempPathFactory, valid: bytes, edits: dict[int, int]) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from builders import Inputs, make_bundle, make_inputs
+from builders import Built, Inputs
 from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import LEVELS, Level
@@ -20,15 +20,13 @@ FRAMES = 40
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+def inputs(built: Built) -> Inputs:
+    return built.inputs()
 
 
 @pytest.fixture(scope="module")
-def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(inputs, directory, list(LEVELS.values()))
-    return directory
+def bundle(built: Built) -> Path:
+    return built.bundle(list(LEVELS.values()))
 
 
 class Expected:

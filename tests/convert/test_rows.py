@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -148,7 +149,7 @@ def test_rope_factors_are_computed() -> None:
 
 
 @READERS
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.integers(1, 40_000))
 def test_chunks_tile_every_tensor(make: Make, weights: int) -> None:
     reader = make()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
-from builders import MICRO, Inputs, make_bundle, make_inputs, write_imatrix
+from builders import MICRO, Built, Inputs, make_bundle, make_inputs, write_imatrix
 from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.verify import MAX_GROUP_ERROR, Finding, _worst_group, verify_bundle
 from miso_gguf.core.errors import BundleError
@@ -30,14 +30,14 @@ def _quiet(_label: str, _total: int) -> Iterator[Callable[[int], None]]:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+def inputs(built: Built) -> Inputs:
+    return built.inputs()
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("whole")
-    make_bundle(inputs, directory, list(LEVELS.values()))
+def whole(inputs: Inputs, built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = built.bundle(list(LEVELS.values()))
+    directory = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("whole") / "bundle"))
     make_bundle(inputs, directory, [Q4_0], decoder_level=Q8_0)
     return directory
 
@@ -145,25 +145,25 @@ def _nan(data: np.ndarray) -> None:
     data.reshape(-1).view(np.uint8)[: data.nbytes // 2] = 0xFF
 
 
+FORGED = {
+    "Miso-Tiny-backbone-F32.gguf": "blk.1.attn_norm.weight",
+    "Miso-Tiny-backbone-F16.gguf": "blk.2.attn_k.weight",
+    "Miso-Tiny-backbone-Q4_K_M.gguf": "blk.3.ffn_down.weight",
+    "Miso-Tiny-decoder-Q4_0.gguf": "blk.1.ffn_up.weight",
+    "Miso-Tiny-decoder-Q8_0.gguf": "token_embd.weight",
+    "Miso-Tiny-embeddings-Q8_0.gguf": "text_embd.weight",
+}
+
+
 @pytest.mark.parametrize("edit", [_swap_two_rows, _zero_one_block, _nan])
-@pytest.mark.parametrize(
-    ("name", "tensor"),
-    [
-        ("Miso-Tiny-backbone-F32.gguf", "blk.1.attn_norm.weight"),
-        ("Miso-Tiny-backbone-F16.gguf", "blk.2.attn_k.weight"),
-        ("Miso-Tiny-backbone-Q4_K_M.gguf", "blk.3.ffn_down.weight"),
-        ("Miso-Tiny-decoder-Q4_0.gguf", "blk.1.ffn_up.weight"),
-        ("Miso-Tiny-decoder-Q8_0.gguf", "token_embd.weight"),
-        ("Miso-Tiny-embeddings-Q8_0.gguf", "text_embd.weight"),
-    ],
-)
-def test_tensor_that_is_not_its_source(
-    copy: Path, inputs: Inputs, name: str, tensor: str, edit: Callable[[np.ndarray], None]
-) -> None:
-    _forge(copy, name, _edit(tensor, edit))
+def test_tensors_that_are_not_their_source(copy: Path, inputs: Inputs, edit: Callable[[np.ndarray], None]) -> None:
+    """One in each of these files: those files are named and no others, each with its tensor."""
+    for name, tensor in FORGED.items():
+        _forge(copy, name, _edit(tensor, edit))
     findings = _verify(copy, inputs)
-    assert ("tensors", name) in _bad(findings)
-    assert tensor in next(f.measured for f in findings if (f.check, f.subject) == ("tensors", name))
+    assert {subject for check, subject in _bad(findings) if check == "tensors"} == set(FORGED)
+    for name, tensor in FORGED.items():
+        assert tensor in next(f.measured for f in findings if (f.check, f.subject) == ("tensors", name))
 
 
 def test_levels_mixed_up_show_in_the_logits(copy: Path, inputs: Inputs) -> None:

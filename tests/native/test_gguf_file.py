@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import examples
 from gguf import GGMLQuantizationType as Qtype
 from gguf import GGUFWriter
 from hypothesis import HealthCheck, example, given, settings
@@ -158,7 +159,7 @@ def test_hostile_numbers(scratch: Path, content: bytes, width: int, values: tupl
     assert refused > 600
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), min_size=1, max_size=6))
 @example([(8, 0)])
 def test_any_flipped_bytes(scratch: Path, content: bytes, changes: list[tuple[int, int]]) -> None:

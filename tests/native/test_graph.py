@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from gguf import GGMLQuantizationType as Qtype
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -264,7 +265,7 @@ OPERATIONS = [
 def test_computes_or_refuses(backends: Backends, operation: Callable[[Bench], Built]) -> None:
     outcomes = {"computed": 0, "refused": 0}
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=examples(80), deadline=None)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         bench = Bench(data.draw)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import MICRO, make_bundle, make_inputs
-from miso_gguf.models.levels import FP16
+from builders import MICRO, Built
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.native import llama
 from miso_gguf.native.llama import LlamaModel, LlamaOptions
 from miso_gguf.native.llama_log import LoggedBuffer, captured_log, logged_buffers
@@ -67,10 +67,8 @@ def test_which_memory_is_the_hosts(place: str, host: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(make_inputs(tmp_path_factory.mktemp("checkpoint"), MICRO), directory, [FP16], threads=1)
-    return directory / "Micro-backbone-F16.gguf"
+def backbone(built: Built) -> Path:
+    return built.bundle(list(LEVELS.values()), MICRO) / "Micro-backbone-F16.gguf"
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING, logging.DEBUG])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders import MICRO, make_bundle, make_inputs
+from builders import MICRO, Built
 from miso_gguf.core.errors import BundleError
-from miso_gguf.models.levels import F32
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.native.llama import LlamaModel, LlamaOptions, load_library
 
 Floats = NDArray[np.float32]
@@ -23,10 +23,8 @@ WIDTH, VOCAB, CONTEXT = 64, 515, 32
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("llama")
-    make_bundle(make_inputs(directory / "in", MICRO), directory / "out", [F32], threads=1)
-    return directory / "out"
+def bundle(built: Built) -> Path:
+    return built.bundle(list(LEVELS.values()), MICRO)
 
 
 @pytest.fixture(scope="module")

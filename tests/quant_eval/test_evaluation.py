@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from builders import make_tiny_bundle
+from builders import Built
 from miso_gguf.console import run
 from miso_gguf.quant_eval.cli import cli
 from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
@@ -31,10 +31,8 @@ def asked(out: Path, **changes: object) -> Asked:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("tiny") / "bundle"
-    make_tiny_bundle(out, LEVELS)
-    return out
+def bundle(built: Built) -> Path:
+    return built.tiny(*LEVELS)
 
 
 @pytest.fixture(scope="module")

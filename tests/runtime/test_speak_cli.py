@@ -20,7 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from builders import make_bundle, make_inputs
+from builders import Built
 from miso_gguf import MisoTTS, SpeechOptions, Voice
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, Q4_K_M
@@ -50,10 +50,8 @@ class Result:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle")
-    make_bundle(make_inputs(tmp_path_factory.mktemp("inputs")), out, [F32, Q4_K_M])
-    return out
+def bundle(built: Built) -> Path:
+    return built.bundle([F32, Q4_K_M])
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ def assert_flat(work: Callable[[int], object], turns: int, warm_up: int, allowed
     assert_no_growth(used[warm_up:], allowed_bytes)
 
 
+@pytest.mark.long
 @linux
 def test_fifty_load_and_close_cycles(bundle: Path) -> None:
     """Each loads the 20 MB of the tiny model at F32, speaks and closes: what is kept of 45 of them is none of it."""
@@ -152,6 +153,7 @@ def speak(tts: MisoTTS, laps: int, lap_frames: int) -> list[Usage]:
     return used
 
 
+@pytest.mark.long
 @linux
 def test_half_a_minute_of_speech(bundle: Path) -> None:
     with load_tts(bundle, "q4_k_m") as tts:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import make_tiny_bundle
+from builders import Built
 from miso_gguf.core.arrays import F32Array, I64Array
 from miso_gguf.models import tiny
 from miso_gguf.runtime.options import SpeechOptions
@@ -60,10 +60,8 @@ ASKED = [
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("tiny") / "bundle"
-    make_tiny_bundle(out, LEVELS)
-    return out
+def bundle(built: Built) -> Path:
+    return built.tiny(*LEVELS)
 
 
 @pytest.fixture(scope="module", params=LEVELS)

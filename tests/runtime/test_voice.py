@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 import soundfile
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,7 +206,7 @@ _VALID = safetensors.numpy.save({"codes": CODES.astype(np.int16)}, METADATA)
         (_VALID + b"x", "not a voice file, or a damaged one"),
         (_VALID[:40], "not a voice file, or a damaged one"),
         (bytes((1 << 20) + 1), "1048577 bytes, a voice file has at most 1048576; an audio file must be made"),
-    ],
+    ],    ids=["empty", "another kind", "cut", "longer", "a beginning", "too large"],
 )
 def test_files_that_are_no_voice(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "v"
@@ -261,7 +262,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         Voice.load(tmp_path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.dictionaries(st.integers(0, len(_VALID) - 1), st.integers(0, 255), max_size=4), st.integers(0, len(_VALID)))
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, edits: dict[int, int], cut: int) -> None:
     content = bytearray(_VALID)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -400,7 +401,7 @@ def test_dimensions_beyond_any_machine(tmp_path: Path) -> None:
     assert f"audio_embeddings.weight: expected [{515 * 2**40}, 64]" in str(caught.value)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.data())
 def test_configs_of_any_json(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     directory = tmp_path_factory.getbasetemp() / "configs"

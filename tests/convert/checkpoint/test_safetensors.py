@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -61,7 +62,7 @@ _arrays = _dtypes.flatmap(lambda dtype: hnp.arrays(dtype, _shapes, elements=hnp.
 _names = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, categories=["L", "N", "P"]), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.dictionaries(_names.filter(lambda name: name != "__metadata__"), _arrays, min_size=1, max_size=5), st.data())
 def test_row_ranges_equal_what_the_library_wrote(scratch: Path, arrays: dict[str, Array], data: st.DataObject) -> None:
     safetensors.numpy.save_file(arrays, scratch, {"format": "pt"})
@@ -294,7 +295,7 @@ _LENGTH = len(_valid())
 _positions = st.integers(0, _LENGTH - 1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.dictionaries(_positions, st.integers(0, 255), max_size=4), st.integers(0, _LENGTH), st.binary(max_size=9))
 def test_damaged_bytes(scratch: Path, edits: dict[int, int], cut: int, tail: bytes) -> None:
     content = bytearray(_valid())
@@ -322,7 +323,7 @@ _entry = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_json | st.dictionaries(st.text(max_size=3), _entry | _json, max_size=4), st.binary(max_size=40))
 def test_headers_of_any_json(scratch: Path, header: object, data: bytes) -> None:
     scratch.write_bytes(file_bytes(header, data))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -158,7 +159,7 @@ _json: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(_json | st.fixed_dictionaries({"weight_map": _json}), st.binary(max_size=3))
 def test_indexes_of_any_json(tmp_path_factory: pytest.TempPathFactory, data: object, tail: bytes) -> None:
     directory = tmp_path_factory.getbasetemp()

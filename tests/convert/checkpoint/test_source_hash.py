@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +125,7 @@ def result_of(hasher: SourceHasher) -> list[str]:
     return digests
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(st.binary(max_size=200), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 300)), max_size=5),

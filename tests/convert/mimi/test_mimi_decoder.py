@@ -60,7 +60,9 @@ def test_streamed_and_offline_decode_equal_moshi(spec: MimiSpec, streams: Stream
 
 
 @pytest.mark.parametrize(
-    "chunkings", [[[3, 1, 130, 7, 2]], pytest.param([[1], [2], [5]], marks=pytest.mark.slow)], ids=["mixed", "even"]
+    "chunkings",
+    [pytest.param([[3, 1, 130, 7, 2]], marks=pytest.mark.long), pytest.param([[1], [2], [5]], marks=pytest.mark.slow)],
+    ids=["mixed", "even"],
 )
 def test_full_size_decode_equals_moshi(chunkings: list[list[int]], streams: Streams, oracle: Oracle) -> None:
     assert_like_moshi(MIMI, chunkings, streams, oracle)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import Inputs, make_bundle, make_inputs
+from builders import Built
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import FP16, Q4_0
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, kv_bytes, level_memory
 from miso_gguf.native.allocations import Allocation, noted_allocations
 from miso_gguf.native.device import Device
@@ -25,11 +25,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    inputs: Inputs = make_inputs(tmp_path_factory.mktemp("checkpoint"))
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(inputs, directory, [FP16, Q4_0], threads=1)
-    return directory
+def bundle(built: Built) -> Path:
+    return built.bundle(list(LEVELS.values()))
 
 
 @pytest.fixture(scope="module", params=["fp16", "q4_0"])

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from builders import MICRO, make_bundle, make_inputs
-from miso_gguf.models.levels import Q8_0
+from builders import MICRO, Built
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.native.nvml import Nvml
 from miso_gguf.quant_eval.memory import measured
 from miso_gguf.quant_eval.memory.child import random_prompt
@@ -247,10 +247,8 @@ def test_the_last_second(gpu: FakeNvml) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(make_inputs(tmp_path_factory.mktemp("checkpoint"), MICRO), directory, [Q8_0], threads=1)
-    return directory
+def bundle(built: Built) -> Path:
+    return built.bundle(list(LEVELS.values()), MICRO)
 
 
 def child(bundle: Path, level: str = "q8_0", layers: int = 0) -> list[str]:

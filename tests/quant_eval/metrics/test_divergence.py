@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ def test_against_itself_exactly_nothing() -> None:
     assert not eos_shift(base[:, 0], base[:, 0].copy()).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 2**32), st.floats(0, 30), st.floats(-200, 200), st.integers(1, 12))
 def test_properties(seed: int, scale: float, offset: float, top_k: int) -> None:
     """Never below zero, and a shift of all logits changes nothing; also where exp would overflow or vanish."""

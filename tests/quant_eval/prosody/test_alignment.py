@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ def least_cost(first: Floats, second: Floats) -> float:
     return float(total[n, m])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32))
 def test_the_path_is_a_path_and_none_is_cheaper(n: int, m: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

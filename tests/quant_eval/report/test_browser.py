@@ -9,6 +9,8 @@ from sample_results import sample, write_sounds
 
 from miso_gguf.quant_eval.report.html import page
 
+pytestmark = pytest.mark.long
+
 LENGTHS = """
 (async () => {
   const sounds = [...document.querySelectorAll("audio")];

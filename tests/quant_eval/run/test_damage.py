@@ -9,10 +9,10 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from builders import MICRO, make_bundle, make_inputs, tensor_bytes
+from builders import MICRO, Built, tensor_bytes
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.core.files import PARTIAL_SUFFIX, file_sha256
-from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.native.device import Backends
 from miso_gguf.native.gguf_file import GgufFile
@@ -27,11 +27,8 @@ Floats = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    inputs = make_inputs(tmp_path_factory.mktemp("checkpoint"), MICRO)
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(inputs, directory, [F32, FP16, Q8_0, Q4_K_M, Q4_0], threads=1)
-    return directory
+def bundle(built: Built) -> Path:
+    return built.bundle(list(LEVELS.values()), MICRO)
 
 
 @pytest.fixture(scope="module", params=list(LEVELS))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,7 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_cut_anywhere_the_whole_lines_are_there(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
 ) -> None:
@@ -108,7 +109,7 @@ def test_cut_anywhere_the_whole_lines_are_there(
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_no_changed_byte_is_believed(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject
 ) -> None:
@@ -130,7 +131,7 @@ def test_no_changed_byte_is_believed(
     st.dictionaries(st.text(min_size=1), st.floats(allow_nan=False, allow_infinity=False)),
     st.recursive(st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9) | st.text(), st.lists, max_leaves=5),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_any_values_come_back_equal(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, float], detail: object
 ) -> None:

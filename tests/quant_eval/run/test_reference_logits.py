@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import MICRO, make_bundle, make_inputs
+from builders import MICRO, Built
 from miso_gguf.core.errors import MisoError
 from miso_gguf.models.flavors import MISO_8B
-from miso_gguf.models.levels import FP16, Q8_0
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.quant_eval.metrics.divergence import divergence
 from miso_gguf.quant_eval.run.reference_logits import BaseClip, BaseLogits, clip_bytes, clip_key
 from miso_gguf.quant_eval.run.teacher_forcing import Replayed
@@ -22,10 +22,9 @@ SETTINGS: dict[str, Any] = {"kv_type": "f16", "exact": False, "versions": "1.2"}
 
 
 @pytest.fixture(scope="module")
-def levels(tmp_path_factory: pytest.TempPathFactory) -> list[OpenLevel]:
-    directory = tmp_path_factory.mktemp("bundle")
-    make_bundle(make_inputs(directory / "in", MICRO), directory / "out", [FP16, Q8_0], threads=1)
-    return [open_level(directory / "out", level) for level in ("fp16", "q8_0")]
+def levels(built: Built) -> list[OpenLevel]:
+    bundle = built.bundle(list(LEVELS.values()), MICRO)
+    return [open_level(bundle, level) for level in ("fp16", "q8_0")]
 
 
 def codes(frames: int = 3, seed: int = 0) -> Any:

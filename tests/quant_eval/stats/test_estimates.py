@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,7 +108,7 @@ def test_equal_input_gives_equal_estimates_whatever_the_order_of_clips() -> None
     assert (one.prompts, one.clips) == (12, 36)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.floats(-100, 100), st.floats(0.001, 1000), st.floats(0.01, 100))
 def test_intervals_move_and_stretch_with_the_values(shift: float, factor: float, weight: float) -> None:
     found = some()

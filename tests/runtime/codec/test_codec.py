@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import soundfile
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def test_a_whole_utterance_is_the_offline_decode(codec: Codec, whole: NDArray[np
     np.testing.assert_allclose(samples, whole, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12))
 def test_streamed_equals_offline_for_any_chunking(sizes: list[int], codec: Codec, whole: NDArray[np.float32]) -> None:
     codes, stream, start = random_codes(FRAMES), codec.stream(), 0

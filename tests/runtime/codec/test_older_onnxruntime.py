@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 from older_packages import OLDEST_ONNXRUNTIME, PYTHON_310_ONNXRUNTIME, environment, onnxruntime_folder
 
-from builders import make_tiny_bundle
+from builders import Built
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.core.files import file_sha256
 from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, read_manifest, sealed
@@ -32,11 +32,9 @@ HOUR = 25 * 3600
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(built: Built) -> Path:
     """The model in the repository."""
-    directory = tmp_path_factory.mktemp("tiny")
-    make_tiny_bundle(directory, ["q4_k_m"])
-    return directory
+    return built.tiny("fp16", "q8_0", "q4_k_m", "q4_0")
 
 
 def run(version: str, graph: Path, data: Array, sizes: list[int], offset: int, folder: Path) -> Array:

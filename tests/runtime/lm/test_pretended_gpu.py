@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import make_tiny_bundle
+from builders import Built
 from miso_gguf import MisoTTS, SpeechOptions
 from miso_gguf.core.arrays import F32Array
 from miso_gguf.models.spec import ModelSpec
@@ -33,10 +33,8 @@ Load = Callable[[], MisoTTS]
 
 
 @pytest.fixture(scope="module")
-def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("speaking") / "bundle"
-    make_tiny_bundle(out, ["fp16", "q4_k_m"])
-    return out
+def speaking(built: Built) -> Path:
+    return built.tiny("fp16", "q8_0", "q4_k_m", "q4_0")
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from gguf import GGMLQuantizationType as Qtype
 from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
-from builders import MICRO, Inputs, make_bundle, make_inputs
+from builders import MICRO, Built
 from miso_gguf.core.errors import BundleError
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import F32
+from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.models.reference import Reference
@@ -201,12 +201,9 @@ def test_arrays_need_not_be_contiguous(depth: DepthDecoder) -> None:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other(built: Built) -> Path:
     """A bundle of another model."""
-    directory = tmp_path_factory.mktemp("other")
-    inputs: Inputs = make_inputs(directory / "in", MICRO)
-    make_bundle(inputs, directory / "out", [F32], threads=1)
-    return directory / "out"
+    return built.bundle(list(LEVELS.values()), MICRO)
 
 
 def test_a_decoder_of_another_model_is_refused_by_tensor(bundle: Path, other: Path) -> None:
