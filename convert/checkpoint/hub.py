@@ -13,7 +13,7 @@ from ...hub.client import TIMEOUT_S, calling, library
 from ...hub.path import HubPath
 from .hf_layout import CODEC_PREFIX
 from .safetensors import SafetensorsFile
-from .sharded import read_index
+from .sharded import INDEX_NAME, read_index
 from .source_path import SourcePath
 from .tokenizer import read_tokenizer
 
@@ -21,7 +21,6 @@ TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
 """Tried in this order: upstream names the second, which is gated; the first is an ungated mirror."""
 MIMI_REPO = "kyutai/moshiko-pytorch-bf16"
 MIMI_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
-_INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "ckpt.pt")
 _TOKENIZER = "tokenizer.json"
@@ -55,8 +54,8 @@ def find_sources(
     read_tokenizer(found)
     if _CONFIG in files:
         hub.get(repo, _CONFIG, _PASS_CHECKPOINT)
-    if _INDEX in files:
-        checkpoint = hub.get(repo, _INDEX, _PASS_CHECKPOINT)
+    if INDEX_NAME in files:
+        checkpoint = hub.get(repo, INDEX_NAME, _PASS_CHECKPOINT)
         owner = read_index(checkpoint)
         codec = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi(hub)
         for shard in sorted(set(owner.values())):
@@ -68,7 +67,7 @@ def find_sources(
             codec = mimi or (None if _CONFIG in files else _mimi(hub))
             checkpoint = hub.get(repo, name, _PASS_CHECKPOINT)
             return checkpoint, codec or (None if _has_codec(checkpoint) else _mimi(hub)), found
-    raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {_INDEX} or {_WHOLE[1]}")
+    raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {INDEX_NAME} or {_WHOLE[1]}")
 
 
 def find_tokenizer(name: str, *, fetch: bool = True) -> SourcePath:
@@ -93,7 +92,7 @@ class _Hub:
             self._commits[repo] = getattr(info, "sha", None)
             return [file.rfilename for file in info.siblings or ()]
         except CheckpointError as error:
-            wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
+            wanted = (INDEX_NAME, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
             cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
             if not cached:
                 raise

@@ -29,11 +29,10 @@ from .hf_layout import (
 )
 from .pickle import PickleFile
 from .safetensors import SafetensorsFile
-from .sharded import ShardedFiles
+from .sharded import INDEX_NAME, ShardedFiles
 from .source_path import SourcePath
 from .tensor_store import Shape, TensorStore
 
-_INDEX = "model.safetensors.index.json"
 _MAX_LAYERS = 1000
 """A config is data from strangers: the tensor table is written out layer by layer."""
 
@@ -129,7 +128,7 @@ def open_store(path: SourcePath) -> TensorStore:
 
 
 def _checkpoint_in(directory: Path) -> Path:
-    for name in (_INDEX, "model.safetensors", "ckpt.pt"):
+    for name in (INDEX_NAME, "model.safetensors", "ckpt.pt"):
         if (directory / name).exists():
             return directory / name
     try:
@@ -141,7 +140,7 @@ def _checkpoint_in(directory: Path) -> Path:
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise CheckpointError(
-            f"{directory}: expected one checkpoint (model.safetensors, {_INDEX} or a .pt file), found {names}. "
+            f"{directory}: expected one checkpoint (model.safetensors, {INDEX_NAME} or a .pt file), found {names}. "
             "Pass the file itself."
         )
     return found[0]

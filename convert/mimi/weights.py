@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...core.errors import CheckpointError
 from ...models.mimi import MimiSpec, mimi_shapes, recognise_mimi
 from ...models.tensors import Shape
-from ..checkpoint.hf_layout import CODEC_PREFIX
+from ..checkpoint.hf_layout import CODEC_PREFIX, unpermute_rows
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -129,12 +129,6 @@ def kyutai_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return result
 
 
-def interleave_rows(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of a q or k projection from half-split to interleaved RoPE order, head by head: `[heads * D, C]`."""
-    half = rows.reshape(heads, 2, -1, rows.shape[1])
-    return np.ascontiguousarray(half.swapaxes(1, 2).reshape(rows.shape))
-
-
 def _problems(spec: MimiSpec, names: _Names, shapes: Mapping[str, Shape]) -> list[str]:
     """One line for each tensor that is missing, unknown or mis-shaped, by the checkpoint's own name if it has it."""
     missing: list[str] = []
@@ -197,6 +191,6 @@ def mimi_weights(tensors: Mapping[str, NDArray[Any]], spec: MimiSpec | None = No
             weights[name] = np.asarray(tensors[origin], np.float32)
         else:
             q, k, v = (np.asarray(tensors[part], np.float32) for part in origin.names)
-            weights[name] = np.concatenate([interleave_rows(q, spec.heads), interleave_rows(k, spec.heads), v])
+            weights[name] = np.concatenate([*(unpermute_rows(rows, len(rows) // spec.heads) for rows in (q, k)), v])
     _refuse([f"not finite: {name}" for name, array in weights.items() if not np.isfinite(array).all()])
     return spec, weights
