@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType
 from ..core.arrays import F32Array
 from ..core.files import file_sha256
 from ..models.manifest import MANIFEST_NAME, Manifest
+from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
@@ -30,40 +31,13 @@ ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]
 _GROUP = 256
 """Weights that are judged together: a super-block of the K-quants."""
 
-MAX_GROUP_ERROR: dict[Qtype, float] = {
-    Qtype.F32: 1e-6,
-    Qtype.F16: 2**-11,
-    Qtype.Q8_0: 0.0045,
-    Qtype.Q6_K: 0.02,
-    Qtype.Q5_0: 0.03,
-    Qtype.Q4_1: 0.05,
-    Qtype.Q4_K: 0.08,
-    Qtype.Q4_0: 0.06,
-}
-"""RMS error that a group of 256 weights may have, over its largest magnitude.
-
-Relative to the largest and not to the RMS, because that is what a block's scale follows: the bounds hold for outliers
-too. They are the RMS of an error spread evenly over one quantisation step (Q8_0 1/127 and Q4_0 1/8 of the largest
-magnitude, ...) with room for rounded scales; F16 is half a unit in the last place, F32 leaves room for the projected
-table, a product whose last bits depend on the BLAS. A lost block of 32 Gaussian weights makes 0.12, a row in another's
-place 0.5.
-"""
+MAX_GROUP_ERROR = {GGMLQuantizationType[name]: row.max_group_error for name, row in TENSOR_TYPES.items()}
 
 IMATRIX_ALLOWANCE = 2.0
 """How much more an importance matrix may cost: it trades the error of columns that matter little."""
 
-_SMALLEST_STEP: dict[Qtype, float] = {
-    Qtype.F32: 0.0,
-    Qtype.F16: 2.0**-25,
-    Qtype.Q8_0: 127 * 2.0**-25,
-    Qtype.Q6_K: 32 * 127 * 2.0**-25,
-    Qtype.Q5_0: 16 * 2.0**-25,
-    Qtype.Q4_1: 16 * 2.0**-25,
-    Qtype.Q4_K: 63 * 15 * 2.0**-25,
-    Qtype.Q4_0: 8 * 2.0**-25,
-}
-"""Absolute error that a type's F16 scale makes on values too small for it (half a subnormal step times the largest
-multiplier)."""
+_SMALLEST_STEP = {GGMLQuantizationType[name]: row.largest_factor * 2.0**-25 for name, row in TENSOR_TYPES.items()}
+"""Absolute error that a type's F16 scale makes on values too small for it."""
 
 
 @dataclass(frozen=True)

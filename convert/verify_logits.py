@@ -11,20 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.arrays import F32Array
+from ..models.levels import halves
 from ..models.manifest import LevelFiles
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile
-from ..native.llama import LlamaModel
+from ..native.llama import LlamaModel, LlamaOptions
 from .checkpoint.open import Checkpoint
 
 if TYPE_CHECKING:
     import torch
 
 _TEXT_ROWS, _AUDIO_ROWS = 6, 2
-
-MAX_RELATIVE_ERROR = {"f32": 1e-4, "fp16": 0.01, "q8_0": 0.08, "q4_k_m": 0.6, "q4_0": 0.8}
-"""RMS error of logits over their RMS, by level. Files that were mixed up give about 1.4. Random weights, the worst case
-there is (no layer repairs another's error), stay below half of these: see docs/bundle.md."""
 
 
 class Prompt:
@@ -64,9 +61,13 @@ class Prompt:
         rows = [tables.rows("text_embd.weight", self.text)]
         rows += [tables.rows("audio_embd.weight", frame + self.offsets).sum(0, keepdims=True) for frame in self.codes]
         prompt = np.concatenate(rows)
-        with LlamaModel(directory / files.backbone, context=len(prompt), threads=threads, exact=True) as backbone:
+        with LlamaModel(
+            directory / files.backbone, LlamaOptions(threads=threads, exact=True), context=len(prompt)
+        ) as backbone:
             logits = backbone.forward(prompt)[1]
-        with LlamaModel(directory / files.decoder, context=self.spec.codebooks, threads=threads, exact=True) as decoder:
+        with LlamaModel(
+            directory / files.decoder, LlamaOptions(threads=threads, exact=True), context=self.spec.codebooks
+        ) as decoder:
             start = self.hidden[-1:] @ tables.whole("projection.weight").T
             ids = (self.codes[-1] + self.offsets)[:-1]
             given = _Tables(directory / files.decoder).rows("token_embd.weight", ids)
@@ -74,7 +75,7 @@ class Prompt:
         vocab = self.spec.audio_vocab
         depth = np.stack([flat[i, i * vocab : (i + 1) * vocab] for i in range(1, self.spec.codebooks)])
         errors = _relative(logits, self.logits), _relative(depth, self.depth)
-        allowed = max(MAX_RELATIVE_ERROR[key] for key in level.split("+"))
+        allowed = max(half.max_logits_error for half in halves(level))
         measured = f"relative RMS error: backbone {errors[0]:.2g}, depth decoder {errors[1]:.2g}; allowed {allowed:g}"
         return measured, all(error <= allowed for error in errors)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import BundleError, MisoError
 from ..core.files import file_sha256
-from ..models.levels import LEVELS, parse_level
+from ..models.levels import finest_first, parse_level
 from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile
 
@@ -165,5 +165,4 @@ def _hub(source: Path | str) -> Iterator[Any]:
 
 def preferred_levels(manifest: Manifest) -> list[str]:
     """The levels of a bundle, the finest first."""
-    order = list(LEVELS)
-    return sorted(manifest.levels, key=lambda key: [order.index(part) for part in key.split("+")])
+    return finest_first(manifest.levels)

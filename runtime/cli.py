@@ -14,7 +14,7 @@ import click
 
 from ..console import DONE, NO, run, stderr, stdout, table
 from ..core.units import size_text
-from ..models.levels import LEVELS
+from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
 from .audio.pipe import RawWriter, abandon_stdout, open_output
@@ -35,7 +35,8 @@ _DEFAULTS = SpeechOptions()
 _REFRESH_S = 0.2
 _LONGEST_NAME = 255
 _FILE = click.Path(path_type=Path)
-_EXAMPLES = """\b
+_LEVEL = DEFAULT_LEVEL.key
+_EXAMPLES = f"""\b
 Examples:
   miso-speak "Hello there." --model DIR                    writes speech.wav
   miso-speak "Hello there." --out hello.mp3 --seed 7       another take; MISO_MODEL says which model
@@ -47,8 +48,8 @@ Examples:
   miso-speak "Hello again." --voice me.safetensors
   miso-speak --fit --model DIR                             what fits into this machine's GPU
 
-A model is a directory that miso-convert wrote: `miso-convert tiny --quant q4_k_m --out DIR` makes a tiny one in
-seconds; `miso-convert --quant q4_k_m` the real one.
+A model is a directory that miso-convert wrote: `miso-convert tiny --quant {_LEVEL} --out DIR` makes a tiny one in
+seconds; `miso-convert --quant {_LEVEL}` the real one.
 """
 
 

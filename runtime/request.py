@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import KvType
 from .audio.pipe import STANDARD_OUTPUT
 from .dialogue.turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
@@ -55,8 +56,9 @@ class SpeakRequest:
         texts = [source for source in (self.text, self.file) if source is not None]
         if self.model is None:
             raise ValueError(
-                "which model? Pass --model DIR, or set MISO_MODEL. `miso-convert --quant q4_k_m` makes one, "
-                "`miso-convert tiny --quant q4_k_m --out DIR` a tiny one in seconds"
+                "which model? Pass --model DIR, or set MISO_MODEL. "
+                f"`miso-convert --quant {DEFAULT_LEVEL.key}` makes one, "
+                f"`miso-convert tiny --quant {DEFAULT_LEVEL.key} --out DIR` a tiny one in seconds"
             )
         if self.fit:
             return

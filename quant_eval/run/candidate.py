@@ -21,8 +21,7 @@ from ...runtime.options import SpeechOptions
 from ...runtime.speech import Segment
 from ...runtime.tts import MisoTTS
 from ..corpus import Prompt
-from .coupled import coupled_codes
-from .teacher_forcing import Replay, Replayed
+from .teacher_forcing import Replay, Replayed, coupled_codes
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from miso_gguf.models.reference import KVCache, Reference, audio_rows, text_rows
 from miso_gguf.models.spec import ModelSpec, RopeScaling, TransformerSpec
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
 from miso_gguf.models.tensors import checkpoint_shapes
-from miso_gguf.native.llama import LlamaModel
+from miso_gguf.native.llama import LlamaModel, LlamaOptions
 
 
 @dataclass
@@ -107,7 +107,7 @@ def test_saved_directory_converts_and_llama_cpp_agrees(saved: Saved, tmp_path: P
     codes = torch.randint(0, AUDIO_VOCAB, (20, CODEBOOKS), generator=generator)
     embedded = torch.cat([saved.model.embed_text_tokens(ids), saved.model.backbone_model.embed_tokens(codes[None])[0]])
     expected_hidden, expected_logits = _forward(saved, ids, codes)
-    with LlamaModel(out / manifest.levels["f32"].backbone, context=32, threads=2, exact=True) as model:
+    with LlamaModel(out / manifest.levels["f32"].backbone, LlamaOptions(threads=2, exact=True), context=32) as model:
         hidden, logits = model.forward(embedded.numpy())
     np.testing.assert_allclose(hidden, expected_hidden.numpy(), atol=1e-4, rtol=0)
     np.testing.assert_allclose(logits, expected_logits.numpy(), atol=1e-4, rtol=0)

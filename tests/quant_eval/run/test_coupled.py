@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from speaking import load_engine, prompt_blocks, random_codes, say, segments
 
-from miso_gguf.quant_eval.run.coupled import coupled_codes
-from miso_gguf.quant_eval.run.teacher_forcing import Replay
+from miso_gguf.quant_eval.run.teacher_forcing import Replay, coupled_codes
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
 
