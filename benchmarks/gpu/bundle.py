@@ -90,7 +90,7 @@ def write_repeated_bundle(directory: Path, flavor: str, levels: Sequence[Level])
         label.write_text(f"random numbers, repeated, in the shapes of {spec.name}\n")
         save_file(random_mimi(mimi_of(flavor), 0), mimi)
         tokenizer.write_text(json.dumps(synthetic_tokenizer(spec)), "utf-8")
-        checkpoint = Checkpoint(RepeatedStore(spec, label), spec, None)
+        checkpoint = Checkpoint(RepeatedStore(spec, label), spec)
         request = Request(levels=levels, threads=_THREADS)
         return convert(plan_conversion(directory, checkpoint, mimi, tokenizer, request))
 

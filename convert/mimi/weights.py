@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ...core.errors import CheckpointError
 from ...models.mimi import MimiSpec, mimi_shapes, recognise_mimi
 from ...models.tensors import Shape
-from ..checkpoint.hf_layout import CODEC_PREFIX, unpermute_rows
+from ..checkpoint.hf_layout import unpermute_rows
+from ..checkpoint.layouts import codec_prefix
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -96,9 +97,8 @@ def _kyutai_name(name: str, last_decoder_module: int) -> str:
 
 def _read_names(names: Iterable[str]) -> _Names:
     names = list(names)
-    inside = [name for name in names if name.startswith(CODEC_PREFIX)]
-    prefix = CODEC_PREFIX if inside else ""
-    plain = {name.removeprefix(prefix): name for name in inside or names if not _IGNORED.match(name)}
+    prefix = codec_prefix(names) or ""
+    plain = {name.removeprefix(prefix): name for name in names if name.startswith(prefix) and not _IGNORED.match(name)}
     last = max((int(m[1]) for m in map(_HF_DECODER_MODULE.match, plain) if m), default=0)
     result = _Names({}, {}, [])
     qkv: dict[str, dict[str, str]] = {}
