@@ -12,7 +12,7 @@ import click
 from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
 from ..version import __version__
-from .evaluation import Finished, Wanted, evaluate_plan
+from .evaluation import Wanted, evaluate_plan
 from .gates.history import accept_baseline, gate_against
 from .gates.judge import number
 from .metrics.table import LAYERS, METRICS
@@ -133,13 +133,13 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
             bar(done - seen[0])
             seen[0] = done
 
-        finished = evaluate_plan(plan, wanted, tell)
-    write_reports(finished.results, plan.audio, asked.out, strict=options["strict"])
+        results = evaluate_plan(plan, wanted, tell)
+    write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
-        stdout.print_json(finished.results.model_dump_json())
+        stdout.print_json(results.model_dump_json())
     else:
-        _show(finished, asked.out, time.monotonic() - begin)
-    return _exit_code(finished.results.verdict, strict=options["strict"])
+        _show(results, asked.out, time.monotonic() - begin)
+    return _exit_code(results.verdict, strict=options["strict"])
 
 
 def _duration(seconds: float) -> str:
@@ -155,8 +155,7 @@ def _exit_code(verdict: str | None, *, strict: bool) -> int:
     return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
 
 
-def _show(finished: Finished, out: Path, wall_s: float) -> None:
-    results = finished.results
+def _show(results: Results, out: Path, wall_s: float) -> None:
     _show_gates(results.gates)
     for control in results.controls:
         style = None if control.behaved else "red"

@@ -43,14 +43,7 @@ class Wanted:
     extras: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Finished:
-    """An evaluation that is done."""
-
-    results: Results
-
-
-def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = lambda _done: None) -> Finished:
+def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = lambda _done: None) -> Results:
     """Do it all. What can be wrong with the files that were given is found out before any work."""
     gates = load_gates(wanted.gates).only(plan.layers)
     history = load_baseline(wanted.history) if wanted.history is not None else None
@@ -70,7 +63,7 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
     if history is not None:
         verdicts = compare_to_baseline(_subject(plan), _without_controls(plan, judged), history, gates.history)
         results = _with_history(results, verdicts)
-    return Finished(results)
+    return results
 
 
 def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Baseline | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.arrays import F32Array, I64Array
+from ...core.arrays import F32Array
 from ..results import CodebookResult
 
 F64Array = NDArray[np.float64]
@@ -110,17 +110,6 @@ def eos_log_odds(logits0: F32Array) -> F64Array:
 def eos_shift(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
     """Change of `eos_log_odds`, [..., V] each -> nats [...]: above 0, the level is the more likely to stop there."""
     return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
-
-
-def flip_percent(base_codes: I64Array, level_codes: I64Array) -> F64Array:
-    """How many of the codes [T, codebooks] differ, by codebook, in percent. Raises `ValueError` if there are none."""
-    if base_codes.shape != level_codes.shape or not len(base_codes):
-        raise ValueError(
-            f"codes must be of the same frames, at least one, not {list(base_codes.shape)} and "
-            f"{list(level_codes.shape)}"
-        )
-    found: F64Array = 100 * (base_codes != level_codes).mean(axis=0)
-    return found
 
 
 def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[float, float]:
