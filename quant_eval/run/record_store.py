@@ -19,7 +19,7 @@ from ...core.closing import Closing
 from ...core.errors import MisoError
 from .record import Record, RecordKey
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PREFIX, _SUFFIX = "records-", ".jsonl"
 _HEADER_START = b'{"miso_records":'
 
