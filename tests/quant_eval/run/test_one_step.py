@@ -1,4 +1,4 @@
-"""One-step coupled decoding: on its own history and noise, a level says what it has said."""
+"""One-step decoding: on its own history and noise, a level says what it has said."""
 
 from collections.abc import Iterator
 from dataclasses import replace
