@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
-from .. import __version__
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError
 from ..core.units import size_text
-from ..models.levels import LEVELS, Level, parse_level
+from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
+from ..version import __version__
 from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
 from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint
@@ -26,12 +26,13 @@ from .estimate import estimate_seconds
 from .verify import Finding, verify_bundle
 
 _FILE = click.Path(path_type=Path)
-_EXAMPLES = """\b
+_LEVEL = DEFAULT_LEVEL.key
+_EXAMPLES = f"""\b
 Examples:
-  miso-convert --quant q4_k_m                       the 8B model from the hub, 5.8 GB out
-  miso-convert tiny --quant q4_k_m --out demo       the tiny model, offline, seconds
-  miso-convert model.safetensors --quant q8_0 --quant q4_k_m --tokenizer tokenizer.json --mimi mimi.safetensors
-  miso-convert --quant q4_k_m --dry-run             sizes and time: nothing fetched, nothing written
+  miso-convert --quant {_LEVEL}                       the 8B model from the hub, 5.8 GB out
+  miso-convert tiny --quant {_LEVEL} --out demo       the tiny model, offline, seconds
+  miso-convert model.safetensors --quant {Q8_0.key} --quant {_LEVEL} --tokenizer tokenizer.json --mimi mimi.safetensors
+  miso-convert --quant {_LEVEL} --dry-run             sizes and time: nothing fetched, nothing written
   miso-convert inspect DIR                          parts, sizes, VRAM
   miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
 """

@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType
 
-from ..core.arrays import F32Array, U8Array
-from ..core.errors import BundleError
+from ..core.arrays import F32Array
 from ..core.files import file_sha256
 from ..models.manifest import MANIFEST_NAME, Manifest
+from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
-from ..native.ggml import dequantize, row_bytes
+from ..native.ggml import dequantize
+from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
 from .rows import RowReader
 from .verify_logits import Prompt
@@ -30,40 +31,13 @@ ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]
 _GROUP = 256
 """Weights that are judged together: a super-block of the K-quants."""
 
-MAX_GROUP_ERROR: dict[Qtype, float] = {
-    Qtype.F32: 1e-6,
-    Qtype.F16: 2**-11,
-    Qtype.Q8_0: 0.0045,
-    Qtype.Q6_K: 0.02,
-    Qtype.Q5_0: 0.03,
-    Qtype.Q4_1: 0.05,
-    Qtype.Q4_K: 0.08,
-    Qtype.Q4_0: 0.06,
-}
-"""RMS error that a group of 256 weights may have, over its largest magnitude.
-
-Relative to the largest and not to the RMS, because that is what a block's scale follows: the bounds hold for outliers
-too. They are the RMS of an error spread evenly over one quantisation step (Q8_0 1/127 and Q4_0 1/8 of the largest
-magnitude, ...) with room for rounded scales; F16 is half a unit in the last place, F32 leaves room for the projected
-table, a product whose last bits depend on the BLAS. A lost block of 32 Gaussian weights makes 0.12, a row in another's
-place 0.5.
-"""
+MAX_GROUP_ERROR = {GGMLQuantizationType[name]: row.max_group_error for name, row in TENSOR_TYPES.items()}
 
 IMATRIX_ALLOWANCE = 2.0
 """How much more an importance matrix may cost: it trades the error of columns that matter little."""
 
-_SMALLEST_STEP: dict[Qtype, float] = {
-    Qtype.F32: 0.0,
-    Qtype.F16: 2.0**-25,
-    Qtype.Q8_0: 127 * 2.0**-25,
-    Qtype.Q6_K: 32 * 127 * 2.0**-25,
-    Qtype.Q5_0: 16 * 2.0**-25,
-    Qtype.Q4_1: 16 * 2.0**-25,
-    Qtype.Q4_K: 63 * 15 * 2.0**-25,
-    Qtype.Q4_0: 8 * 2.0**-25,
-}
-"""Absolute error that a type's F16 scale makes on values too small for it (half a subnormal step times the largest
-multiplier)."""
+_SMALLEST_STEP = {GGMLQuantizationType[name]: row.largest_factor * 2.0**-25 for name, row in TENSOR_TYPES.items()}
+"""Absolute error that a type's F16 scale makes on values too small for it."""
 
 
 @dataclass(frozen=True)
@@ -148,27 +122,23 @@ def _check_tensors(
     bar: Callable[[int], None],
 ) -> Finding:
     """Every tensor of one GGUF against its source; reports the group that uses most of its allowance."""
-    try:
-        found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise BundleError(f"{path}: not a readable GGUF ({error}). Convert again.") from error
+    with GgufFile(path) as file:
+        found = file.tensors
     reader = RowReader(checkpoint, allow_nonfinite=True)
     expected = {tensor.name: tensor for tensor in gguf_tensors(checkpoint.spec) if tensor.part == part}
     if set(found) != set(expected):
         return Finding("tensors", path.name, f"other tensors: {sorted(set(found) ^ set(expected))[:5]}", ok=False)
     worst, worst_name = -1.0, ""
     for name, tensor in expected.items():
-        qtype, columns = found[name].tensor_type, tensor.shape[-1]
-        shape = tuple(int(dim) for dim in reversed(found[name].shape))
-        if qtype not in MAX_GROUP_ERROR or shape != tensor.shape:
-            return Finding("tensors", path.name, f"{name} is {qtype.name} {list(shape)}", ok=False)
-        data = found[name].data.reshape(-1).view(np.uint8).reshape(-1, row_bytes(qtype, columns))
+        stored = found[name]
+        if stored.qtype not in MAX_GROUP_ERROR or stored.shape != tensor.shape:
+            return Finding("tensors", path.name, f"{name} is {stored.qtype.name} {list(stored.shape)}", ok=False)
 
-        def judge(rows: tuple[int, int], tensor: GgufTensor = tensor, data: U8Array = data) -> float:
+        def judge(rows: tuple[int, int], tensor: GgufTensor = tensor, stored: StoredTensor = stored) -> float:
             source = reader.read(tensor, *rows)
-            found_rows = dequantize(found[tensor.name].tensor_type, data[slice(*rows)], tensor.shape[-1])
+            found_rows = dequantize(stored.qtype, stored.data[slice(*rows)], tensor.shape[-1])
             bar(source.size)
-            return _worst_group(found_rows, source, found[tensor.name].tensor_type) / allowance
+            return _worst_group(found_rows, source, stored.qtype) / allowance
 
         used = max(pool.map(judge, reader.chunks(tensor)))
         if used > worst:

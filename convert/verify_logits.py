@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFReader
 
 from ..core.arrays import F32Array
+from ..models.levels import halves
 from ..models.manifest import LevelFiles
-from ..native.ggml import dequantize, row_bytes
+from ..native.ggml import dequantize
+from ..native.gguf_file import GgufFile
 from ..native.llama import LlamaModel
 from .checkpoint.open import Checkpoint
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     import torch
 
 _TEXT_ROWS, _AUDIO_ROWS = 6, 2
-
-MAX_RELATIVE_ERROR = {"f32": 1e-4, "fp16": 0.01, "q8_0": 0.08, "q4_k_m": 0.6, "q4_0": 0.8}
-"""RMS error of logits over their RMS, by level. Files that were mixed up give about 1.4. Random weights, the worst case
-there is (no layer repairs another's error), stay below half of these: see docs/bundle.md."""
 
 
 class Prompt:
@@ -74,7 +71,7 @@ class Prompt:
         vocab = self.spec.audio_vocab
         depth = np.stack([flat[i, i * vocab : (i + 1) * vocab] for i in range(1, self.spec.codebooks)])
         errors = _relative(logits, self.logits), _relative(depth, self.depth)
-        allowed = max(MAX_RELATIVE_ERROR[key] for key in level.split("+"))
+        allowed = max(half.max_logits_error for half in halves(level))
         measured = f"relative RMS error: backbone {errors[0]:.2g}, depth decoder {errors[1]:.2g}; allowed {allowed:g}"
         return measured, all(error <= allowed for error in errors)
 
@@ -83,16 +80,15 @@ class _Tables:
     """The tensors of one GGUF file, a few rows at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+        with GgufFile(path) as file:
+            self._tensors = file.tensors
 
     def rows(self, name: str, ids: npt.NDArray[np.int64]) -> F32Array:
         tensor = self._tensors[name]
-        columns = int(tensor.shape[0])
-        data = tensor.data.reshape(-1).view(np.uint8).reshape(-1, row_bytes(tensor.tensor_type, columns))
-        return dequantize(tensor.tensor_type, data[ids], columns)
+        return dequantize(tensor.qtype, tensor.data[ids], tensor.shape[-1])
 
     def whole(self, name: str) -> F32Array:
-        return self.rows(name, np.arange(int(self._tensors[name].shape[1])))
+        return self.rows(name, np.arange(self._tensors[name].shape[0]))
 
 
 def _relative(found: F32Array, expected: F32Array) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
+from ..version import __version__
 from .evaluation import Finished, Wanted, evaluate_plan
 from .gates.history import OBSERVATIONS_NAME, accept, gate_against
 from .gates.judge import number

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import BundleError
+from ..models.levels import DEFAULT_LEVEL, halves
 from ..models.manifest import Manifest
 from ..models.memory import kv_bytes, level_memory
 from ..models.spec import ModelSpec
@@ -24,8 +25,7 @@ _KV_BITS: dict[KvType, float] = {"f32": 32, "f16": 16, "q8_0": 8.5}
 _Q8_0_BLOCK = 32
 """Values that share a scale: llama.cpp keeps a cache in Q8_0 only for heads of whole blocks."""
 _LAYER_SPREAD = 1.06
-"""The last layers, which llama.cpp puts on the GPU first, have more Q6_K than the average of Q4_K_M."""
-_FAST_LEVEL, _POOREST_LEVEL = "q4_k_m", "q4_0"
+"""The last layers, which llama.cpp puts on the GPU first, have more bits than the average of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,14 @@ def plan_memory(
 
     On a GPU it is the finest that fits at `wanted_context`, by default the model's own. Without a `kv_type` its KV
     cache is in F16, or if need be in Q8_0, which costs less quality than a coarser level. On a CPU it is the smallest,
-    because every frame reads all of it, but q4_0 only where there is nothing else: it is hardly smaller than q4_k_m,
-    and clearly poorer.
+    because every frame reads all of it, but a last resort only where there is nothing else.
     """
     spec = manifest.model_spec
     levels = preferred_levels(manifest)
     if not levels:
-        raise BundleError("this bundle has no level. Add one with miso-convert, for example --quant q4_k_m.")
+        raise BundleError(
+            f"this bundle has no level. Add one with miso-convert, for example --quant {DEFAULT_LEVEL.key}."
+        )
     wanted = min(wanted_context or spec.max_positions, spec.max_positions)
     contexts = sorted({max(1, spec.max_positions // 2), wanted, spec.max_positions})
     kv_types = [kv_type] if kv_type else _kv_types(spec, room)
@@ -157,8 +158,8 @@ def _kv_types(spec: ModelSpec, room: Room) -> Sequence[KvType]:
 
 
 def _cost_on_cpu(need: Need) -> tuple[bool, bool, int]:
-    poor = _POOREST_LEVEL in need.level.split("+")
-    return poor, need.level != _FAST_LEVEL, need.weights_bytes
+    poor = any(half.is_last_resort for half in halves(need.level))
+    return poor, need.level != DEFAULT_LEVEL.key, need.weights_bytes
 
 
 def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvType) -> Need:

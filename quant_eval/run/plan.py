@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models.flavors import TINY
-from ...models.levels import FP16, LEVELS, Q4_K_M
+from ...models.levels import DEFAULT_LEVEL, FP16, LEVELS
 from ...models.manifest import read_manifest
 from ...models.memory import level_memory
 from ...models.mimi import FRAME_RATE_HZ
@@ -24,7 +24,7 @@ from .damage import damaged
 from .record_store import plan_fingerprint
 from .reference_logits import clip_bytes
 
-REFERENCE, COMPARED = FP16.key, Q4_K_M.key
+REFERENCE, COMPARED = FP16.key, DEFAULT_LEVEL.key
 """The levels that are taken if none is named: to hold others against, and in a comparison of two bundles."""
 DAMAGED = "damaged"
 _CHARACTERS_PER_S = 14.0

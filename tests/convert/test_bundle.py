@@ -20,7 +20,7 @@ from miso_gguf.convert import bundle, quantize, sink
 from miso_gguf.convert.sink import Sink
 from miso_gguf.core.errors import BundleError, CheckpointError
 from miso_gguf.core.files import PARTIAL_SUFFIX
-from miso_gguf.models.levels import F32, FP16, Q4_0, Q4_K_M, Q8_0
+from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
 
 
@@ -255,7 +255,7 @@ def test_error_in_a_worker_leaves_nothing(inputs: Inputs, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"tensor text_embeddings\.weight holds 1 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", [Q8_0])
     assert list((tmp_path / "out").iterdir()) == []
-    make_bundle(bad, tmp_path / "out", [F32, FP16, Q8_0, Q4_K_M, Q4_0], allow_nonfinite=True)
+    make_bundle(bad, tmp_path / "out", list(LEVELS.values()), allow_nonfinite=True)
 
 
 def test_nonfinite_weights_pass_every_quantiser_on_request(tmp_path: Path) -> None:
@@ -264,10 +264,10 @@ def test_nonfinite_weights_pass_every_quantiser_on_request(tmp_path: Path) -> No
     middle = len(data) // 2  # inside a matrix of the backbone
     data[middle : middle + 8] = np.array([np.nan, np.inf], np.float32).tobytes()
     bad.checkpoint.write_bytes(data)
-    levels = [F32, FP16, Q8_0, Q4_K_M, Q4_0]
+    levels = list(LEVELS.values())
     with pytest.raises(CheckpointError, match=r"tensor backbone\S+ holds 2 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", levels)
-    assert len(make_bundle(bad, tmp_path / "out", levels, allow_nonfinite=True).levels) == 5
+    assert len(make_bundle(bad, tmp_path / "out", levels, allow_nonfinite=True).levels) == len(LEVELS)
 
 
 def test_weight_beyond_f16_is_named(inputs: Inputs, tmp_path: Path) -> None:

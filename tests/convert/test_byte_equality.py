@@ -8,7 +8,7 @@ import pytest
 
 from builders import Inputs, llama_quantize, make_bundle, make_inputs, tensor_bytes, write_imatrix
 from miso_gguf.models.flavors import MISO_8B, TINY
-from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0, Level
+from miso_gguf.models.levels import F32, LEVELS, Q4_0, Q4_K_M, Level
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 from miso_gguf.models.tensors import gguf_tensors
 
@@ -18,7 +18,7 @@ def _narrow(name: str, backbone: TransformerSpec, decoder: TransformerSpec) -> M
 
 
 # The columns of the real shapes (4096, 14336 and 1536, 6912), with few rows: rows are quantised independently.
-# Layer counts make both branches of Q4_K_M's "use more bits" occur, and n / 8 > 0 once, for Q4_0's imatrix rule.
+# Layer counts make both branches of the mixtures' "use more bits" occur, and n / 8 > 0 once, for Q4_0's imatrix rule.
 _T = TransformerSpec
 SPECS = {
     "tiny": TINY,
@@ -28,7 +28,7 @@ SPECS = {
     "fallback-32": _narrow("Fallback32", _T(4, 288, 3, 1, 64, 352), _T(3, 96, 3, 1, 32, 160)),
     "fallback-f16": _narrow("FallbackF16", _T(4, 80, 3, 1, 16, 112), _T(3, 64, 3, 1, 16, 80)),
 }
-QUANTISED = [FP16, Q8_0, Q4_K_M, Q4_0]
+QUANTISED = [level for level in LEVELS.values() if level is not F32]
 
 
 @pytest.fixture(scope="module", params=SPECS)
@@ -51,8 +51,8 @@ def test_equals_llama_quantize(inputs: tuple[Inputs, ModelSpec], tmp_path: Path)
     make_bundle(files, tmp_path, [F32, *QUANTISED])
     for level in QUANTISED:
         kinds = _compare(tmp_path, spec, level, "backbone", None)
-        if level is Q4_K_M and spec.backbone.embed_dim % 256 == 0:
-            assert kinds == {"F32", "Q4_K", "Q6_K"}
+        if level.mixture.more_bits and spec.backbone.embed_dim % 256 == 0:
+            assert kinds == {"F32", level.mixture.base, level.mixture.more_bits}
         _compare(tmp_path, spec, level, "decoder", None)
 
 
@@ -99,9 +99,5 @@ def test_real_shapes_equal_llama_quantize(tmp_path: Path) -> None:
     for level in QUANTISED:
         for part in ("backbone", "decoder"):
             kinds = _compare(tmp_path, spec, level, part, None)
-            if level is Q4_K_M:
-                assert {"Q4_K", "Q6_K"} <= kinds
-
-
-def test_every_level_is_compared() -> None:
-    assert {F32, *QUANTISED} == set(LEVELS.values())
+            if level.mixture.more_bits:
+                assert {level.mixture.base, level.mixture.more_bits} <= kinds

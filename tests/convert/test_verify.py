@@ -1,6 +1,9 @@
 """`verify` finds what is wrong with a bundle, and only that."""
 
 import shutil
+import signal
+import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ from miso_gguf.convert.verify import MAX_GROUP_ERROR, Finding, _worst_group, ver
 from miso_gguf.core.errors import BundleError
 from miso_gguf.core.files import file_sha256
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0
+from miso_gguf.models.levels import LEVELS, Q4_0, Q4_K_M, Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, sealed
 from miso_gguf.models.tensors import gguf_tensors
 from miso_gguf.native.ggml import dequantize, quantize
@@ -62,8 +65,8 @@ def test_whole_bundle_is_well(whole: Path, inputs: Inputs) -> None:
     checks = [finding.check for finding in findings]
     assert checks.count("manifest") == 1
     assert checks.count("hash") == len(read_manifest(whole).files)
-    assert checks.count("tensors") == 5 * 2 + 3
-    assert checks.count("logits") == 6
+    assert checks.count("tensors") == len(LEVELS) * 2 + 3
+    assert checks.count("logits") == len(LEVELS) + 1
 
 
 @pytest.mark.parametrize(
@@ -185,10 +188,25 @@ def test_another_checkpoint(whole: Path, tmp_path: Path) -> None:
     assert _bad(findings) == [("source", "Micro")]
 
 
-def test_gguf_that_is_none(copy: Path, inputs: Inputs) -> None:
-    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(b"GGUF" * 100))
-    with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a readable GGUF"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GGUF" * 100,
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60),
+        b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0),
+        b"GGUF" + struct.pack("<IQQQcIIQ", 3, 0, 1, 1, b"a", 9, 8, 1 << 60),
+    ],
+    ids=["nonsense", "endless keys", "endless tensors", "endless texts"],
+)
+def test_gguf_that_is_none(copy: Path, inputs: Inputs, content: bytes) -> None:
+    """It ends at once: the alarm would end the process."""
+    _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(content))
+    signal.alarm(30)
+    started = time.process_time()
+    with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a whole GGUF file\. Fetch or convert .*\.$"):
         _verify(copy, inputs)
+    assert time.process_time() - started < 5
+    signal.alarm(0)
 
 
 @pytest.mark.parametrize("qtype", MAX_GROUP_ERROR, ids=lambda qtype: qtype.name)
@@ -218,7 +236,7 @@ def test_bundles_with_an_imatrix_are_within_theirs(inputs: Inputs, tmp_path: Pat
     assert _bad(_verify(tmp_path / "out", inputs)) == []
 
 
-def test_findings_name_all_levels() -> None:
-    from miso_gguf.convert.verify_logits import MAX_RELATIVE_ERROR as LOGITS  # noqa: PLC0415
-
-    assert set(LOGITS) == {level.key for level in (F32, FP16, Q8_0, Q4_K_M, Q4_0)} == set(LEVELS)
+def test_the_coarser_the_more_is_allowed() -> None:
+    allowed = [level.max_logits_error for level in LEVELS.values()]
+    assert allowed == sorted(allowed)
+    assert 0 < allowed[0] < allowed[-1] < 1  # mixed up files give 1.4

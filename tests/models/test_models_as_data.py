@@ -7,7 +7,7 @@ from math import prod
 import pytest
 
 from miso_gguf.models.flavors import CSM_1B, FLAVORS, MISO_8B, TINY
-from miso_gguf.models.levels import FP16, LEVELS, Q4_0, Q4_K_M, Q8_0, parse_level
+from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0, parse_level
 from miso_gguf.models.spec import ModelSpec, RopeScaling, TransformerSpec, rope_factors
 from miso_gguf.models.tensors import PARTS, GgufTensor, Rows, checkpoint_shapes, gguf_tensors
 
@@ -127,7 +127,7 @@ def test_level_names() -> None:
     for name, near in (("q4_k_s", "q4_k_m"), ("q8", "q8_0"), ("fp15", "fp16"), ("4_0", "q4_0")):
         with pytest.raises(ValueError, match=f"unknown quantisation '{name}': did you mean {near}"):
             parse_level(name)
-    with pytest.raises(ValueError, match=r"unknown quantisation 'zzz': Known: f32, fp16, q8_0, q4_k_m, q4_0\."):
+    with pytest.raises(ValueError, match=rf"unknown quantisation 'zzz': Known: {', '.join(LEVELS)}\."):
         parse_level("zzz")
 
 
@@ -135,6 +135,5 @@ def test_ftypes_are_llama_cpps() -> None:
     from miso_gguf.native.llama import load_library  # noqa: PLC0415
 
     lib = load_library()
-    for key, name in (("f32", "ALL_F32"), ("fp16", "MOSTLY_F16"), ("q8_0", "MOSTLY_Q8_0"), ("q4_k_m", "MOSTLY_Q4_K_M")):
-        assert LEVELS[key].ftype == getattr(lib, f"LLAMA_FTYPE_{name}")
-    assert LEVELS["q4_0"].ftype == lib.LLAMA_FTYPE_MOSTLY_Q4_0
+    for level in LEVELS.values():
+        assert level.ftype == getattr(lib, f"LLAMA_FTYPE_{'ALL' if level is F32 else 'MOSTLY'}_{level.label}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from miso_gguf.models.levels import LEVELS as KNOWN
 from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, load_gates, margin_for
 from miso_gguf.quant_eval.gates.judge import judge, worst
 from miso_gguf.quant_eval.metrics.table import METRICS
@@ -215,7 +216,7 @@ def test_another_file_replaces_the_default(tmp_path: Path) -> None:
         ("schema_version = 1", "schema_version = 1\nlevels = 3", "unknown entry 'levels'"),
         (GOOD, "schema_version = 1", "there are no gates"),
         ("kld_cb0", "kld_cbo", "unknown metric 'kld_cbo'; did you mean kld_cb0?"),
-        ("q8_0", "q8", "unknown level 'q8'; known are f32, fp16, q8_0, q4_k_m, q4_0"),
+        ("q8_0", "q8", f"unknown level 'q8'; known are {', '.join(KNOWN)}"),
         ("at_most", "below", "unknown kind 'below'; known are at_most, at_least, within, failures"),
         ("at_most", "at_least", "at_least does not fit a metric of which lower is good; at_most does"),
         ("at_most", "failures", "failures does not fit"),
