@@ -20,7 +20,7 @@ from ...core.errors import MisoError
 from ...core.files import sync_directory
 from .record import Record, RecordKey
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PREFIX, _SUFFIX = "records-", ".jsonl"
 _HEADER_START = b'{"miso_records":'
 

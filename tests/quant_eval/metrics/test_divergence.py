@@ -146,14 +146,14 @@ def test_eos_odds() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("which", ["baseline", "level"])
+@pytest.mark.parametrize("which", ["reference", "level"])
 def test_what_is_not_finite_is_named(value: float, which: str) -> None:
-    arrays = dict(zip(("baseline", "level"), pair(6, 3, 20), strict=True))
+    arrays = dict(zip(("reference", "level"), pair(6, 3, 20), strict=True))
     arrays[which][4, 2, 7] = value
     arrays[which][5, 1, 1] = value
     message = rf"the {which}'s logits of frame 4, codebook 2 hold {value} \(code 7\): .*miso-convert verify"
     with pytest.raises(ValueError, match=message):
-        divergence(arrays["baseline"], arrays["level"], temperature=1, top_k=5)
+        divergence(arrays["reference"], arrays["level"], temperature=1, top_k=5)
     with pytest.raises(ValueError, match=rf"codebook-0 logits of frame 4, codebook 0 hold {value}"):
         eos_log_odds(arrays[which][:, 2])
 
