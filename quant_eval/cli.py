@@ -21,7 +21,7 @@ from .prosody.pair import pair_report
 from .report.plots import check_installed
 from .report.words import headline
 from .report.write import JSON_NAME, write_reports
-from .results import GateResult, parsed_results
+from .results import GateResult, Results, parsed_results
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
 
 _PATH = click.Path(path_type=Path)
