@@ -19,7 +19,8 @@ from ..native.llama import KvType
 from .bundle import preferred_levels
 
 MARGIN_BYTES = 400_000_000
-"""Left free: the driver's own context (0.2 to 0.5 GB with CUDA), or Python and the codec's session."""
+"""Left free: cuBLAS and the code of kernels (0.1 to 0.2 GB on an H200; CUDA's context is open when free memory is asked
+for), or Python and the codec's session."""
 
 _KV_BITS: dict[KvType, float] = {"f32": 32, "f16": 16, "q8_0": 8.5}
 _Q8_0_BLOCK = 32
