@@ -62,6 +62,8 @@ class Level:
 F32 = Level("f32", "F32", 0, Mixture("F32", output="F32"), 32.0, 1e-4, embeddings_key="f32", aliases=("fp32",))
 FP16 = Level("fp16", "F16", 1, Mixture("F16", output="F16"), 16.0, 0.01, embeddings_key="fp16", aliases=("f16",))
 Q8_0 = Level("q8_0", "Q8_0", 7, Mixture("Q8_0", output="Q8_0"), 8.5, 0.08)
+Q6_K = Level("q6_k", "Q6_K", 18, Mixture("Q6_K"), 6.59, 0.16)
+Q5_K_M = Level("q5_k_m", "Q5_K_M", 17, Mixture("Q5_K", more_bits="Q6_K"), 5.71, 0.3)
 Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, Mixture("Q4_K", more_bits="Q6_K"), 4.87, 0.6)
 Q4_0 = Level("q4_0", "Q4_0", 2, Mixture("Q4_0", with_imatrix="Q4_1"), 4.58, 0.8, is_last_resort=True)
 

@@ -21,6 +21,8 @@ SIZES = {
     "f32": (27_900, 2_000, 3_200),
     "fp16": (13_990, 1_010, 1_600),
     "q8_0": (7_430, 540, 860),
+    "q6_k": (5_740, 440, 860),
+    "q5_k_m": (4_950, 400, 860),
     "q4_k_m+q8_0": (4_200, 540, 860),
     "q4_k_m": (4_200, 370, 860),
     "q4_0": (3_940, 360, 860),
@@ -83,6 +85,15 @@ def test_on_a_gpu_the_finest_that_fits(gigabytes: float, level: str, kv_type: Kv
     assert plan.pick == Pick(level, kv_type, fits=True)
     assert plan.advice == (level if kv_type == "f16" else f"{level} with --kv-type q8_0")
     assert plan.kv_type_for(level) == kv_type
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "level"),
+    [(8.7, "q8_0"), (8.5, "q6_k"), (6.9, "q6_k"), (6.7, "q5_k_m"), (6.1, "q5_k_m"), (5.8, "q4_k_m")],
+)
+def test_levels_between_find_their_place(gigabytes: float, level: str) -> None:
+    """With a cache in F16 and the margin Q8_0 takes 8670 MB, Q6_K 6880, Q5_K_M 6050."""
+    assert plan_memory(manifest(*SIZES), gpu(gigabytes), "f16").pick == Pick(level, "f16", fits=True)
 
 
 def test_the_smaller_cache_only_where_it_makes_the_difference() -> None:
@@ -167,6 +178,9 @@ def test_the_last_byte_counts() -> None:
         (("fp16", "q8_0"), "q8_0"),
         (("q8_0", "q4_0"), "q8_0"),
         (("q4_k_m+q8_0", "q8_0"), "q4_k_m+q8_0"),
+        (("q8_0", "q6_k", "q5_k_m"), "q5_k_m"),
+        (("q6_k", "q8_0"), "q6_k"),
+        (("q5_k_m", "q4_0"), "q5_k_m"),
         (("q4_0",), "q4_0"),
         (("f32",), "f32"),
     ],
