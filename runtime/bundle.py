@@ -10,7 +10,7 @@ from typing import Any
 from ..core.errors import BundleError, MisoError
 from ..core.files import file_sha256
 from ..models.levels import finest_first, parse_level
-from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, read_manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile
 
 
@@ -60,7 +60,7 @@ def open_level(source: Path | str, level: str, *, verify: bool = False) -> OpenL
     """
     directory = _local(source, level)
     manifest = read_manifest(directory)
-    key = level_key(level)
+    key = known_level(manifest, level)
     if key not in manifest.levels:
         raise BundleError(
             f"{directory}: has no level {key}, only {', '.join(manifest.levels) or 'none'}. "
@@ -78,6 +78,14 @@ def open_level(source: Path | str, level: str, *, verify: bool = False) -> OpenL
 def level_key(level: str) -> str:
     """The manifest's name of a level: "Q4_K_M" -> "q4_k_m", "q4_k_m+q8_0" -> itself. `ValueError` if unknown."""
     return "+".join(parse_level(part).key for part in level.split("+"))
+
+
+def known_level(manifest: Manifest, level: str) -> str:
+    """`level_key`, for a bundle that may have others. Raises `BundleError` on one that a newer version made."""
+    if (key := level.strip().lower()) in manifest.newer_levels:
+        others = f", or choose one of {', '.join(manifest.levels)}" if manifest.levels else ""
+        raise BundleError(f"level {key} of this bundle was {BY_NEWER}. {UPGRADE}{others}.")
+    return level_key(level)
 
 
 def _check_file(path: Path, manifest: Manifest, *, verify: bool) -> None:
@@ -127,7 +135,8 @@ def _local(source: Path | str, level: str) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
-    key, manifest = level_key(level), find_manifest(source)
+    manifest = find_manifest(source)
+    key = known_level(manifest, level)
     wanted = [manifest.codec.decoder, manifest.codec.encoder, MANIFEST_NAME]
     if key in manifest.levels:
         files = manifest.levels[key]
