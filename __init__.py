@@ -9,15 +9,15 @@ with MisoTTS.load("bundle", "q4_k_m") as tts:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .core.errors import BundleError, CheckpointError, MisoError
-    from .runtime.lm.prompt import Segment
     from .runtime.options import SpeechOptions
-    from .runtime.speech import Chunk, Speech
+    from .runtime.speech import Chunk, Segment, Speech
     from .runtime.tts import MisoTTS
     from .runtime.voice import Voice
 
-__version__ = "0.1.0"
 __all__ = [
     "BundleError",
     "CheckpointError",
@@ -36,7 +36,7 @@ _HOMES = {
     "Chunk": "runtime.speech",
     "MisoError": "core.errors",
     "MisoTTS": "runtime.tts",
-    "Segment": "runtime.lm.prompt",
+    "Segment": "runtime.speech",
     "Speech": "runtime.speech",
     "SpeechOptions": "runtime.options",
     "Voice": "runtime.voice",

@@ -37,8 +37,8 @@ from miso_gguf.models.tiny.make.sentences import (
     random_sentence,
 )
 from miso_gguf.models.tiny.make.words import VARIANTS
-from miso_gguf.runtime.lm.prompt import Segment
 from miso_gguf.runtime.options import SpeechOptions
+from miso_gguf.runtime.speech import Segment
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 

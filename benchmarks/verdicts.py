@@ -24,11 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from miso_gguf.quant_eval.gates.accepted import Baseline, StoredMetric, Subject
+from miso_gguf.quant_eval.gates.config import Gate, Gates
 from miso_gguf.quant_eval.gates.history import compare_to_baseline
-from miso_gguf.quant_eval.gates.judge import Gate, Gates, judge
+from miso_gguf.quant_eval.gates.judge import judge
 from miso_gguf.quant_eval.results import GateResult
 from miso_gguf.quant_eval.stats.bootstrap import Bootstrap
-from miso_gguf.quant_eval.stats.estimates import SIGNIFICANCE, Observations, estimate
+from miso_gguf.quant_eval.stats.estimates import SIGNIFICANCE, estimate
+from miso_gguf.quant_eval.stats.observations import Observations
 
 Array = NDArray[np.float64]
 Clips = Callable[[np.random.Generator, int], Array]

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from ..core.errors import BundleError
 from ..core.units import size_text
-from ..models.manifest import MANIFEST_NAME, BY_NEWER, BundleFile, CodecFiles, Manifest, Role, SourceFile
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, CodecFiles, Manifest, Role, SourceFile
 from .checkpoint.source_hash import SourceHasher
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
-from .. import __version__
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
+from ..version import __version__
 from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
 from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFReader
 
 from ..core.arrays import F32Array
 from ..models.levels import halves
 from ..models.manifest import LevelFiles
-from ..native.ggml import dequantize, row_bytes
+from ..native.ggml import dequantize
+from ..native.gguf_file import GgufFile
 from ..native.llama import LlamaModel
 from .checkpoint.open import Checkpoint
 
@@ -80,16 +80,15 @@ class _Tables:
     """The tensors of one GGUF file, a few rows at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+        with GgufFile(path) as file:
+            self._tensors = file.tensors
 
     def rows(self, name: str, ids: npt.NDArray[np.int64]) -> F32Array:
         tensor = self._tensors[name]
-        columns = int(tensor.shape[0])
-        data = tensor.data.reshape(-1).view(np.uint8).reshape(-1, row_bytes(tensor.tensor_type, columns))
-        return dequantize(tensor.tensor_type, data[ids], columns)
+        return dequantize(tensor.qtype, tensor.data[ids], tensor.shape[-1])
 
     def whole(self, name: str) -> F32Array:
-        return self.rows(name, np.arange(int(self._tensors[name].shape[1])))
+        return self.rows(name, np.arange(self._tensors[name].shape[0]))
 
 
 def _relative(found: F32Array, expected: F32Array) -> float:

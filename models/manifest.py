@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
-from .. import __version__
 from ..core.errors import BundleError, NewerBundleError
+from ..version import __version__
 from .levels import LEVELS
 from .spec import ModelSpec
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .allocations import Allocation, note
-from .backend_library import ggml_base
 from .graph import Tensor, TensorContext
+from .libraries import ggml_base
 
 
 class Buffer:

@@ -1,12 +1,10 @@
 """In which of a device's kinds of memory a tensor should lie."""
 
-import ctypes
-
 from gguf import GGMLQuantizationType
 
-from .backend_library import ggml_base, procedure
 from .device import Device, devices
 from .graph import F32, Graph
+from .libraries import ggml_base, procedure
 
 
 def plain_buffer_type(device: Device) -> int:
@@ -46,7 +44,7 @@ def _extra_buffer_types(device: Device) -> list[int]:
 
 
 def _listed(cpu: Device) -> list[int]:
-    extra = procedure(cpu.handle, "ggml_backend_dev_get_extra_bufts", ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
+    extra = procedure(cpu.handle, "ggml_backend_dev_get_extra_bufts")
     listed = extra(cpu.handle)
     found: list[int] = []
     while listed and (entry := listed[len(found)]):

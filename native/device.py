@@ -10,7 +10,7 @@ from typing import Literal
 
 from ..core.closing import Closing
 from ..core.errors import MisoError
-from .backend_library import ggml_base, ggml_registry, procedure
+from .libraries import ggml_base, ggml_registry, procedure
 from .llama import load_library
 
 Kind = Literal["cpu", "gpu"]
@@ -72,7 +72,7 @@ class Backends(Closing):
                     )
                 stack.callback(ggml_base().ggml_backend_free, handle)
                 self.handles.append(handle)
-            set_threads = procedure(cpu.handle, "ggml_backend_set_n_threads", None, ctypes.c_void_p, ctypes.c_int)
+            set_threads = procedure(cpu.handle, "ggml_backend_set_n_threads")
             set_threads(self.handles[-1], threads)
             self._stack = stack.pop_all()
 

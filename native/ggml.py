@@ -4,47 +4,11 @@ llama.cpp quantises with the same `ggml_quantize_chunk`, which is why our bytes 
 the call, so Python threads scale.
 """
 
-import ctypes
-from functools import lru_cache
-
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ..core.arrays import F32Array, U8Array
-from ..core.errors import MisoError
-from .libraries import REINSTALL, bind
-
-_TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-
-
-class _TypeTraits(ctypes.Structure):
-    """`struct ggml_type_traits`. Source: ggml.h."""
-
-    _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", _TO_FLOAT),
-        ("from_float_ref", ctypes.c_void_p),
-    )
-
-
-@lru_cache(maxsize=1)
-def _ggml_base() -> ctypes.CDLL:
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    return bind(
-        "ggml-base",
-        {
-            "ggml_quantize_chunk": (
-                size,
-                [ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, pointer],
-            ),
-            "ggml_validate_row_data": (ctypes.c_bool, [ctypes.c_int, pointer, size]),
-            "ggml_get_type_traits": (ctypes.POINTER(_TypeTraits), [ctypes.c_int]),
-        },
-    )
+from .libraries import ggml_base
 
 
 def row_bytes(qtype: GGMLQuantizationType, columns: int) -> int:
@@ -68,7 +32,7 @@ def quantize(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | No
         raise ValueError(f"imatrix must be float32 [{columns}], not {imatrix.dtype} {imatrix.shape}")
     if qtype == GGMLQuantizationType.F32:
         return rows.view(np.uint8)
-    written = _ggml_base().ggml_quantize_chunk(
+    written = ggml_base().ggml_quantize_chunk(
         int(qtype),
         rows.ctypes.data,
         out.ctypes.data,
@@ -83,7 +47,7 @@ def quantize(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | No
 
 def is_valid(qtype: GGMLQuantizationType, data: U8Array) -> bool:
     """Whether no value or block scale in `data` is NaN or Inf: what llama.cpp checks too. ggml prints the first."""
-    return bool(_ggml_base().ggml_validate_row_data(int(qtype), data.ctypes.data, data.nbytes))
+    return bool(ggml_base().ggml_validate_row_data(int(qtype), data.ctypes.data, data.nbytes))
 
 
 def dequantize(qtype: GGMLQuantizationType, data: U8Array, columns: int) -> F32Array:
@@ -98,8 +62,6 @@ def dequantize(qtype: GGMLQuantizationType, data: U8Array, columns: int) -> F32A
     if qtype == GGMLQuantizationType.F16:
         return data.view(np.float16).astype(np.float32)
     out = np.empty((data.shape[0], columns), np.float32)
-    traits = _ggml_base().ggml_get_type_traits(int(qtype)).contents
-    if (traits.blck_size, traits.type_size) != GGML_QUANT_SIZES[qtype]:
-        raise MisoError(f"this llama-cpp-python lays out ggml_type_traits differently: {REINSTALL}")
+    traits = ggml_base().ggml_get_type_traits(int(qtype)).contents
     traits.to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out

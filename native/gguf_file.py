@@ -3,9 +3,7 @@
 The parser is in C: a vocabulary of 128 256 tokens costs milliseconds. It knows nothing of what the tensors mean.
 """
 
-import ctypes
 import mmap
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,46 +14,12 @@ from ..core.arrays import U8Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
 from .ggml import row_bytes
-from .libraries import bind
-
-_GETTERS = {
-    GGUFValueType.UINT32: ("gguf_get_val_u32", ctypes.c_uint32),
-    GGUFValueType.FLOAT32: ("gguf_get_val_f32", ctypes.c_float),
-    GGUFValueType.STRING: ("gguf_get_val_str", ctypes.c_char_p),
-    GGUFValueType.BOOL: ("gguf_get_val_bool", ctypes.c_bool),
-}
+from .libraries import ggml_base
+from .signatures import GGUF_GETTERS, GgufInitParams
 
 
-class _InitParams(ctypes.Structure):
-    """`struct gguf_init_params`. Source: gguf.h."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-@lru_cache(maxsize=1)
-def _gguf() -> ctypes.CDLL:
-    p, i64, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
-    getters: dict[str, tuple[object, list[object]]] = {name: (kind, [p, i64]) for name, kind in _GETTERS.values()}
-    return bind(
-        "ggml-base",
-        {
-            "gguf_init_from_file": (p, [ctypes.c_char_p, _InitParams]),
-            "gguf_free": (None, [p]),
-            "gguf_get_data_offset": (size, [p]),
-            "gguf_find_key": (i64, [p, ctypes.c_char_p]),
-            "gguf_get_kv_type": (ctypes.c_int, [p, i64]),
-            "gguf_get_n_tensors": (i64, [p]),
-            "gguf_get_tensor_name": (ctypes.c_char_p, [p, i64]),
-            "gguf_get_tensor_ne": (ctypes.POINTER(i64), [p, i64]),
-            "gguf_get_tensor_type": (ctypes.c_int, [p, i64]),
-            "gguf_get_tensor_offset": (size, [p, i64]),
-            **getters,
-        },
-    )
-
-
-class GgufTensor(NamedTuple):
-    """A tensor of the file."""
+class StoredTensor(NamedTuple):
+    """A tensor as a file holds it."""
 
     qtype: GGMLQuantizationType
     shape: tuple[int, ...]
@@ -67,15 +31,18 @@ class GgufTensor(NamedTuple):
 class GgufFile(Closing):
     """An open GGUF file. A context manager; the tensors' data stays valid after closing, as long as it is held."""
 
-    def __init__(self, path: Path) -> None:
-        """Open and parse. Raises `BundleError` if the file is missing, truncated or no GGUF."""
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        """Open and parse; what is written into the data of a `writable` one is written into the file.
+
+        Raises `BundleError` if the file is missing, truncated or no GGUF.
+        """
         self.path = path
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with path.open("r+b" if writable else "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: cannot be read ({error}). Fetch or convert the bundle again.") from error
-        self._handle = _gguf().gguf_init_from_file(str(path).encode(), _InitParams(True, None))
+        self._handle = ggml_base().gguf_init_from_file(str(path).encode(), GgufInitParams(True, None))
         if not self._handle:
             raise BundleError(f"{path}: not a whole GGUF file. Fetch or convert the bundle again.")
         try:
@@ -90,22 +57,38 @@ class GgufFile(Closing):
     def close(self) -> None:
         """Free the parsed keys. Idempotent."""
         if self._handle:
-            _gguf().gguf_free(self._handle)
+            ggml_base().gguf_free(self._handle)
             self._handle = None
 
     def value(self, key: str) -> int | float | str | bool | None:
         """The value of `key`; None if it is absent or of a type that our files do not use."""
-        lib = _gguf()
+        lib = ggml_base()
         index = lib.gguf_find_key(self._handle, key.encode())
         if index < 0:
             return None
-        getter = _GETTERS.get(GGUFValueType(lib.gguf_get_kv_type(self._handle, index)))
+        getter = GGUF_GETTERS.get(GGUFValueType(lib.gguf_get_kv_type(self._handle, index)))
         if getter is None:
             return None
-        value: int | float | str | bool | bytes = getattr(lib, getter[0])(self._handle, index)
+        value: int | float | str | bool | bytes = getattr(lib, getter)(self._handle, index)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
-    def tensor(self, name: str, *shape: int) -> GgufTensor:
+    def first_text(self, key: str) -> str | None:
+        """The first entry of an array of texts; None if `key` is absent, anything else, or no valid text."""
+        lib = ggml_base()
+        index = lib.gguf_find_key(self._handle, key.encode())
+        if index < 0 or lib.gguf_get_kv_type(self._handle, index) != GGUFValueType.ARRAY:
+            return None
+        if lib.gguf_get_arr_type(self._handle, index) != GGUFValueType.STRING:
+            return None
+        if lib.gguf_get_arr_n(self._handle, index) == 0:
+            return None
+        text: bytes = lib.gguf_get_arr_str(self._handle, index, 0)
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+
+    def tensor(self, name: str, *shape: int) -> StoredTensor:
         """The tensor called `name`. Raises `BundleError` if it is not there or has another shape (rows first)."""
         found = self.tensors.get(name)
         if found is None or found.shape != shape:
@@ -113,8 +96,8 @@ class GgufFile(Closing):
             raise BundleError(f"{self.path}: {name} {what}, expected {list(shape)}. This file is of another model.")
         return found
 
-    def _read_tensors(self) -> dict[str, GgufTensor]:
-        lib = _gguf()
+    def _read_tensors(self) -> dict[str, StoredTensor]:
+        lib = ggml_base()
         start = lib.gguf_get_data_offset(self._handle)
         everything = np.frombuffer(self._map, np.uint8)
         tensors = {}
@@ -133,5 +116,5 @@ class GgufFile(Closing):
                     f"{len(everything)}. Fetch or convert the bundle again."
                 )
             data = everything[begin : begin + rows * width].reshape(rows, width)
-            tensors[name] = GgufTensor(qtype, tuple(reversed(dims)), data)
+            tensors[name] = StoredTensor(qtype, tuple(reversed(dims)), data)
         return tensors

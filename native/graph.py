@@ -6,14 +6,14 @@ model.
 """
 
 import ctypes
-from functools import lru_cache
 from typing import NamedTuple
 
 from gguf import GGMLQuantizationType
 
 from ..core.errors import MisoError
 from .ggml import row_bytes
-from .libraries import REINSTALL, bind
+from .libraries import ggml_base
+from .signatures import InitParams, TensorHead
 
 F32, F16, I32 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.I32
 Shape = tuple[int, int, int, int]
@@ -21,60 +21,6 @@ Shape = tuple[int, int, int, int]
 _SMALL = 1 << 20
 """Bytes beside the tensors of a context: a graph's hash table is counted on its own."""
 _ROPE_NORMAL = 0  # pairs (2i, 2i + 1), as in the `llama` arch. Source: ggml.h.
-
-
-class _RawTensor(ctypes.Structure):
-    """The head of `struct ggml_tensor`. Source: ggml.h."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-    )
-
-
-class _InitParams(ctypes.Structure):
-    """`struct ggml_init_params`. Source: ggml.h."""
-
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
-@lru_cache(maxsize=1)
-def _ggml() -> ctypes.CDLL:
-    p, i, i64, size, f = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t, ctypes.c_float
-    return bind(
-        "ggml-base",
-        {
-            "ggml_init": (p, [_InitParams]),
-            "ggml_free": (None, [p]),
-            "ggml_tensor_overhead": (size, []),
-            "ggml_graph_overhead_custom": (size, [size, ctypes.c_bool]),
-            "ggml_new_graph_custom": (p, [p, size, ctypes.c_bool]),
-            "ggml_build_forward_expand": (None, [p, p]),
-            "ggml_graph_n_nodes": (i, [p]),
-            "ggml_new_tensor": (p, [p, i, i, ctypes.POINTER(i64)]),
-            "ggml_set_input": (None, [p]),
-            "ggml_set_output": (None, [p]),
-            "ggml_view_4d": (p, [p, p, i64, i64, i64, i64, size, size, size, size]),
-            "ggml_reshape_4d": (p, [p, p, i64, i64, i64, i64]),
-            "ggml_is_contiguous": (ctypes.c_bool, [p]),
-            "ggml_is_contiguous_1": (ctypes.c_bool, [p]),
-            "ggml_mul_mat": (p, [p, p, p]),
-            "ggml_rms_norm": (p, [p, p, f]),
-            "ggml_mul": (p, [p, p, p]),
-            "ggml_add": (p, [p, p, p]),
-            "ggml_concat": (p, [p, p, p, i]),
-            "ggml_rope_ext_inplace": (p, [p, p, p, p, i, i, i, f, f, f, f, f, f]),
-            "ggml_swiglu": (p, [p, p]),
-            "ggml_swiglu_split": (p, [p, p, p]),
-            "ggml_cpy": (p, [p, p, p]),
-            "ggml_flash_attn_ext": (p, [p, p, p, p, p, f, f, f]),
-            "ggml_top_k": (p, [p, p, i]),
-            "ggml_argmax": (p, [p, p]),
-            "ggml_get_rows": (p, [p, p, p]),
-        },
-    )
 
 
 class Tensor(NamedTuple):
@@ -95,7 +41,7 @@ class Tensor(NamedTuple):
 def _wrap(pointer: int | None) -> Tensor:
     if not pointer:
         raise MisoError("ggml could not make a tensor: its context is full")
-    raw = _RawTensor.from_address(pointer)
+    raw = TensorHead.from_address(pointer)
     return Tensor(pointer, GGMLQuantizationType(raw.type), tuple(raw.ne), tuple(raw.nb))
 
 
@@ -109,18 +55,18 @@ class TensorContext:
     """Room for the descriptions of `capacity` tensors, without their data. `close` frees it."""
 
     def __init__(self, capacity: int, *, graph_nodes: int = 0) -> None:
-        lib = _ggml()
+        lib = ggml_base()
         size = capacity * lib.ggml_tensor_overhead() + _SMALL
         if graph_nodes:
             size += lib.ggml_graph_overhead_custom(graph_nodes, False)
-        self.handle: int = lib.ggml_init(_InitParams(size, None, True))
+        self.handle: int = lib.ggml_init(InitParams(size, None, True))
         if not self.handle:
             raise MemoryError(f"ggml could not reserve {size} bytes for tensor descriptions")
 
     def close(self) -> None:
         """Free it. Idempotent; every `Tensor` in it is void from then on."""
         if self.handle:
-            _ggml().ggml_free(self.handle)
+            ggml_base().ggml_free(self.handle)
             self.handle = 0
 
     def new(self, qtype: GGMLQuantizationType, *shape: int) -> Tensor:
@@ -129,20 +75,17 @@ class TensorContext:
         if not shape or len(shape) > 4 or min(full) < 1:
             raise ValueError(f"a tensor has 1 to 4 positive dimensions, not {list(shape)}")
         row_bytes(qtype, full[0])
-        tensor = _wrap(_ggml().ggml_new_tensor(self.handle, int(qtype), 4, (ctypes.c_int64 * 4)(*full)))
-        if tensor.shape != full or tensor.qtype != qtype:
-            raise MisoError(f"this llama-cpp-python lays out ggml_tensor differently: {REINSTALL}")
-        return tensor
+        return _wrap(ggml_base().ggml_new_tensor(self.handle, int(qtype), 4, (ctypes.c_int64 * 4)(*full)))
 
     @staticmethod
     def is_placed(tensor: Tensor) -> bool:
         """Whether the tensor has memory. An input that its graph never uses gets none."""
-        return bool(_RawTensor.from_address(tensor.pointer).buffer)
+        return bool(TensorHead.from_address(tensor.pointer).buffer)
 
     @staticmethod
     def place(tensor: Tensor, buffer: int) -> None:
         """Say that `tensor` lies in `buffer`, for a question to a device; nothing is computed with it."""
-        _RawTensor.from_address(tensor.pointer).buffer = buffer
+        TensorHead.from_address(tensor.pointer).buffer = buffer
 
 
 class Graph(TensorContext):
@@ -150,24 +93,24 @@ class Graph(TensorContext):
 
     def __init__(self, nodes: int, *, views: int = 0) -> None:
         super().__init__(nodes + views, graph_nodes=nodes + views)
-        self.graph: int = _ggml().ggml_new_graph_custom(self.handle, nodes + views, False)
+        self.graph: int = ggml_base().ggml_new_graph_custom(self.handle, nodes + views, False)
 
     @property
     def nodes(self) -> int:
         """Operations and views in the graph so far."""
-        return int(_ggml().ggml_graph_n_nodes(self.graph))
+        return int(ggml_base().ggml_graph_n_nodes(self.graph))
 
     def input(self, qtype: GGMLQuantizationType, *shape: int) -> Tensor:
         """A tensor that is filled before each computation. It must be used: one that is not gets no memory."""
         tensor = self.new(qtype, *shape)
-        _ggml().ggml_set_input(tensor.pointer)
+        ggml_base().ggml_set_input(tensor.pointer)
         return tensor
 
     def expand(self, result: Tensor, *, output: bool = False) -> None:
         """Have `result` computed, after all that was asked for before; keep an `output` readable afterwards."""
         if output:
-            _ggml().ggml_set_output(result.pointer)
-        _ggml().ggml_build_forward_expand(self.graph, result.pointer)
+            ggml_base().ggml_set_output(result.pointer)
+        ggml_base().ggml_build_forward_expand(self.graph, result.pointer)
 
     def view(self, x: Tensor, shape: Shape, strides: tuple[int, int, int], offset: int = 0) -> Tensor:
         """Another look at the data of `x`: `strides` in bytes of dimensions 1 to 3, `offset` in bytes."""
@@ -179,7 +122,7 @@ class Graph(TensorContext):
         whole = offset + row_bytes(x.qtype, shape[0]) * shape[1] * shape[2] * shape[3]
         fits = min(*shape, 1) == 1 and min(*strides, offset) >= 0 and max(reach, whole) <= limit
         _require(fits, f"view of {list(shape)} at {offset}", x)
-        return _wrap(_ggml().ggml_view_4d(self.handle, x.pointer, *shape, *strides, offset))
+        return _wrap(ggml_base().ggml_view_4d(self.handle, x.pointer, *shape, *strides, offset))
 
     def rows(self, x: Tensor, first: int, count: int) -> Tensor:
         """Rows `first` to `first + count - 1` of a matrix."""
@@ -190,8 +133,8 @@ class Graph(TensorContext):
         """The same elements in other dimensions."""
         full = (*shape, 1, 1, 1)[:4]
         same = full[0] * full[1] * full[2] * full[3] == x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3]
-        _require(same and _ggml().ggml_is_contiguous(x.pointer), f"reshape to {list(shape)}", x)
-        return _wrap(_ggml().ggml_reshape_4d(self.handle, x.pointer, *full))
+        _require(same and ggml_base().ggml_is_contiguous(x.pointer), f"reshape to {list(shape)}", x)
+        return _wrap(ggml_base().ggml_reshape_4d(self.handle, x.pointer, *full))
 
     def mul_mat(self, weights: Tensor, x: Tensor) -> Tensor:
         """`weights` [in, out] times each row of `x` [in, ...] -> [out, ...].
@@ -203,25 +146,25 @@ class Graph(TensorContext):
         types = x.qtype == F32 and weights.qtype != I32
         _require(fits and types and x.strides[0] == 4, "mul_mat", weights, x)
         rows = x if x.shape[2:] == (1, 1) else self.reshape(x, x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])
-        product = _wrap(_ggml().ggml_mul_mat(self.handle, weights.pointer, rows.pointer))
+        product = _wrap(ggml_base().ggml_mul_mat(self.handle, weights.pointer, rows.pointer))
         return product if rows is x else self.reshape(product, weights.shape[1], *x.shape[1:])
 
     def rms_norm(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
         """RMSNorm of each row of `x` [d, n], times `scale` [d]."""
         _require(x.qtype == scale.qtype == F32 and scale.shape == (x.shape[0], 1, 1, 1), "rms_norm", x, scale)
-        normed = _ggml().ggml_rms_norm(self.handle, x.pointer, eps)
-        return _wrap(_ggml().ggml_mul(self.handle, normed, scale.pointer))
+        normed = ggml_base().ggml_rms_norm(self.handle, x.pointer, eps)
+        return _wrap(ggml_base().ggml_mul(self.handle, normed, scale.pointer))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """`a + b`, of one shape."""
         _require(a.shape == b.shape and a.qtype == b.qtype == F32, "add", a, b)
-        return _wrap(_ggml().ggml_add(self.handle, a.pointer, b.pointer))
+        return _wrap(ggml_base().ggml_add(self.handle, a.pointer, b.pointer))
 
     def concat(self, a: Tensor, b: Tensor, dimension: int = 0) -> Tensor:
         """`a` and `b` joined along one dimension."""
         rest = all(a.shape[i] == b.shape[i] for i in range(4) if i != dimension)
         _require(rest and a.qtype == b.qtype and dimension in range(4), "concat", a, b)
-        return _wrap(_ggml().ggml_concat(self.handle, a.pointer, b.pointer, dimension))
+        return _wrap(ggml_base().ggml_concat(self.handle, a.pointer, b.pointer, dimension))
 
     def rope(self, x: Tensor, positions: Tensor, factors: Tensor | None, base: float) -> Tensor:
         """RoPE on interleaved pairs of `x` [head_dim, heads, T, B] at I32 `positions` [T]; `factors` [head_dim / 2].
@@ -236,7 +179,7 @@ class Graph(TensorContext):
         _require(fits and x.shape[0] % 2 == 0, "rope", x, positions, *([factors] if factors else []))
         head_dim, plain = x.shape[0], (base, 1.0, 0.0, 1.0, 32.0, 1.0)
         return _wrap(
-            _ggml().ggml_rope_ext_inplace(
+            ggml_base().ggml_rope_ext_inplace(
                 self.handle,
                 x.pointer,
                 positions.pointer,
@@ -251,18 +194,18 @@ class Graph(TensorContext):
     def swiglu(self, gate: Tensor, up: Tensor | None = None) -> Tensor:
         """`silu(gate) * up` [d, ...]; without `up`, of the two halves of each row of `gate` [2 d, ...]."""
         if up is None:
-            contiguous = _ggml().ggml_is_contiguous_1(gate.pointer)
+            contiguous = ggml_base().ggml_is_contiguous_1(gate.pointer)
             _require(gate.qtype == F32 and gate.shape[0] % 2 == 0 and contiguous, "swiglu", gate)
-            return _wrap(_ggml().ggml_swiglu(self.handle, gate.pointer))
-        contiguous = all(_ggml().ggml_is_contiguous_1(x.pointer) for x in (gate, up))
+            return _wrap(ggml_base().ggml_swiglu(self.handle, gate.pointer))
+        contiguous = all(ggml_base().ggml_is_contiguous_1(x.pointer) for x in (gate, up))
         _require(gate.shape == up.shape and gate.qtype == up.qtype == F32 and contiguous, "swiglu", gate, up)
-        return _wrap(_ggml().ggml_swiglu_split(self.handle, gate.pointer, up.pointer))
+        return _wrap(ggml_base().ggml_swiglu_split(self.handle, gate.pointer, up.pointer))
 
     def copy(self, source: Tensor, target: Tensor) -> Tensor:
         """Write `source` into `target`, which may be of another float type; the result is `target`."""
         types = source.qtype == target.qtype or {source.qtype, target.qtype} <= {F32, F16}
         _require(source.shape == target.shape and types, "copy", source, target)
-        return _wrap(_ggml().ggml_cpy(self.handle, source.pointer, target.pointer))
+        return _wrap(ggml_base().ggml_cpy(self.handle, source.pointer, target.pointer))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """Softmax attention: `q` [d, T, heads, B], `k` and `v` [d, P, kv_heads, B] -> [d, heads, T, B].
@@ -284,19 +227,19 @@ class Graph(TensorContext):
             fits = fits and mask.qtype == F16 and mask.shape == (k.shape[1], count, 1, 1)
         _require(fits, "attention", q, k, v, *([mask] if mask else []))
         pointers = (q.pointer, k.pointer, v.pointer, mask.pointer if mask else None)
-        return _wrap(_ggml().ggml_flash_attn_ext(self.handle, *pointers, scale, 0.0, 0.0))
+        return _wrap(ggml_base().ggml_flash_attn_ext(self.handle, *pointers, scale, 0.0, 0.0))
 
     def top_k(self, x: Tensor, k: int) -> Tensor:
         """Indices of the `k` largest of each row of `x` [n, B], in any order: I32 [k, B]."""
         matrix = x.shape[2:] == (1, 1) and x.strides[0] == 4
         _require(x.qtype == F32 and 1 <= k <= x.shape[0] and matrix, f"top_k {k}", x)
-        return _wrap(_ggml().ggml_top_k(self.handle, x.pointer, k))
+        return _wrap(ggml_base().ggml_top_k(self.handle, x.pointer, k))
 
     def argmax(self, x: Tensor) -> Tensor:
         """Index of the largest of each row of `x` [n, B]: I32 [B]."""
-        matrix = x.shape[2:] == (1, 1) and _ggml().ggml_is_contiguous(x.pointer)
+        matrix = x.shape[2:] == (1, 1) and ggml_base().ggml_is_contiguous(x.pointer)
         _require(x.qtype == F32 and matrix, "argmax", x)
-        return _wrap(_ggml().ggml_argmax(self.handle, x.pointer))
+        return _wrap(ggml_base().ggml_argmax(self.handle, x.pointer))
 
     def get_rows(self, table: Tensor, indices: Tensor) -> Tensor:
         """Rows of `table` [d, n, B] at I32 `indices` [k, B] -> [d, k, B], as F32 (I32 of an I32 table).
@@ -305,7 +248,7 @@ class Graph(TensorContext):
         """
         fits = indices.qtype == I32 and table.shape[2] == indices.shape[1] and table.shape[3] == indices.shape[2]
         _require(fits and indices.shape[3] == 1, "get_rows", table, indices)
-        return _wrap(_ggml().ggml_get_rows(self.handle, table.pointer, indices.pointer))
+        return _wrap(ggml_base().ggml_get_rows(self.handle, table.pointer, indices.pointer))
 
 
 _WIDTH = {F32: 4, F16: 2}

@@ -1,15 +1,37 @@
-"""The shared libraries inside the installed llama-cpp-python, opened by name. It knows nothing of their functions."""
+"""The shared libraries inside the installed llama-cpp-python: opened, bound and tried out once in a process.
+
+ggml's functions are reached through `ggml_base` and `ggml_registry` alone. It keeps no state of theirs and knows no
+order of calls.
+"""
 
 import ctypes
 import importlib.util
 import sys
-from functools import cache, lru_cache
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..core.errors import MisoError
+from .self_test import REINSTALL, check_base, check_graph
+from .signatures import GGML, GGML_BASE, PROCEDURES, Signature
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
-REINSTALL = "reinstall llama-cpp-python (>=0.3.36,<0.4)"
+_T = TypeVar("_T")
+_lock = threading.RLock()
+
+
+def once(make: Callable[[], _T]) -> Callable[[], _T]:
+    """`make`, called once in a process, whichever threads ask at the same time; again only if it raised."""
+    made = cache(make)
+
+    @wraps(make)
+    def guarded() -> _T:
+        with _lock:
+            return made()
+
+    return cache(guarded)
 
 
 @lru_cache(maxsize=1)
@@ -21,7 +43,6 @@ def library_directory() -> Path:
     return Path(spec.submodule_search_locations[0]) / "lib"
 
 
-@cache
 def open_library(stem: str) -> ctypes.CDLL:
     """The library called `stem` ("ggml-base", "ggml"). Raises `MisoError` if it is not there."""
     directory = library_directory()
@@ -31,12 +52,11 @@ def open_library(stem: str) -> ctypes.CDLL:
     raise MisoError(f"no {stem} library in {directory}: {REINSTALL}")
 
 
-def bind(stem: str, signatures: dict[str, tuple[object, list[object]]]) -> ctypes.CDLL:
-    """The library `stem` with the (result, arguments) types of its functions set.
+def bind(library: ctypes.CDLL, signatures: Mapping[str, Signature]) -> ctypes.CDLL:
+    """`library`, the types of its functions set.
 
     Raises `MisoError` naming a function that this llama-cpp-python does not have.
     """
-    library = open_library(stem)
     for name, (result, arguments) in signatures.items():
         try:
             function = getattr(library, name)
@@ -44,3 +64,29 @@ def bind(stem: str, signatures: dict[str, tuple[object, list[object]]]) -> ctype
             raise MisoError(f"this llama-cpp-python has no {name}: {REINSTALL}") from error
         function.restype, function.argtypes = result, arguments
     return library
+
+
+@once
+def ggml_base() -> ctypes.CDLL:
+    """What every build has. Raises `MisoError` if this llama-cpp-python's differs from what this package expects."""
+    library = bind(open_library("ggml-base"), GGML_BASE)
+    check_base(library)
+    return library
+
+
+@once
+def ggml_registry() -> ctypes.CDLL:
+    """The devices of this build, its backends loaded. Raises `MisoError` if the CPU computes something else."""
+    library = bind(open_library("ggml"), GGML)
+    library.ggml_backend_load_all()
+    check_graph(ggml_base(), library)
+    return library
+
+
+def procedure(device: int, name: str) -> Any:
+    """A function that the backend of `device` offers by name only. Raises `MisoError` if it does not."""
+    library, (result, arguments) = ggml_base(), PROCEDURES[name]
+    address = library.ggml_backend_reg_get_proc_address(library.ggml_backend_dev_backend_reg(device), name.encode())
+    if not address:
+        raise MisoError(f"{library.ggml_backend_dev_name(device).decode()} has no {name}")
+    return ctypes.CFUNCTYPE(result, *arguments)(address)  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ import numpy as np
 from ..core.arrays import F32Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
+from .libraries import once
+from .self_test import check_llama
 
 KvType = Literal["f32", "f16", "q8_0"]
 
@@ -32,13 +34,17 @@ _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
 log = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=1)
+@once
 def load_library() -> Any:
-    """llama-cpp-python's low-level module, with the backends initialised and llama.cpp's log going to `logging`."""
+    """llama-cpp-python's low-level module, with the backends initialised and llama.cpp's log going to `logging`.
+
+    Raises `MisoError` if its structs are not what this package expects.
+    """
     import llama_cpp.llama_cpp as library  # noqa: PLC0415  (takes a second: only those who run a model pay)
 
     library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))
     library.llama_backend_init()
+    check_llama(library)
     return library
 
 

@@ -4,9 +4,9 @@ import ctypes
 
 from ..core.errors import MisoError
 from .allocations import Allocation, note
-from .backend_library import ggml_base
 from .device import Backends
 from .graph import Graph
+from .libraries import ggml_base
 
 
 class Scheduler:

@@ -9,20 +9,19 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
+from ..version import __version__
 from .evaluation import Finished, Wanted, evaluate_plan
-from .gates.accept import accept_baseline, gate_against
+from .gates.history import accept_baseline, gate_against
 from .gates.judge import number
 from .metrics.table import LAYERS, METRICS
 from .prosody.pair import pair_report
-from .report.extra import check_installed
+from .report.plots import check_installed
 from .report.words import headline
 from .report.write import write_reports
 from .results import GateResult, Results
-from .run.plan import Asked, estimate_cost, plan_compare, plan_run
-from .run.runner import Plan
+from .run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """\b

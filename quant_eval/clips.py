@@ -7,8 +7,8 @@ from .corpus import Prompt
 from .prosody.contours import STEP_S
 from .results import Clip, Contour, Distribution
 from .run.candidate import Contender
+from .run.plan import Plan
 from .run.record import Record
-from .run.runner import Plan
 from .run.stages import FREE
 
 WORST_CLIPS = 5

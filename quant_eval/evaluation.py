@@ -6,17 +6,18 @@ from pathlib import Path
 
 import soundfile
 
-from .gates.accept import BASELINE_NAME
 from .gates.accepted import Baseline, Subject, check_comparable, load_baseline, save_baseline, subject_of
-from .gates.history import compare_to_baseline
-from .gates.judge import Gates, load_gates, margin_for, worst
+from .gates.config import Gates, load_gates, margin_for
+from .gates.history import BASELINE_NAME, compare_to_baseline
+from .gates.judge import worst
 from .memory.accounted import memory_of
 from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .results import GateResult, Memory, Results
+from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
-from .run.runner import Plan, evaluate
+from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, FREE, TARGET
 from .summary import Judged, Measured, model_info, settings_of, summarise
 

@@ -18,11 +18,11 @@ from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from .clips import distributions, worst_clips
 from .corpus import Corpus
-from .gates.controls_check import damaged_control, self_control
-from .gates.judge import Gates, judge, worst
+from .gates.config import Gates
+from .gates.judge import damaged_control, judge, self_control, worst
 from .machine import machine, versions
 from .metrics.divergence import Divergence, codebook_results
-from .metrics.table import FAILURES, METRICS
+from .metrics.table import FAILURES, METRICS, natural_range
 from .results import (
     Attribution,
     CodebookResult,
@@ -35,8 +35,8 @@ from .results import (
     Results,
 )
 from .run.candidate import Contender
+from .run.plan import Plan
 from .run.record import Record
-from .run.runner import Plan
 from .run.stages import COUPLED, FLOOR, FREE, LOGITS, TARGET
 from .stats.estimates import estimate
 from .stats.observations import Observations
@@ -215,8 +215,8 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, metric=key),
-                noise_floor=estimate(_sizes(noise), metric=key) if noise is not None else None,
+                estimate=estimate(found, limits=natural_range(key)),
+                noise_floor=estimate(_sizes(noise), limits=natural_range(key)) if noise is not None else None,
                 effect_ratio=ratio,
                 by_category=means,
             )

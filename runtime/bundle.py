@@ -1,4 +1,4 @@
-"""Finding a level in a bundle, and refusing files that do not belong together before anything heavy is loaded."""
+"""Opening a bundle, once, and its levels; files that do not belong together are refused before anything is loaded."""
 
 import re
 from collections.abc import Iterator
@@ -12,6 +12,52 @@ from ..core.files import file_sha256
 from ..models.levels import finest_first, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle: where it is, and its manifest, read once. What has it, hands it on."""
+
+    source: str
+    """The directory, or the Hugging Face repo, as it was given."""
+    directory: Path | None
+    """None for a repo: a level's files are fetched when it is opened."""
+    manifest: Manifest
+
+    def key(self, level: str) -> str:
+        """`level_key`. Raises `BundleError` on a level that only a newer version knows, `ValueError` if none does."""
+        if (key := level.strip().lower()) in self.manifest.newer_levels:
+            others = f", or choose one of {', '.join(self.manifest.levels)}" if self.manifest.levels else ""
+            raise BundleError(f"{self.source}: level {key} was {BY_NEWER}. {UPGRADE}{others}.")
+        return level_key(level)
+
+    def level(self, level: str, *, verify: bool = False) -> "OpenLevel":
+        """One of its levels.
+
+        Sizes and the conversion's fingerprint are always checked; `verify` also hashes every file of the level.
+        Raises `BundleError`, and `ValueError` on a level that does not exist; both say what there is instead.
+        """
+        key, manifest = self.key(level), self.manifest
+        if key not in manifest.levels:
+            add = "" if self.directory is None else f", or run miso-convert --quant {key} --out {self.source}"
+            raise BundleError(
+                f"{self.source}: has no level {key}, only {', '.join(manifest.levels) or 'none'}. "
+                f"Choose one of them{add}."
+            )
+        found = OpenLevel(self.directory or self._fetched(key), manifest, key)
+        parts = {"backbone": found.backbone, "decoder": found.decoder, "embeddings": found.embeddings}
+        for path in [*parts.values(), found.codec_decoder]:
+            _check_file(path, manifest, verify=verify)
+        for part, path in parts.items():
+            _check_origin(path, part, manifest)
+        return found
+
+    def _fetched(self, key: str) -> Path:
+        """The directory that the files of a level were fetched to, without the levels that nobody asked for."""
+        files, codec = self.manifest.levels[key], self.manifest.codec
+        wanted = [codec.decoder, codec.encoder, MANIFEST_NAME, files.backbone, files.decoder, files.embeddings]
+        with _hub(self.source) as hub:
+            return Path(hub.snapshot_download(self.source, allow_patterns=wanted))
 
 
 @dataclass(frozen=True)
@@ -52,40 +98,29 @@ class OpenLevel:
         return self.directory / self.manifest.codec.encoder
 
 
-def open_level(source: Path | str, level: str, *, verify: bool = False) -> OpenLevel:
-    """Find `level` in a bundle directory or Hugging Face repo.
+def open_bundle(source: "Path | str | Bundle") -> Bundle:
+    """A bundle directory or Hugging Face repo, of which nothing but the manifest is read. One that is open stays so.
 
-    Sizes and the conversion's fingerprint are always checked; `verify` also hashes every file of the level.
-    Raises `BundleError`, and `ValueError` on a level that does not exist; both say what there is instead.
+    Raises `BundleError`, and `MisoError` if fetching needs a package that is not installed.
     """
-    directory = _local(source, level)
-    manifest = read_manifest(directory)
-    key = known_level(manifest, level)
-    if key not in manifest.levels:
-        raise BundleError(
-            f"{directory}: has no level {key}, only {', '.join(manifest.levels) or 'none'}. "
-            f"Choose one of them, or run miso-convert --quant {key} --out {directory}."
-        )
-    found = OpenLevel(directory, manifest, key)
-    parts = {"backbone": found.backbone, "decoder": found.decoder, "embeddings": found.embeddings}
-    for path in [*parts.values(), found.codec_decoder]:
-        _check_file(path, manifest, verify=verify)
-    for part, path in parts.items():
-        _check_origin(path, part, manifest)
-    return found
+    if isinstance(source, Bundle):
+        return source
+    path = Path(source)
+    if path.is_dir():
+        return Bundle(str(source), path, read_manifest(path))
+    with _hub(source) as hub:
+        manifest = read_manifest(Path(hub.hf_hub_download(str(source), MANIFEST_NAME)).parent)
+    return Bundle(str(source), None, manifest)
+
+
+def open_level(source: Path | str | Bundle, level: str, *, verify: bool = False) -> OpenLevel:
+    """`Bundle.level` of a bundle that nothing else is wanted of."""
+    return open_bundle(source).level(level, verify=verify)
 
 
 def level_key(level: str) -> str:
     """The manifest's name of a level: "Q4_K_M" -> "q4_k_m", "q4_k_m+q8_0" -> itself. `ValueError` if unknown."""
     return "+".join(parse_level(part).key for part in level.split("+"))
-
-
-def known_level(manifest: Manifest, level: str) -> str:
-    """`level_key`, for a bundle that may have others. Raises `BundleError` on one that a newer version made."""
-    if (key := level.strip().lower()) in manifest.newer_levels:
-        others = f", or choose one of {', '.join(manifest.levels)}" if manifest.levels else ""
-        raise BundleError(f"level {key} of this bundle was {BY_NEWER}. {UPGRADE}{others}.")
-    return level_key(level)
 
 
 def _check_file(path: Path, manifest: Manifest, *, verify: bool) -> None:
@@ -116,33 +151,6 @@ def _check_origin(path: Path, part: str, manifest: Manifest) -> None:
             f"{path}: comes from another checkpoint (fingerprint {str(fingerprint)[:12]}) than the bundle "
             f"({manifest.fingerprint[:12]}). Files of different conversions do not work together: convert again."
         )
-
-
-def find_manifest(source: Path | str) -> Manifest:
-    """The manifest of a bundle directory or Hugging Face repo; of a repo nothing else is fetched for it.
-
-    Raises `BundleError`.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return read_manifest(path)
-    with _hub(source) as hub:
-        return read_manifest(Path(hub.hf_hub_download(str(source), MANIFEST_NAME)).parent)
-
-
-def _local(source: Path | str, level: str) -> Path:
-    """The directory of the bundle; a Hugging Face repo is fetched first, without the levels that nobody asked for."""
-    path = Path(source)
-    if path.is_dir():
-        return path
-    manifest = find_manifest(source)
-    key = known_level(manifest, level)
-    wanted = [manifest.codec.decoder, manifest.codec.encoder, MANIFEST_NAME]
-    if key in manifest.levels:
-        files = manifest.levels[key]
-        wanted += [files.backbone, files.decoder, files.embeddings]
-    with _hub(source) as hub:
-        return Path(hub.snapshot_download(str(source), allow_patterns=wanted))
 
 
 @contextmanager

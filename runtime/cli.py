@@ -6,23 +6,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .. import __version__
 from ..console import DONE, NO, run, stderr, stdout, table
 from ..core.units import size_text
 from ..models.levels import DEFAULT_LEVEL, LEVELS
-from ..native.llama import KvType
-from .audio.pipe import abandon_stdout, open_output
-from .audio.writer import AudioWriter, RawWriter
-from .bundle import find_manifest, level_key
+from ..version import __version__
+from .audio.pipe import RawWriter, abandon_stdout, open_output
+from .audio.writer import AudioWriter
+from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
 from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
-from .options import SpeechOptions
+from .options import ALL_LAYERS, EngineOptions, SpeechOptions
 from .request import AUTO, SpeakRequest
 from .speech import Speech
 from .tts import MisoTTS
@@ -48,7 +48,7 @@ Examples:
   miso-speak --fit --model DIR                             what fits into this machine's GPU
 
 A model is a directory that miso-convert wrote: `miso-convert tiny --quant {_LEVEL} --out DIR` makes a tiny one in
-seconds, which babbles; `miso-convert --quant {_LEVEL}` the real one.
+seconds; `miso-convert --quant {_LEVEL}` the real one.
 """
 
 
@@ -115,23 +115,25 @@ def speak(**options: Any) -> int:
     if request.quiet:
         logging.getLogger().setLevel(logging.ERROR)
     try:
-        return _print_plan(_memory_plan(request), request) if request.fit else _say(request)
+        assert request.model is not None
+        bundle = open_bundle(request.model)
+        return _print_plan(_memory_plan(bundle, request), request) if request.fit else _say(bundle, request)
     except BrokenPipeError:  # a player that was closed: it has heard enough
         abandon_stdout()
         return DONE
 
 
-def _say(request: SpeakRequest) -> int:
+def _say(bundle: Bundle, request: SpeakRequest) -> int:
     """Everything that can be wrong is looked at before the model is loaded."""
     if request.text is not None and len(request.text) < _LONGEST_NAME and Path(request.text).is_file():
         log.warning("%s is a file, and what is spoken is its name: --file would read it", request.text)
     lines = read_lines(request.text, request.file) if request.speaks else []
     voices = line_voices(lines, request.script_directory)
     voice = read_voice(request.voice, request.voice_text) if request.voice is not None else None
-    level, kv_type, layers = _choose_level(request)
+    level, engine = _choose_level(bundle, request)
     writer = open_output(request.out, request.sample_rate) if lines else None
     try:
-        with writer or nullcontext(), _load(request, level, kv_type, layers) as tts:
+        with writer or nullcontext(), _load(bundle, level, engine, request) as tts:
             default = encoded(voice, tts.codec, request.speaker)
             spoken = turns(lines, voices, default, request.speaker)
             for checked in filter(None, [default, *(turn.voice for turn in spoken)]):
@@ -142,7 +144,7 @@ def _say(request: SpeakRequest) -> int:
             conversation = Conversation(tts, spoken, request.options, live=request.live)
             if writer is not None:
                 _speak(conversation, writer, request)
-            facts = _facts(tts, kv_type, default, request)
+            facts = _facts(tts, engine, default, request)
     except KeyboardInterrupt:
         if writer is not None and not request.to_stdout:
             kept = f"{writer.seconds:.1f} s of speech are kept" if writer.samples_written else "nothing is kept"
@@ -169,46 +171,36 @@ def _speak(conversation: Conversation, writer: AudioWriter | RawWriter, request:
             show(conversation)
 
 
-def _load(request: SpeakRequest, level: str, kv_type: KvType, layers: int | None) -> MisoTTS:
-    assert request.model is not None
+def _load(bundle: Bundle, level: str, engine: EngineOptions, request: SpeakRequest) -> MisoTTS:
     with _status(request, f"loading {level}"):
-        return MisoTTS.load(
-            request.model,
-            level,
-            threads=request.threads,
-            gpu_layers=layers,
-            main_gpu=request.main_gpu,
-            kv_type=kv_type,
-            context=request.context,
-            codec_provider=request.codec_provider,
-            allow_cpu=not request.require_gpu,
-            verify=request.verify,
-        )
+        return MisoTTS.load(bundle, level, options=engine, verify=request.verify)
 
 
-def _choose_level(request: SpeakRequest) -> tuple[str, KvType, int | None]:
-    """The level, its KV cache, and how many layers of it go to the GPU: what was not asked for follows from memory."""
+def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOptions]:
+    """The level, and where to compute: what was not asked for follows from memory."""
+    engine = request.engine
     if request.quant != AUTO and request.asked_kv_type is not None:
-        return request.quant, request.asked_kv_type, request.layers
-    plan = _memory_plan(request)
+        return request.quant, engine
+    plan = _memory_plan(bundle, request)
     if request.quant == AUTO:
-        level, kv_type = plan.pick.level, plan.pick.kv_type
-        layers = plan.pick.gpu_layers if request.layers is None else request.layers
+        level, engine = plan.pick.level, replace(engine, kv_type=plan.pick.kv_type)
+        if engine.gpu_layers is None:
+            engine = replace(engine, gpu_layers=plan.pick.gpu_layers)
     else:
-        level, layers = request.quant, request.layers
+        level = request.quant
         # With some layers only, what the whole level needs says nothing.
-        kv_type = plan.kv_type_for(level_key(level)) if layers in {None, -1} else "f16"
+        if engine.gpu_layers in {None, ALL_LAYERS}:
+            engine = replace(engine, kv_type=plan.kv_type_for(bundle.key(level)))
     if request.quant == AUTO and not plan.pick.fits:
         log.warning("%s", plan.advice)
-    elif request.asked_kv_type is None and kv_type != "f16":
-        _note(request, f"{level} fits into this GPU only with a KV cache in {kv_type}, so that is used")
-    return level, kv_type, layers
+    elif request.asked_kv_type is None and engine.kv_type != "f16":
+        _note(request, f"{level} fits into this GPU only with a KV cache in {engine.kv_type}, so that is used")
+    return level, engine
 
 
-def _memory_plan(request: SpeakRequest) -> MemoryPlan:
-    assert request.model is not None
+def _memory_plan(bundle: Bundle, request: SpeakRequest) -> MemoryPlan:
     room = cpu_memory() if request.gpu_layers == 0 else memory_here(request.main_gpu)
-    return plan_memory(find_manifest(request.model), room, request.asked_kv_type, request.context)
+    return plan_memory(bundle.manifest, room, request.asked_kv_type, request.context)
 
 
 def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
@@ -236,12 +228,12 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
     return DONE if plan.pick.fits else NO
 
 
-def _facts(tts: MisoTTS, kv_type: KvType, voice: Voice | None, request: SpeakRequest) -> dict[str, Any]:
+def _facts(tts: MisoTTS, engine: EngineOptions, voice: Voice | None, request: SpeakRequest) -> dict[str, Any]:
     level, gpu = tts.level, tts.engine.gpu
     return {
         "model": tts.engine.spec.name,
         "level": level.key,
-        "kv_type": kv_type,
+        "kv_type": engine.kv_type,
         "files": [path.name for path in (level.backbone, level.decoder, level.embeddings, level.codec_decoder)],
         "device": gpu.description if gpu else "CPU",
         "seed": request.seed,

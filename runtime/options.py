@@ -1,9 +1,13 @@
-"""What one call asks for. What the model is stands in its bundle, never here."""
+"""What is asked for: by one call how to speak, by loading where to compute. What the model is stands in its bundle."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..models.mimi import FRAME_RATE_HZ
+from ..native.llama import KvType
+from ..native.threads import default_threads
+
+ALL_LAYERS = -1
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,45 @@ class SpeechOptions:
         _check("chunk_frames", self.chunk_frames, 1, 1 << 16)
         if self.loudness_lufs is not None:
             _check("loudness_lufs", self.loudness_lufs, -60.0, -5.0)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where and how to compute: what a loaded model is asked for once.
+
+    Raises:
+        ValueError: On a value that makes no sense, naming it and the range.
+    """
+
+    threads: int = field(default_factory=default_threads)
+    """Of the CPU; by default at most its physical cores."""
+    gpu_layers: int | None = None
+    """Backbone layers on the GPU; -1 for all. The default is all, if there is a GPU that this build can use."""
+    main_gpu: int = 0
+    """Index of the GPU."""
+    kv_type: KvType = "f16"
+    """Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory."""
+    context: int | None = None
+    """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
+    sequences: int = 1
+    """Utterances that can be spoken at the same time; each takes a KV cache."""
+    exact: bool = False
+    """KV cache in float32, unfused attention: for comparisons."""
+    repack: bool = False
+    """Interleave the backbone's weights for the CPU's vector units: loading takes 18 s instead of 2.5 (8B, Q4_K_M), and
+    the weights are held twice. Worth it where the gain is large: ARM, AVX-512. The depth decoder is always interleaved.
+    """
+    allow_cpu: bool = True
+    """When layers are asked for on a GPU that is not there: go on without it."""
+    codec_provider: str = "cpu"
+    """Where the codec runs: "cpu", or "cuda" with onnxruntime-gpu."""
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("threads", self.threads, 1), ("sequences", self.sequences, 1)):
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, not {value}")
+        if self.gpu_layers is not None and self.gpu_layers < ALL_LAYERS:
+            raise ValueError(f"gpu_layers must be -1 (all) or more, not {self.gpu_layers}")
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

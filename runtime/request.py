@@ -6,17 +6,16 @@ It knows neither files nor the model.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import KvType
 from .audio.pipe import STANDARD_OUTPUT
 from .dialogue.turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
-from .options import SpeechOptions
+from .options import ALL_LAYERS, EngineOptions, SpeechOptions
 
 AUTO: Final = "auto"
 """A level or type of KV cache that nobody chose: what follows from this machine's memory."""
-_EVERY_LAYER = -1
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class SpeakRequest:
             raise ValueError("--require-gpu and --gpu-layers 0: pass one of them")
         if self.stream and self.loudness is not None:
             raise ValueError("--loudness is one of the whole, which --stream does not wait for: pass one of them")
-        self.options  # noqa: B018  (checks the values)
+        self.options, self.engine  # noqa: B018  (checks the values)
 
     @property
     def text(self) -> str | None:
@@ -103,14 +102,26 @@ class SpeakRequest:
         return self.to_stdout and self.loudness is None if self.stream is None else self.stream
 
     @property
-    def layers(self) -> int | None:
-        """Layers on the GPU; None for what there is, so not if there has to be one."""
-        return _EVERY_LAYER if self.require_gpu and self.gpu_layers is None else self.gpu_layers
-
-    @property
     def asked_kv_type(self) -> KvType | None:
         """Type of the KV cache, if one was asked for."""
         return None if self.kv_type == AUTO else self.kv_type
+
+    @cached_property
+    def engine(self) -> EngineOptions:
+        """Where to compute, as far as it was said: what was not follows from this machine's memory."""
+        asked: dict[str, Any] = {
+            "threads": self.threads,
+            # None is what there is, so not if there has to be one.
+            "gpu_layers": ALL_LAYERS if self.require_gpu and self.gpu_layers is None else self.gpu_layers,
+            "kv_type": self.asked_kv_type,
+        }
+        return EngineOptions(
+            main_gpu=self.main_gpu,
+            context=self.context,
+            allow_cpu=not self.require_gpu,
+            codec_provider=self.codec_provider,
+            **{name: value for name, value in asked.items() if value is not None},
+        )
 
     @cached_property
     def options(self) -> SpeechOptions:

@@ -9,7 +9,26 @@ import numpy as np
 from ..core.arrays import I64Array
 from .audio.samples import SAMPLE_RATE_HZ, Samples
 from .audio.writer import AudioWriter
-from .lm.prompt import Segment
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Something already said: who said what, and how it sounded.
+
+    Raises:
+        ValueError: If `codes` is not int64 [frames, codebooks] with at least one frame.
+    """
+
+    text: str
+    codes: I64Array
+    """[frames, codebooks], the EOS frame not included."""
+    speaker: int = 0
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 2 or not len(self.codes) or self.codes.dtype != np.int64:
+            raise ValueError(
+                f"a segment's codes must be int64 [frames, codebooks], not {self.codes.dtype} {list(self.codes.shape)}"
+            )
 
 
 class Chunk(NamedTuple):

@@ -5,25 +5,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..core.arrays import I64Array
 from ..core.closing import Closing
 from ..models.levels import DEFAULT_LEVEL
-from ..native.llama import KvType
-from ..native.threads import default_threads
 from .audio.loudness import normalise
-from .bundle import OpenLevel, open_level
+from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
-from .lm.engine import Engine, EngineOptions
-from .lm.frame_loop import FrameLoop
-from .lm.prompt import Segment
-from .lm.utterance import Utterance
-from .options import SpeechOptions
-from .speech import Speech
+from .lm.engine import Engine
+from .lm.frame_loop import FrameLoop, Utterance
+from .options import EngineOptions, SpeechOptions
+from .speech import Segment, Speech
 from .synthesis.sentences import normalise_text, split_sentences
-from .synthesis.stream import Script, SpeechStream, prepare
+from .synthesis.stream import SpeechPlan, SpeechStream, prepare
 from .voice import Voice
 
 log = logging.getLogger(__name__)
@@ -47,34 +44,24 @@ class MisoTTS(Closing):
     @classmethod
     def load(
         cls,
-        source: Path | str,
+        source: Path | str | Bundle,
         level: str = DEFAULT_LEVEL.key,
         *,
+        options: EngineOptions | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
-        main_gpu: int = 0,
-        kv_type: KvType = "f16",
-        context: int | None = None,
-        sequences: int = 1,
-        codec_provider: str = "cpu",
-        repack: bool = False,
-        allow_cpu: bool = True,
+        sequences: int | None = None,
         verify: bool = False,
     ) -> "MisoTTS":
         """Load one level of a bundle.
 
         Args:
-            source: The directory that miso-convert wrote, or a Hugging Face repo of one.
-            level: A key of `models.levels.LEVELS`, or two for backbone and depth decoder ("A+B").
-            threads: CPU threads; by default `default_threads()`, at most the physical cores.
-            gpu_layers: Backbone layers on the GPU, -1 for all, 0 for none; by default all, if there is a GPU.
-            main_gpu: Index of the GPU.
-            kv_type: Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory.
-            context: Positions of a prompt and its speech together; by default the model's own, 2048.
-            sequences: How many utterances can be spoken at the same time.
-            codec_provider: Where the codec runs: "cpu" or "cuda".
-            repack: Interleave the backbone's weights for the CPU: see `EngineOptions`.
-            allow_cpu: Go on without a GPU when one is asked for and missing, instead of raising `MisoError`.
+            source: The directory that miso-convert wrote, a Hugging Face repo of one, or a bundle that is open.
+            level: Its name in the bundle, for example "q8_0".
+            options: Where and how to compute.
+            threads: As in `options`, and stronger.
+            gpu_layers: As in `options`, and stronger.
+            sequences: As in `options`, and stronger.
             verify: Hash every file first.
 
         Raises:
@@ -83,19 +70,12 @@ class MisoTTS(Closing):
             MisoError, MemoryError: If this machine cannot run it.
         """
         found = open_level(source, level, verify=verify)
-        options = EngineOptions(
-            threads=default_threads() if threads is None else threads,
-            gpu_layers=gpu_layers,
-            main_gpu=main_gpu,
-            kv_type=kv_type,
-            context=context,
-            sequences=sequences,
-            repack=repack,
-            allow_cpu=allow_cpu,
-        )
+        knobs = {"threads": threads, "gpu_layers": gpu_layers, "sequences": sequences}
+        asked: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
+        chosen = replace(options or EngineOptions(), **asked)
         with ExitStack() as stack:
-            codec = stack.enter_context(Codec(found.codec_decoder, found.codec_encoder, provider=codec_provider))
-            engine = stack.enter_context(Engine(found, options))
+            codec = stack.enter_context(Codec(found.codec_decoder, found.codec_encoder, provider=chosen.codec_provider))
+            engine = stack.enter_context(Engine(found, chosen))
             engine.warm_up(SpeechOptions().top_k)
             stack.pop_all()
         return cls(found, engine, codec)
@@ -139,7 +119,8 @@ class MisoTTS(Closing):
             raise ValueError("loudness is a property of the whole: use generate, or stream without loudness_lufs")
         if not live:
             options = replace(options, chunk_frames=max(options.chunk_frames, _WHOLE_CHUNK_FRAMES))
-        return SpeechStream(self.engine, self.codec, self._script(text, voice, context, speaker, options), live=live)
+        plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
+        return SpeechStream(self.engine, self.codec, plan, live=live)
 
     def generate(
         self,
@@ -171,7 +152,7 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> I64Array:
         """The codes of `text` as one utterance, int64 [frames, codebooks], without decoding. Errors as `stream`."""
-        return self._codes([text], voice, context, speaker, [options or SpeechOptions()])[0]
+        return self._codes([self.utterance(text, voice=voice, context=context, speaker=speaker, options=options)])[0]
 
     def generate_batch(
         self,
@@ -191,12 +172,13 @@ class MisoTTS(Closing):
         each = [options or SpeechOptions()] * len(texts) if not isinstance(options, Sequence) else list(options)
         if len(each) != len(texts):
             raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
+        utterances = [
+            self.utterance(text, voice=voice, context=context, speaker=speaker, options=option)
+            for text, option in zip(texts, each, strict=True)
+        ]
         width = self.engine.backbone.sequences
-        results: list[I64Array] = []
-        for start in range(0, len(texts), width):
-            part = slice(start, start + width)
-            results += self._codes(texts[part], voice, context, speaker, each[part])
-        return results
+        waves = [utterances[start : start + width] for start in range(0, len(utterances), width)]
+        return [codes for wave in waves for codes in self._codes(wave)]
 
     def utterance(
         self,
@@ -209,22 +191,11 @@ class MisoTTS(Closing):
     ) -> Utterance:
         """`text` as one utterance for the frame loop: what would be spoken, and how, without speaking it."""
         options = replace(options or SpeechOptions(), split_sentences=False)
-        script = self._script(text, voice, context, speaker, options)
-        utterance, _ = prepare(self.engine, script, script.sentences[0], script.voice, script.context)
+        plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
+        utterance, _ = prepare(self.engine, plan, plan.sentences[0], plan.voice, plan.context)
         return utterance
 
-    def _codes(
-        self,
-        texts: Sequence[str],
-        voice: Voice | None,
-        context: Sequence[Segment],
-        speaker: int | None,
-        options: Sequence[SpeechOptions],
-    ) -> list[I64Array]:
-        utterances = [
-            self.utterance(text, voice=voice, context=context, speaker=speaker, options=option)
-            for text, option in zip(texts, options, strict=True)
-        ]
+    def _codes(self, utterances: Sequence[Utterance]) -> list[I64Array]:
         frames: list[list[I64Array]] = [[] for _ in utterances]
         with FrameLoop(self.engine, utterances) as loop:
             for step in loop:
@@ -232,14 +203,17 @@ class MisoTTS(Closing):
                     frames[index].append(codes)
         return [np.array(codes, np.int64).reshape(-1, self.engine.spec.codebooks) for codes in frames]
 
-    def _script(
+    def plan(
         self,
         text: str,
-        voice: Voice | None,
-        context: Sequence[Segment],
-        speaker: int | None,
-        options: SpeechOptions,
-    ) -> Script:
+        *,
+        voice: Voice | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | None = None,
+    ) -> SpeechPlan:
+        """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
+        options = options or SpeechOptions()
         if voice is not None:
             voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
         segment = self.engine.prompts.segment
@@ -249,4 +223,4 @@ class MisoTTS(Closing):
         sentences = split_sentences(text) if options.split_sentences else [normalise_text(text)]
         # Only if both have the same number does the model take the voice for the speaker's.
         anchor = None if voice is None else segment(Segment(voice.text, voice.codes, number))
-        return Script(sentences, number, anchor, [segment(each) for each in context], options)
+        return SpeechPlan(sentences, number, anchor, [segment(each) for each in context], options)

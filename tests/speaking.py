@@ -14,10 +14,11 @@ from miso_gguf.models.reference import Reference, Rows, prompt_rows
 from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.codec.codec import Codec
-from miso_gguf.runtime.lm.engine import Engine, EngineOptions
-from miso_gguf.runtime.lm.frame_loop import FrameLoop
-from miso_gguf.runtime.lm.prompt import Block, PromptBuilder, Segment
-from miso_gguf.runtime.lm.utterance import Utterance
+from miso_gguf.runtime.lm.engine import Engine
+from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.lm.prompt import Block, PromptBuilder
+from miso_gguf.runtime.options import EngineOptions
+from miso_gguf.runtime.speech import Segment
 from miso_gguf.runtime.tts import MisoTTS
 
 Codes = NDArray[np.int64]

@@ -21,8 +21,8 @@ ALLOWED: dict[str, set[str]] = {
 STOREYS: dict[str, str] = {
     "convert": "checkpoint mimi gguf_header imatrix rows mixture plan sink quantize codec conversion estimate "
     "verify_logits verify bundle cli",
-    "runtime": "audio codec options bundle lm/depth lm speech voice synthesis tts dialogue request fit cli",
-    "quant_eval": "results corpus machine memory prosody metrics stats gates run clips summary report evaluation cli",
+    "runtime": "audio codec options bundle speech lm/depth lm voice synthesis tts dialogue request fit cli",
+    "quant_eval": "results corpus machine memory stats prosody metrics gates run clips summary report evaluation cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from ...core.errors import MisoError
 from ...core.files import write_whole
 from ..results import CorpusInfo, Document, Estimate, ModelInfo, Results
-from ..stats.estimates import RESAMPLES, SEED, estimate
+from ..stats.bootstrap import RESAMPLES, SEED
+from ..stats.estimates import estimate
 from ..stats.observations import Observations
 
 SCHEMA_VERSION = 1

@@ -15,46 +15,21 @@ Failures: PASS if there are no more than before; FAIL by a sign test over the pr
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
 from ..metrics.table import METRICS, Metric
-from ..results import Estimate, GateResult
-from ..stats.estimates import (
-    FEWEST_PROMPTS,
-    RESAMPLES,
-    SEED,
-    Bootstrap,
-    Observations,
-    as_estimate,
-    p_fails_more_often,
-    paired,
-)
-from .accepted import (
-    Baseline,
-    BaselineError,
-    Measured,
-    StoredMetric,
-    Subject,
-    check_comparable,
-    load_baseline,
-    save_baseline,
-    subject_of,
-)
-from .judge import Tested, adjusted, number, span
+from ..results import Estimate, GateResult, Verdict
+from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
+from ..stats.estimates import FEWEST_PROMPTS, as_estimate, p_fails_more_often
+from ..stats.observations import Observations, paired
+from .accepted import Baseline, Measured, StoredMetric, Subject, check_comparable, load_baseline, write_baseline
+from .config import load_gates
+from .judge import Tested, adjusted, number, span, worst
 
-__all__ = [
-    "Baseline",
-    "BaselineError",
-    "Measured",
-    "Subject",
-    "check_comparable",
-    "compare_to_baseline",
-    "load_baseline",
-    "save_baseline",
-    "slack",
-    "subject_of",
-]
+BASELINE_NAME = "baseline.json"
+"""In the directory of every evaluation: all that a later one can be held against."""
 
 
 def compare_to_baseline(
@@ -161,3 +136,32 @@ def _sides(metric: Metric, was: Estimate) -> list[tuple[int, float, float]]:
         return [(1, up, 0.0)] if metric.direction == "lower" else [(-1, down, 0.0)]
     reach = max(up, down)
     return [(1, reach, 2 * max(0.0, -was.high)), (-1, reach, 2 * max(0.0, was.low))]
+
+
+def accept_baseline(report: Path, file: Path) -> None:
+    """Write the evaluation in `report` to `file`. Errors as `load_baseline` and `write_baseline`."""
+    write_baseline(_of(report), file)
+
+
+def gate_against(report: Path, file: Path, gates: Path | None = None) -> tuple[list[GateResult], Verdict | None]:
+    """The history gates of the evaluation in `report` against the baseline `file`, and the worst verdict.
+
+    Raises `BaselineError` if they are not of one model, corpus and settings.
+    """
+    mine, accepted = _of(report), load_baseline(file)
+    measured = {
+        level: {metric: stored.observations() for metric, stored in metrics.items()}
+        for level, metrics in mine.levels.items()
+    }
+    watched = load_gates(gates).history
+    if not watched:
+        raise ValueError(f"{gates} holds no metric against a baseline: name some under [history]")
+    verdicts = compare_to_baseline(mine.subject, measured, accepted, watched)
+    return verdicts, worst(verdict.verdict for verdict in verdicts)
+
+
+def _of(report: Path) -> Baseline:
+    path = report / BASELINE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` to the end first")
+    return load_baseline(path)

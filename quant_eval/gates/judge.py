@@ -1,4 +1,4 @@
-"""The verdict of each gate on a level: PASS, FAIL or INCONCLUSIVE. It measures nothing, and reads no files.
+"""The verdict of each gate on a level: PASS, FAIL or INCONCLUSIVE, and of the controls. It measures and reads nothing.
 
 PASS: "worse than the margin" is rejected. FAIL: "within the margin" is rejected. Both one-sided at 5 %, each after Holm
 over the gates of the level; INCONCLUSIVE is what neither test can decide. So a PASS is shown, not assumed: it is wrong
@@ -11,23 +11,14 @@ observed share is not above the margin. That is the one verdict here that is not
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..metrics.table import METRICS, Metric, perfect
-from ..results import Estimate, GateResult, Verdict
-from ..stats.estimates import (
-    FEWEST_PROMPTS,
-    RESAMPLES,
-    SEED,
-    SIGNIFICANCE,
-    Bootstrap,
-    Observations,
-    as_estimate,
-    holm,
-    natural_range,
-    p_more_failures,
-)
-from .config import Gate, Gates, GatesError, Kind, load_gates, margin_for
+from ..metrics.table import METRICS, Metric, natural_range, perfect
+from ..results import Control, Estimate, GateResult, Verdict
+from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
+from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, as_estimate, holm, p_more_failures
+from ..stats.observations import Observations
+from .config import Gate, Gates, Kind, margin_for
 
-__all__ = ["Gate", "Gates", "GatesError", "Tested", "adjusted", "judge", "load_gates", "margin_for", "worst"]
+_NO_MEASURE_OF_DIFFERENCE = {"first_divergence"}
 
 
 def judge(
@@ -158,3 +149,32 @@ def _reason(result: GateResult, verdict: Verdict) -> str:
 def span(metric: Metric, found: Estimate) -> str:
     """An estimate as people read it: value and interval."""
     return f"{number(metric, found.value)} ({found.low:.{metric.digits}f} to {found.high:.{metric.digits}f})"
+
+
+def self_control(name: str, measured: Mapping[str, Observations]) -> Control:
+    """The baseline, run a second time: no metric of any clip may show a difference."""
+    off = [
+        METRICS[key].label
+        for key, found in measured.items()
+        if key in METRICS and key not in _NO_MEASURE_OF_DIFFERENCE and (found.values != perfect(key)).any()
+    ]
+    found = "equal in every clip" if not off else f"differs: {', '.join(off)}"
+    if not measured:
+        found = "not measured"
+    return Control(
+        name=f"{name} against itself",
+        expected="equal in every clip",
+        found=found,
+        behaved=bool(measured) and not off,
+    )
+
+
+def damaged_control(name: str, gates: Sequence[GateResult]) -> Control:
+    """A level that was damaged on purpose: some gate must fail."""
+    failed = [METRICS[gate.metric].label for gate in gates if gate.verdict == "FAIL"]
+    return Control(
+        name=name,
+        expected="at least one gate fails",
+        found=f"{len(failed)} of {len(gates)} gates fail" + (f": {', '.join(failed)}" if failed else ""),
+        behaved=bool(failed),
+    )

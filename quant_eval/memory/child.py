@@ -18,9 +18,9 @@ from ...models.mimi import FRAME_RATE_HZ
 from ...models.noise import gumbel_noise
 from ...models.spec import ModelSpec
 from ...runtime.bundle import open_level
-from ...runtime.lm.engine import Engine, EngineOptions
+from ...runtime.lm.engine import Engine
 from ...runtime.lm.prompt import Block
-from ...runtime.options import SpeechOptions
+from ...runtime.options import EngineOptions, SpeechOptions
 
 LOADED, SPOKEN = "loaded", "spoken"
 _FAILED = 2

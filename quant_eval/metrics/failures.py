@@ -1,6 +1,6 @@
 """Clips that no one would ship: silent, looping, without end, or cut off. Judges one clip and compares nothing.
 
-Loops and silences are those that the runtime's watch stops at, so the evaluation counts what a user would meet.
+Loops and silences are those that the runtime stops at, so the evaluation counts what a user would meet.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ import numpy as np
 from ...core.arrays import I64Array
 from ...models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples, checked
-from ...runtime.synthesis.stopping import SILENCE_DBFS, Verdict, Watch
+from ...runtime.synthesis.stopping import SILENT_FRAME_DBFS, StoppingCriteria, Verdict
 from ..prosody.rhythm import peak_level_db, step_levels_db
 from .table import FAILURES
 
@@ -52,20 +52,20 @@ def failures(samples: Samples, codes: I64Array, ended: Ended) -> tuple[str, ...]
 
 
 def is_looping(codes: I64Array) -> bool:
-    """Whether the runtime's watch sees a loop in the codes `[frames, codebooks]`."""
+    """Whether the runtime would stop at a loop in the codes `[frames, codebooks]`."""
     if codes.ndim != 2:
         raise ValueError(f"codes must be [frames, codebooks], not {list(codes.shape)}")
     if not codes.size:
         return False
-    watch = Watch(codes.shape[1], cap_frames=len(codes) + 1)
-    return any(watch.observe(frame) is Verdict.LOOP for frame in codes)
+    criteria = StoppingCriteria(codes.shape[1], cap_frames=len(codes) + 1)
+    return any(criteria.observe(frame) is Verdict.LOOP for frame in codes)
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether nothing is said in float32 samples `[n]`, or the runtime's watch sees a silence without end."""
+    """Whether nothing is said in float32 samples `[n]`, or the runtime would stop at a silence without end."""
     whole = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
-    watch = Watch(codebooks=1, cap_frames=1)
-    return peak_level_db(step_levels_db(samples)) < SILENCE_DBFS or watch.hear(whole) is Verdict.SILENCE
+    criteria = StoppingCriteria(codebooks=1, cap_frames=1)
+    return peak_level_db(step_levels_db(samples)) < SILENT_FRAME_DBFS or criteria.hear(whole) is Verdict.SILENCE
 
 
 def is_tail_truncated(samples: Samples) -> bool:

@@ -1,5 +1,6 @@
 """The table of metrics: each one's name, layer, unit and direction, declared once. It knows no data and no margins."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -223,6 +224,17 @@ _PERFECT = {"top1": 100.0, "lf0_corr": 1.0}
 def perfect(metric: str) -> float:
     """What a metric is where nothing differs: 0 for most."""
     return _PERFECT.get(metric, 0.0)
+
+
+def natural_range(metric: str) -> tuple[float, float]:
+    """Between what a metric's mean can lie: 0 and 100 for a share, 0 and no end for a distance."""
+    known = METRICS[metric]
+    # Differences can be negative though their unit is %, and though less of them is better.
+    if known.direction == "zero" or metric == "pause_floor":
+        return -math.inf, math.inf
+    if known.unit == "%":
+        return 0.0, 100.0
+    return (-1.0, 1.0) if metric == "lf0_corr" else (0.0, math.inf)
 
 
 FAILURES: tuple[str, ...] = ("runaway", "truncated_tail", "silent", "looping")

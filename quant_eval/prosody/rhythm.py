@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.audio.samples import Samples, checked
-from ...runtime.synthesis.stopping import SILENCE_DBFS
+from ...runtime.synthesis.stopping import SILENT_FRAME_DBFS
 from .contours import STEP_S, Contours, F64Array
 
 Mask = NDArray[np.bool_]
@@ -110,7 +110,7 @@ def peak_level_db(levels: F64Array) -> float:
 def _sounding(levels: F64Array) -> Mask:
     """Which steps belong to a sound. Gaps are closed before bursts are dropped, or a creaky voice would be one."""
     peak = peak_level_db(levels)
-    if peak < SILENCE_DBFS:
+    if peak < SILENT_FRAME_DBFS:
         return np.zeros(len(levels), np.bool_)
     sounding = levels >= peak - SILENCE_BELOW_PEAK_DB
     for first, after in _runs(~sounding):

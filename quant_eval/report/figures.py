@@ -7,8 +7,7 @@ import numpy as np
 
 from ...core.units import size_text
 from ..results import Clip, Contour, Distribution, Estimate, Results
-from .extra import library
-from .plots import INK, LEVEL_COLOURS, MUTED, PAPER, RULE, Plot, colour_of, drawn, marker_of
+from .plots import INK, LEVEL_COLOURS, MUTED, PAPER, RULE, Plot, colour_of, drawn, library, marker_of
 from .sections.clips import f0_in_words, voiced_hz
 from .sections.costs import front, real_levels, size_and_kld
 from .sections.quality import can_be_scaled

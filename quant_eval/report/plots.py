@@ -5,13 +5,14 @@ Colours are drawn as on a light page and written as CSS variables, so a dark pag
 """
 
 import html
+import importlib
 import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .extra import library
+from ...core.errors import MisoError
 
 WIDTH = 350.0
 _UNITS_PER_INCH = 72.0
@@ -130,3 +131,18 @@ def _inline(svg: str, name: str, title: str, text: str) -> str:
         f'xmlns:xlink="http://www.w3.org/1999/xlink"><title id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-text">{html.escape(text)}</desc>{body}</svg>'
     )
+
+
+def library(name: str) -> Any:
+    """The module called `name`. Raises `MisoError` with the remedy if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".", maxsplit=1)[0]
+        raise MisoError(f"the HTML report needs {package}: pip install 'miso-gguf[eval]'") from error
+
+
+def check_installed() -> None:
+    """Raise `MisoError` unless all is there: for asking before hours of work, not after."""
+    for name in ("jinja2", "matplotlib.figure"):
+        library(name)

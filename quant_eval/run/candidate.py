@@ -16,14 +16,12 @@ from ...runtime.audio.samples import Samples
 from ...runtime.bundle import open_level
 from ...runtime.lm.depth.decoder import DepthDecoder
 from ...runtime.lm.embeddings import Embeddings
-from ...runtime.lm.frame_loop import FrameLoop
-from ...runtime.lm.prompt import Segment
-from ...runtime.lm.utterance import Utterance
+from ...runtime.lm.frame_loop import FrameLoop, Utterance
 from ...runtime.options import SpeechOptions
+from ...runtime.speech import Segment
 from ...runtime.tts import MisoTTS
 from ..corpus import Prompt
-from .coupled import coupled_codes
-from .teacher_forcing import Replay, Replayed
+from .teacher_forcing import Replay, Replayed, coupled_codes
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType as Qtype
-from gguf import GGUFReader
 
 from ...core.arrays import F32Array, U8Array
 from ...core.errors import MisoError
 from ...core.files import PARTIAL_SUFFIX, file_sha256
 from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
+from ...native.gguf_file import GgufFile
 from ...runtime.bundle import open_level
 
 STRENGTH = 0.8
@@ -129,26 +129,20 @@ def _link(source: Path, target: Path) -> None:
 
 def _damage(path: Path, strength: float, seed: int) -> None:
     """Change the scales of all matrices of all layers of a GGUF, in place."""
-    reader = GGUFReader(path)
-    places = [
-        (tensor.name, tensor.tensor_type, int(tensor.data_offset), int(tensor.n_bytes))
-        for tensor in reader.tensors
-        if tensor.name.startswith("blk.") and len(tensor.shape) == 2
-    ]
-    del reader
-    unknown = sorted({qtype.name for _, qtype, _, _ in places if qtype not in _SCALES and qtype not in _PLAIN})
-    if unknown or not places:
+    with GgufFile(path, writable=True) as file:
+        matrices = {n: tensor for n, tensor in file.tensors.items() if n.startswith("blk.") and len(tensor.shape) == 2}
+    unknown = sorted({qtype.name for qtype, _, _ in matrices.values() if qtype not in _SCALES and qtype not in _PLAIN})
+    if unknown or not matrices:
         what = f"has weights of type {', '.join(unknown)}" if unknown else "has no matrices in layers"
         raise MisoError(f"{path.name}: {what}: no control can be made of it. Use another level")
-    for name, qtype, offset, size in places:
-        data: U8Array = np.memmap(path, np.uint8, "r+", offset, (size,))
+    for name, (qtype, _, rows) in matrices.items():
+        data = rows.reshape(-1)
         # Keyed by name: a tensor's damage does not depend on which others the file has.
         rng = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
         unit = _SCALES[qtype][0] if qtype in _SCALES else _PLAIN[qtype].itemsize * _GROUP
         step = _BYTES_AT_ONCE // unit * unit
-        for start in range(0, size, step):
+        for start in range(0, data.size, step):
             _damage_bytes(data[start : start + step], qtype, strength, rng)
-        del data
 
 
 def _damage_bytes(data: U8Array, qtype: Qtype, strength: float, rng: np.random.Generator) -> None:

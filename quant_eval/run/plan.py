@@ -15,7 +15,7 @@ from ...models.mimi import FRAME_RATE_HZ
 from ...native.threads import default_threads
 from ...runtime.bundle import level_key
 from ...runtime.options import SpeechOptions
-from ..corpus import Corpus, load_corpus
+from ..corpus import Corpus, Prompt, load_corpus
 from ..machine import versions
 from ..metrics.table import LAYERS
 from ..stats.estimates import FEWEST_PROMPTS
@@ -23,7 +23,7 @@ from .candidate import Contender
 from .damage import damaged
 from .record_store import plan_fingerprint
 from .reference_logits import clip_bytes
-from .runner import Plan
+from .stages import FREE
 
 DAMAGED = "damaged"
 _CHARACTERS_PER_S = 14.0
@@ -31,6 +31,68 @@ _CHARACTERS_PER_S = 14.0
 _COMPUTING = ("llama-cpp-python", "numpy", "onnxruntime", "praat")
 """Whose version may change a record."""
 _FLOOR_BANDWIDTH = 1e9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an evaluation is to do.
+
+    Attributes:
+        baseline: What the others are held against.
+        contenders: All that are judged; the baseline among them, as a control.
+        damaged: The control that must fail, or None; only its first seed is run, and not freely.
+        corpus: What is said.
+        seeds: Of the noise.
+        layers: Of `metrics.LAYERS`.
+        options: Temperature and top-k.
+        out: Directory of records, logits and clips.
+        threads: Of each process; None for the default.
+        gpu_layers: As `MisoTTS.load`.
+        fingerprint: Of all that records depend on: see `records.plan_fingerprint`.
+        settings: How logits are computed: part of what they are kept under.
+    """
+
+    baseline: Contender
+    contenders: tuple[Contender, ...]
+    damaged: Contender | None
+    corpus: Corpus
+    seeds: tuple[int, ...]
+    layers: tuple[str, ...]
+    options: SpeechOptions
+    out: Path
+    threads: int | None
+    gpu_layers: int | None
+    fingerprint: str
+    settings: dict[str, str]
+
+    @property
+    def records(self) -> Path:
+        """Directory of the records."""
+        return self.out / "records"
+
+    @property
+    def audio(self) -> Path:
+        """Directory of the clips."""
+        return self.out / "clips"
+
+    @property
+    def everyone(self) -> list[Contender]:
+        """All contenders, the damaged control last."""
+        return [*self.contenders, *([self.damaged] if self.damaged is not None else [])]
+
+    def seeds_of(self, contender: Contender) -> tuple[int, ...]:
+        """With which seeds a contender is run."""
+        return self.seeds[:1] if contender == self.damaged else self.seeds
+
+    def layers_of(self, contender: Contender, prompt: Prompt) -> tuple[str, ...]:
+        """Which layers a contender goes through: not freely beside a person's recording, nor damaged."""
+        is_free = prompt.audio is None and contender != self.damaged
+        return tuple(layer for layer in self.layers if is_free or layer != FREE)
+
+    def clips(self) -> int:
+        """How many clips there are to do, those of the baseline included."""
+        seeds = len(self.seeds) + sum(len(self.seeds_of(contender)) for contender in self.everyone)
+        return len(self.corpus.prompts) * seeds
 
 
 @dataclass(frozen=True)

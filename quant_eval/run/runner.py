@@ -8,15 +8,13 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 from ...runtime.bundle import OpenLevel, open_level
-from ...runtime.options import SpeechOptions
-from ..corpus import Corpus, Prompt
+from ..corpus import Prompt
 from .candidate import Booth, Contender, LoneDepthDecoder
+from .plan import Plan
 from .record import Record, RecordKey
 from .record_store import Records
 from .reference_logits import BaseLogits, clip_key
@@ -39,68 +37,6 @@ from .stages import (
 
 Progress = Callable[[int], None]
 """Called with the number of clips done."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that an evaluation is to do.
-
-    Attributes:
-        baseline: What the others are held against.
-        contenders: All that are judged; the baseline among them, as a control.
-        damaged: The control that must fail, or None; only its first seed is run, and not freely.
-        corpus: What is said.
-        seeds: Of the noise.
-        layers: Of `metrics.LAYERS`.
-        options: Temperature and top-k.
-        out: Directory of records, logits and clips.
-        threads: Of each process; None for the default.
-        gpu_layers: As `MisoTTS.load`.
-        fingerprint: Of all that records depend on: see `records.plan_fingerprint`.
-        settings: How logits are computed: part of what they are kept under.
-    """
-
-    baseline: Contender
-    contenders: tuple[Contender, ...]
-    damaged: Contender | None
-    corpus: Corpus
-    seeds: tuple[int, ...]
-    layers: tuple[str, ...]
-    options: SpeechOptions
-    out: Path
-    threads: int | None
-    gpu_layers: int | None
-    fingerprint: str
-    settings: dict[str, str]
-
-    @property
-    def records(self) -> Path:
-        """Directory of the records."""
-        return self.out / "records"
-
-    @property
-    def audio(self) -> Path:
-        """Directory of the clips."""
-        return self.out / "clips"
-
-    @property
-    def everyone(self) -> list[Contender]:
-        """All contenders, the damaged control last."""
-        return [*self.contenders, *([self.damaged] if self.damaged is not None else [])]
-
-    def seeds_of(self, contender: Contender) -> tuple[int, ...]:
-        """With which seeds a contender is run."""
-        return self.seeds[:1] if contender == self.damaged else self.seeds
-
-    def layers_of(self, contender: Contender, prompt: Prompt) -> tuple[str, ...]:
-        """Which layers a contender goes through: not freely beside a person's recording, nor damaged."""
-        is_free = prompt.audio is None and contender != self.damaged
-        return tuple(layer for layer in self.layers if is_free or layer != FREE)
-
-    def clips(self) -> int:
-        """How many clips there are to do, those of the baseline included."""
-        seeds = len(self.seeds) + sum(len(self.seeds_of(contender)) for contender in self.everyone)
-        return len(self.corpus.prompts) * seeds
 
 
 def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: None) -> None:

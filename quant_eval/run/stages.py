@@ -14,8 +14,8 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...runtime.audio.reader import read_audio
 from ...runtime.audio.writer import AudioWriter
-from ...runtime.lm.prompt import Segment
 from ...runtime.options import SpeechOptions
+from ...runtime.speech import Segment
 from ..corpus import Prompt
 from ..metrics.codes import first_divergence, semantic_wed
 from ..metrics.divergence import Divergence, clip_metrics, divergence, eos_shift

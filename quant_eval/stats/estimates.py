@@ -9,27 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.table import METRICS
 from ..results import Estimate
 from .bootstrap import RESAMPLES, SEED, Bootstrap
-from .observations import Observations, by_prompt, paired
-
-__all__ = [
-    "FEWEST_PROMPTS",
-    "RESAMPLES",
-    "SEED",
-    "SIGNIFICANCE",
-    "Bootstrap",
-    "Observations",
-    "as_estimate",
-    "binomial_tail",
-    "estimate",
-    "holm",
-    "natural_range",
-    "p_fails_more_often",
-    "p_more_failures",
-    "paired",
-]
+from .observations import Observations, by_prompt
 
 SIGNIFICANCE = 0.05
 """Of the tests: one-sided."""
@@ -38,14 +20,17 @@ FEWEST_PROMPTS = 5
 
 
 def estimate(
-    observations: Observations, resamples: int = RESAMPLES, seed: int = SEED, *, metric: str | None = None
+    observations: Observations,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    *,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
-    """The mean with its two-sided 95 % interval; with a `metric`, the interval ends where that metric does.
+    """The mean with its two-sided 95 % interval, which ends at `limits`.
 
     A single prompt has no interval: low and high are the value, and `prompts` says 1.
     """
-    bootstrap = Bootstrap(observations, resamples=resamples, seed=seed)
-    return as_estimate(bootstrap, natural_range(metric) if metric is not None else (-math.inf, math.inf))
+    return as_estimate(Bootstrap(observations, resamples=resamples, seed=seed), limits)
 
 
 def as_estimate(bootstrap: Bootstrap, limits: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
@@ -59,17 +44,6 @@ def as_estimate(bootstrap: Bootstrap, limits: tuple[float, float] = (-math.inf, 
         prompts=bootstrap.prompts,
         clips=bootstrap.clips,
     )
-
-
-def natural_range(metric: str) -> tuple[float, float]:
-    """Between what a metric's mean can lie: 0 and 100 for a share, 0 and no end for a distance."""
-    known = METRICS[metric]
-    # Differences can be negative though their unit is %, and though less of them is better.
-    if known.direction == "zero" or metric == "pause_floor":
-        return -math.inf, math.inf
-    if known.unit == "%":
-        return 0.0, 100.0
-    return (-1.0, 1.0) if metric == "lf0_corr" else (0.0, math.inf)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,11 +5,52 @@ Knows what standard output may not be; the formats are `writer.py`'s.
 
 import os
 import sys
+from types import TracebackType
+from typing import BinaryIO
 
 from ...core.errors import MisoError
-from .writer import AudioWriter, RawWriter
+from .samples import SAMPLE_RATE_HZ, Samples, to_pcm16
+from .writer import AudioWriter, SampleWriter
 
 STANDARD_OUTPUT = "-"
+
+
+class RawWriter(SampleWriter):
+    """Raw PCM (signed 16 bit, little endian, mono) to a pipe or any binary stream, flushed chunk by chunk.
+
+    A context manager; it does not close the stream. A `BrokenPipeError`, a player that was closed, is the caller's.
+
+    Args:
+        stream: For example `sys.stdout.buffer`.
+        sample_rate_hz: Of the output.
+        in_rate_hz: Of the samples.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, sample_rate_hz: int = SAMPLE_RATE_HZ, *, in_rate_hz: int = SAMPLE_RATE_HZ
+    ) -> None:
+        super().__init__(sample_rate_hz, in_rate_hz)
+        self._stream = stream
+        self._done = False
+
+    def _emit(self, samples: Samples) -> None:
+        self._stream.write(to_pcm16(samples).astype("<i2").tobytes())
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Write what the change of sample rate held back. May be called again."""
+        if not self._done:
+            self._done = True
+            self._take(self._resampler.rest())
+
+    def __enter__(self) -> "RawWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
 
 
 def open_output(target: str, sample_rate_hz: int) -> AudioWriter | RawWriter:

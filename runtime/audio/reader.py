@@ -16,7 +16,7 @@ from .samples import RATES_HZ, SAMPLE_RATE_HZ, Samples, peak_dbfs, resampled
 
 log = logging.getLogger(__name__)
 
-SILENCE_DBFS = -60.0
+SILENT_RECORDING_DBFS = -60.0
 MIN_SECONDS = 0.3
 
 
@@ -53,7 +53,7 @@ def read_audio(
         raise ValueError(f"{path}: {seconds:.2f} s of audio, too short to hear a voice in. Give at least some seconds.")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: holds values that are not finite (NaN or infinity). Export it again, as 16-bit PCM.")
-    if (peak := peak_dbfs(samples)) < SILENCE_DBFS:
+    if (peak := peak_dbfs(samples)) < SILENT_RECORDING_DBFS:
         raise ValueError(f"{path}: is silence (its peak is {peak:.0f} dBFS). Check the recording, or amplify it.")
     if peak > 0:
         log.warning("%s: louder than full scale (by %.1f dB): scaled down", path, peak)

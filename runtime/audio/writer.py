@@ -1,6 +1,6 @@
-"""Speech to a file or a pipe, chunk by chunk while it is being spoken. The formats are libsndfile's.
+"""Speech to a sound file, chunk by chunk while it is being spoken. The formats are libsndfile's.
 
-Knows no codec and no model.
+Knows no codec and no model; raw samples for a player are `pipe.py`'s.
 """
 
 import logging
@@ -10,7 +10,7 @@ import struct
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -37,7 +37,7 @@ _SYSTEM_ERROR = 2
 """Source: libsndfile's `SF_ERR_SYSTEM`."""
 
 
-class _Writer(ABC):
+class SampleWriter(ABC):
     """What file and pipe share: any chunks in, another sample rate out, and what went past full scale counted.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Writer(ABC):
         """Hand on samples at the output's rate, within [-1, 1]."""
 
 
-class AudioWriter(_Writer):
+class AudioWriter(SampleWriter):
     """Writes `.wav` and `.flac` (16 bit), `.ogg` (Vorbis) or `.mp3`, told by the name, while the samples come.
 
     A context manager. The file has its name only when it is whole: until then it is `.NAME.miso-partial` beside it.
@@ -239,41 +239,3 @@ def _checked_format(path: Path) -> tuple[str, str]:
             f"It can write {', '.join(working)}; `pip install -U soundfile` brings a newer one."
         )
     raise ValueError(f"{path}: cannot tell the format from {suffix or 'no ending'!r}. Use {', '.join(working)}.")
-
-
-class RawWriter(_Writer):
-    """Raw PCM (signed 16 bit, little endian, mono) to a pipe or any binary stream, flushed chunk by chunk.
-
-    A context manager; it does not close the stream. A `BrokenPipeError`, a player that was closed, is the caller's.
-
-    Args:
-        stream: For example `sys.stdout.buffer`.
-        sample_rate_hz: Of the output.
-        in_rate_hz: Of the samples.
-    """
-
-    def __init__(
-        self, stream: BinaryIO, sample_rate_hz: int = SAMPLE_RATE_HZ, *, in_rate_hz: int = SAMPLE_RATE_HZ
-    ) -> None:
-        super().__init__(sample_rate_hz, in_rate_hz)
-        self._stream = stream
-        self._done = False
-
-    def _emit(self, samples: Samples) -> None:
-        self._stream.write(to_pcm16(samples).astype("<i2").tobytes())
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Write what the change of sample rate held back. May be called again."""
-        if not self._done:
-            self._done = True
-            self._take(self._resampler.rest())
-
-    def __enter__(self) -> "RawWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()

@@ -3,7 +3,7 @@
 The graphs describe themselves (docs/mimi.md, "The contract"), so there are no names and no shapes of the model here.
 This module does not know the language model: its vocabulary is wider than the codec's, see `Codec.playable`.
 
-I64Array are int64 `[frames, codebooks]`, samples float32 `[n]` at 24 kHz in [-1, 1].
+Codes are int64 `[frames, codebooks]`, samples float32 `[n]` at 24 kHz in [-1, 1].
 """
 
 import logging

@@ -25,7 +25,7 @@ class Decoder(Protocol):
     """What decodes: a `CodecStream`."""
 
     def decode(self, codes: I64Array) -> Samples:
-        """I64Array `[n, codebooks]` to samples `[n * frame_samples]`."""
+        """Codes `[n, codebooks]` to samples `[n * frame_samples]`."""
 
 
 class DecodeThread(Closing):

@@ -10,13 +10,12 @@ from dataclasses import fields
 from typing import Any
 
 from ..audio.samples import Samples, joined_to
-from ..lm.prompt import Segment
 from ..options import SpeechOptions
-from ..speech import Speech, Timing
+from ..speech import Segment, Speech, Timing
 from ..tts import MisoTTS
 from .turns import Turn
 
-PAUSE_MS = 200.0
+TURN_GAP_MS = 200.0
 """Silence between turns, beside what the model leaves itself."""
 
 
@@ -42,7 +41,7 @@ class Conversation:
             with closing(self._turn(turn, history)) as pieces:
                 for number, samples in enumerate(pieces):
                     self._waits_s[-1] = waited_s
-                    piece = samples if number or last is None else joined_to(last, samples, PAUSE_MS)
+                    piece = samples if number or last is None else joined_to(last, samples, TURN_GAP_MS)
                     last = float(samples[-1])
                     begin = time.perf_counter()
                     yield piece

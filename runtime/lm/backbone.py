@@ -14,7 +14,8 @@ from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...core.errors import BundleError
 from ...models.spec import ModelSpec
-from ...native.llama import KvType, LlamaModel
+from ...native.llama import LlamaModel
+from ..options import EngineOptions
 from .embeddings import Embeddings
 from .prompt import Block
 
@@ -27,29 +28,36 @@ class Backbone(Closing):
         path: Path,
         spec: ModelSpec,
         embeddings: Embeddings,
+        options: EngineOptions,
         *,
-        threads: int,
-        sequences: int = 1,
         batch: int = 512,
-        gpu_layers: int = 0,
-        main_gpu: int = 0,
-        kv_type: KvType = "f16",
-        exact: bool = False,
-        repack: bool = False,
     ) -> None:
-        """Open the backbone's GGUF `path`. Arguments and errors as `LlamaModel`; `BundleError` if another model."""
+        """Open the backbone's GGUF `path`.
+
+        Args:
+            path: The file.
+            spec: What it must be.
+            embeddings: Of the same bundle.
+            options: `gpu_layers` of None is none: which of them there are is the engine's decision.
+            batch: Rows of a prefill computed at once; at least one of each sequence.
+
+        Raises:
+            BundleError: If it is another model's, or llama.cpp does not accept it.
+            MemoryError: If there is not enough memory for the context.
+        """
         self._embeddings = embeddings
         self._model = LlamaModel(
             path,
             context=spec.max_positions,
-            threads=threads,
-            exact=exact,
-            sequences=sequences,
-            batch=batch,
-            gpu_layers=gpu_layers,
-            main_gpu=main_gpu,
-            kv_type=kv_type,
-            repack=repack,
+            threads=options.threads,
+            exact=options.exact,
+            sequences=options.sequences,
+            # A step has a row of every sequence.
+            batch=max(options.sequences, batch),
+            gpu_layers=options.gpu_layers or 0,
+            main_gpu=options.main_gpu,
+            kv_type=options.kv_type,
+            repack=options.repack,
         )
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
         if found != expected:
@@ -58,9 +66,9 @@ class Backbone(Closing):
                 f"{path}: width and vocabulary are {found}, expected {expected}: not {spec.name}'s backbone. "
                 "Fetch or convert the bundle again."
             )
-        self._held: list[list[bytes]] = [[] for _ in range(sequences)]
-        self._rows: list[list[int]] = [[] for _ in range(sequences)]
-        self._next: list[int] = [0] * sequences
+        self._held: list[list[bytes]] = [[] for _ in range(options.sequences)]
+        self._rows: list[list[int]] = [[] for _ in range(options.sequences)]
+        self._next: list[int] = [0] * options.sequences
 
     def close(self) -> None:
         """Free the model. Idempotent."""

@@ -7,7 +7,7 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...models.spec import ModelSpec
 from ...native.ggml import dequantize
-from ...native.gguf_file import GgufFile, GgufTensor
+from ...native.gguf_file import GgufFile, StoredTensor
 
 _ROWS_AT_ONCE = 8
 """Positions embedded together: 8 x 32 rows of 4096 are 4 MB and stay in a core's cache. A voice of 10 s takes 15 ms; 31
@@ -39,5 +39,5 @@ class Embeddings:
             target[spoken] = summands.sum(axis=1, dtype=np.float32)
         return out
 
-    def _gather(self, table: GgufTensor, ids: I64Array) -> F32Array:
+    def _gather(self, table: StoredTensor, ids: I64Array) -> F32Array:
         return dequantize(table.qtype, table.data[ids], self._spec.backbone.embed_dim)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,9 +18,8 @@ from ...models.memory import GPU_PREFILL_ROWS
 from ...models.spec import ModelSpec
 from ...native.buffer_types import is_interleaving_safe
 from ...native.device import Backends, Device, gpus
-from ...native.llama import KvType
-from ...native.threads import default_threads
 from ..bundle import OpenLevel
+from ..options import ALL_LAYERS, EngineOptions
 from .backbone import Backbone
 from .depth.decoder import DepthDecoder
 from .embeddings import Embeddings
@@ -30,41 +29,10 @@ from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-_ALL_LAYERS = -1
 _RUNS_TO_CAPTURE = 2
 """ggml captures a CUDA graph when it is run a second time unchanged. Source: ggml-cuda.cu, `warmup_complete`."""
 _CPU_PREFILL_ROWS = 64
 """Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a batch to end."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where and how to compute."""
-
-    threads: int = field(default_factory=default_threads)
-    gpu_layers: int | None = None
-    """Backbone layers on the GPU; -1 for all. The default is all, if there is a GPU that this build can use."""
-    main_gpu: int = 0
-    kv_type: KvType = "f16"
-    context: int | None = None
-    """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
-    sequences: int = 1
-    """Utterances that can be spoken at the same time; each takes a KV cache."""
-    exact: bool = False
-    """KV cache in float32, unfused attention: for comparisons."""
-    repack: bool = False
-    """Interleave the backbone's weights for the CPU's vector units: loading takes 18 s instead of 2.5 (8B, Q4_K_M), and
-    the weights are held twice. Worth it where the gain is large: ARM, AVX-512. The depth decoder is always interleaved.
-    """
-    allow_cpu: bool = True
-    """When layers are asked for on a GPU that is not there: go on without it."""
-
-    def __post_init__(self) -> None:
-        for name, value, low in (("threads", self.threads, 1), ("sequences", self.sequences, 1)):
-            if value < low:
-                raise ValueError(f"{name} must be at least {low}, not {value}")
-        if self.gpu_layers is not None and self.gpu_layers < _ALL_LAYERS:
-            raise ValueError(f"gpu_layers must be -1 (all) or more, not {self.gpu_layers}")
 
 
 class Engine(Closing):
@@ -77,7 +45,7 @@ class Engine(Closing):
         """Load. Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot."""
         self.spec = _shortened(level.manifest.model_spec, options.context)
         self.gpu = _choose_gpu(options)
-        layers = 0 if self.gpu is None else _ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
+        layers = 0 if self.gpu is None else ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
         with ExitStack() as stack:
             tokenizer = stack.enter_context(Tokenizer(level.embeddings))
             self.prompts = PromptBuilder(self.spec, tokenizer)
@@ -91,15 +59,8 @@ class Engine(Closing):
                     level.backbone,
                     self.spec,
                     self._embeddings,
-                    threads=options.threads,
-                    sequences=options.sequences,
-                    # A step has a row of every sequence.
-                    batch=max(options.sequences, _CPU_PREFILL_ROWS if self.gpu is None else GPU_PREFILL_ROWS),
-                    gpu_layers=layers,
-                    main_gpu=options.main_gpu,
-                    kv_type=options.kv_type,
-                    exact=options.exact,
-                    repack=options.repack and _may_repack(),
+                    replace(options, gpu_layers=layers, repack=options.repack and _may_repack()),
+                    batch=_CPU_PREFILL_ROWS if self.gpu is None else GPU_PREFILL_ROWS,
                 )
             )
             self._stack = stack.pop_all()

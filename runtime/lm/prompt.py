@@ -13,27 +13,8 @@ import numpy as np
 
 from ...core.arrays import I64Array
 from ...models.spec import ModelSpec
+from ..speech import Segment
 from .tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Something already said: who said what, and how it sounded.
-
-    Raises:
-        ValueError: If `codes` is not int64 [frames, codebooks] with at least one frame.
-    """
-
-    text: str
-    codes: I64Array
-    """[frames, codebooks], the EOS frame not included."""
-    speaker: int = 0
-
-    def __post_init__(self) -> None:
-        if self.codes.ndim != 2 or not len(self.codes) or self.codes.dtype != np.int64:
-            raise ValueError(
-                f"a segment's codes must be int64 [frames, codebooks], not {self.codes.dtype} {list(self.codes.shape)}"
-            )
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ def audio_rows(codes: I64Array, *, end: bool = False) -> I64Array:
     return rows
 
 
-def fit(voice: Sequence[Block], context: Sequence[Block], text: Block, budget: int) -> tuple[list[Block], int]:
+def trimmed(voice: Sequence[Block], context: Sequence[Block], text: Block, budget: int) -> tuple[list[Block], int]:
     """The blocks of a prompt of at most `budget` rows, and how many context blocks were dropped for it.
 
     Oldest first, as upstream drops them; the voice stays. Raises `ValueError` if voice and text alone are too long.

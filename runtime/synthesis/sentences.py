@@ -62,7 +62,7 @@ _CUTS = tuple(
 
 _Span = tuple[int, int]
 
-_LETTER_S, _CAPITAL_S, _SYLLABLE_S, _DIGIT_S, _PAUSE_S, _SYMBOL_S = 0.065, 0.2, 0.25, 0.4, 0.2, 0.4
+_LETTER_S, _CAPITAL_S, _SYLLABLE_S, _DIGIT_S, _PUNCTUATION_S, _SYMBOL_S = 0.065, 0.2, 0.25, 0.4, 0.2, 0.4
 _CAP_FACTOR = 4.0
 _CAP_HEAD_S = 1.5
 _CAP_LEAST_S = 3.0
@@ -147,7 +147,7 @@ def _seconds(char: str) -> float:
         return _LETTER_S if category == "Ll" else _CAPITAL_S
     if category[0] == "S" or char in "%&@#*/\\":
         return _SYMBOL_S
-    return {"M": _LETTER_S, "P": _PAUSE_S}.get(category[0], 0.0)
+    return {"M": _LETTER_S, "P": _PUNCTUATION_S}.get(category[0], 0.0)
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Notices an utterance that has gone wrong while it is generated: a loop, silence, or no end in sight.
+"""When to stop an utterance that goes wrong while it is generated: a loop, silence, or no end in sight.
 
-Pure bookkeeping, fed frame by frame, the same answer for the same frames. It does not know what is done about it: the
-engine draws again with another seed, or keeps the frames that were good.
+Pure bookkeeping, fed frame by frame, the same answer for the same frames. It does not know what is done about it: see
+`stream.py`.
 """
 
 import math
@@ -21,9 +21,9 @@ MAX_PERIOD = 50
 LOOP_PASSES = 3
 """A long pattern must have been heard this often. A sentence said twice may be meant."""
 
-SILENCE_DBFS = -55.0
+SILENT_FRAME_DBFS = -55.0
 """RMS of a frame below which nothing is said. Frames of speech at a normal level are at -15 to -45."""
-PAUSE_FRAMES = 32
+LONGEST_PAUSE_FRAMES = 32
 """2.56 s. Pauses between sentences take about 1 s, dramatic ones 2 s."""
 LEAD_IN_FRAMES = 50
 """4 s without any speech: it is not going to start."""
@@ -39,8 +39,8 @@ class Verdict(str, Enum):
     CAP = "cap"
 
 
-class Watch:
-    """Watches one utterance. Codes and sound are fed separately, because sound comes later: it is decoded behind.
+class StoppingCriteria:
+    """Of one utterance. Codes and sound are fed separately, because sound comes later: it is decoded behind.
 
     A verdict stays, unless sound that comes late shows a silence that was complete before: how far the sound lags
     behind must not make a difference.
@@ -89,10 +89,10 @@ class Watch:
             raise ValueError(f"sound must come in whole frames of {FRAME_SAMPLES} samples, got shape {samples.shape}")
         for level in frame_levels_dbfs(samples):
             self._heard_frames += 1
-            self._quiet_frames = self._quiet_frames + 1 if level < SILENCE_DBFS else 0
+            self._quiet_frames = self._quiet_frames + 1 if level < SILENT_FRAME_DBFS else 0
             self._has_spoken = self._has_spoken or not self._quiet_frames
             is_first = self.verdict is None or self._heard_frames < self._decided_at
-            if is_first and self._quiet_frames >= (PAUSE_FRAMES if self._has_spoken else LEAD_IN_FRAMES):
+            if is_first and self._quiet_frames >= (LONGEST_PAUSE_FRAMES if self._has_spoken else LEAD_IN_FRAMES):
                 spoken = self._heard_frames - self._quiet_frames
                 self._stop(Verdict.SILENCE, spoken + KEPT_FRAMES if self._has_spoken else 0)
                 self._decided_at = self._heard_frames

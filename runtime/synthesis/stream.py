@@ -14,16 +14,16 @@ from ...core.closing import Closing
 from ..audio.samples import FADE_MS, SAMPLE_RATE_HZ, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
 from ..lm.engine import Engine
-from ..lm.prompt import Block, Segment, fit
-from ..lm.utterance import Utterance
+from ..lm.frame_loop import Utterance
+from ..lm.prompt import Block, trimmed
 from ..options import SpeechOptions
-from ..speech import Chunk, Speech, SpokenSentence
+from ..speech import Chunk, Segment, Speech, SpokenSentence
 from .sentences import speech_cap_frames
 from .take import Take
 
 log = logging.getLogger(__name__)
 
-PAUSE_MS = 100.0
+SENTENCE_GAP_MS = 100.0
 """Silence between sentences, beside what the model leaves itself."""
 _AUDIBLE_DBFS = -50.0
 _RETRY_STREAM = 1 << 32
@@ -31,8 +31,8 @@ _RETRY_STREAM = 1 << 32
 
 
 @dataclass(frozen=True)
-class Script:
-    """What is to be said, checked and cut into sentences."""
+class SpeechPlan:
+    """What is to be said, how and by whom: checked, and cut into sentences."""
 
     sentences: Sequence[str]
     speaker: int
@@ -42,16 +42,16 @@ class Script:
 
 
 def prepare(
-    engine: Engine, script: Script, text: str, voice: Block | None, context: Sequence[Block]
+    engine: Engine, plan: SpeechPlan, text: str, voice: Block | None, context: Sequence[Block]
 ) -> tuple[Utterance, int]:
-    """One sentence of a script after `voice` and `context`, and how many context blocks had no room beside it.
+    """One sentence of a plan after `voice` and `context`, and how many context blocks had no room beside it.
 
     Raises `ValueError` if voice and text alone are too long.
     """
-    options = script.options
+    options = plan.options
     cap = min(options.max_frames, speech_cap_frames(text))
-    said = engine.prompts.text(text, script.speaker)
-    blocks, dropped = fit([] if voice is None else [voice], context, said, engine.spec.max_positions - cap)
+    said = engine.prompts.text(text, plan.speaker)
+    blocks, dropped = trimmed([] if voice is None else [voice], context, said, engine.spec.max_positions - cap)
     return Utterance(blocks, cap, options.seed, 0, options.temperature, options.top_k), dropped
 
 
@@ -60,11 +60,11 @@ class SpeechStream(Closing):
 
     Args:
         live: Chunks leave at once, so nothing that was heard can be taken back; otherwise a sentence leaves when it is
-            whole, without what the watch found wrong with it.
+            whole, without what went wrong in it.
     """
 
-    def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
-        speaker = _Speaker(engine, codec, script, live=live)
+    def __init__(self, engine: Engine, codec: Codec, plan: SpeechPlan, *, live: bool) -> None:
+        speaker = _Speaker(engine, codec, plan, live=live)
         self.speech = speaker.speech
         # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
         self._chunks = speaker.speak()
@@ -83,24 +83,24 @@ class SpeechStream(Closing):
 class _Speaker:
     """One text being spoken."""
 
-    def __init__(self, engine: Engine, codec: Codec, script: Script, *, live: bool) -> None:
-        self._engine, self._codec, self._script, self._live = engine, codec, script, live
-        self.speech = Speech(script.speaker)
+    def __init__(self, engine: Engine, codec: Codec, plan: SpeechPlan, *, live: bool) -> None:
+        self._engine, self._codec, self._plan, self._live = engine, codec, plan, live
+        self.speech = Speech(plan.speaker)
         self._begin = time.perf_counter()
 
     def speak(self) -> Generator[Chunk, None, None]:
-        script = self._script
-        anchor, previous = script.voice, None
+        plan = self._plan
+        anchor, previous = plan.voice, None
         last: float | None = None
-        for index, text in enumerate(script.sentences):
-            context = [*script.context, *([previous] if previous is not None else [])]
+        for index, text in enumerate(plan.sentences):
+            context = [*plan.context, *([previous] if previous is not None else [])]
             for number, samples in enumerate(self._sentence(index, text, anchor, context)):
-                piece = samples if number or last is None else joined_to(last, samples, PAUSE_MS)
+                piece = samples if number or last is None else joined_to(last, samples, SENTENCE_GAP_MS)
                 yield self._chunk(piece, index)
                 last = float(samples[-1])
             codes = self.speech.sentences[-1].codes
             if len(codes):
-                previous = self._engine.prompts.segment(Segment(text, codes, script.speaker))
+                previous = self._engine.prompts.segment(Segment(text, codes, plan.speaker))
                 # Without a voice, the first sentence is the one that the others must sound like.
                 if anchor is None:
                     anchor, previous = previous, None
@@ -118,8 +118,8 @@ class _Speaker:
 
     def _sentence(self, index: int, text: str, anchor: Block | None, context: Sequence[Block]) -> Iterator[Samples]:
         """The sound of one sentence; its record is appended to `speech`."""
-        options = self._script.options
-        utterance, dropped = prepare(self._engine, self._script, text, anchor, context)
+        options = self._plan.options
+        utterance, dropped = prepare(self._engine, self._plan, text, anchor, context)
         if dropped:
             log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
         tries = 2 if options.retry and options.temperature > 0 else 1
@@ -157,7 +157,7 @@ class _Speaker:
             yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)
 
     def _take(self, utterance: Utterance) -> Take:
-        chunk_frames = self._script.options.chunk_frames
+        chunk_frames = self._plan.options.chunk_frames
         return Take(self._engine, self._codec, utterance, self.speech.timing, chunk_frames)
 
 

@@ -1,4 +1,4 @@
-"""One try at one utterance: the frame loop, the codec beside it, and the watch over both."""
+"""One try at one utterance: the frame loop, the codec beside it, and the stopping criteria over both."""
 
 import logging
 from collections.abc import Iterator
@@ -10,10 +10,9 @@ from ..audio.samples import Samples
 from ..codec.codec import Codec
 from ..codec.thread import DecodeThread
 from ..lm.engine import Engine
-from ..lm.frame_loop import FrameLoop
-from ..lm.utterance import Utterance
+from ..lm.frame_loop import FrameLoop, Utterance
 from ..speech import Timing
-from .stopping import Watch
+from .stopping import StoppingCriteria
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class Take:
     ) -> None:
         self._engine, self._codec, self._utterance, self._timing = engine, codec, utterance, timing
         self._chunk_frames = chunk_frames
-        self._watch = Watch(engine.spec.codebooks, utterance.max_frames)
+        self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
         self._codes: list[I64Array] = []
         self.ended = "eos"
         """"eos", "cap", "loop", "silence", or "empty" if there was no frame at all."""
@@ -45,7 +44,7 @@ class Take:
     @property
     def good_frames(self) -> int:
         """How many of them are worth keeping: those before a loop or a silence without end."""
-        return self._watch.good_frames
+        return self._stopping.good_frames
 
     def __iter__(self) -> Iterator[Samples]:
         waiting: list[I64Array] = []
@@ -61,7 +60,7 @@ class Take:
                 if 0 in step.codes:
                     self._codes.append(step.codes[0])
                     waiting.append(step.codes[0])
-                    if self._watch.observe(step.codes[0]):
+                    if self._stopping.observe(step.codes[0]):
                         loop.stop(0)
                 if len(waiting) == self._chunk_frames or (waiting and len(self._codes) == 1):
                     submit()
@@ -76,11 +75,11 @@ class Take:
                 yield self._heard(samples, loop)
         if not self._codes:
             self.ended = "empty"
-        elif self._watch.verdict is not None:
-            self.ended = self._watch.verdict.value
+        elif self._stopping.verdict is not None:
+            self.ended = self._stopping.verdict.value
 
     def _heard(self, samples: Samples, loop: FrameLoop) -> Samples:
-        if self._watch.hear(samples):
+        if self._stopping.hear(samples):
             loop.stop(0)
         return samples
 

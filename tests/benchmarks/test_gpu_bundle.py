@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import pytest
 import bundle as bundle_module
+import pytest
 from bundle import RepeatedStore, write_repeated_bundle
 from gguf import GGMLQuantizationType, GGUFReader
 

@@ -8,8 +8,8 @@ from gguf import GGMLQuantizationType as Qtype
 from gguf import quants
 from numpy.typing import NDArray
 
-from miso_gguf.native import ggml
 from miso_gguf.native.ggml import dequantize, is_valid, quantize, row_bytes
+from miso_gguf.native.libraries import ggml_base
 
 TYPES = [Qtype.F32, Qtype.F16, Qtype.Q8_0, Qtype.Q4_0, Qtype.Q4_1, Qtype.Q5_0, Qtype.Q4_K, Qtype.Q6_K]
 
@@ -72,6 +72,6 @@ def test_same_library_as_llama_cpp() -> None:
     from miso_gguf.native.llama import load_library  # noqa: PLC0415
 
     load_library()
-    base = ggml._ggml_base()
+    base = ggml_base()
     name = ctypes.cast(base.ggml_get_type_traits(12).contents.type_name, ctypes.c_char_p).value
     assert name == b"q4_K"

@@ -1,5 +1,8 @@
 """Reading GGUF through ggml's parser: against gguf-py's writer, and against files that are damaged on purpose."""
 
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +166,82 @@ def test_any_flipped_bytes(scratch: Path, content: bytes, changes: list[tuple[in
     for position, value in changes:
         damaged[position % len(damaged)] = value
     read(scratch, bytes(damaged))
+
+
+def _text(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+def _header(tensors: int, keys: int, body: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + body
+
+
+def _array(kind: int, count: int) -> bytes:
+    return _header(0, 1, _text(b"a") + struct.pack("<IIQ", 9, kind, count))
+
+
+HOSTILE = {
+    "keys": _header(0, 1 << 60),
+    "keys, fewer": _header(0, 1 << 31),
+    "tensors": _header(1 << 60, 0),
+    "tensors, fewer": _header(1 << 31, 0),
+    "everything": _header((1 << 64) - 1, (1 << 64) - 1),
+    "name": _header(0, 1, struct.pack("<Q", 1 << 62)),
+    "name of a gigabyte": _header(0, 1, struct.pack("<Q", 1 << 30) + b"abc"),
+    "value": _header(0, 1, _text(b"a") + struct.pack("<IQ", 8, 1 << 33)),
+    "numbers": _array(0, 1 << 60),
+    "numbers, fewer": _array(10, 1 << 30),
+    "texts": _array(8, 1 << 60),
+    "texts, fewer": _array(8, 1 << 28),
+    "arrays of arrays": _header(0, 1, _text(b"a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1 << 10) * 4),
+    "an array of itself": _array(9, 1 << 60),
+    "dimensions": _header(1, 0, _text(b"a") + struct.pack("<I", 1 << 31)),
+    "a dimension": _header(1, 0, _text(b"a") + struct.pack("<IQQIQ", 2, 1 << 40, 1 << 40, 0, 0)),
+    "alignment": _header(0, 1, _text(b"general.alignment") + struct.pack("<II", 4, 0)),
+    "truncated": _header(1, 1)[:12],
+}
+"""Files of less than 100 bytes that claim more than they hold."""
+
+
+def test_hostile_files_cost_no_time_and_no_memory(tmp_path: Path) -> None:
+    """In a process of its own, with a second each and half a gigabyte above what it starts with."""
+    paths = []
+    for name, content in HOSTILE.items():
+        assert len(content) < 100, name
+        paths.append(tmp_path / f"{name}.gguf")
+        paths[-1].write_bytes(content)
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from miso_gguf.core.errors import BundleError\n"
+        "from miso_gguf.native.gguf_file import GgufFile, ggml_base\n"
+        "ggml_base()\n"
+        "taken = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 29),) * 2)\n"
+        "for path in sys.argv[1:]:\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 1)\n"
+        "    try:\n"
+        "        GgufFile(Path(path))\n"
+        "    except BundleError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-c", script, *map(str, paths)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    message = "not a whole GGUF file. Fetch or convert the bundle again."
+    assert done.stdout.splitlines() == [f"{path}: {message}" for path in paths]
+
+
+def test_the_first_of_several_texts(path: Path) -> None:
+    with GgufFile(path) as file:
+        assert file.first_text("miso.list") == "a"
+        assert [file.first_text(key) for key in ("miso.numbers", "miso.part", "miso.nothing")] == [None] * 3
+
+
+def test_what_is_written_into_a_writable_file_lands_in_it(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(path.read_bytes())
+    with GgufFile(copy, writable=True) as file:
+        file.tensors["rows"].data.view(np.float32)[1, 2] = 77
+    with GgufFile(copy) as file:
+        assert file.tensors["rows"].data.view(np.float32)[1].tolist() == [4, 5, 77, 7]

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.native import buffer_types
-from miso_gguf.native.backend_library import ggml_base
 from miso_gguf.native.buffer import Buffer, read_tensor, write_tensor
 from miso_gguf.native.buffer_types import is_interleaving_safe, matrix_buffer_type, plain_buffer_type
 from miso_gguf.native.device import Backends, Device, devices, gpus
 from miso_gguf.native.ggml import dequantize, quantize
 from miso_gguf.native.graph import F16, F32, I32, Graph, Tensor, TensorContext
+from miso_gguf.native.libraries import ggml_base
 from miso_gguf.native.scheduler import Scheduler
 
 Array = NDArray[Any]

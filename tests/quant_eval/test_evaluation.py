@@ -18,9 +18,9 @@ from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import Results
 from miso_gguf.quant_eval.run.damage import damaged
-from miso_gguf.quant_eval.run.plan import Asked, estimate_cost, plan_compare, plan_run
+from miso_gguf.quant_eval.run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
 from miso_gguf.quant_eval.run.record_store import RecordError, Records
-from miso_gguf.quant_eval.run.runner import Plan, evaluate
+from miso_gguf.quant_eval.run.runner import evaluate
 
 LEVELS = ("fp16", "q8_0", "q4_0")
 PROMPTS, SEEDS = 8, 2

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, Q4_K_M
 from miso_gguf.runtime import cli
 from miso_gguf.runtime.audio.loudness import integrated_lufs
+from miso_gguf.runtime.bundle import Bundle
 from miso_gguf.runtime.dialogue import turns
 from miso_gguf.runtime.dialogue.script import Line
 from miso_gguf.runtime.fit import MARGIN_BYTES, Room
 from miso_gguf.runtime.lm.engine import Engine
+from miso_gguf.runtime.options import EngineOptions
 
 SHORT = ("--max-seconds", 0.4)
 CONTEXTS = ("1024", "2048")
@@ -501,8 +503,9 @@ def load_options(speak: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) 
     """What `MisoTTS.load` is asked for, given options; nothing is loaded."""
     asked: dict[str, Any] = {}
 
-    def load(source: str, level: str, **options: Any) -> None:
-        asked.update(options, level=level)
+    def load(bundle: Bundle, level: str, *, options: EngineOptions, verify: bool) -> None:
+        assert bundle.manifest.levels
+        asked.update(asdict(options), level=level, verify=verify)
         raise ValueError("loaded")
 
     monkeypatch.setattr(MisoTTS, "load", load)
@@ -524,6 +527,9 @@ def test_machine_options(load_options: Callable[..., dict[str, Any]]) -> None:
         "main_gpu": 0,
         "kv_type": "f16",
         "context": None,
+        "sequences": 1,
+        "exact": False,
+        "repack": False,
         "codec_provider": "cpu",
         "allow_cpu": True,
         "verify": False,

@@ -130,7 +130,7 @@ def test_refusals_keep_nothing(bundle: Path) -> None:
             with pytest.raises(ValueError, match="nothing to say"):
                 tts.generate("...")
             with pytest.raises(MisoError, match="2 more utterances"):
-                tts._codes(["One.", "Two."], None, (), None, [SpeechOptions()] * 2)
+                tts._codes([tts.utterance("One."), tts.utterance("Two.")])
 
         assert_flat(mistake, turns=40, warm_up=10, allowed_bytes=4 * MB)
 

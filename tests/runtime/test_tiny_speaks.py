@@ -16,8 +16,8 @@ import pytest
 from builders import make_tiny_bundle
 from miso_gguf.core.arrays import F32Array, I64Array
 from miso_gguf.models import tiny
-from miso_gguf.runtime.lm.prompt import Segment
 from miso_gguf.runtime.options import SpeechOptions
+from miso_gguf.runtime.speech import Segment
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 

@@ -16,7 +16,7 @@ from miso_gguf import MisoTTS, Segment, SpeechOptions, Voice
 from miso_gguf.core.errors import MisoError
 from miso_gguf.native.device import Device
 from miso_gguf.runtime.lm import engine as engine_module
-from miso_gguf.runtime.lm.engine import EngineOptions
+from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.speech import Speech
 from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
 
@@ -130,7 +130,7 @@ def test_a_long_conversation_loses_its_beginning(tts: MisoTTS, caplog: pytest.Lo
 def test_a_shorter_context_holds_less(bundle: Path) -> None:
     spoken = {}
     for context in (None, 300):
-        with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=0, context=context) as tts:
+        with MisoTTS.load(bundle, "q4_k_m", options=EngineOptions(threads=1, gpu_layers=0, context=context)) as tts:
             said = [Segment(f"Turn {index}.", random_codes(100, index), index % 2) for index in range(4)]
             spoken[context] = tts.generate("And now?", context=said, options=SHORT).sentences[0]
     assert spoken[None].dropped_segments == 0
@@ -138,7 +138,7 @@ def test_a_shorter_context_holds_less(bundle: Path) -> None:
     assert spoken[300].prompt_rows <= 290
     for context in (0, 2049):
         with pytest.raises(ValueError, match=f"context must be 1 to 2048 for Miso-Tiny, not {context}"):
-            MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=0, context=context)
+            MisoTTS.load(bundle, "q4_k_m", options=EngineOptions(threads=1, gpu_layers=0, context=context))
 
 
 def test_a_stream_may_give_whole_sentences(tts: MisoTTS) -> None:
@@ -380,14 +380,14 @@ def test_a_gpu_that_is_not_there(
     monkeypatch.setattr(engine_module, "gpus", list)
     message = "this llama-cpp-python finds no GPU: reinstall it with CMAKE_ARGS=-DGGML_CUDA=on"
     with pytest.raises(MisoError, match=message):
-        MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=-1, allow_cpu=False)
+        MisoTTS.load(bundle, "q4_k_m", options=EngineOptions(threads=1, allow_cpu=False), gpu_layers=-1)
     assert not caplog.records
     with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=-1) as tts:
         assert tts.engine.gpu is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"{message} (or GGML_METAL, GGML_VULKAN), or ask for 0 layers; going on with the CPU" in caplog.text
     caplog.clear()
-    with MisoTTS.load(bundle, "q4_k_m", threads=1, allow_cpu=False) as tts:
+    with MisoTTS.load(bundle, "q4_k_m", options=EngineOptions(threads=1, allow_cpu=False)) as tts:
         assert tts.engine.gpu is None, "none is asked for: none is missed"
     assert not caplog.records
 
@@ -414,8 +414,18 @@ def test_another_gpu_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engine_options_that_make_no_sense(bundle: Path, options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MisoTTS.load(bundle, "q4_k_m", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        EngineOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_keyword_is_stronger_than_the_options(bundle: Path) -> None:
+    options = EngineOptions(threads=1, gpu_layers=0, sequences=3, context=100)
+    with MisoTTS.load(bundle, "q4_k_m", options=options, sequences=2) as tts:
+        assert (tts.engine.backbone.sequences, tts.engine.spec.max_positions) == (2, 100)
+    with MisoTTS.load(bundle, "q4_k_m", options=options) as tts:
+        assert tts.engine.backbone.sequences == 3
 
 
 def test_a_quantised_kv_cache_speaks_too(bundle: Path) -> None:
-    with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=0, kv_type="q8_0") as tts:
+    with MisoTTS.load(bundle, "q4_k_m", options=EngineOptions(threads=1, gpu_layers=0, kv_type="q8_0")) as tts:
         assert len(tts.generate_codes(TEXT, options=SHORT)) == 10

@@ -22,7 +22,8 @@ from kit.build import toolkit
 from miso_gguf import SpeechOptions
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.runtime.bundle import open_level
-from miso_gguf.runtime.lm.engine import Engine, EngineOptions
+from miso_gguf.runtime.lm.engine import Engine
+from miso_gguf.runtime.options import EngineOptions
 
 SOURCE = Path(__file__).with_name("fake_cudart.c")
 _TOOLS = Path(__file__).parents[1]

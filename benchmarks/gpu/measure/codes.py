@@ -14,6 +14,7 @@ from miso_gguf.native.llama import TRACE
 from miso_gguf.native.llama_log import captured_log
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm.engine import Engine
+from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.tts import MisoTTS
 
 SENTENCES = (
@@ -33,7 +34,8 @@ def level_codes(bundle: Path, level: str, *, gpu_layers: int, threads: int) -> d
     with MisoTTS.load(bundle, level, threads=threads, gpu_layers=0) as cpu:
         spoken = [cpu.generate_codes(text, options=options) for text in SENTENCES]
         expected = [_logits(cpu, text, codes) for text, codes in zip(SENTENCES, spoken, strict=True)]
-    with MisoTTS.load(bundle, level, threads=threads, gpu_layers=gpu_layers, allow_cpu=False) as tts:
+    insist = EngineOptions(threads=threads, gpu_layers=gpu_layers, allow_cpu=False)
+    with MisoTTS.load(bundle, level, options=insist) as tts:
         captured = _is_captured(tts.engine)
         found = [tts.generate_codes(text, options=options) for text in SENTENCES]
         logits = [_logits(tts, text, codes) for text, codes in zip(SENTENCES, spoken, strict=True)]

@@ -22,6 +22,7 @@ from miso_gguf.native.graph import F32, Graph, TensorContext
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.lm.frame_loop import FrameLoop, FrameTimes
+from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.tts import MisoTTS
 
 FRAME_S = 1 / FRAME_RATE_HZ
@@ -46,9 +47,8 @@ def level_speed(bundle: Path, level: str, *, gpu_layers: int, threads: int, effo
     """All figures of one level, as a dictionary for JSON. Times in milliseconds unless their names say otherwise."""
     begin = time.perf_counter()
     files = open_level(bundle, level)
-    with MisoTTS.load(
-        bundle, level, threads=threads, gpu_layers=gpu_layers, sequences=max(effort.batches), allow_cpu=False
-    ) as tts:
+    options = EngineOptions(threads=threads, gpu_layers=gpu_layers, sequences=max(effort.batches), allow_cpu=False)
+    with MisoTTS.load(bundle, level, options=options) as tts:
         load_s = time.perf_counter() - begin
         device = tts.engine.gpu.description if tts.engine.gpu else "CPU"
         streamed = {"backbone": files.backbone.stat().st_size, "depth_decoder": tts.engine.depth.streamed_bytes}

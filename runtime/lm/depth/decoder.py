@@ -1,106 +1,29 @@
 """The depth decoder: from the backbone's result to all codes of a frame, as one ggml graph.
 
-The graph unrolls every codebook's step, keeps its KV cache in place, and samples inside: a code never leaves the
-device on its way to the next step. Sampling is Gumbel-max: argmax(logits / T + noise) = argmax(logits + T * noise), so
-the caller scales the noise, T is no part of the graph, and noise of zeros is greedy.
-
-It knows no backbone, no tokenizer and no files but its own.
+The graph is that of `sampling.py`, one for each batch size and `top_k`; frames whose codes are given go through that of
+`replay.py`. It knows no backbone, no tokenizer and no files but its own.
 """
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType
 
 from ....core.arrays import F32Array, I64Array
 from ....core.closing import Closing
 from ....models.spec import ModelSpec
-from ....native.buffer import Buffer, read_tensor, write_tensor
-from ....native.buffer_types import plain_buffer_type
+from ....native.buffer import read_tensor, write_tensor
 from ....native.device import Backends
-from ....native.gguf_file import GgufFile, GgufTensor
-from ....native.graph import F16, F32, I32, Graph, Tensor, TensorContext
-from ....native.scheduler import Scheduler
+from ....native.gguf_file import GgufFile, StoredTensor
+from ....native.graph import F16, F32
 from .replay import ReplayGraph
-from .transformer import NODES_PER_LAYER, DepthTransformer, new_cache
+from .sampling import FrameGraph
 from .weights import DepthWeights
-
-_NODES_PER_STEP = 40
-
-
-class _FrameGraph:
-    """The graph of one frame for a batch of utterances, with what goes in and out and its caches."""
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        weights: DepthWeights,
-        backends: Backends,
-        *,
-        batch: int,
-        top_k: int,
-        kv: GGMLQuantizationType,
-    ) -> None:
-        self._spec, self.weights, self._batch, self._top_k = spec, weights, batch, top_k
-        steps = spec.codebooks - 1
-        with ExitStack() as stack:
-            state = TensorContext(8)
-            stack.callback(state.close)
-            self._cache = new_cache(state, spec, kv, batch)
-            self.codes = state.new(I32, spec.codebooks, batch)
-            # On the device: as the graph's inputs they would lie on the host, and each view of one be copied.
-            self.hidden = state.new(F32, spec.backbone.embed_dim, batch)
-            self.logits = state.new(F32, spec.audio_vocab, batch)
-            self.noise = state.new(F32, spec.audio_vocab, spec.codebooks, batch)
-            buffer = Buffer(state, plain_buffer_type(backends.best), weights=False)
-            stack.callback(buffer.close)
-            self._g = Graph(steps * (spec.decoder.layers * NODES_PER_LAYER + _NODES_PER_STEP))
-            stack.callback(self._g.close)
-            self._build()
-            self.scheduler = Scheduler(backends, self._g)
-            stack.callback(self.scheduler.close)
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def _build(self) -> None:
-        g, spec, d, batch = self._g, self._spec, self._spec.decoder, self._batch
-        transformer = DepthTransformer(g, spec, self.weights, self._cache, self.weights.mask, batch=batch)
-        first = g.reshape(g.mul_mat(self.weights.projection, self.hidden), d.embed_dim, 1, batch)
-        code = self._sample(0, self.logits)
-        for codebook in range(1, spec.codebooks):
-            x = g.reshape(g.get_rows(self.weights.embeddings[codebook - 1], code), d.embed_dim, 1, batch)
-            if codebook == 1:
-                x = g.concat(first, x, dimension=1)
-            x = transformer(x, codebook)
-            logits = g.mul_mat(self.weights.heads[codebook - 1], transformer.output(x, x.shape[1] - 1))
-            code = self._sample(codebook, logits)
-
-    def _sample(self, codebook: int, logits: Tensor) -> Tensor:
-        """Gumbel-max over the `top_k` best: logits [V, B] -> codes I32 [B], also noted in `self.codes`."""
-        g, batch, vocab = self._g, self._batch, self._spec.audio_vocab
-        _, codebook_bytes, utterance_bytes, _ = self.noise.strides
-        strides = (utterance_bytes, utterance_bytes * batch, utterance_bytes * batch)
-        noisy = g.add(logits, g.view(self.noise, (vocab, batch, 1, 1), strides, codebook * codebook_bytes))
-        if self._top_k < vocab:
-            best = g.top_k(logits, self._top_k)
-            winner = g.argmax(g.reshape(g.get_rows(g.reshape(noisy, 1, vocab, batch), best), self._top_k, batch))
-            code = g.get_rows(g.reshape(best, 1, self._top_k, batch), g.reshape(winner, 1, batch))
-        else:
-            code = g.argmax(noisy)
-        code = g.reshape(code, batch)
-        stride = self.codes.strides[1]
-        slot = g.view(self.codes, (1, batch, 1, 1), (stride, stride * batch, stride * batch), codebook * 4)
-        g.expand(g.copy(g.reshape(code, 1, batch), slot))
-        return code
 
 
 class DepthDecoder(Closing):
     """Samples all codes of frames. A context manager; `backends` must outlive it."""
 
-    def __init__(self, path: Path, projection: GgufTensor, spec: ModelSpec, backends: Backends) -> None:
+    def __init__(self, path: Path, projection: StoredTensor, spec: ModelSpec, backends: Backends) -> None:
         """Load the weights of the decoder's GGUF `path` and the `projection` of its inputs.
 
         Raises `BundleError` if the file is not this model's decoder, `MemoryError` if the device is full.
@@ -109,7 +32,7 @@ class DepthDecoder(Closing):
         self._kv = F16 if backends.best.kind == "gpu" else F32
         with GgufFile(path) as file:
             self.weights = DepthWeights(file, projection, spec, backends)
-        self._graphs: dict[tuple[int, int], _FrameGraph] = {}
+        self._graphs: dict[tuple[int, int], FrameGraph] = {}
         self._replay: ReplayGraph | None = None
 
     def close(self) -> None:
@@ -134,10 +57,10 @@ class DepthDecoder(Closing):
         replay = [self._replay.splits] if self._replay is not None else []
         return max([1, *replay, *(graph.scheduler.splits for graph in self._graphs.values())])
 
-    def _graph(self, batch: int, top_k: int) -> _FrameGraph:
+    def _graph(self, batch: int, top_k: int) -> FrameGraph:
         key = (batch, top_k)
         if key not in self._graphs:
-            self._graphs[key] = _FrameGraph(
+            self._graphs[key] = FrameGraph(
                 self._spec, self.weights, self._backends, batch=batch, top_k=top_k, kv=self._kv
             )
         return self._graphs[key]

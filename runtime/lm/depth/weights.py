@@ -16,7 +16,7 @@ from ....models.spec import ModelSpec
 from ....native.buffer import Buffer, write_tensor
 from ....native.buffer_types import matrix_buffer_type, plain_buffer_type
 from ....native.device import Backends
-from ....native.gguf_file import GgufFile, GgufTensor
+from ....native.gguf_file import GgufFile, StoredTensor
 from ....native.graph import F16, I32, Tensor, TensorContext
 
 
@@ -44,7 +44,7 @@ _CUDA = ("CUDA", "ROCm", "MUSA")
 class DepthWeights:
     """The tensors of the decoder, on the device: matrices where it multiplies fastest, the rest in plain memory."""
 
-    def __init__(self, file: GgufFile, projection: GgufTensor, spec: ModelSpec, backends: Backends) -> None:
+    def __init__(self, file: GgufFile, projection: StoredTensor, spec: ModelSpec, backends: Backends) -> None:
         d = spec.decoder
         self._stack = ExitStack()
         self._contexts: dict[int, TensorContext] = {}
@@ -98,24 +98,24 @@ class DepthWeights:
         self._pending.append((tensor, data))
         return tensor
 
-    def _plain(self, tensor: GgufTensor) -> Tensor:
+    def _plain(self, tensor: StoredTensor) -> Tensor:
         return self._new(plain_buffer_type(self._device), tensor.qtype, tensor.data, *reversed(tensor.shape))
 
-    def _matrix(self, *tensors: GgufTensor) -> Tensor:
+    def _matrix(self, *tensors: StoredTensor) -> Tensor:
         """Matrices of one type and with the same input as one: one multiplication instead of several."""
         data = np.concatenate([tensor.data for tensor in tensors]) if len(tensors) > 1 else tensors[0].data
         qtype, columns = tensors[0].qtype, tensors[0].shape[1]
         buffer_type = matrix_buffer_type(self._device, qtype, columns, len(data))
         return self._new(buffer_type, qtype, data, columns, len(data))
 
-    def _joined(self, tensors: Sequence[GgufTensor]) -> list[Tensor]:
+    def _joined(self, tensors: Sequence[StoredTensor]) -> list[Tensor]:
         """Neighbours of one type as one matrix each."""
         return [self._matrix(*run) for _, run in groupby(tensors, key=lambda tensor: tensor.qtype)]
 
     def _layer(self, file: GgufFile, spec: ModelSpec, index: int) -> DepthLayer:
         d = spec.decoder
 
-        def matrix(name: str, rows: int, columns: int) -> GgufTensor:
+        def matrix(name: str, rows: int, columns: int) -> StoredTensor:
             return file.tensor(f"blk.{index}.{name}.weight", rows, columns)
 
         return DepthLayer(
@@ -136,8 +136,8 @@ class DepthWeights:
         )
 
 
-def _by_codebook(table: GgufTensor, spec: ModelSpec) -> list[GgufTensor]:
+def _by_codebook(table: StoredTensor, spec: ModelSpec) -> list[StoredTensor]:
     """The rows of each codebook of a tensor [codebooks * audio_vocab, d]."""
     vocab, columns = spec.audio_vocab, table.shape[1]
     parts = (table.data[first : first + vocab] for first in range(0, spec.flat_audio_vocab, vocab))
-    return [GgufTensor(table.qtype, (vocab, columns), part) for part in parts]
+    return [StoredTensor(table.qtype, (vocab, columns), part) for part in parts]

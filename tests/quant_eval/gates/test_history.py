@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miso_gguf.quant_eval.gates.accepted import Measured
-from miso_gguf.quant_eval.gates.history import (
+from miso_gguf.quant_eval.gates.accepted import (
     Baseline,
     BaselineError,
+    Measured,
     check_comparable,
-    compare_to_baseline,
     load_baseline,
     save_baseline,
-    slack,
     subject_of,
 )
+from miso_gguf.quant_eval.gates.history import compare_to_baseline, slack
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import CorpusInfo, GateResult, ModelInfo, Results
-from miso_gguf.quant_eval.stats.estimates import Observations, estimate
+from miso_gguf.quant_eval.stats.estimates import estimate
+from miso_gguf.quant_eval.stats.observations import Observations
 
 MODEL = ModelInfo(name="Tiny [1]", bundle="tiny", manifest_sha256="aa", source_sha256="bb")
 CORPUS = CorpusInfo(name="builtin", sha256="cc", prompts=40, categories={"list": 40}, seeds=[0, 1, 2])

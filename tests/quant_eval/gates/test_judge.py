@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from miso_gguf.models.levels import LEVELS as KNOWN
-from miso_gguf.quant_eval.gates.judge import Gate, Gates, GatesError, judge, load_gates, margin_for, worst
+from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, load_gates, margin_for
+from miso_gguf.quant_eval.gates.judge import judge, worst
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
-from miso_gguf.quant_eval.stats.estimates import Bootstrap, Observations, holm
+from miso_gguf.quant_eval.stats.bootstrap import Bootstrap
+from miso_gguf.quant_eval.stats.estimates import holm
+from miso_gguf.quant_eval.stats.observations import Observations
 
 GATES = load_gates()
 LEVELS = ("fp16", "q8_0", "q4_k_m", "q4_0")

@@ -18,7 +18,8 @@ from miso_gguf.quant_eval.memory.accounted import accounted_vram, memory_of
 from miso_gguf.quant_eval.memory.measured import Measured
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.lm import engine
-from miso_gguf.runtime.lm.engine import Engine, EngineOptions
+from miso_gguf.runtime.lm.engine import Engine
+from miso_gguf.runtime.options import EngineOptions
 
 MIB = 1 << 20
 

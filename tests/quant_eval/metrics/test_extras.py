@@ -21,11 +21,13 @@ from miso_gguf.quant_eval.metrics.extras import (
     SpeakerSimilarity,
     Utmos,
     WordErrorRate,
+    edit_distance,
     make_extra,
     measure,
     measure_all,
+    word_error_rate,
+    words,
 )
-from miso_gguf.quant_eval.metrics.wer import edit_distance, word_error_rate, words
 
 Floats = NDArray[np.float32]
 SECOND = np.linspace(-0.5, 0.5, 24_000, dtype=np.float32)

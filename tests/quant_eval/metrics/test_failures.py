@@ -9,7 +9,7 @@ import soundfile
 from synthetic_voice import RATE_HZ, Phrase, Samples
 
 from miso_gguf.quant_eval.metrics.failures import failures, is_looping, is_silent, is_tail_truncated
-from miso_gguf.runtime.synthesis.stopping import LOOP_FRAMES, PAUSE_FRAMES
+from miso_gguf.runtime.synthesis.stopping import LONGEST_PAUSE_FRAMES, LOOP_FRAMES
 
 SPEECH = Path(__file__).parents[2] / "data" / "speech.flac"
 PHRASE = Phrase(vowels="aioaio", outer_s=0.04)
@@ -47,7 +47,7 @@ def test_what_is_cut_at_the_cap_is_runaway_and_not_truncated_too() -> None:
         np.zeros(0, np.float32),
         silence(10),
         np.full(4800, 1e-4, np.float32),
-        np.concatenate([PHRASE.samples(), silence(PAUSE_FRAMES + 1), PHRASE.samples()]),
+        np.concatenate([PHRASE.samples(), silence(LONGEST_PAUSE_FRAMES + 1), PHRASE.samples()]),
         np.concatenate([silence(60), PHRASE.samples()]),
     ],
     ids=["nothing", "zeros", "hum", "inside", "before"],
@@ -57,7 +57,7 @@ def test_silence(samples: Samples) -> None:
 
 
 def test_a_pause_is_no_failure() -> None:
-    assert not is_silent(np.concatenate([PHRASE.samples(), silence(PAUSE_FRAMES - 5), PHRASE.samples()]))
+    assert not is_silent(np.concatenate([PHRASE.samples(), silence(LONGEST_PAUSE_FRAMES - 5), PHRASE.samples()]))
 
 
 def test_loops() -> None:

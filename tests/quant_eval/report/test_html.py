@@ -14,8 +14,8 @@ import soundfile
 from sample_results import HOSTILE, bare, hostile, sample, write_sounds
 
 from miso_gguf.core.errors import MisoError
-from miso_gguf.quant_eval.report import audio, extra, figures
-from miso_gguf.quant_eval.report.html import page
+from miso_gguf.quant_eval.report import figures, html, plots
+from miso_gguf.quant_eval.report.html import embedded, page
 from miso_gguf.quant_eval.report.outline import sections
 from miso_gguf.quant_eval.report.plots import CSS_NAMES, drawn
 from miso_gguf.quant_eval.report.write import write_reports
@@ -169,7 +169,7 @@ def test_sounds_that_are_missing_broken_or_elsewhere_are_said_to_be(results: Res
     soundfile.write(inside / "nothing.wav", np.zeros(0), 24_000)
     (inside / "broken.wav").write_bytes(b"RIFF no sound")
     names = ["good.wav", "nothing.wav", "broken.wav", "absent.wav", "", ".", "../secret.wav"]
-    found = audio.embedded([*names, str(tmp_path / "secret.wav")], inside)
+    found = embedded([*names, str(tmp_path / "secret.wav")], inside)
     assert list(found.uris) == ["good.wav"]
     clips = [results.clips[0].model_copy(update={"audio": "absent.wav"})]
     text = page(results.model_copy(update={"clips": clips, "distributions": []}), inside)
@@ -179,9 +179,9 @@ def test_sounds_that_are_missing_broken_or_elsewhere_are_said_to_be(results: Res
 
 def test_many_sounds_become_mp3(results: Results, sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [results.clips[0].audio, results.clips[0].baseline_audio]
-    wavs = audio.embedded(names, sounds)
-    monkeypatch.setattr(audio, "BUDGET_BYTES", 1000)
-    mp3s = audio.embedded(names, sounds)
+    wavs = embedded(names, sounds)
+    monkeypatch.setattr(html, "BUDGET_BYTES", 1000)
+    mp3s = embedded(names, sounds)
     assert (wavs.is_lossy, mp3s.is_lossy) == (False, True)
     for name in names:
         assert mp3s.uris[name].startswith("data:audio/mpeg;base64,")
@@ -244,7 +244,7 @@ def test_without_the_extra_the_rest_is_written_and_the_remedy_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MisoError, match=r"needs jinja2: pip install 'miso-gguf\[eval\]'"):
-        extra.check_installed()
+        plots.check_installed()
     with pytest.raises(MisoError, match="needs jinja2"):
         write_reports(results, tmp_path, tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}

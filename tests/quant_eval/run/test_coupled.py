@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from speaking import load_engine, prompt_blocks, random_codes, say, segments
 
-from miso_gguf.quant_eval.run.coupled import coupled_codes
-from miso_gguf.quant_eval.run.teacher_forcing import Replay
+from miso_gguf.quant_eval.run.teacher_forcing import Replay, coupled_codes
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop
-from miso_gguf.runtime.lm.utterance import Utterance
+from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
 
 TEXT = "One two three, said the tiny model."
 

@@ -13,9 +13,8 @@ from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import KVCache, Reference, audio_rows
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop
+from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
 from miso_gguf.runtime.lm.prompt import Block
-from miso_gguf.runtime.lm.utterance import Utterance
 
 TEXT = "One two three, said the tiny model."
 

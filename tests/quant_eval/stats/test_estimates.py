@@ -10,19 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miso_gguf.quant_eval.stats.bootstrap import _draws
+from miso_gguf.quant_eval.metrics.table import natural_range
+from miso_gguf.quant_eval.stats.bootstrap import Bootstrap, _draws
 from miso_gguf.quant_eval.stats.estimates import (
     SIGNIFICANCE,
-    Bootstrap,
-    Observations,
     binomial_tail,
     estimate,
     holm,
-    natural_range,
     p_fails_more_often,
     p_more_failures,
-    paired,
 )
+from miso_gguf.quant_eval.stats.observations import Observations, paired
 
 
 def observed(values: Any, weights: Any = 1.0) -> Observations:
@@ -163,7 +161,7 @@ def test_one_clip_off_zero_leaves_the_interval_finite(prompts: int) -> None:
 def test_intervals_end_where_the_metric_does() -> None:
     found = observed(100 - np.eye(12)[:, :1])
     assert estimate(found).high > 100
-    assert estimate(found, metric="top1").high == 100
+    assert estimate(found, limits=natural_range("top1")).high == 100
     assert natural_range("kld_cb0") == (0, inf)
     assert natural_range("pause_floor") == natural_range("jitter") == natural_range("dur_ratio") == (-inf, inf)
     assert natural_range("new_failures") == (0, 100)

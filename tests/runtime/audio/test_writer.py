@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.core.files import PARTIAL_SUFFIX
-from miso_gguf.runtime.audio.writer import AudioWriter, RawWriter
+from miso_gguf.runtime.audio.pipe import RawWriter
+from miso_gguf.runtime.audio.writer import AudioWriter
 
 resource = pytest.importorskip("resource")
 

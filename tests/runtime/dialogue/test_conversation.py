@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from miso_gguf.runtime.dialogue.conversation import PAUSE_MS, Conversation
+from miso_gguf.runtime.dialogue.conversation import TURN_GAP_MS, Conversation
 from miso_gguf.runtime.dialogue.turns import Turn
-from miso_gguf.runtime.lm.prompt import Segment
 from miso_gguf.runtime.options import SpeechOptions
-from miso_gguf.runtime.speech import Chunk, Speech, SpokenSentence, Timing
+from miso_gguf.runtime.speech import Chunk, Segment, Speech, SpokenSentence, Timing
 from miso_gguf.runtime.tts import MisoTTS
 
 OPTIONS = SpeechOptions()
@@ -82,7 +81,7 @@ def test_live_or_not_it_is_one_sound() -> None:
     np.testing.assert_array_equal(live, whole)
     levelled = SpeechOptions(loudness_lufs=-16)
     np.testing.assert_array_equal(live, _sound(_conversation(_Model(), "a b", "c", "d e", options=levelled)))
-    pause = round(24 * PAUSE_MS)
+    pause = round(24 * TURN_GAP_MS)
     assert len(live) == 5 * 12_000 + 2 * (RAMP + pause)
     first, second = live[:24_000], live[24_000 + RAMP + pause :][:12_000]
     assert (first == np.float32(0.1)).all()
@@ -106,7 +105,7 @@ def test_what_can_have_no_room_is_forgotten() -> None:
 
 def test_a_turn_that_says_nothing() -> None:
     sound = _sound(_conversation(_Model(), "", "a", "", "b"))
-    assert len(sound) == 2 * 12_000 + RAMP + round(24 * PAUSE_MS)
+    assert len(sound) == 2 * 12_000 + RAMP + round(24 * TURN_GAP_MS)
     assert (sound[:12_000] == np.float32(0.2)).all()
 
 

@@ -16,9 +16,11 @@ from miso_gguf.models.reference import KVCache, Reference, Rows, audio_rows
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.embeddings import Embeddings
-from miso_gguf.runtime.lm.prompt import Block, PromptBuilder, Segment
+from miso_gguf.runtime.lm.prompt import Block, PromptBuilder
 from miso_gguf.runtime.lm.prompt import audio_rows as rows_of
 from miso_gguf.runtime.lm.tokenizer import Tokenizer
+from miso_gguf.runtime.options import EngineOptions
+from miso_gguf.runtime.speech import Segment
 
 Floats = NDArray[np.float32]
 
@@ -46,8 +48,8 @@ def prompt(prompts: PromptBuilder) -> list[Block]:
 
 
 def opened(level: OpenLevel, embeddings: Embeddings, *, batch: int = 64, sequences: int = 1) -> Backbone:
-    exact = level.key == "f32"
-    return Backbone(level.backbone, TINY, embeddings, threads=1, batch=batch, sequences=sequences, exact=exact)
+    options = EngineOptions(threads=1, sequences=sequences, exact=level.key == "f32")
+    return Backbone(level.backbone, TINY, embeddings, options, batch=batch)
 
 
 def reference_result(reference: Reference, blocks: Sequence[Block]) -> tuple[Floats, Floats]:
@@ -182,6 +184,6 @@ def test_sequences_step_together_or_alone(level: OpenLevel, embeddings: Embeddin
 def test_a_backbone_of_another_model_is_refused(level: OpenLevel, embeddings: Embeddings) -> None:
     message = r"width and vocabulary are \(256, 515\), expected \(64, 515\): not Micro's backbone"
     with pytest.raises(BundleError, match=message):
-        Backbone(level.backbone, MICRO, embeddings, threads=1)
+        Backbone(level.backbone, MICRO, embeddings, EngineOptions(threads=1))
     with pytest.raises(BundleError, match=r"width and vocabulary are \(256, 4120\), expected \(256, 515\)"):
-        Backbone(level.decoder, TINY, embeddings, threads=1)
+        Backbone(level.decoder, TINY, embeddings, EngineOptions(threads=1))

@@ -14,10 +14,9 @@ from miso_gguf.core.errors import MisoError
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop
+from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
 from miso_gguf.runtime.lm.prompt import Block
 from miso_gguf.runtime.lm.sequences import SequencePool
-from miso_gguf.runtime.lm.utterance import Utterance
 
 FRAMES = 14
 

@@ -14,12 +14,15 @@ import pytest
 from builders import make_tiny_bundle
 from miso_gguf import MisoTTS, SpeechOptions
 from miso_gguf.core.arrays import F32Array
+from miso_gguf.models.spec import ModelSpec
 from miso_gguf.native.device import devices
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm import engine as engine_module
 from miso_gguf.runtime.lm.backbone import Backbone
+from miso_gguf.runtime.lm.embeddings import Embeddings
 from miso_gguf.runtime.lm.frame_loop import FrameLoop
+from miso_gguf.runtime.options import EngineOptions
 
 TEXTS = ["Hello there. This is very good.", "Where is the red house?"]
 GREEDY = SpeechOptions(temperature=0.0, split_sentences=False)
@@ -97,7 +100,7 @@ def test_what_the_first_frame_would_wait_for_is_done_before(
 
 @pytest.mark.parametrize("context", [1, 8, 40])
 def test_a_short_context_has_no_room_to_warm_up(speaking: Path, pretend: None, context: int) -> None:
-    with MisoTTS.load(speaking, "fp16", threads=1, context=context) as tts:
+    with MisoTTS.load(speaking, "fp16", options=EngineOptions(threads=1, context=context)) as tts:
         assert tts.engine.spec.max_positions == context
 
 
@@ -116,14 +119,14 @@ def test_repack_is_left_out_where_it_is_not_safe(
 ) -> None:
     asked: list[bool] = []
 
-    def noting(*arguments: object, repack: bool, **options: object) -> object:
-        asked.append(repack)
-        return backbone(*arguments, repack=repack, **options)  # type: ignore[arg-type]
+    def noting(path: Path, spec: ModelSpec, embeddings: Embeddings, options: EngineOptions, *, batch: int) -> Backbone:
+        asked.append(options.repack)
+        return backbone(path, spec, embeddings, options, batch=batch)
 
     backbone = Backbone
     monkeypatch.setattr(engine_module, "Backbone", noting)
     monkeypatch.setattr(engine_module, "is_interleaving_safe", lambda: False)
     for wanted in (True, False):
-        MisoTTS.load(speaking, "fp16", threads=1, gpu_layers=0, repack=wanted).close()
+        MisoTTS.load(speaking, "fp16", options=EngineOptions(threads=1, gpu_layers=0, repack=wanted)).close()
     assert asked == [False, False]
     assert caplog.text.count("repack=True is left out") == 1

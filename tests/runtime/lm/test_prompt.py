@@ -15,8 +15,9 @@ from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.models.reference import prompt_rows
 from miso_gguf.runtime.bundle import open_level
-from miso_gguf.runtime.lm.prompt import Block, PromptBuilder, Segment, audio_rows, fit
+from miso_gguf.runtime.lm.prompt import Block, PromptBuilder, audio_rows, trimmed
 from miso_gguf.runtime.lm.tokenizer import Tokenizer
+from miso_gguf.runtime.speech import Segment
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +110,9 @@ def test_the_newest_context_that_fits_is_kept(voice: list[int], context: list[in
     fixed = sum(voice) + text
     if fixed > budget:
         with pytest.raises(ValueError, match=rf"takes {fixed} positions \({text} of them text\), {budget} are left"):
-            fit(voice_blocks, blocks, said, budget)
+            trimmed(voice_blocks, blocks, said, budget)
         return
-    kept, dropped = fit(voice_blocks, blocks, said, budget)
+    kept, dropped = trimmed(voice_blocks, blocks, said, budget)
     remaining = blocks[dropped:]
     assert [id(block) for block in kept] == [id(block) for block in [*voice_blocks, *remaining, said]]
     assert sum(map(len, kept)) <= budget

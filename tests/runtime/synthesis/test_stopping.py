@@ -1,4 +1,4 @@
-"""The watch alarms at the frame that its constants say, and at no other sequence."""
+"""The criteria are met at the frame that their constants say, and by no other sequence."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from miso_gguf.runtime.synthesis.stopping import (
     KEPT_FRAMES,
     LEAD_IN_FRAMES,
+    LONGEST_PAUSE_FRAMES,
     LOOP_FRAMES,
     MAX_PERIOD,
-    PAUSE_FRAMES,
     SEMANTIC_LOOP_FRAMES,
-    SILENCE_DBFS,
+    SILENT_FRAME_DBFS,
+    StoppingCriteria,
     Verdict,
-    Watch,
     frame_levels_dbfs,
 )
 
@@ -36,15 +36,15 @@ def loop(period: int, frames: int, codebooks: int = K, seed: int = 1) -> Codes:
     return np.resize(random_codes(period, codebooks, seed), (frames, codebooks))
 
 
-def observed(watch: Watch, codes: Codes) -> int | None:
-    """Index of the frame at which the watch stops."""
-    return next((index for index, frame in enumerate(codes) if watch.observe(frame)), None)
+def observed(criteria: StoppingCriteria, codes: Codes) -> int | None:
+    """Index of the frame at which they are met."""
+    return next((index for index, frame in enumerate(codes) if criteria.observe(frame)), None)
 
 
-def heard(watch: Watch, levels_dbfs: list[float]) -> int | None:
+def heard(criteria: StoppingCriteria, levels_dbfs: list[float]) -> int | None:
     for index, level in enumerate(levels_dbfs):
-        watch.observe(random_codes(1, seed=index)[0])
-        if watch.hear(np.full(FRAME, 10 ** (level / 20), np.float32)):
+        criteria.observe(random_codes(1, seed=index)[0])
+        if criteria.hear(np.full(FRAME, 10 ** (level / 20), np.float32)):
             return index
     return None
 
@@ -52,25 +52,26 @@ def heard(watch: Watch, levels_dbfs: list[float]) -> int | None:
 @pytest.mark.parametrize("period", [1, 2, 3, 7, 8, 10, 11, 25, MAX_PERIOD])
 @pytest.mark.parametrize("before", [0, 1, 90])
 def test_a_loop_is_seen_when_it_has_lasted_long_enough(period: int, before: int) -> None:
-    watch = Watch(K, NEVER)
+    criteria = StoppingCriteria(K, NEVER)
     lasting = max(LOOP_FRAMES, 3 * period)
     codes = np.concatenate([random_codes(before), loop(period, lasting + 20)])
-    assert observed(watch, codes) == before + lasting - 1
-    assert watch.verdict is Verdict.LOOP
-    assert watch.good_frames == before + max(period, KEPT_FRAMES)
-    assert watch.excess_frames == lasting - max(period, KEPT_FRAMES)
+    assert observed(criteria, codes) == before + lasting - 1
+    assert criteria.verdict is Verdict.LOOP
+    assert criteria.good_frames == before + max(period, KEPT_FRAMES)
+    assert criteria.excess_frames == lasting - max(period, KEPT_FRAMES)
 
 
 @pytest.mark.parametrize("period", [1, 8, MAX_PERIOD])
 def test_one_frame_less_is_no_loop(period: int) -> None:
-    watch = Watch(K, NEVER)
+    criteria = StoppingCriteria(K, NEVER)
     lasting = max(LOOP_FRAMES, 3 * period) - 1
-    assert observed(watch, np.concatenate([random_codes(50), loop(period, lasting), random_codes(50, seed=2)])) is None
-    assert (watch.good_frames, watch.excess_frames) == (100 + lasting, 0)
+    codes = np.concatenate([random_codes(50), loop(period, lasting), random_codes(50, seed=2)])
+    assert observed(criteria, codes) is None
+    assert (criteria.good_frames, criteria.excess_frames) == (100 + lasting, 0)
 
 
 def test_longer_patterns_are_no_loop() -> None:
-    assert observed(Watch(K, NEVER), loop(MAX_PERIOD + 1, 1000)) is None
+    assert observed(StoppingCriteria(K, NEVER), loop(MAX_PERIOD + 1, 1000)) is None
 
 
 @pytest.mark.parametrize(("codebooks", "half"), [(32, 16), (8, 4), (5, 3), (1, 1)])
@@ -80,23 +81,23 @@ def test_half_of_the_codebooks_must_take_part(codebooks: int, half: int) -> None
         codes[:, :count] = 7
         return codes
 
-    assert observed(Watch(codebooks, NEVER), stuck(half)) == LOOP_FRAMES - 1
-    assert observed(Watch(codebooks, NEVER), stuck(half - 1)) is None
+    assert observed(StoppingCriteria(codebooks, NEVER), stuck(half)) == LOOP_FRAMES - 1
+    assert observed(StoppingCriteria(codebooks, NEVER), stuck(half - 1)) is None
 
 
 def test_without_the_semantic_code_it_is_no_loop() -> None:
     codes = loop(4, 500)
     codes[:, 0] = random_codes(500)[:, 0]
-    assert observed(Watch(K, NEVER), codes) is None
+    assert observed(StoppingCriteria(K, NEVER), codes) is None
 
 
 @pytest.mark.parametrize("period", [1, 8])
 def test_the_semantic_code_alone_must_repeat_for_longer(period: int) -> None:
-    watch = Watch(K, NEVER)
+    criteria = StoppingCriteria(K, NEVER)
     codes = random_codes(200)
     codes[40:, 0] = loop(period, 160)[:, 0]
-    assert observed(watch, codes) == 40 + SEMANTIC_LOOP_FRAMES - 1
-    assert watch.good_frames == 40 + max(period, KEPT_FRAMES)
+    assert observed(criteria, codes) == 40 + SEMANTIC_LOOP_FRAMES - 1
+    assert criteria.good_frames == 40 + max(period, KEPT_FRAMES)
 
 
 def test_what_loops_from_the_later_start_counts() -> None:
@@ -104,76 +105,76 @@ def test_what_loops_from_the_later_start_counts() -> None:
     for start in (30, 10 + SEMANTIC_LOOP_FRAMES - LOOP_FRAMES):  # the second: both are seen at the same frame
         codes = random_codes(100)
         codes[10:, 0], codes[start:, 1:20] = 5, 5
-        watch = Watch(K, NEVER)
-        assert observed(watch, codes) == start + LOOP_FRAMES - 1
-        assert watch.good_frames == start + KEPT_FRAMES
+        criteria = StoppingCriteria(K, NEVER)
+        assert observed(criteria, codes) == start + LOOP_FRAMES - 1
+        assert criteria.good_frames == start + KEPT_FRAMES
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 8, 32]))
 def test_random_codes_never_alarm(seed: int, codebooks: int) -> None:
     # Eight values only: far more repetitive than speech.
     codes = np.random.default_rng(seed).integers(0, 8, (300, codebooks))
-    assert observed(Watch(codebooks, NEVER), codes) is None
+    assert observed(StoppingCriteria(codebooks, NEVER), codes) is None
 
 
 def test_the_cap() -> None:
-    watch = Watch(K, 40)
-    assert observed(watch, random_codes(60)) == 39
-    assert watch.verdict is Verdict.CAP
-    assert (watch.good_frames, watch.excess_frames) == (40, 0)
+    criteria = StoppingCriteria(K, 40)
+    assert observed(criteria, random_codes(60)) == 39
+    assert criteria.verdict is Verdict.CAP
+    assert (criteria.good_frames, criteria.excess_frames) == (40, 0)
 
 
 def test_a_loop_says_more_than_the_cap_at_the_same_frame() -> None:
-    watch = Watch(K, LOOP_FRAMES)
-    assert observed(watch, loop(1, 60)) == LOOP_FRAMES - 1
-    assert watch.verdict is Verdict.LOOP
+    criteria = StoppingCriteria(K, LOOP_FRAMES)
+    assert observed(criteria, loop(1, 60)) == LOOP_FRAMES - 1
+    assert criteria.verdict is Verdict.LOOP
 
 
 def test_a_verdict_stays() -> None:
-    watch = Watch(K, 5)
-    observed(watch, random_codes(5))
+    criteria = StoppingCriteria(K, 5)
+    observed(criteria, random_codes(5))
     for frame in loop(1, 100):
-        assert watch.observe(frame) is Verdict.CAP
-    assert watch.hear(np.zeros(100 * FRAME, np.float32)) is Verdict.CAP
-    assert (watch.good_frames, watch.excess_frames) == (5, 100)
+        assert criteria.observe(frame) is Verdict.CAP
+    assert criteria.hear(np.zeros(100 * FRAME, np.float32)) is Verdict.CAP
+    assert (criteria.good_frames, criteria.excess_frames) == (5, 100)
 
 
 def test_silence_after_speech() -> None:
-    watch = Watch(K, NEVER)
-    assert heard(watch, [-20.0] * 10 + [-60.0] * 100) == 10 + PAUSE_FRAMES - 1
-    assert watch.verdict is Verdict.SILENCE
-    assert watch.good_frames == 10 + KEPT_FRAMES
-    assert watch.excess_frames == PAUSE_FRAMES - KEPT_FRAMES
+    criteria = StoppingCriteria(K, NEVER)
+    assert heard(criteria, [-20.0] * 10 + [-60.0] * 100) == 10 + LONGEST_PAUSE_FRAMES - 1
+    assert criteria.verdict is Verdict.SILENCE
+    assert criteria.good_frames == 10 + KEPT_FRAMES
+    assert criteria.excess_frames == LONGEST_PAUSE_FRAMES - KEPT_FRAMES
 
 
 def test_no_speech_at_all_keeps_nothing() -> None:
-    watch = Watch(K, NEVER)
-    assert heard(watch, [-np.inf] * 100) == LEAD_IN_FRAMES - 1
-    assert (watch.good_frames, watch.excess_frames) == (0, LEAD_IN_FRAMES)
+    criteria = StoppingCriteria(K, NEVER)
+    assert heard(criteria, [-np.inf] * 100) == LEAD_IN_FRAMES - 1
+    assert (criteria.good_frames, criteria.excess_frames) == (0, LEAD_IN_FRAMES)
 
 
 @pytest.mark.parametrize(
     "levels",
     [
-        [-20.0] * 5 + [-99.0] * (PAUSE_FRAMES - 1) + [-30.0] * 5,
+        [-20.0] * 5 + [-99.0] * (LONGEST_PAUSE_FRAMES - 1) + [-30.0] * 5,
         [-99.0] * (LEAD_IN_FRAMES - 1) + [-30.0] * 5,
         ([-20.0] * 20 + [-90.0] * 13) * 8,
-        [SILENCE_DBFS + 0.1] * 200,
-        [-20.0] + ([-90.0] * (PAUSE_FRAMES - 1) + [SILENCE_DBFS + 0.1]) * 4,
+        [SILENT_FRAME_DBFS + 0.1] * 200,
+        [-20.0] + ([-90.0] * (LONGEST_PAUSE_FRAMES - 1) + [SILENT_FRAME_DBFS + 0.1]) * 4,
     ],
     ids=["long pause", "late start", "pauses of 1 s", "very quiet speech", "a word now and then"],
 )
 def test_pauses_are_no_silence(levels: list[float]) -> None:
-    assert heard(Watch(K, NEVER), levels) is None
+    assert heard(StoppingCriteria(K, NEVER), levels) is None
 
 
 def test_sound_that_comes_later_is_dropped_with_what_was_computed_meanwhile() -> None:
-    watch = Watch(K, NEVER)
-    levels = np.repeat([0.1] * 10 + [0.0] * PAUSE_FRAMES, FRAME).astype(np.float32)
-    observed(watch, random_codes(10 + PAUSE_FRAMES + 4))
-    assert watch.hear(levels[:-FRAME]) is None
-    assert watch.hear(levels[-FRAME:]) is Verdict.SILENCE
-    assert watch.excess_frames == PAUSE_FRAMES + 4 - KEPT_FRAMES
+    criteria = StoppingCriteria(K, NEVER)
+    levels = np.repeat([0.1] * 10 + [0.0] * LONGEST_PAUSE_FRAMES, FRAME).astype(np.float32)
+    observed(criteria, random_codes(10 + LONGEST_PAUSE_FRAMES + 4))
+    assert criteria.hear(levels[:-FRAME]) is None
+    assert criteria.hear(levels[-FRAME:]) is Verdict.SILENCE
+    assert criteria.excess_frames == LONGEST_PAUSE_FRAMES + 4 - KEPT_FRAMES
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(60, 110), st.integers(0, 20))
@@ -184,7 +185,7 @@ def test_how_far_the_sound_lags_behind_makes_no_difference(speech: int, loops_fr
     codes = np.concatenate([random_codes(loops_from, 4), loop(1, cap - loops_from, 4)])
     sound = np.zeros((cap, FRAME), np.float32)
     sound[:speech] = 0.1
-    prompt, late = Watch(4, cap), Watch(4, cap)
+    prompt, late = StoppingCriteria(4, cap), StoppingCriteria(4, cap)
     for frame, samples in zip(codes, sound, strict=True):
         stops = [prompt.observe(frame), prompt.hear(samples)]
         if any(stops):
@@ -208,12 +209,12 @@ def test_recorded_speech_never_alarms() -> None:
     levels = frame_levels_dbfs(samples)
     # Or the test would say nothing: there is speech, and there are pauses.
     assert max(levels) > -20
-    assert sum(level < SILENCE_DBFS for level in levels) > 30
-    watch = Watch(K, NEVER)
+    assert sum(level < SILENT_FRAME_DBFS for level in levels) > 30
+    criteria = StoppingCriteria(K, NEVER)
     for frame in samples.reshape(-1, FRAME):
-        assert watch.hear(frame) is None
+        assert criteria.hear(frame) is None
     # Heard far too quietly it does not start.
-    assert Watch(K, NEVER).hear(samples * np.float32(0.001)) is Verdict.SILENCE
+    assert StoppingCriteria(K, NEVER).hear(samples * np.float32(0.001)) is Verdict.SILENCE
 
 
 def test_levels() -> None:
@@ -225,10 +226,10 @@ def test_levels() -> None:
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="must be positive, not 0 and 5"):
-        Watch(0, 5)
+        StoppingCriteria(0, 5)
     with pytest.raises(ValueError, match="must be positive, not 32 and 0"):
-        Watch(K, 0)
+        StoppingCriteria(K, 0)
     with pytest.raises(ValueError, match=r"a frame has 32 codes, got shape \(1, 32\)"):
-        Watch(K, 5).observe(random_codes(1))
+        StoppingCriteria(K, 5).observe(random_codes(1))
     with pytest.raises(ValueError, match=r"whole frames of 1920 samples, got shape \(1921,\)"):
-        Watch(K, 5).hear(np.zeros(1921, np.float32))
+        StoppingCriteria(K, 5).hear(np.zeros(1921, np.float32))

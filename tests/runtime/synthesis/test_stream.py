@@ -13,12 +13,12 @@ from speaking import Scripted, load_tts, random_codes
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.runtime.audio.samples import Samples
 from miso_gguf.runtime.codec.codec import Codec
-from miso_gguf.runtime.lm.prompt import Block, Segment
+from miso_gguf.runtime.lm.prompt import Block
 from miso_gguf.runtime.options import SpeechOptions
-from miso_gguf.runtime.speech import Chunk
+from miso_gguf.runtime.speech import Chunk, Segment
 from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
-from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LEAD_IN_FRAMES, LOOP_FRAMES, PAUSE_FRAMES
-from miso_gguf.runtime.synthesis.stream import PAUSE_MS
+from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LEAD_IN_FRAMES, LONGEST_PAUSE_FRAMES, LOOP_FRAMES
+from miso_gguf.runtime.synthesis.stream import SENTENCE_GAP_MS
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 
@@ -26,7 +26,7 @@ Codes = NDArray[np.int64]
 
 FRAME = 1920
 RAMP = 120
-PAUSE = round(PAUSE_MS * 24)
+PAUSE = round(SENTENCE_GAP_MS * 24)
 SENTENCES = ("First, something is said here.", "Then something else is said.", "And that is all there is to say.")
 TEXT = " ".join(SENTENCES)
 CALM = 0.01
@@ -439,7 +439,7 @@ def test_silence_after_speech_ends_it(model: MisoTTS, monkeypatch: pytest.Monkey
         with model.stream(SENTENCES[0]) as stream:
             frames = sum(len(chunk.samples) for chunk in stream) // FRAME
         speech = stream.speech
-        assert 15 + PAUSE_FRAMES <= frames == scripted.steps + 1 < 15 + PAUSE_FRAMES + 20
+        assert 15 + LONGEST_PAUSE_FRAMES <= frames == scripted.steps + 1 < 15 + LONGEST_PAUSE_FRAMES + 20
     else:
         speech = model.generate(SENTENCES[0])
         frames = 15 + KEPT_FRAMES

@@ -7,8 +7,7 @@ import pytest
 
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.noise import gumbel_noise
-from miso_gguf.runtime.lm.frame_noise import FrameNoise
-from miso_gguf.runtime.lm.utterance import Utterance
+from miso_gguf.runtime.lm.frame_loop import FrameNoise, Utterance
 
 UTTERANCES = [
     Utterance([], 9, seed=3),
