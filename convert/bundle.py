@@ -16,6 +16,7 @@ from typing import get_args
 from filelock import FileLock, Timeout
 
 from ..core.errors import BundleError
+from ..core.files import sync_directory, write_whole
 from ..core.units import size_text
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, CodecFiles, Manifest, Role, SourceFile
 from .checkpoint.source_hash import SourceHasher
@@ -23,7 +24,7 @@ from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion
 from .plan import GgufPlan
 from .quantize import Progress, run_pass
-from .sink import Sink, remove_partials, sync_directory, write_whole
+from .sink import Sink, remove_partials
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
                 log.warning("%s: %s, %s, stays as it is", directory, names, BY_NEWER)
             manifest = _write(conversion, progress)
             if manifest != conversion.existing:
-                write_whole(directory, MANIFEST_NAME, manifest.to_json().encode())
+                write_whole(directory / MANIFEST_NAME, manifest.to_json().encode())
+                sync_directory(directory)
             return manifest
     except OSError as error:
         if error.errno in _DISK_FULL:

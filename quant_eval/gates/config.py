@@ -48,16 +48,16 @@ class Gate:
 
 @dataclass(frozen=True)
 class Gates:
-    """All gates, and the metrics that are held against the last accepted baseline."""
+    """All gates, and the metrics that are held against the last accepted evaluation."""
 
     gates: tuple[Gate, ...]
     history: tuple[str, ...]
 
-    def only(self, layers: Collection[str]) -> "Gates":
-        """Those of these layers: for a run that leaves some out on purpose."""
+    def only(self, stages: Collection[str]) -> "Gates":
+        """Those of these stages: for a run that leaves some out on purpose."""
         return Gates(
-            tuple(gate for gate in self.gates if METRICS[gate.metric].layer in layers),
-            tuple(metric for metric in self.history if METRICS[metric].layer in layers),
+            tuple(gate for gate in self.gates if METRICS[gate.metric].stage in stages),
+            tuple(metric for metric in self.history if METRICS[metric].stage in stages),
         )
 
 

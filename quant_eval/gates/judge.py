@@ -152,7 +152,7 @@ def span(metric: Metric, found: Estimate) -> str:
 
 
 def self_control(name: str, measured: Mapping[str, Observations]) -> Control:
-    """The baseline, run a second time: no metric of any clip may show a difference."""
+    """The reference, run a second time: no metric of any clip may show a difference."""
     off = [
         METRICS[key].label
         for key, found in measured.items()

@@ -1,6 +1,6 @@
-"""How far a level's distributions are from the baseline's, code by code: KL divergence, top-1 agreement, EOS odds.
+"""How far a level's distributions are from the reference's, code by code: KL divergence, top-1 agreement, EOS odds.
 
-P is the baseline's distribution, Q the level's, both over all codes of one codebook at one frame after the same
+P is the reference's distribution, Q the level's, both over all codes of one codebook at one frame after the same
 history. All is computed in float64 from float32 logits. It knows no models, and no statistics over clips.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.arrays import F32Array, I64Array
+from ...core.arrays import F32Array
 from ..results import CodebookResult
 
 F64Array = NDArray[np.float64]
@@ -23,7 +23,7 @@ _FRAMES_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Divergence:
-    """One clip of a level against the baseline.
+    """One clip of a level against the reference.
 
     Attributes:
         kld: KL(P || Q) at temperature 1, in nats, float64 [T, codebooks].
@@ -39,9 +39,10 @@ class Divergence:
 def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: int) -> Divergence:
     """Compare logits `base` and `level`, both [T, codebooks, V], of the same codes.
 
-    `kld_deployed` divides the logits by `temperature` and restricts P to the baseline's `top_k` best codes, as sampling
-    does. Q is restricted to *the same* codes and renormalised: with a top-k set of its own, Q would lack codes of P's
-    and the divergence would be infinite as soon as one code changed its rank. What Q gives to other codes is not seen.
+    `kld_deployed` divides the logits by `temperature` and restricts P to the reference's `top_k` best codes, as
+    sampling does. Q is restricted to *the same* codes and renormalised: with a top-k set of its own, Q would lack codes
+    of P's and the divergence would be infinite as soon as one code changed its rank. What Q gives to other codes is not
+    seen.
     Codes that tie with the `top_k`-th best take part or not, but the same in P and Q.
 
     Raises:
@@ -54,7 +55,7 @@ def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: in
         )
     if not (temperature > 0 and np.isfinite(temperature)) or top_k < 1:
         raise ValueError(f"temperature must be above 0 and top_k at least 1, not {temperature} and {top_k}")
-    require_finite(base, "the baseline's logits")
+    require_finite(base, "the reference's logits")
     require_finite(level, "the level's logits")
     kld, deployed = np.empty(base.shape[:2]), np.empty(base.shape[:2])
     for start in range(0, len(base), _FRAMES_AT_ONCE):
@@ -112,17 +113,6 @@ def eos_shift(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
     return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
 
 
-def flip_percent(base_codes: I64Array, level_codes: I64Array) -> F64Array:
-    """How many of the codes [T, codebooks] differ, by codebook, in percent. Raises `ValueError` if there are none."""
-    if base_codes.shape != level_codes.shape or not len(base_codes):
-        raise ValueError(
-            f"codes must be of the same frames, at least one, not {list(base_codes.shape)} and "
-            f"{list(level_codes.shape)}"
-        )
-    found: F64Array = 100 * (base_codes != level_codes).mean(axis=0)
-    return found
-
-
 def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[float, float]:
     """Percentiles of all `values`, interpolated linearly. Raises `ValueError` if there are none."""
     if not values.size:
@@ -131,7 +121,7 @@ def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[
 
 
 def clip_metrics(found: Divergence, eos_shift_nats: float | None) -> dict[str, float]:
-    """The values of one clip by key of `metrics.METRICS`; `eos_shift` only if the baseline's stop frame is known.
+    """The values of one clip by key of `metrics.METRICS`; `eos_shift` only if the reference's stop frame is known.
 
     Raises `ValueError` for a clip without a frame.
     """
@@ -149,7 +139,7 @@ def clip_metrics(found: Divergence, eos_shift_nats: float | None) -> dict[str, f
 def codebook_results(
     level: str, clips: Sequence[Divergence], flips: Mapping[int, float] | None = None
 ) -> list[CodebookResult]:
-    """Each codebook over all frames of all `clips`; `flips` in percent by codebook, if the coupled layer was run.
+    """Each codebook over all frames of all `clips`; `flips` in percent by codebook, if the one-step stage was run.
 
     Raises `ValueError` if there is no frame.
     """

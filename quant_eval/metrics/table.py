@@ -1,11 +1,14 @@
-"""The table of metrics: each one's name, layer, unit and direction, declared once. It knows no data and no margins."""
+"""The table of metrics: each one's name, stage, unit and direction, declared once. It knows no data and no margins."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-Layer = Literal["logits", "coupled", "free"]
-LAYERS: tuple[Layer, ...] = ("logits", "coupled", "free")
+Stage = Literal["logits", "one-step", "free"]
+LOGITS: Stage = "logits"
+ONE_STEP: Stage = "one-step"
+FREE: Stage = "free"
+STAGES: tuple[Stage, ...] = (LOGITS, ONE_STEP, FREE)
 
 Direction = Literal["lower", "higher", "zero"]
 """Which values are good: low ones, high ones, or those near zero."""
@@ -13,11 +16,11 @@ Direction = Literal["lower", "higher", "zero"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that a clip, or a frame of it, gives for a level against the baseline.
+    """One number that a clip, or a frame of it, gives for a level against the reference.
 
     Attributes:
         key: As in records, gates and results.
-        layer: Which layer measures it.
+        stage: Which stage measures it.
         unit: As printed; "" for a plain number.
         direction: Which values are good.
         label: For people.
@@ -26,7 +29,7 @@ class Metric:
     """
 
     key: str
-    layer: Layer
+    stage: Stage
     unit: str
     direction: Direction
     label: str
@@ -68,7 +71,7 @@ _TABLE: tuple[Metric, ...] = (
         "%",
         "higher",
         "Top-1 agreement",
-        "Codes, over all codebooks, whose most likely value is the baseline's.",
+        "Codes, over all codebooks, whose most likely value is the reference's.",
         2,
     ),
     Metric(
@@ -77,21 +80,21 @@ _TABLE: tuple[Metric, ...] = (
         "nats",
         "zero",
         "EOS shift",
-        "Change of the log-odds of code 0 in codebook 0 at the baseline's stop frame.",
+        "Change of the log-odds of code 0 in codebook 0 at the reference's stop frame.",
         3,
     ),
     Metric(
         "flip_rate",
-        "coupled",
+        "one-step",
         "%",
         "lower",
         "Flips",
-        "Codes that differ from the baseline's when sampled with the same noise after the same history.",
+        "Codes that differ from the reference's when sampled with the same noise after the same history.",
         2,
     ),
     Metric(
         "lf0_rmse",
-        "coupled",
+        "one-step",
         "cents",
         "lower",
         "F0 error",
@@ -99,11 +102,17 @@ _TABLE: tuple[Metric, ...] = (
         1,
     ),
     Metric(
-        "lf0_corr", "coupled", "", "higher", "F0 correlation", "Pearson correlation of log F0 where both are voiced.", 3
+        "lf0_corr",
+        "one-step",
+        "",
+        "higher",
+        "F0 correlation",
+        "Pearson correlation of log F0 where both are voiced.",
+        3,
     ),
     Metric(
         "vuv_error",
-        "coupled",
+        "one-step",
         "%",
         "lower",
         "Voicing error",
@@ -111,7 +120,7 @@ _TABLE: tuple[Metric, ...] = (
     ),
     Metric(
         "gross_pitch_error",
-        "coupled",
+        "one-step",
         "%",
         "lower",
         "Gross pitch error",
@@ -119,7 +128,7 @@ _TABLE: tuple[Metric, ...] = (
     ),
     Metric(
         "energy_rmse",
-        "coupled",
+        "one-step",
         "dB",
         "lower",
         "Energy error",
@@ -131,7 +140,7 @@ _TABLE: tuple[Metric, ...] = (
         "ln",
         "zero",
         "Duration",
-        "ln(duration / baseline's), of speech and pauses, without outer silence.",
+        "ln(duration / reference's), of speech and pauses, without outer silence.",
         3,
     ),
     Metric(
@@ -201,7 +210,7 @@ _TABLE: tuple[Metric, ...] = (
         "frames",
         "higher",
         "First divergence",
-        "Frames before the first code that differs from the baseline's; not gated.",
+        "Frames before the first code that differs from the reference's; not gated.",
         1,
     ),
     Metric(
@@ -210,7 +219,7 @@ _TABLE: tuple[Metric, ...] = (
         "%",
         "lower",
         "New failures",
-        "Clips that fail (runaway, truncated, silent, looping) where the baseline's does not.",
+        "Clips that fail (runaway, truncated, silent, looping) where the reference's does not.",
         1,
     ),
 )

@@ -12,7 +12,7 @@ SIGNS: dict[Verdict, str] = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?"}
 _NBSP = "\N{NO-BREAK SPACE}"
 _IN_WORDS = {"ln": "(ln)"}
 _DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "zero": "best at 0"}
-_LAYER_NAMES = {"logits": "teacher-forced logits", "coupled": "one-step coupled decode", "free": "free run"}
+_STAGE_NAMES = {"logits": "teacher-forced logits", "one-step": "one-step decode", "free": "free run"}
 
 
 def label_of(level: str) -> str:
@@ -25,9 +25,9 @@ def metric_of(key: str) -> Metric:
     return METRICS.get(key) or Metric(key, "free", "", "zero", key, "Not known to this version.", 3)
 
 
-def layer_name(layer: str) -> str:
-    """A layer in words."""
-    return _LAYER_NAMES.get(layer, layer)
+def stage_name(stage: str) -> str:
+    """A stage in words."""
+    return _STAGE_NAMES.get(stage, stage)
 
 
 def number(value: float, digits: int) -> str:
