@@ -19,7 +19,7 @@ from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
 from .audio.pipe import RawWriter, abandon_stdout, open_output
 from .audio.writer import AudioWriter
-from .bundle import Bundle, level_key, open_bundle
+from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
 from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
@@ -192,7 +192,7 @@ def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOpt
         level = request.quant
         # With some layers only, what the whole level needs says nothing.
         if engine.gpu_layers in {None, ALL_LAYERS}:
-            engine = replace(engine, kv_type=plan.kv_type_for(level_key(level)))
+            engine = replace(engine, kv_type=plan.kv_type_for(bundle.key(level)))
     if request.quant == AUTO and not plan.pick.fits:
         log.warning("%s", plan.advice)
     elif request.asked_kv_type is None and engine.kv_type != "f16":

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.errors import BundleError
 from ..models.levels import DEFAULT_LEVEL, halves
-from ..models.manifest import Manifest
+from ..models.manifest import BY_NEWER, UPGRADE, Manifest
 from ..models.memory import kv_bytes, level_memory
 from ..models.spec import ModelSpec
 from ..native.device import devices, gpus
@@ -131,6 +131,8 @@ def plan_memory(
     spec = manifest.model_spec
     levels = preferred_levels(manifest)
     if not levels:
+        if manifest.newer_levels:
+            raise BundleError(f"{', '.join(manifest.newer_levels)}, all levels of this bundle: {BY_NEWER}. {UPGRADE}.")
         raise BundleError(
             f"this bundle has no level. Add one with miso-convert, for example --quant {DEFAULT_LEVEL.key}."
         )
