@@ -15,7 +15,8 @@ from ..version import __version__
 from .evaluation import Wanted, evaluate_plan
 from .gates.history import OBSERVATIONS_NAME, accept, gate_against
 from .gates.judge import number
-from .metrics.table import LOGITS, METRICS, ONE_STEP, STAGES
+from .metric import LOGITS, ONE_STEP, STAGES
+from .metrics.table import METRICS
 from .old_names import OLD_OBSERVATIONS_NAMES, new_stage
 from .prosody.pair import pair_report
 from .report.plots import check_installed

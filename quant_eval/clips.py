@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .corpus import Prompt
-from .metrics.table import FREE
+from .metric import FREE
+from .metrics.failures import NEW_FAILURES
+from .prosody.compare import DISTORTION
 from .prosody.contours import STEP_S
 from .results import Clip, Contour, Distribution
 from .run.candidate import Candidate
@@ -20,7 +22,7 @@ def worst_clips(plan: Plan, candidate: Candidate, records: Sequence[Record]) -> 
     base = {(record.prompt, record.seed): record for record in free if record.level == plan.reference.name}
     prompts: dict[str, Prompt] = {prompt.id: prompt for prompt in plan.corpus.prompts}
     own = [record for record in free if record.level == candidate.name and (record.prompt, record.seed) in base]
-    own.sort(key=lambda record: (-record.values["new_failures"], -record.values.get("mcd", 0.0), record.key))
+    own.sort(key=lambda record: (-record.values[NEW_FAILURES.key], -record.values.get(DISTORTION.key, 0.0), record.key))
     clips = []
     for record in own[:WORST_CLIPS]:
         other, prompt = base[record.prompt, record.seed], prompts[record.prompt]
@@ -43,10 +45,10 @@ def worst_clips(plan: Plan, candidate: Candidate, records: Sequence[Record]) -> 
 
 
 def _why(record: Record) -> str:
-    if record.values["new_failures"]:
+    if record.values[NEW_FAILURES.key]:
         return f"fails where the reference does not: {', '.join(record.detail['failures'])}"
-    if "mcd" in record.values:
-        return f"mel-cepstral distortion {record.values['mcd']:.1f} dB"
+    if DISTORTION.key in record.values:
+        return f"{DISTORTION.label.lower()} {record.values[DISTORTION.key]:.1f} {DISTORTION.unit}"
     return "nothing is heard"
 
 

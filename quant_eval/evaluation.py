@@ -11,8 +11,9 @@ from .gates.config import Gates, load_gates, margin_for
 from .gates.history import OBSERVATIONS_NAME, compare_to_accepted
 from .gates.judge import worst
 from .memory.accounted import memory_of
+from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
-from .metrics.table import FREE, METRICS
+from .metrics.table import METRICS
 from .results import GateResult, Memory, Results
 from .run.plan import Plan
 from .run.record import Record

@@ -34,7 +34,7 @@ class MetricResult(Document):
 
     Attributes:
         level: Of the bundle, or the name of a control.
-        metric: Key in `metrics.METRICS`.
+        metric: Key in `metrics/table.py`.
         estimate: Over all clips.
         noise_floor: The same metric between two seeds of the reference, if it can be had.
         effect_ratio: Mean of absolute values over the noise floor's; about 1 means no more than another seed.
@@ -54,7 +54,7 @@ class GateResult(Document):
 
     Attributes:
         level: Judged.
-        metric: Key in `metrics.METRICS`.
+        metric: Key in `metrics/table.py`.
         kind: "at_most", "at_least", "within" (both sides of zero), "failures" or "history" (against what was accepted).
         margin: What is tolerated, in the metric's unit.
         estimate: What was measured.

@@ -21,8 +21,10 @@ from .corpus import Corpus
 from .gates.config import Gates
 from .gates.judge import damaged_control, judge, self_control, worst
 from .machine import machine, versions
+from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
-from .metrics.table import FAILURES, FREE, LOGITS, METRICS, ONE_STEP, natural_range
+from .metrics.failures import FAILURES
+from .metrics.table import METRICS
 from .results import (
     Attribution,
     CodebookResult,
@@ -215,8 +217,8 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, limits=natural_range(key)),
-                noise_floor=estimate(_sizes(noise), limits=natural_range(key)) if noise is not None else None,
+                estimate=estimate(found, limits=metric.range),
+                noise_floor=estimate(_sizes(noise), limits=metric.range) if noise is not None else None,
                 effect_ratio=ratio,
                 by_category=means,
             )

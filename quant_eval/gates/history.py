@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..metrics.table import METRICS, Metric
+from ..metric import Metric
+from ..metrics.table import METRICS
 from ..old_names import OLD_OBSERVATIONS_NAMES
 from ..results import Estimate, GateResult, Verdict
 from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
@@ -108,7 +109,7 @@ def _test(
         return Tested(_with(result, reason=f"{said}; {bootstrap.prompts} prompts are too few to judge by"))
     change = f"changed by {span(metric, as_estimate(bootstrap))}, tolerated {result.margin:.{metric.digits}f}"
     result = _with(result, reason=f"{said}; {change}")
-    if metric.key == "new_failures":
+    if metric.counts_failures:
         is_more = bootstrap.value > slack(metric)
         p_fail = p_fails_more_often(now, before) if bootstrap.value > result.margin else 1.0
         return Tested(_with(result, verdict="INCONCLUSIVE" if is_more else "PASS"), p_fail=p_fail)

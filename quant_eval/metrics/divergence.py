@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.arrays import F32Array
+from ..metric import DIFFERENCE, DISTANCE, LOGITS, SHARE, Family
 from ..results import CodebookResult
 
 F64Array = NDArray[np.float64]
+
+DISTRIBUTIONS = Family(LOGITS, is_per_frame=True)
+"""Of a clip's `Divergence`."""
 
 PERCENTILES: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0, 99.9)
 _FRAMES_AT_ONCE = 4
@@ -29,11 +33,13 @@ class Divergence:
         kld: KL(P || Q) at temperature 1, in nats, float64 [T, codebooks].
         kld_deployed: The same of what is sampled from, float64 [T, codebooks]: see `divergence`.
         same_top: Whether P and Q have the same most likely code, bool [T, codebooks].
+        eos_shift_nats: `eos_log_odds_change` at the frame at which the reference stopped, if it stopped by itself.
     """
 
     kld: F64Array
     kld_deployed: F64Array
     same_top: NDArray[np.bool_]
+    eos_shift_nats: float | None = None
 
 
 def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: int) -> Divergence:
@@ -108,7 +114,7 @@ def eos_log_odds(logits0: F32Array) -> F64Array:
     return found
 
 
-def eos_shift(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
+def eos_log_odds_change(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
     """Change of `eos_log_odds`, [..., V] each -> nats [...]: above 0, the level is the more likely to stop there."""
     return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
 
@@ -120,20 +126,77 @@ def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[
     return dict(zip(which, map(float, np.percentile(values, which)), strict=True))
 
 
-def clip_metrics(found: Divergence, eos_shift_nats: float | None) -> dict[str, float]:
-    """The values of one clip by key of `metrics.METRICS`; `eos_shift` only if the reference's stop frame is known.
-
-    Raises `ValueError` for a clip without a frame.
-    """
+def clip_metrics(found: Divergence) -> dict[str, float]:
+    """`DISTRIBUTIONS` of one clip, by key. Raises `ValueError` for a clip without a frame."""
     if not found.kld.size:
         raise ValueError("a clip without a frame has no divergence: leave it out")
-    values = {
-        "kld_cb0": float(found.kld[:, 0].mean()),
-        "kld_rest": float(found.kld[:, 1:].mean()),
-        "kld_deployed": float(found.kld_deployed.mean()),
-        "top1": 100 * float(found.same_top.mean()),
-    }
-    return values if eos_shift_nats is None else {**values, "eos_shift": eos_shift_nats}
+    return DISTRIBUTIONS.values(found)
+
+
+@DISTRIBUTIONS.metric(
+    "KLD, semantic",
+    "nats",
+    "lower",
+    DISTANCE,
+    "KL(P_base || P_level) of codebook 0 at temperature 1, mean over frames.",
+    digits=5,
+)
+def kld_cb0(found: Divergence) -> float:
+    """Of codebook 0."""
+    return float(found.kld[:, 0].mean())
+
+
+@DISTRIBUTIONS.metric(
+    "KLD, acoustic",
+    "nats",
+    "lower",
+    DISTANCE,
+    "The same of the other codebooks, mean over frames and codebooks.",
+    digits=5,
+)
+def kld_rest(found: Divergence) -> float:
+    """Of codebooks 1 on."""
+    return float(found.kld[:, 1:].mean())
+
+
+@DISTRIBUTIONS.metric(
+    "KLD as sampled",
+    "nats",
+    "lower",
+    DISTANCE,
+    "KL over all codebooks of what is sampled from: logits / temperature within the base's top-k.",
+    digits=5,
+)
+def kld_deployed(found: Divergence) -> float:
+    """Of all codebooks."""
+    return float(found.kld_deployed.mean())
+
+
+@DISTRIBUTIONS.metric(
+    "Top-1 agreement",
+    "%",
+    "higher",
+    SHARE,
+    "Codes, over all codebooks, whose most likely value is the reference's.",
+    ideal=100.0,
+)
+def top1(found: Divergence) -> float:
+    """Of all codebooks."""
+    return 100 * float(found.same_top.mean())
+
+
+@DISTRIBUTIONS.metric(
+    "EOS shift",
+    "nats",
+    "zero",
+    DIFFERENCE,
+    "Change of the log-odds of code 0 in codebook 0 at the reference's stop frame.",
+    digits=3,
+    is_per_frame=False,
+)
+def eos_shift(found: Divergence) -> float | None:
+    """Absent if the reference did not stop by itself."""
+    return found.eos_shift_nats
 
 
 def codebook_results(

@@ -17,7 +17,7 @@ from ...runtime.bundle import level_key
 from ...runtime.options import SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
 from ..machine import versions
-from ..metrics.table import FREE, LOGITS, ONE_STEP, STAGES
+from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
 from .damage import damaged
@@ -44,7 +44,7 @@ class Plan:
         damaged: The control that must fail, or None; only its first seed is run, and not freely.
         corpus: What is said.
         seeds: Of the noise.
-        stages: Of `metrics.STAGES`.
+        stages: Of `metric.STAGES`.
         options: Temperature and top-k.
         out: Directory of records, logits and clips.
         threads: Of each process; None for the default.
@@ -105,7 +105,7 @@ class Asked:
         corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
         prompts: Only so many of them; None for all.
         seeds: How many.
-        stages: Of `metrics.STAGES`.
+        stages: Of `metric.STAGES`.
         controls: Whether to make and judge the damaged level.
         temperature: Of sampling.
         top_k: Of sampling.

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from ...runtime.bundle import OpenLevel, open_level
 from ..corpus import Prompt
-from ..metrics.table import FREE, LOGITS, ONE_STEP
+from ..metric import FREE, LOGITS, ONE_STEP
 from .candidate import Candidate, DepthDecoderOnly, LoadedCandidate
 from .plan import Plan
 from .record import Record, RecordKey

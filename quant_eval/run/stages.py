@@ -5,7 +5,7 @@ every candidate. It knows no files but the clips' audio, and no statistics.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from ...runtime.audio.writer import AudioWriter
 from ...runtime.options import SpeechOptions
 from ...runtime.speech import Segment
 from ..corpus import Prompt
-from ..metrics.codes import first_divergence, semantic_wed
-from ..metrics.divergence import Divergence, clip_metrics, divergence, eos_shift
-from ..metrics.failures import failures
-from ..metrics.table import FREE, LOGITS, ONE_STEP
-from ..prosody.compare import compare_aligned, compare_free, measure
+from ..metric import FREE, LOGITS, ONE_STEP
+from ..metrics.codes import FLIPS, PATHS, SEMANTIC
+from ..metrics.divergence import Divergence, clip_metrics, divergence, eos_log_odds_change
+from ..metrics.failures import ANEW, failures
+from ..metrics.table import frame_weights
+from ..prosody.compare import compare_aligned, compare_free
 from ..prosody.contours import contours
+from ..prosody.recording import measure
 from .candidate import DepthDecoderOnly, LoadedCandidate
 from .record import Record
 from .reference_logits import ReferenceClip, ReferenceLogits, clip_key
@@ -101,10 +103,10 @@ def logits_record(
     reference = base.logits
     found = _divergence(reference, joined(replayed, depth), options)
     ended = target.ended == "eos" and not target.is_recording
-    shift = float(eos_shift(base.replayed.logits0[-1:], replayed.logits0[-1:])[0]) if ended else None
-    values = clip_metrics(found, shift)
+    shift = float(eos_log_odds_change(base.replayed.logits0[-1:], replayed.logits0[-1:])[0]) if ended else None
+    values = clip_metrics(replace(found, eos_shift_nats=shift))
     frames = float(len(target.codes))
-    weights = {metric: 1.0 if metric == "eos_shift" else frames for metric in values}
+    weights = frame_weights(values, len(target.codes))
     detail: dict[str, Any] = {
         "kld": [[float(f"{value:.6g}") for value in row] for row in found.kld],
         "same_top": found.same_top.astype(int).tolist(),
@@ -132,13 +134,9 @@ def one_step_record(
     codes, base_codes = _one_step(loaded, target, options), np.array(basis, np.int64)
     reference, test = (loaded.sound(_audible(drawn, target.codes)) for drawn in (base_codes, codes))
     heard = contours(reference)
-    values = {
-        "flip_rate": 100 * float((codes != base_codes).mean()),
-        **compare_aligned(heard, contours(test, heard.pitch_range)),
-    }
-    frames = float(len(codes))
+    values = {**FLIPS.values(base_codes, codes), **compare_aligned(heard, contours(test, heard.pitch_range))}
     detail = {"flips": (codes != base_codes).sum(axis=0).tolist(), "frames": len(codes)}
-    weights = dict.fromkeys(values, frames)
+    weights = frame_weights(values, len(codes))
     return Record(ONE_STEP, loaded.candidate.key, target.prompt.id, target.seed, values, weights, detail)
 
 
@@ -176,9 +174,9 @@ def free_record(loaded: LoadedCandidate, target: Target, options: SpeechOptions,
     second = measure(samples, first.contours.pitch_range)
     values = {
         **compare_free(first, second),
-        "semantic_wed": semantic_wed(target.codes, take.codes),
-        "first_divergence": float(first_divergence(target.codes, take.codes)),
-        "new_failures": 100.0 if set(kinds) - set(base_kinds) else 0.0,
+        **SEMANTIC.values(target.codes, take.codes),
+        **PATHS.values(target.codes, take.codes),
+        **ANEW.values(base_kinds, kinds),
     }
     detail = {
         "codes": take.codes.tolist(),
@@ -202,5 +200,5 @@ def floor_record(loaded: LoadedCandidate, one: Target, other: Target) -> Record:
     """The noise floor: two seeds of the reference, compared as a level is with it."""
     first = measure(loaded.sound(one.codes))
     second = measure(loaded.sound(other.codes), first.contours.pitch_range)
-    values = {**compare_free(first, second), "semantic_wed": semantic_wed(one.codes, other.codes)}
+    values = {**compare_free(first, second), **SEMANTIC.values(one.codes, other.codes)}
     return Record(FLOOR, loaded.candidate.key, one.prompt.id, one.seed, values)

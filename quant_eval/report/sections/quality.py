@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from ...metrics.table import FAILURES, METRICS, STAGES
+from ...metric import FREE, LOGITS, STAGES
+from ...metrics.failures import FAILURES
+from ...metrics.table import METRICS
 from ...results import Attribution, CodebookResult, Distribution, Estimate, MetricResult, Results
 from ..view import NOTHING, Cell, Section, Table, heads
 from ..words import interval, label_of, metric_of, number, quantity, stage_name, with_unit
@@ -20,7 +22,7 @@ def codebooks(results: Results) -> Section:
         "Codebook 0 carries the words and the rhythm; the others carry the sound.",
     )
     if not results.codebooks:
-        return section.without(_not_run(results, "logits"))
+        return section.without(_not_run(results, LOGITS))
     head = heads("Codebook", "Mean (nats)", "Median", "99th percentile", "Top-1 (%)", "Flips (%)", "Frames")
     levels = dict.fromkeys(entry.level for entry in results.codebooks)
     return section.of(
@@ -44,7 +46,7 @@ def attribution(results: Results) -> Section:
         "KLD over all codebooks with only one half of the model at the level and the other at the reference.",
     )
     if not results.attribution:
-        return section.without(_not_run(results, "logits"))
+        return section.without(_not_run(results, LOGITS))
     head = heads("Level", "Backbone", "Depth decoder", "Both", "Mostly from")
     rows = tuple(_attribution_row(entry) for entry in results.attribution)
     return section.of(
@@ -63,7 +65,7 @@ def distributions(results: Results) -> Section:
     )
     has_failures = any(level.clips for level in results.levels)
     if not results.distributions and not has_failures:
-        return section.without(_not_run(results, "free"))
+        return section.without(_not_run(results, FREE))
     names = dict.fromkeys((entry.name, entry.unit) for entry in results.distributions)
     tables = [
         _quantile_table(name, unit, [entry for entry in results.distributions if entry.name == name])

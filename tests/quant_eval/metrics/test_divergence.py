@@ -1,6 +1,7 @@
 """Divergences against a brute force, llama.cpp's formula, and values that can be worked out by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from miso_gguf.quant_eval.metrics.divergence import (
     codebook_results,
     divergence,
     eos_log_odds,
-    eos_shift,
+    eos_log_odds_change,
     log_softmax,
     percentiles,
 )
@@ -80,7 +81,7 @@ def test_against_itself_exactly_nothing() -> None:
     assert not found.kld.any()
     assert not found.kld_deployed.any()
     assert found.same_top.all()
-    assert not eos_shift(base[:, 0], base[:, 0].copy()).any()
+    assert not eos_log_odds_change(base[:, 0], base[:, 0].copy()).any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -142,7 +143,7 @@ def test_eos_odds() -> None:
     base, level = np.zeros((2, 5, 515), np.float32)
     level[:, 0] = [0, 1, -1, 2.5, 0]
     level[4] += 7
-    np.testing.assert_allclose(eos_shift(base, level), [0, 1, -1, 2.5, 0], atol=1e-12)
+    np.testing.assert_allclose(eos_log_odds_change(base, level), [0, 1, -1, 2.5, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -179,7 +180,7 @@ def test_no_frames() -> None:
     nothing = divergence(*pair(0, 3, 20), temperature=1, top_k=5)
     assert nothing.kld.shape == nothing.kld_deployed.shape == nothing.same_top.shape == (0, 3)
     with pytest.raises(ValueError, match="a clip without a frame has no divergence"):
-        clip_metrics(nothing, None)
+        clip_metrics(nothing)
     for clips in ([], [nothing]):
         with pytest.raises(ValueError, match="q8_0: no clip has a frame"):
             codebook_results("q8_0", clips)
@@ -195,14 +196,14 @@ def made(kld: Any, same_top: Any) -> Divergence:
 def test_summaries() -> None:
     first = made([[1, 2, 4], [3, 2, 0]], [[1, 1, 0], [0, 1, 0]])
     second = made([[5, 2, 2]], [[1, 1, 1]])
-    assert clip_metrics(first, -0.25) == {
+    assert clip_metrics(replace(first, eos_shift_nats=-0.25)) == {
         "kld_cb0": 2.0,
         "kld_rest": 2.0,
         "kld_deployed": 20.0,
         "top1": 50.0,
         "eos_shift": -0.25,
     }
-    assert "eos_shift" not in clip_metrics(second, None)
+    assert "eos_shift" not in clip_metrics(second)
     results = codebook_results("q4_0", [first, second], {0: 10.0, 1: 20.0, 2: 30.0})
     assert [result.codebook for result in results] == [0, 1, 2]
     assert (results[0].frames, results[0].kld_mean, results[0].kld_median) == (3, 3.0, 3.0)

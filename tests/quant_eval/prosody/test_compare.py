@@ -12,8 +12,9 @@ import pytest
 from synthetic_voice import STEP_S, Phrase, Samples, noise_in
 
 from miso_gguf.quant_eval.metrics.table import METRICS
-from miso_gguf.quant_eval.prosody.compare import Prosody, compare_aligned, compare_free, measure
+from miso_gguf.quant_eval.prosody.compare import compare_aligned, compare_free
 from miso_gguf.quant_eval.prosody.contours import PitchRange
+from miso_gguf.quant_eval.prosody.recording import Prosody, measure
 from miso_gguf.quant_eval.prosody.rhythm import peak_level_db, step_levels_db
 
 PHRASE = Phrase()
