@@ -53,15 +53,15 @@ bench: $(STAMPS)/dev  ## conversion, codec and frame, each against its baseline
 	$(BIN)/python benchmarks/frame.py build/tiny
 
 REPORT := build/regression/report
-BASELINE := quant_eval/baselines/tiny.json
+ACCEPTED := quant_eval/baselines/tiny.json
 
-regression: $(STAMPS)/eval  ## evaluate every level of the tiny model, and hold it against the accepted baseline
+regression: $(STAMPS)/eval  ## evaluate every level of the tiny model, and hold it against the accepted evaluation
 	rm -rf build/regression
 	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out build/regression/bundle
-	$(BIN)/miso-eval run build/regression/bundle --processes 2 --threads 1 --history $(BASELINE) --out $(REPORT)
+	$(BIN)/miso-eval run build/regression/bundle --processes 2 --threads 1 --history $(ACCEPTED) --out $(REPORT)
 
-accept-regression:  ## make what `make regression` last found the accepted baseline; then commit it, and say why
-	$(BIN)/miso-eval baseline save $(REPORT) $(BASELINE)
+accept-regression:  ## make what `make regression` last found the accepted evaluation; then commit it, and say why
+	$(BIN)/miso-eval accept $(REPORT) $(ACCEPTED)
 
 train-tiny: $(STAMPS)/dev  ## make the tiny model anew: an hour and a half on two cores; needs espeak-ng
 	$(BIN)/python -m miso_gguf.models.tiny.make

@@ -82,9 +82,8 @@ def ours(tts: MisoTTS) -> dict[str, Call]:
 
 def plain_llama(level: OpenLevel, spec: ModelSpec, threads: int) -> tuple[LlamaModel, Call]:
     """The depth decoder as a stock llama.cpp model: a call for each codebook, sampling on the host."""
-    model = LlamaModel(
-        level.decoder, LlamaOptions(threads=threads, repack=is_interleaving_safe()), context=spec.codebooks
-    )
+    options = LlamaOptions(threads=threads, repack=is_interleaving_safe())
+    model = LlamaModel(level.decoder, options, context=spec.codebooks)
     with GgufFile(level.decoder) as file:
         table = file.tensor("token_embd.weight", spec.flat_audio_vocab, spec.decoder.embed_dim)
     noise = np.random.default_rng(0).gumbel(size=(spec.codebooks, spec.audio_vocab)).astype(np.float32)

@@ -9,7 +9,7 @@ between 3.7 and 6.4 (95 %).
 * on the margin: the truth is exactly what is still tolerated; false PASS and false FAIL should be 5 % or less.
 * PASS at 0, 0.5, 0.8 (FAIL at 1.5): the truth is that part of the margin, so that is right; its share is the power.
 * covered: intervals that contain the truth; 95 % or more is wanted.
-* history: the margin is the reach of the baseline's own interval.
+* history: the margin is the reach of the accepted evaluation's own interval.
 """
 
 import json
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from miso_gguf.quant_eval.gates.accepted import Baseline, StoredMetric, Subject
+from miso_gguf.quant_eval.gates.accepted import Accepted, StoredMetric, Subject
 from miso_gguf.quant_eval.gates.config import Gate, Gates
-from miso_gguf.quant_eval.gates.history import compare_to_baseline
+from miso_gguf.quant_eval.gates.history import compare_to_accepted
 from miso_gguf.quant_eval.gates.judge import judge
 from miso_gguf.quant_eval.results import GateResult
 from miso_gguf.quant_eval.stats.bootstrap import Bootstrap
@@ -37,7 +37,7 @@ Clips = Callable[[np.random.Generator, int], Array]
 """Values `[prompts, seeds]` whose true mean is known."""
 
 SEEDS = 3
-SUBJECT = Subject(model="simulated", source_sha256="", corpus_sha256="", baseline="fp16", settings={})
+SUBJECT = Subject(model="simulated", source_sha256="", corpus_sha256="", reference="fp16", settings={})
 
 
 def log_normal(between: float, within: float) -> Clips:
@@ -210,14 +210,14 @@ def history(
             values=before.values.tolist(),
             weights=before.weights.tolist(),
         )
-        baseline = Baseline(
+        accepted = Accepted(
             created="", subject=SUBJECT, manifest_sha256="", versions={}, levels={"q8_0": {metric: stored}}
         )
 
-        def compared(change: float, values: Array = values, baseline: Baseline = baseline) -> GateResult:
-            found = baseline.levels["q8_0"][metric].observations()
+        def compared(change: float, values: Array = values, accepted: Accepted = accepted) -> GateResult:
+            found = accepted.levels["q8_0"][metric].observations()
             now = Observations(found.prompts, found.seeds, values + change, found.weights)
-            (result,) = compare_to_baseline(SUBJECT, {"q8_0": {metric: now}}, baseline, [metric], resamples=resamples)
+            (result,) = compare_to_accepted(SUBJECT, {"q8_0": {metric: now}}, accepted, [metric], resamples=resamples)
             return result
 
         same = compared(0.0)

@@ -61,13 +61,10 @@ class Prompt:
         rows = [tables.rows("text_embd.weight", self.text)]
         rows += [tables.rows("audio_embd.weight", frame + self.offsets).sum(0, keepdims=True) for frame in self.codes]
         prompt = np.concatenate(rows)
-        with LlamaModel(
-            directory / files.backbone, LlamaOptions(threads=threads, exact=True), context=len(prompt)
-        ) as backbone:
+        options = LlamaOptions(threads=threads, exact=True)
+        with LlamaModel(directory / files.backbone, options, context=len(prompt)) as backbone:
             logits = backbone.forward(prompt)[1]
-        with LlamaModel(
-            directory / files.decoder, LlamaOptions(threads=threads, exact=True), context=self.spec.codebooks
-        ) as decoder:
+        with LlamaModel(directory / files.decoder, options, context=self.spec.codebooks) as decoder:
             start = self.hidden[-1:] @ tables.whole("projection.weight").T
             ids = (self.codes[-1] + self.offsets)[:-1]
             given = _Tables(directory / files.decoder).rows("token_embd.weight", ids)

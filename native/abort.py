@@ -1,4 +1,4 @@
-"""What ggml says when it ends the process, on standard error: the message, its last errors, its backtrace.
+"""What ggml says when it ends the process, on standard error: the message and its last errors.
 
 The reason stands in the errors that it logs just before. `logging` keeps those back: most of them become exceptions.
 """
@@ -26,7 +26,6 @@ def report_aborts() -> Any:
 
     def report(message: bytes) -> None:
         os.write(_STANDARD_ERROR, b"".join(_errors) + message + b"\n")
-        base.ggml_print_backtrace()
 
     callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(report)
     base.ggml_set_abort_callback(callback)

@@ -12,27 +12,29 @@ import click
 from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
 from ..version import __version__
-from .evaluation import Finished, Wanted, evaluate_plan
-from .gates.history import accept_baseline, gate_against
+from .evaluation import Wanted, evaluate_plan
+from .gates.history import OBSERVATIONS_NAME, accept, gate_against
 from .gates.judge import number
-from .metrics.table import LAYERS, METRICS
+from .metric import LOGITS, ONE_STEP, STAGES
+from .metrics.table import METRICS
+from .old_names import OLD_OBSERVATIONS_NAMES, new_stage
 from .prosody.pair import pair_report
 from .report.plots import check_installed
 from .report.words import headline
-from .report.write import write_reports
-from .results import GateResult, Results
-from .run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
+from .report.write import JSON_NAME, write_reports
+from .results import GateResult, Results, parsed_results
+from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """\b
 Examples:
-  miso-eval run DIR --out report/                                 all levels of a bundle, all layers
+  miso-eval run DIR --out report/                                 all levels of a bundle, all stages
   miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only: minutes
-  miso-eval run DIR --out report/ --history baseline.json         and against the last accepted evaluation
+  miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
   miso-eval compare OLD NEW --level q4_k_m --out report/          two bundles of one model
   miso-eval prosody ref.wav test.wav                              two recordings
-  miso-eval baseline save report/ baseline.json                   accept an evaluation
-  miso-eval gate report/ --baseline baseline.json                 hold it against an accepted one
+  miso-eval accept report/ accepted.json                          accept an evaluation
+  miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
 Exit codes: 0 passed (or could not be told, without --strict), 1 a gate failed, 2 could not measure.
 """
 
@@ -43,12 +45,13 @@ def _options(command: Any) -> Any:
         click.option("--corpus", default="auto", help="builtin, tiny, or a JSONL file [default: by the model]."),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
-        click.option("--layers", default=",".join(LAYERS), show_default=True, help="Comma-separated."),
-        click.option("--quick", is_flag=True, help="Layers logits and coupled, one seed."),
+        click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
+        click.option("--layers", "old_stages", hidden=True),
+        click.option("--quick", is_flag=True, help="Stages logits and one-step, one seed."),
         click.option("--temperature", default=0.9, show_default=True),
         click.option("--top-k", default=50, show_default=True),
         click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package]."),
-        click.option("--history", type=_PATH, help="An accepted baseline: worse than it is a failure."),
+        click.option("--history", type=_PATH, help="An accepted evaluation: worse than it is a failure."),
         click.option("--controls/--no-controls", default=True, help="Also judge a level damaged on purpose."),
         click.option("--vram/--no-vram", default=True, help="Account (and with a GPU measure) memory."),
         click.option("--extra", "extras", multiple=True, help="wer, speaker_similarity, …, or NAME=module:function."),
@@ -74,39 +77,59 @@ def cli() -> None:
 @cli.command("run")
 @click.argument("bundle", type=_PATH)
 @click.option("--levels", default="", help="Comma-separated [default: all that BUNDLE has].")
-@click.option("--baseline", default="fp16", show_default=True, help="Level that the others are held against.")
+@click.option("--reference", default=REFERENCE, show_default=True, help="Level that the others are held against.")
+@click.option("--baseline", "old_reference", hidden=True)
 @_options
-def run_command(bundle: Path, levels: str, baseline: str, **options: Any) -> int:
-    """Evaluate levels of BUNDLE against its baseline level."""
+def run_command(bundle: Path, levels: str, reference: str, old_reference: str | None, **options: Any) -> int:
+    """Evaluate levels of BUNDLE against its reference level."""
+    reference = _renamed("--baseline", "--reference", old_reference) or reference
     names = [name.strip() for name in levels.split(",") if name.strip()]
-    return _evaluate(lambda asked: plan_run(bundle, names, baseline, asked), "run", options)
+    return _evaluate(lambda asked: plan_run(bundle, names, reference, asked), "run", options)
 
 
 @cli.command()
 @click.argument("old", type=_PATH)
 @click.argument("new", type=_PATH)
-@click.option("--level", default="q4_k_m", show_default=True)
+@click.option("--level", default=COMPARED, show_default=True)
 @_options
 def compare(old: Path, new: Path, level: str, **options: Any) -> int:
     """Evaluate the bundle NEW against OLD at one level."""
     return _evaluate(lambda asked: plan_compare(old, new, level, asked), "compare", options)
 
 
+def _renamed(old: str, new: str, given: Any) -> Any:
+    """What was `given` under an old spelling, which is still read: with a line that names the new one."""
+    if given is not None:
+        stderr.print(f"miso-eval: {old} is called {new} now", style="yellow", highlight=False)
+    return given
+
+
+def _stages(options: dict[str, Any]) -> tuple[str, ...]:
+    """Those that were asked for, by their names of today."""
+    if options["quick"]:
+        return (LOGITS, ONE_STEP)
+    said = _renamed("--layers", "--stages", options["old_stages"]) or options["stages"]
+    names = tuple(name.strip() for name in said.split(","))
+    for old in dict.fromkeys(name for name in names if new_stage(name) != name):
+        _renamed(f"the stage {old}", new_stage(old), old)
+    return tuple(map(new_stage, names))
+
+
 def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     check_installed()
     quick = options["quick"]
-    layers = ("logits", "coupled") if quick else tuple(name.strip() for name in options["layers"].split(","))
+    stages = _stages(options)
     if options["fresh"] and options["out"].exists():
         for path in (options["out"] / name for name in ("records", "logits", "clips")):
             shutil.rmtree(path, ignore_errors=True)
-        for name in ("results.json", "baseline.json"):
+        for name in (JSON_NAME, OBSERVATIONS_NAME, *OLD_OBSERVATIONS_NAMES):
             (options["out"] / name).unlink(missing_ok=True)
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
         prompts=options["prompts"],
         seeds=1 if quick else options["seeds"],
-        layers=layers,
+        stages=stages,
         controls=options["controls"],
         temperature=options["temperature"],
         top_k=options["top_k"],
@@ -133,13 +156,13 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
             bar(done - seen[0])
             seen[0] = done
 
-        finished = evaluate_plan(plan, wanted, tell)
-    write_reports(finished.results, plan.audio, asked.out, strict=options["strict"])
+        results = evaluate_plan(plan, wanted, tell)
+    write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
-        stdout.print_json(finished.results.model_dump_json())
+        stdout.print_json(results.model_dump_json())
     else:
-        _show(finished, asked.out, time.monotonic() - begin)
-    return _exit_code(finished.results.verdict, strict=options["strict"])
+        _show(results, asked.out, time.monotonic() - begin)
+    return _exit_code(results.verdict, strict=options["strict"])
 
 
 def _duration(seconds: float) -> str:
@@ -155,8 +178,7 @@ def _exit_code(verdict: str | None, *, strict: bool) -> int:
     return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
 
 
-def _show(finished: Finished, out: Path, wall_s: float) -> None:
-    results = finished.results
+def _show(results: Results, out: Path, wall_s: float) -> None:
     _show_gates(results.gates)
     for control in results.controls:
         style = None if control.behaved else "red"
@@ -209,30 +231,47 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
     return DONE
 
 
-@cli.group()
+@cli.command("accept")
+@click.argument("report", type=_PATH)
+@click.argument("file", type=_PATH)
+@click.option("--debug", is_flag=True, help="Show tracebacks and details.")
+def accept_command(report: Path, file: Path, debug: bool) -> int:
+    """Accept the evaluation in REPORT: write it to FILE."""
+    accept(report, file)
+    stdout.print(f"{file}: written; commit it", highlight=False)
+    return DONE
+
+
+@cli.group(hidden=True)
 def baseline() -> None:
-    """The last accepted evaluation."""
+    """What `accept` was called."""
 
 
 @baseline.command("save")
 @click.argument("report", type=_PATH)
 @click.argument("file", type=_PATH)
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
-def save(report: Path, file: Path, debug: bool) -> int:
+@click.pass_context
+def save(context: click.Context, /, **options: Any) -> int:
     """Accept the evaluation in REPORT: write it to FILE."""
-    accept_baseline(report, file)
-    stdout.print(f"{file}: written; commit it", highlight=False)
-    return DONE
+    _renamed("baseline save", "accept", options)
+    return int(context.invoke(accept_command, **options))
 
 
 @cli.command()
 @click.argument("report", type=_PATH)
-@click.option("--baseline", "file", type=_PATH, required=True, help="Written by `miso-eval baseline save`.")
+@click.option("--accepted", type=_PATH, help="Written by `miso-eval accept`.  [required]")
+@click.option("--baseline", "old_accepted", type=_PATH, hidden=True)
 @click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package].")
 @click.option("--strict", is_flag=True, help="INCONCLUSIVE is a failure too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
-def gate(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool) -> int:
+def gate(
+    report: Path, accepted: Path | None, old_accepted: Path | None, gates: Path | None, strict: bool, debug: bool
+) -> int:
     """Hold the evaluation in REPORT against an accepted one."""
+    file = _renamed("--baseline", "--accepted", old_accepted) or accepted
+    if file is None:
+        raise click.UsageError("Missing option '--accepted'.")
     results, verdict = gate_against(report, file, gates)
     _show_gates(results)
     return _exit_code(verdict, strict=strict)
@@ -244,12 +283,10 @@ def gate(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def report_command(report: Path, strict: bool, debug: bool) -> int:
     """Write the reports in REPORT again, from its results.json."""
-    path = report / "results.json"
+    path = report / JSON_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` first")
-    for written in write_reports(
-        Results.model_validate_json(path.read_bytes()), report / "clips", report, strict=strict
-    ):
+    for written in write_reports(parsed_results(path.read_bytes()), report / "clips", report, strict=strict):
         stdout.print(str(written), highlight=False)
     return DONE
 

@@ -1,40 +1,42 @@
-"""What of the clips is shown: the worst, to be heard, and the spread of all."""
+"""The clips of a report: the worst of each level, and the spread of all."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .corpus import Prompt
+from .metric import FREE
+from .metrics.failures import NEW_FAILURES
+from .prosody.compare import DISTORTION
 from .prosody.contours import STEP_S
 from .results import Clip, Contour, Distribution
-from .run.candidate import Contender
+from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
-from .run.stages import FREE
 
 WORST_CLIPS = 5
 
 
-def worst_clips(plan: Plan, contender: Contender, records: Sequence[Record]) -> list[Clip]:
-    """Up to five of a contender, the worst first: those that fail, then those that differ most in sound."""
-    free = [record for record in records if record.layer == FREE]
-    base = {(record.prompt, record.seed): record for record in free if record.level == plan.baseline.name}
+def worst_clips(plan: Plan, candidate: Candidate, records: Sequence[Record]) -> list[Clip]:
+    """Up to five of a candidate, the worst first: those that fail, then those that differ most in sound."""
+    free = [record for record in records if record.stage == FREE]
+    base = {(record.prompt, record.seed): record for record in free if record.level == plan.reference.name}
     prompts: dict[str, Prompt] = {prompt.id: prompt for prompt in plan.corpus.prompts}
-    own = [record for record in free if record.level == contender.name and (record.prompt, record.seed) in base]
-    own.sort(key=lambda record: (-record.values["new_failures"], -record.values.get("mcd", 0.0), record.key))
+    own = [record for record in free if record.level == candidate.name and (record.prompt, record.seed) in base]
+    own.sort(key=lambda record: (-record.values[NEW_FAILURES.key], -record.values.get(DISTORTION.key, 0.0), record.key))
     clips = []
     for record in own[:WORST_CLIPS]:
         other, prompt = base[record.prompt, record.seed], prompts[record.prompt]
         clips.append(
             Clip(
-                level=contender.name,
+                level=candidate.name,
                 prompt=prompt.id,
                 category=prompt.category,
                 text=prompt.text,
                 seed=record.seed,
                 why=_why(record),
-                baseline_audio=other.files["audio"],
+                reference_audio=other.files["audio"],
                 audio=record.files["audio"],
-                baseline_contour=Contour(step_s=STEP_S, f0_hz=other.detail["f0_hz"]),
+                reference_contour=Contour(step_s=STEP_S, f0_hz=other.detail["f0_hz"]),
                 contour=Contour(step_s=STEP_S, f0_hz=record.detail["f0_hz"]),
                 metrics=record.values,
             )
@@ -43,10 +45,10 @@ def worst_clips(plan: Plan, contender: Contender, records: Sequence[Record]) -> 
 
 
 def _why(record: Record) -> str:
-    if record.values["new_failures"]:
-        return f"fails where the baseline does not: {', '.join(record.detail['failures'])}"
-    if "mcd" in record.values:
-        return f"mel-cepstral distortion {record.values['mcd']:.1f} dB"
+    if record.values[NEW_FAILURES.key]:
+        return f"fails where the reference does not: {', '.join(record.detail['failures'])}"
+    if DISTORTION.key in record.values:
+        return f"{DISTORTION.label.lower()} {record.values[DISTORTION.key]:.1f} {DISTORTION.unit}"
     return "nothing is heard"
 
 
@@ -54,12 +56,12 @@ def distributions(plan: Plan, by_level: Mapping[str, Sequence[Record]]) -> list[
     """The clips' own scalars at each level."""
     named = (("duration", "s", "duration_s"), ("mean pause", "s", "pause_mean_s"), ("F0 median", "Hz", "f0_median_hz"))
     found = []
-    for contender in plan.contenders:
+    for candidate in plan.candidates:
         scalars: list[dict[str, Any]] = [
-            record.detail["scalars"] for record in by_level[contender.name] if record.layer == FREE
+            record.detail["scalars"] for record in by_level[candidate.name] if record.stage == FREE
         ]
         for name, unit, key in named:
             values = [float(each[key]) for each in scalars if key in each]
             if values:
-                found.append(Distribution(level=contender.name, name=name, unit=unit, values=values))
+                found.append(Distribution(level=candidate.name, name=name, unit=unit, values=values))
     return found

@@ -1,8 +1,8 @@
 """What is said in an evaluation: prompts by category, from this package or from a JSONL file, with a hash.
 
 A line is an object: `text`, and if wanted `id`, `category`, `speaker`, `before` (turns of a dialogue, each a pair of
-speaker and text, spoken by the baseline and then given to all levels) and `audio` (a recording of the text, replayed
-through every level instead of what the baseline says). It knows no model and speaks nothing.
+speaker and text, spoken by the reference and then given to all levels) and `audio` (a recording of the text, replayed
+through every level instead of what the reference says). It knows no model and speaks nothing.
 """
 
 import hashlib

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import soundfile
 
-from .gates.accepted import Baseline, Subject, check_comparable, load_baseline, save_baseline, subject_of
+from .gates.accepted import Accepted, Subject, check_comparable, load_accepted, save_accepted, subject_of
 from .gates.config import Gates, load_gates, margin_for
-from .gates.history import BASELINE_NAME, compare_to_baseline
+from .gates.history import OBSERVATIONS_NAME, compare_to_accepted
 from .gates.judge import worst
 from .memory.accounted import memory_of
+from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .results import GateResult, Memory, Results
@@ -18,7 +19,7 @@ from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
 from .run.runner import evaluate
-from .run.stages import BASIS, FLOOR, FREE, TARGET
+from .run.stages import BASIS, FLOOR, TARGET
 from .summary import Judged, Measured, model_info, settings_of, summarise
 
 
@@ -30,7 +31,7 @@ class Wanted:
         kind: "run" or "compare".
         processes: To share the work.
         gates: A TOML file, or None for the default.
-        history: A baseline file, or None.
+        history: An accepted evaluation's file, or None.
         vram: Whether to look at memory.
         extras: See `extras.make_extra`.
     """
@@ -43,63 +44,58 @@ class Wanted:
     extras: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Finished:
-    """An evaluation that is done."""
-
-    results: Results
-
-
-def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = lambda _done: None) -> Finished:
+def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = lambda _done: None) -> Results:
     """Do it all. What can be wrong with the files that were given is found out before any work."""
-    gates = load_gates(wanted.gates).only(plan.layers)
-    history = load_baseline(wanted.history) if wanted.history is not None else None
+    gates = load_gates(wanted.gates).only(plan.stages)
+    history = load_accepted(wanted.history) if wanted.history is not None else None
     _check(plan, wanted, gates, history)
     evaluate(plan, wanted.processes, progress)
     records = _records(plan)
     memories: dict[str, Memory] = {}
     notes: list[str] = []
-    for contender in plan.contenders if wanted.vram else ():
-        memories[contender.name], said = memory_of(contender.bundle, contender.level)
+    for candidate in plan.candidates if wanted.vram else ():
+        memories[candidate.name], said = memory_of(candidate.bundle, candidate.level)
         notes += [note for note in said if note not in notes]
     extras = measure_all(wanted.extras, lambda: _clips(plan, records))
     judged = summarise(plan, records, gates, kind=wanted.kind, memories=memories, extras=extras, notes=notes)
     results = judged.results
     if kept := _without_controls(plan, judged):
-        save_baseline(results, kept, plan.out / BASELINE_NAME)
+        save_accepted(results, kept, plan.out / OBSERVATIONS_NAME)
     if history is not None:
-        verdicts = compare_to_baseline(_subject(plan), _without_controls(plan, judged), history, gates.history)
+        verdicts = compare_to_accepted(_subject(plan), _without_controls(plan, judged), history, gates.history)
         results = _with_history(results, verdicts)
-    return Finished(results)
+    return results
 
 
-def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Baseline | None) -> None:
+def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -> None:
     """Raise what could only be found out after hours of work otherwise."""
     for gate in gates.gates:
-        for contender in plan.contenders:
-            margin_for(gate, contender.level)
+        for candidate in plan.candidates:
+            margin_for(gate, candidate.level)
     for extra in wanted.extras:
         make_extra(extra)
     if history is not None:
         if not gates.history:
-            raise ValueError("no metric of these layers is held against a baseline: [history] of the gates names none")
+            raise ValueError(
+                "no metric of these stages is held against an accepted evaluation: [history] of the gates names none"
+            )
         check_comparable(_subject(plan), history)
 
 
 def _subject(plan: Plan) -> Subject:
     corpus = plan.corpus.info(list(plan.seeds))
-    return subject_of(model_info(plan.baseline.bundle), corpus, plan.baseline.name, settings_of(plan))
+    return subject_of(model_info(plan.reference.bundle), corpus, plan.reference.name, settings_of(plan))
 
 
 def _records(plan: Plan) -> list[Record]:
-    """Those of the plan's contenders, seeds and layers, under the contenders' names."""
+    """Those of the plan's candidates, seeds and stages, under the candidates' names."""
     names = {each.key: each.name for each in plan.everyone}
-    layers = {TARGET, BASIS, *plan.layers, *([FLOOR] if FREE in plan.layers else [])}
+    stages = {TARGET, BASIS, *plan.stages, *([FLOOR] if FREE in plan.stages else [])}
     with Records.open(plan.records, plan.fingerprint) as store:
         return [
             replace(record, level=names[record.level])
             for record in store
-            if record.level in names and record.seed in plan.seeds and record.layer in layers
+            if record.level in names and record.seed in plan.seeds and record.stage in stages
         ]
 
 
@@ -118,16 +114,16 @@ def _without_controls(plan: Plan, judged: Judged) -> Measured:
     """What a later evaluation can be held against: the metrics of the levels that are not controls."""
     return {
         each.name: {metric: found for metric, found in judged.measured[each.name].items() if metric in METRICS}
-        for each in plan.contenders
-        if each != plan.baseline and each.name in judged.measured
+        for each in plan.candidates
+        if each != plan.reference and each.name in judged.measured
     }
 
 
 def _clips(plan: Plan, records: Sequence[Record]) -> Iterator[ExtraClip]:
     texts = {prompt.id: prompt.text for prompt in plan.corpus.prompts}
-    base = {(r.prompt, r.seed): r for r in records if r.layer == FREE and r.level == plan.baseline.name}
+    base = {(r.prompt, r.seed): r for r in records if r.stage == FREE and r.level == plan.reference.name}
     for record in records:
-        if record.layer == FREE and (record.prompt, record.seed) in base:
+        if record.stage == FREE and (record.prompt, record.seed) in base:
             samples, _ = soundfile.read(plan.audio / record.files["audio"], dtype="float32")
             reference, _ = soundfile.read(plan.audio / base[record.prompt, record.seed].files["audio"], dtype="float32")
             yield ExtraClip(record.level, texts[record.prompt], samples, reference)

@@ -1,10 +1,14 @@
 """The results of an evaluation: one versioned document, from which every report is made. It computes nothing."""
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = 1
+from .old_names import renamed
+
+SCHEMA_VERSION = 2
+"""Of `results.json` and of accepted evaluations. What earlier ones are called: see `old_names.py`."""
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -26,13 +30,13 @@ class Estimate(Document):
 
 
 class MetricResult(Document):
-    """One metric of one level against the baseline.
+    """One metric of one level against the reference.
 
     Attributes:
         level: Of the bundle, or the name of a control.
-        metric: Key in `metrics.METRICS`.
+        metric: Key in `metrics/table.py`.
         estimate: Over all clips.
-        noise_floor: The same metric between two seeds of the baseline, if it can be had.
+        noise_floor: The same metric between two seeds of the reference, if it can be had.
         effect_ratio: Mean of absolute values over the noise floor's; about 1 means no more than another seed.
         by_category: Mean for each category of prompts.
     """
@@ -50,8 +54,8 @@ class GateResult(Document):
 
     Attributes:
         level: Judged.
-        metric: Key in `metrics.METRICS`.
-        kind: "at_most", "at_least", "within" (both sides of zero), "failures" or "history" (against a baseline file).
+        metric: Key in `metrics/table.py`.
+        kind: "at_most", "at_least", "within" (both sides of zero), "failures" or "history" (against what was accepted).
         margin: What is tolerated, in the metric's unit.
         estimate: What was measured.
         p_value: Of the verdict's own test, adjusted by Holm over the gates of the level; None where none was made.
@@ -70,7 +74,7 @@ class GateResult(Document):
 
 
 class CodebookResult(Document):
-    """The logit layer of one codebook at one level."""
+    """The logit stage of one codebook at one level."""
 
     level: str
     codebook: int
@@ -122,10 +126,10 @@ class LevelResult(Document):
         file_bytes: Of everything that the level needs.
         bits_per_weight: Over backbone and depth decoder.
         memory: See `Memory`; None for a control.
-        rtf: Wall time / audio time of the free layer on this machine; None if that was not run.
+        rtf: Wall time / audio time of the free stage on this machine; None if that was not run.
         ttfa_s: Time to first audio, median; None if not run.
-        failures: Number of clips by kind, of the free layer.
-        clips: Of the free layer.
+        failures: Number of clips by kind, of the free stage.
+        clips: Of the free stage.
         verdict: The worst of its gates; None if nothing was judged.
     """
 
@@ -158,7 +162,7 @@ class Contour(Document):
 
 
 class Clip(Document):
-    """One clip beside its baseline: among the worst of a level, to be heard.
+    """One clip beside its reference: among the worst of a level, to be heard.
 
     Attributes:
         level: Of the clip.
@@ -167,9 +171,9 @@ class Clip(Document):
         text: What is said.
         seed: Of the noise.
         why: What makes it one of the worst, for people.
-        baseline_audio: File name beside the results, of the baseline's rendition.
+        reference_audio: File name beside the results, of the reference's rendition.
         audio: The same of the level's.
-        baseline_contour: Of the baseline's rendition.
+        reference_contour: Of the reference's rendition.
         contour: Of the level's.
         metrics: Values of this clip by metric key.
     """
@@ -180,9 +184,9 @@ class Clip(Document):
     text: str
     seed: int
     why: str
-    baseline_audio: str
+    reference_audio: str
     audio: str
-    baseline_contour: Contour
+    reference_contour: Contour
     contour: Contour
     metrics: dict[str, float]
 
@@ -229,16 +233,16 @@ class Results(Document):
 
     Attributes:
         schema_version: `SCHEMA_VERSION`.
-        kind: "run" (levels of a bundle against its baseline) or "compare" (two bundles).
+        kind: "run" (levels of a bundle against its reference) or "compare" (two bundles).
         created: ISO 8601, UTC.
         model: Evaluated.
-        baseline: Level that the others are held against.
-        layers: That were run.
+        reference: Level that the others are held against.
+        stages: That were run.
         corpus: What was said.
         settings: Temperature, top-k, resamples, and whatever else would have to be equal in a repetition.
         machine: Of the run: cpu, cores, memory, gpu.
         versions: Of everything that computes: ours, llama-cpp-python, onnxruntime, praat, numpy.
-        notes: What a reader must know: partial layers, missing extras, unfinished records.
+        notes: What a reader must know: partial stages, missing extras, unfinished records.
         verdict: The worst of all gates and of the controls; None if there is nothing to judge.
     """
 
@@ -246,8 +250,8 @@ class Results(Document):
     kind: Literal["run", "compare"]
     created: str
     model: ModelInfo
-    baseline: str
-    layers: list[str]
+    reference: str
+    stages: list[str]
     corpus: CorpusInfo
     settings: dict[str, Any]
     machine: dict[str, str]
@@ -263,3 +267,8 @@ class Results(Document):
     distributions: list[Distribution]
     extras: list[Extra]
     verdict: Verdict | None
+
+
+def parsed_results(document: bytes | str) -> Results:
+    """The results in a `results.json`, of this version or of an earlier one. Raises `ValueError` if it is none."""
+    return Results.model_validate(renamed(json.loads(document)))

@@ -21,8 +21,10 @@ from .corpus import Corpus
 from .gates.config import Gates
 from .gates.judge import damaged_control, judge, self_control, worst
 from .machine import machine, versions
+from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
-from .metrics.table import FAILURES, METRICS, natural_range
+from .metrics.failures import FAILURES
+from .metrics.table import METRICS
 from .results import (
     Attribution,
     CodebookResult,
@@ -34,10 +36,10 @@ from .results import (
     ModelInfo,
     Results,
 )
-from .run.candidate import Contender
+from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
-from .run.stages import COUPLED, FLOOR, FREE, LOGITS, TARGET
+from .run.stages import FLOOR, TARGET
 from .stats.estimates import estimate
 from .stats.observations import Observations
 
@@ -59,7 +61,7 @@ def observed(records: Iterable[Record]) -> Measured:
     """The records' values as observations; metrics that no clip has are absent."""
     found: dict[str, dict[str, list[tuple[str, int, float, float]]]] = {}
     for record in records:
-        if record.layer not in (LOGITS, COUPLED, FREE):
+        if record.stage not in (LOGITS, ONE_STEP, FREE):
             continue
         for metric, value in record.values.items():
             row = (record.prompt, record.seed, value, record.weights.get(metric, 1.0))
@@ -89,58 +91,58 @@ def summarise(
     Args:
         plan: That was done.
         records: All there are.
-        gates: All; those of layers that were not run are left out.
+        gates: All; those of stages that were not run are left out.
         kind: "run" or "compare".
-        memories: By contender.
+        memories: By candidate.
         extras: What was measured beside.
         notes: What a reader must know.
     """
     measured = observed(records)
     verdicts: list[GateResult] = []
-    for contender in plan.contenders:
-        verdicts += judge(contender.name, measured.get(contender.name, {}), gates, margins_of=contender.level)
-    controls = [self_control(plan.baseline.name, measured.get(plan.baseline.name, {}))]
+    for candidate in plan.candidates:
+        verdicts += judge(candidate.name, measured.get(candidate.name, {}), gates, margins_of=candidate.level)
+    controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
     if plan.damaged is not None:
-        quick = gates.only((LOGITS, COUPLED))
+        quick = gates.only((LOGITS, ONE_STEP))
         damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=plan.damaged.level)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
     judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
     overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
     by_level = {
-        contender.name: [record for record in records if record.level == contender.name] for contender in plan.everyone
+        candidate.name: [record for record in records if record.level == candidate.name] for candidate in plan.everyone
     }
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model=model_info(plan.baseline.bundle),
-        baseline=plan.baseline.name,
-        layers=list(plan.layers),
+        model=model_info(plan.reference.bundle),
+        reference=plan.reference.name,
+        stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
         settings=settings_of(plan),
         machine=machine(),
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
-            _level(plan, contender, by_level[contender.name], memories.get(contender.name), verdicts)
-            for contender in plan.everyone
+            _level(plan, candidate, by_level[candidate.name], memories.get(candidate.name), verdicts)
+            for candidate in plan.everyone
         ],
         metrics=[
             result
-            for contender in plan.everyone
-            for result in _metrics(contender.name, measured, plan.corpus, _floor(records))
+            for candidate in plan.everyone
+            for result in _metrics(candidate.name, measured, plan.corpus, _floor(records))
         ],
         gates=verdicts,
         codebooks=[
-            result for contender in plan.everyone for result in _codebooks(contender.name, by_level[contender.name])
+            result for candidate in plan.everyone for result in _codebooks(candidate.name, by_level[candidate.name])
         ],
         attribution=_attributions(measured, [each.name for each in plan.everyone]),
         controls=controls,
         clips=[
             clip
-            for contender in plan.contenders
-            if contender != plan.baseline
-            for clip in worst_clips(plan, contender, records)
+            for candidate in plan.candidates
+            if candidate != plan.reference
+            for clip in worst_clips(plan, candidate, records)
         ],
         distributions=distributions(plan, by_level),
         extras=list(extras),
@@ -179,16 +181,16 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
 def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
     notes = [
         f"{each.name}: level {each.level} of {each.bundle.resolve().name}, files {each.digest[:12]}"
-        for each in plan.contenders
+        for each in plan.candidates
     ]
     notes.append(f"speed: {plan.threads} threads a process; the codec after the first frame is not in RTF")
     if plan.damaged is None:
-        notes.append("no level was damaged as a control: not asked for, or too few prompts or layers to judge it")
-    targets = [record for record in records if record.layer == TARGET]
+        notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
+    targets = [record for record in records if record.stage == TARGET]
     empty = [record.key for record in targets if not record.detail["codes"]]
     if not empty:
         return notes
-    return [*notes, f"{plan.baseline.name} said nothing in {len(empty)} clips; these are in no layer"]
+    return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
 
 
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
@@ -215,8 +217,8 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, limits=natural_range(key)),
-                noise_floor=estimate(_sizes(noise), limits=natural_range(key)) if noise is not None else None,
+                estimate=estimate(found, limits=metric.range),
+                noise_floor=estimate(_sizes(noise), limits=metric.range) if noise is not None else None,
                 effect_ratio=ratio,
                 by_category=means,
             )
@@ -232,7 +234,7 @@ def _sizes(noise: Observations) -> Observations:
 def _floor(records: Sequence[Record]) -> dict[str, Observations]:
     rows: dict[str, list[tuple[str, int, float, float]]] = {}
     for record in records:
-        if record.layer == FLOOR:
+        if record.stage == FLOOR:
             for metric, value in record.values.items():
                 rows.setdefault(metric, []).append((record.prompt, record.seed, value, 1.0))
     return {metric: _observations(each) for metric, each in rows.items()}
@@ -246,17 +248,17 @@ def _codebooks(level: str, records: Sequence[Record]) -> list[CodebookResult]:
             np.array(record.detail["same_top"], np.bool_),
         )
         for record in records
-        if record.layer == LOGITS
+        if record.stage == LOGITS
     ]
     if not clips:
         return []
-    coupled = [record.detail for record in records if record.layer == COUPLED]
+    drawn = [record.detail for record in records if record.stage == ONE_STEP]
     flips = None
-    if coupled:
-        frames = sum(detail["frames"] for detail in coupled)
+    if drawn:
+        frames = sum(detail["frames"] for detail in drawn)
         flips = {
             index: 100 * count / frames
-            for index, count in enumerate(np.sum([detail["flips"] for detail in coupled], axis=0).tolist())
+            for index, count in enumerate(np.sum([detail["flips"] for detail in drawn], axis=0).tolist())
         }
     return codebook_results(level, clips, flips)
 
@@ -273,24 +275,24 @@ def _attributions(measured: Measured, levels: Sequence[str]) -> list[Attribution
 
 
 def _level(
-    plan: Plan, contender: Contender, records: Sequence[Record], memory: Memory | None, gates: Sequence[GateResult]
+    plan: Plan, candidate: Candidate, records: Sequence[Record], memory: Memory | None, gates: Sequence[GateResult]
 ) -> LevelResult:
-    manifest = read_manifest(contender.bundle)
-    sizes = level_memory(manifest, contender.level)
-    free = [record.detail for record in records if record.layer == FREE]
+    manifest = read_manifest(candidate.bundle)
+    sizes = level_memory(manifest, candidate.level)
+    free = [record.detail for record in records if record.stage == FREE]
     spoken = [detail["first_s"] for detail in free if detail["codes"]]
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
-        level=contender.name,
-        is_control=contender == plan.damaged,
-        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(contender.bundle),
+        level=candidate.name,
+        is_control=candidate == plan.damaged,
+        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(candidate.bundle),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,
         rtf=sum(detail["wall_s"] for detail in free) / audio_s if audio_s else None,
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=worst(gate.verdict for gate in gates if gate.level == contender.name),
+        verdict=worst(gate.verdict for gate in gates if gate.level == candidate.name),
     )
 
 

@@ -55,8 +55,8 @@ class EngineOptions(LlamaOptions):
     """Where and how to compute: what a loaded model is asked for once.
 
     `gpu_layers` counts the backbone's layers, and None is all of them, if there is a GPU that this build can use.
-    `repack` makes loading take 18 s instead of 2.5 (8B, Q4_K_M), and holds the weights twice: worth it where the gain is
-    large, ARM and AVX-512. The depth decoder is always interleaved.
+    `repack` makes loading take 18 s instead of 2.5 (8B, Q4_K_M), and holds the weights twice: worth it where the gain
+    is large, ARM and AVX-512. The depth decoder is always interleaved.
 
     Raises:
         ValueError: On a value that makes no sense, naming it and the range.

@@ -65,8 +65,8 @@ def sample(codebooks: int = 8, levels: tuple[str, ...] = ("fp16", "q8_0", "q4_k_
         model=ModelInfo(
             name="Miso TTS 8B", bundle="miso-8b", manifest_sha256="0123456789abcdef" * 4, source_sha256="fedcba98" * 8
         ),
-        baseline="fp16",
-        layers=["logits", "coupled", "free"],
+        reference="fp16",
+        stages=["logits", "one-step", "free"],
         corpus=CorpusInfo(
             name="builtin-1",
             sha256="a1b2c3d4" * 8,
@@ -105,7 +105,7 @@ def write_sounds(results: Results, folder: Path) -> None:
     """A buzz that follows the contour, for each clip of the results."""
     folder.mkdir(parents=True, exist_ok=True)
     for clip in results.clips:
-        for name, contour in ((clip.baseline_audio, clip.baseline_contour), (clip.audio, clip.contour)):
+        for name, contour in ((clip.reference_audio, clip.reference_contour), (clip.audio, clip.contour)):
             soundfile.write(folder / name, _buzz(contour), RATE_HZ, subtype="PCM_16")
 
 
@@ -176,7 +176,7 @@ def _metric(level: str, key: str) -> MetricResult:
     value = 100 - size * _DAMAGE[level] * 0.1 if metric.unit == "%" and metric.direction == "higher" else size
     sign = -1 if metric.direction == "zero" and len(key) % 2 else 1
     value = value if metric.direction == "higher" else sign * size * _DAMAGE[level]
-    has_floor = metric.layer != "logits"
+    has_floor = metric.stage != "logits"
     return MetricResult(
         level=level,
         metric=key,
@@ -226,9 +226,9 @@ def _clips(level: str) -> list[Clip]:
                 why="F0 error is the largest of all clips."
                 if rank == 0
                 else "Among the largest in F0 error and duration.",
-                baseline_audio=f"{category}_fp16.wav",
+                reference_audio=f"{category}_fp16.wav",
                 audio=f"{category}_{level}.wav",
-                baseline_contour=_contour(rank, 1.0, 1.0),
+                reference_contour=_contour(rank, 1.0, 1.0),
                 contour=_contour(rank, flat, tempo),
                 metrics={"lf0_rmse_dtw": (40.0 - 3 * rank) * _DAMAGE[level], "dur_ratio": math.log(tempo), "mcd": 2.0},
             )
@@ -259,8 +259,8 @@ def _buzz(contour: Contour) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
 
 
 def bare(results: Results) -> Results:
-    """The same evaluation with nothing in it: no layer was run."""
-    lists = ("layers", "notes", "metrics", "gates", "codebooks", "attribution", "controls", "clips", "distributions")
+    """The same evaluation with nothing in it: no stage was run."""
+    lists = ("stages", "notes", "metrics", "gates", "codebooks", "attribution", "controls", "clips", "distributions")
     nothing: dict[str, list[object]] = {name: [] for name in (*lists, "extras")}
     levels = [level.model_copy(update={"verdict": None, "memory": None, "clips": 0}) for level in results.levels]
     return results.model_copy(update={**nothing, "levels": levels, "verdict": None})

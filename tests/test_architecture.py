@@ -20,7 +20,8 @@ STOREYS: dict[str, str] = {
     "convert": "checkpoint mimi gguf_header imatrix rows mixture plan sink quantize codec conversion estimate "
     "verify_logits verify bundle cli",
     "runtime": "audio codec options bundle speech lm/depth lm voice synthesis tts dialogue request fit cli",
-    "quant_eval": "results corpus machine memory stats prosody metrics gates run clips summary report evaluation cli",
+    "quant_eval": "old_names metric results corpus machine memory stats prosody metrics gates run clips summary report "
+    "evaluation cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

@@ -1,4 +1,4 @@
-"""The baseline file: the last accepted evaluation, clip by clip, and whether it can be compared with another one.
+"""The last accepted evaluation as a file, clip by clip, and whether another one can be compared with it.
 
 It judges nothing: see `history.py`.
 """
@@ -14,20 +14,20 @@ from pydantic import ValidationError
 
 from ...core.errors import MisoError
 from ...core.files import write_whole
-from ..results import CorpusInfo, Document, Estimate, ModelInfo, Results
+from ..old_names import renamed
+from ..results import SCHEMA_VERSION, CorpusInfo, Document, Estimate, ModelInfo, Results
 from ..stats.bootstrap import RESAMPLES, SEED
 from ..stats.estimates import estimate
 from ..stats.observations import Observations
 
-SCHEMA_VERSION = 1
-_RENEW = "Accept a new one with `miso-eval baseline save`."
+_RENEW = "Accept a new one with `miso-eval accept`."
 
 Measured = Mapping[str, Mapping[str, Observations]]
 """By level, then by metric."""
 
 
-class BaselineError(MisoError):
-    """A baseline cannot be used: unreadable, of another schema, or not of this evaluation."""
+class AcceptedError(MisoError):
+    """An accepted evaluation cannot be used: unreadable, of another schema, or not of this evaluation."""
 
 
 class Subject(Document):
@@ -37,14 +37,14 @@ class Subject(Document):
         model: Name of the model.
         source_sha256: Of the checkpoint that the bundle was made from.
         corpus_sha256: Of what was said.
-        baseline: Level that the others are held against.
+        reference: Level that the others are held against.
         settings: As in `Results`.
     """
 
     model: str
     source_sha256: str
     corpus_sha256: str
-    baseline: str
+    reference: str
     settings: dict[str, Any]
 
 
@@ -64,7 +64,7 @@ class StoredMetric(Document):
         )
 
 
-class Baseline(Document):
+class Accepted(Document):
     """The last accepted evaluation.
 
     Attributes:
@@ -84,24 +84,24 @@ class Baseline(Document):
     levels: dict[str, dict[str, StoredMetric]]
 
 
-def subject_of(model: ModelInfo, corpus: CorpusInfo, baseline: str, settings: Mapping[str, Any]) -> Subject:
+def subject_of(model: ModelInfo, corpus: CorpusInfo, reference: str, settings: Mapping[str, Any]) -> Subject:
     """What the parts of `Results` say. Settings come as JSON gives them back: lists for tuples, text for keys."""
     return Subject(
         model=model.name,
         source_sha256=model.source_sha256,
         corpus_sha256=corpus.sha256,
-        baseline=baseline,
+        reference=reference,
         settings=json.loads(json.dumps(dict(settings))),
     )
 
 
-def save_baseline(
+def save_accepted(
     results: Results, observations: Measured, path: Path, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Baseline:
-    """Write an evaluation as the baseline, whole or not at all.
+) -> Accepted:
+    """Write an evaluation so that it can be accepted, whole or not at all.
 
     Raises:
-        BaselineError: If the file cannot be written; one that was there is left as it was.
+        AcceptedError: If the file cannot be written; one that was there is left as it was.
         ValueError: If there is nothing to write.
     """
     if not any(observations.values()):
@@ -119,71 +119,75 @@ def save_baseline(
         }
         for level, metrics in observations.items()
     }
-    baseline = Baseline(
+    accepted = Accepted(
         created=results.created,
-        subject=subject_of(results.model, results.corpus, results.baseline, results.settings),
+        subject=subject_of(results.model, results.corpus, results.reference, results.settings),
         manifest_sha256=results.model.manifest_sha256,
         versions=results.versions,
         levels=levels,
     )
-    write_baseline(baseline, path)
-    return baseline
+    write_accepted(accepted, path)
+    return accepted
 
 
-def write_baseline(baseline: Baseline, path: Path) -> None:
-    """Write `baseline`, whole or not at all. Raises `BaselineError` if it cannot be written."""
-    content = _as_text(baseline).encode()
+def write_accepted(accepted: Accepted, path: Path) -> None:
+    """Write `accepted`, whole or not at all. Raises `AcceptedError` if it cannot be written."""
+    content = _as_text(accepted).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
-        raise BaselineError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise AcceptedError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
-def load_baseline(path: Path) -> Baseline:
-    """Read what `save_baseline` wrote.
+def load_accepted(path: Path) -> Accepted:
+    """Read what `save_accepted` wrote, in this version or an earlier one.
 
     Raises:
         FileNotFoundError: If it is not there.
-        BaselineError: If it is no baseline, or one of another schema.
+        AcceptedError: If it is no accepted evaluation, or one of another schema.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = renamed(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no baseline. Write one with `miso-eval baseline save`.") from error
+        raise FileNotFoundError(
+            f"{path}: there is no accepted evaluation. Write one with `miso-eval accept`."
+        ) from error
     except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise AcceptedError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise BaselineError(f"{path}: no baseline, because no JSON ({error}). {_RENEW}") from error
+        raise AcceptedError(f"{path}: no accepted evaluation, because no JSON ({error}). {_RENEW}") from error
     if not isinstance(document, dict) or "schema_version" not in document:
-        raise BaselineError(f"{path}: no baseline, because it has no schema_version. {_RENEW}")
+        raise AcceptedError(f"{path}: no accepted evaluation, because it has no schema_version. {_RENEW}")
     if document["schema_version"] != SCHEMA_VERSION:
         found = document["schema_version"]
-        raise BaselineError(f"{path}: a baseline of schema {found!r}, this program reads {SCHEMA_VERSION}. {_RENEW}")
+        raise AcceptedError(
+            f"{path}: an accepted evaluation of schema {found!r}, this program reads {SCHEMA_VERSION}. {_RENEW}"
+        )
     try:
-        baseline = Baseline.model_validate(document)
-        for metrics in baseline.levels.values():
+        accepted = Accepted.model_validate(document)
+        for metrics in accepted.levels.values():
             for stored in metrics.values():
                 stored.observations()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BaselineError(f"{path}: damaged baseline, {where}: {first['msg']}. {_RENEW}") from error
+        raise AcceptedError(f"{path}: damaged accepted evaluation, {where}: {first['msg']}. {_RENEW}") from error
     except ValueError as error:
-        raise BaselineError(f"{path}: damaged baseline, {error}. {_RENEW}") from error
-    return baseline
+        raise AcceptedError(f"{path}: damaged accepted evaluation, {error}. {_RENEW}") from error
+    return accepted
 
 
-def check_comparable(subject: Subject, baseline: Baseline) -> None:
-    """Raise `BaselineError`, in one line, if the baseline is of another model, corpus or settings."""
-    was = baseline.subject
+def check_comparable(subject: Subject, accepted: Accepted) -> None:
+    """Raise `AcceptedError`, in one line, if what was accepted is of another model, corpus or settings."""
+    was = accepted.subject
     differences = [
-        f"{label} is {mine!r}, the baseline's {theirs!r}"
+        f"{label} is {mine!r}, the accepted one's {theirs!r}"
         for label, mine, theirs in (
             ("model", subject.model, was.model),
             ("checkpoint", subject.source_sha256[:12], was.source_sha256[:12]),
             ("corpus", subject.corpus_sha256[:12], was.corpus_sha256[:12]),
-            ("level compared with", subject.baseline, was.baseline),
+            ("level compared with", subject.reference, was.reference),
             *(
                 (f"setting {key}", subject.settings.get(key), was.settings.get(key))
                 for key in sorted(subject.settings.keys() | was.settings.keys())
@@ -192,10 +196,12 @@ def check_comparable(subject: Subject, baseline: Baseline) -> None:
         if mine != theirs
     ]
     if differences:
-        raise BaselineError(f"this evaluation cannot be compared with the baseline: {'; '.join(differences)}. {_RENEW}")
+        raise AcceptedError(
+            f"this evaluation cannot be compared with the accepted one: {'; '.join(differences)}. {_RENEW}"
+        )
 
 
-def _as_text(baseline: Baseline) -> str:
+def _as_text(accepted: Accepted) -> str:
     """JSON whose differences can be read: a line for each list. A line break never is part of a JSON string."""
-    text = json.dumps(baseline.model_dump(), indent=1, allow_nan=False)
+    text = json.dumps(accepted.model_dump(), indent=1, allow_nan=False)
     return re.sub(r"\[\n[^\[\]{}]*\n *\]", lambda found: re.sub(r"\n *", "", found[0]), text) + "\n"

@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ...core.errors import MisoError
 from ...models.levels import LEVELS, parse_level
+from ..metric import GATE_KINDS, GateKind
 from ..metrics.table import METRICS
 
 if sys.version_info >= (3, 11):
@@ -22,9 +23,6 @@ else:
 
 DEFAULT_GATES = Path(__file__).with_name("gates.toml")
 SCHEMA_VERSION = 1
-
-Kind = Literal["at_most", "at_least", "within", "failures"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class GatesError(MisoError):
@@ -36,28 +34,28 @@ class Gate:
     """What one metric may be, by level.
 
     Attributes:
-        metric: Key in `metrics.METRICS`.
+        metric: Key in `metrics/table.py`.
         kind: How it is judged.
         margins: By level, in the metric's unit.
     """
 
     metric: str
-    kind: Kind
+    kind: GateKind
     margins: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Gates:
-    """All gates, and the metrics that are held against the last accepted baseline."""
+    """All gates, and the metrics that are held against the last accepted evaluation."""
 
     gates: tuple[Gate, ...]
     history: tuple[str, ...]
 
-    def only(self, layers: Collection[str]) -> "Gates":
-        """Those of these layers: for a run that leaves some out on purpose."""
+    def only(self, stages: Collection[str]) -> "Gates":
+        """Those of these stages: for a run that leaves some out on purpose."""
         return Gates(
-            tuple(gate for gate in self.gates if METRICS[gate.metric].layer in layers),
-            tuple(metric for metric in self.history if METRICS[metric].layer in layers),
+            tuple(gate for gate in self.gates if METRICS[gate.metric].stage in stages),
+            tuple(metric for metric in self.history if METRICS[metric].stage in stages),
         )
 
 
@@ -133,10 +131,10 @@ def _parse_gate(metric: str, table: object, faults: list[str]) -> Gate | None:
         faults.append(f"{where}: must be a table with kind and margins, the margins a table by level")
         return None
     kind, direction = table["kind"], METRICS[metric].direction
-    if kind not in KINDS:
-        faults.append(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    if kind not in GATE_KINDS:
+        faults.append(f"{where}: unknown kind {kind!r}; known are {', '.join(GATE_KINDS)}")
         return None
-    fitting = _fitting_kinds(metric)
+    fitting = METRICS[metric].kinds
     if kind not in fitting:
         faults.append(
             f"{where}: {kind} does not fit a metric of which {direction} is good; {' or '.join(fitting)} does"
@@ -150,24 +148,14 @@ def _parse_gate(metric: str, table: object, faults: list[str]) -> Gate | None:
             faults.append(f"{where}: the margin for {level} is {margin!r}, expected a number")
         elif margin < 0 and not (kind == "at_least" and direction == "zero"):
             faults.append(f"{where}: the margin for {level} is {margin}, and must not be negative")
-        elif METRICS[metric].unit == "%" and direction != "zero" and margin > 100:
-            faults.append(f"{where}: the margin for {level} is {margin}, and there is nothing above 100 %")
+        elif margin > METRICS[metric].range[1]:
+            most = f"{METRICS[metric].range[1]:g} {METRICS[metric].unit}".rstrip()
+            faults.append(f"{where}: the margin for {level} is {margin}, and there is nothing above {most}")
     if not table["margins"]:
         faults.append(f"{where}: there is no margin")
     if len(faults) > before:
         return None
     return Gate(metric, kind, {level: float(margin) for level, margin in table["margins"].items()})
-
-
-def _fitting_kinds(metric: str) -> tuple[Kind, ...]:
-    if metric == "new_failures":
-        return ("failures",)
-    fitting: dict[str, tuple[Kind, ...]] = {
-        "lower": ("at_most",),
-        "higher": ("at_least",),
-        "zero": ("within", "at_most", "at_least"),
-    }
-    return fitting[METRICS[metric].direction]
 
 
 def _unknown(metric: object) -> str:

@@ -1,16 +1,17 @@
-"""The history gate: is a level worse than in the last accepted evaluation? It knows the baseline file, and no margins
-other than the baseline's own intervals.
+"""The history gate: is a level worse than in the last accepted evaluation? It knows no margins other than that
+one's own intervals.
 
-Worse than the baseline beyond its interval is a regression, even inside the absolute gates. The test is of the *change*
-from the baseline to now, over the clips (prompt and seed) that both have: most of what differs between prompts cancels.
+Worse than the accepted evaluation beyond its interval is a regression, even inside the absolute gates. The test
+is of the *change* since then, over the clips (prompt and seed) that both have: most of what differs between prompts
+cancels.
 
-* The margin is how far the baseline's interval reaches to the worse side of its value, plus `slack`.
+* The margin is how far the accepted interval reaches to the worse side of its value, plus `slack`.
 * FAIL: the change is larger than the margin, and "no worse than before, up to `slack`" is rejected.
 * PASS: "worse by the margin or more" is rejected; or every clip is as it was.
 * INCONCLUSIVE: neither, or nothing to compare.
 
 Both tests are one-sided at 5 % after Holm over the metrics of a level. Of a metric that is good near zero, worse is
-further away from it, on either side; a baseline that is surely off zero may first come back to it.
+further away from it, on either side; one that was surely off zero may first come back to it.
 Failures: PASS if there are no more than before; FAIL by a sign test over the prompts that differ.
 """
 
@@ -19,45 +20,47 @@ from pathlib import Path
 
 import numpy as np
 
-from ..metrics.table import METRICS, Metric
+from ..metric import Metric
+from ..metrics.table import METRICS
+from ..old_names import OLD_OBSERVATIONS_NAMES
 from ..results import Estimate, GateResult, Verdict
 from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
 from ..stats.estimates import FEWEST_PROMPTS, as_estimate, p_fails_more_often
 from ..stats.observations import Observations, paired
-from .accepted import Baseline, Measured, StoredMetric, Subject, check_comparable, load_baseline, write_baseline
+from .accepted import Accepted, Measured, StoredMetric, Subject, check_comparable, load_accepted, write_accepted
 from .config import load_gates
 from .judge import Tested, adjusted, number, span, worst
 
-BASELINE_NAME = "baseline.json"
+OBSERVATIONS_NAME = "observations.json"
 """In the directory of every evaluation: all that a later one can be held against."""
 
 
-def compare_to_baseline(
+def compare_to_accepted(
     subject: Subject,
     observations: Measured,
-    baseline: Baseline,
+    accepted: Accepted,
     metrics: Iterable[str],
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[GateResult]:
-    """The verdict on every level and metric that the baseline has; levels that are new have no history.
+    """The verdict on every level and metric that the accepted evaluation has; levels that are new have no history.
 
     Args:
         subject: What was evaluated now: see `subject_of`.
         observations: What was found now.
-        baseline: The last accepted evaluation.
+        accepted: The last accepted evaluation.
         metrics: That are to be judged: `Gates.history`.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Raises:
-        BaselineError: If the two are not comparable.
+        AcceptedError: If the two are not comparable.
     """
-    check_comparable(subject, baseline)
+    check_comparable(subject, accepted)
     judged = list(metrics)
     results = []
-    for level, stored in baseline.levels.items():
+    for level, stored in accepted.levels.items():
         now = observations.get(level)
         tested = []
         for metric in judged:
@@ -87,16 +90,16 @@ def _test(
         estimate=None,
         p_value=None,
         verdict="INCONCLUSIVE",
-        reason=f"{metric.label}: in the baseline, but {why}",
+        reason=f"{metric.label}: in the accepted evaluation, but {why}",
     )
     if new is None:
         return Tested(blank)
     pair = paired(new, stored.observations())
     if pair is None:
-        return Tested(_with(blank, reason=f"{metric.label}: the baseline has other prompts and seeds"))
+        return Tested(_with(blank, reason=f"{metric.label}: the accepted evaluation has other prompts and seeds"))
     now, before = pair
     bootstrap = Bootstrap(now, before, resamples=resamples, seed=seed)
-    said = f"{metric.label}: {number(metric, now.mean)}, {number(metric, before.mean)} in the baseline"
+    said = f"{metric.label}: {number(metric, now.mean)}, {number(metric, before.mean)} in the accepted evaluation"
     if len(now.values) < len(stored.values):
         said += f" (of its {len(stored.values)} clips {len(now.values)} were run)"
     result = _with(blank, estimate=as_estimate(bootstrap))
@@ -106,7 +109,7 @@ def _test(
         return Tested(_with(result, reason=f"{said}; {bootstrap.prompts} prompts are too few to judge by"))
     change = f"changed by {span(metric, as_estimate(bootstrap))}, tolerated {result.margin:.{metric.digits}f}"
     result = _with(result, reason=f"{said}; {change}")
-    if metric.key == "new_failures":
+    if metric.counts_failures:
         is_more = bootstrap.value > slack(metric)
         p_fail = p_fails_more_often(now, before) if bootstrap.value > result.margin else 1.0
         return Tested(_with(result, verdict="INCONCLUSIVE" if is_more else "PASS"), p_fail=p_fail)
@@ -138,30 +141,34 @@ def _sides(metric: Metric, was: Estimate) -> list[tuple[int, float, float]]:
     return [(1, reach, 2 * max(0.0, -was.high)), (-1, reach, 2 * max(0.0, was.low))]
 
 
-def accept_baseline(report: Path, file: Path) -> None:
-    """Write the evaluation in `report` to `file`. Errors as `load_baseline` and `write_baseline`."""
-    write_baseline(_of(report), file)
+def accept(report: Path, file: Path) -> None:
+    """Make the evaluation in `report` the accepted one: write it to `file`.
+
+    Errors as `load_accepted` and `write_accepted`.
+    """
+    write_accepted(_of(report), file)
 
 
 def gate_against(report: Path, file: Path, gates: Path | None = None) -> tuple[list[GateResult], Verdict | None]:
-    """The history gates of the evaluation in `report` against the baseline `file`, and the worst verdict.
+    """The history gates of the evaluation in `report` against the accepted one in `file`, and the worst verdict.
 
-    Raises `BaselineError` if they are not of one model, corpus and settings.
+    Raises `AcceptedError` if they are not of one model, corpus and settings.
     """
-    mine, accepted = _of(report), load_baseline(file)
+    mine, accepted = _of(report), load_accepted(file)
     measured = {
         level: {metric: stored.observations() for metric, stored in metrics.items()}
         for level, metrics in mine.levels.items()
     }
     watched = load_gates(gates).history
     if not watched:
-        raise ValueError(f"{gates} holds no metric against a baseline: name some under [history]")
-    verdicts = compare_to_baseline(mine.subject, measured, accepted, watched)
+        raise ValueError(f"{gates} holds no metric against an accepted evaluation: name some under [history]")
+    verdicts = compare_to_accepted(mine.subject, measured, accepted, watched)
     return verdicts, worst(verdict.verdict for verdict in verdicts)
 
 
-def _of(report: Path) -> Baseline:
-    path = report / BASELINE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` to the end first")
-    return load_baseline(path)
+def _of(report: Path) -> Accepted:
+    path, *old = (report / name for name in (OBSERVATIONS_NAME, *OLD_OBSERVATIONS_NAMES))
+    for found in (path, *old):
+        if found.is_file():
+            return load_accepted(found)
+    raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` to the end first")

@@ -11,14 +11,13 @@ observed share is not above the margin. That is the one verdict here that is not
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..metrics.table import METRICS, Metric, natural_range, perfect
+from ..metric import GateKind, Metric
+from ..metrics.table import METRICS
 from ..results import Control, Estimate, GateResult, Verdict
 from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
 from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, as_estimate, holm, p_more_failures
 from ..stats.observations import Observations
-from .config import Gate, Gates, Kind, margin_for
-
-_NO_MEASURE_OF_DIFFERENCE = {"first_divergence"}
+from .config import Gate, Gates, margin_for
 
 
 def judge(
@@ -92,9 +91,9 @@ def _test(level: str, gate: Gate, margin: float, seen: Observations | None, resa
     if seen is None:
         return Tested(blank.model_copy(update={"reason": f"{metric.label}: not measured"}))
     bootstrap = Bootstrap(seen, resamples=resamples, seed=seed)
-    result = blank.model_copy(update={"estimate": as_estimate(bootstrap, natural_range(gate.metric))})
-    ideal = perfect(gate.metric)
-    if (seen.values == ideal).all() and _is_met(gate.kind, ideal, margin):
+    result = blank.model_copy(update={"estimate": as_estimate(bootstrap, metric.range)})
+    ideal = metric.ideal
+    if ideal is not None and (seen.values == ideal).all() and _is_met(gate.kind, ideal, margin):
         reason = f"{metric.label}: {number(metric, ideal)} in every clip"
         return Tested(result.model_copy(update={"reason": reason, "verdict": "PASS"}), p_pass=0.0)
     if bootstrap.prompts < FEWEST_PROMPTS:
@@ -113,7 +112,7 @@ def _test(level: str, gate: Gate, margin: float, seen: Observations | None, resa
     return Tested(result, shown, p_fail(margin) if shown else 1.0)
 
 
-def _is_met(kind: Kind, value: float, margin: float) -> bool:
+def _is_met(kind: GateKind, value: float, margin: float) -> bool:
     if kind == "at_least":
         return value >= margin
     return (abs(value) if kind == "within" else value) <= margin
@@ -152,11 +151,11 @@ def span(metric: Metric, found: Estimate) -> str:
 
 
 def self_control(name: str, measured: Mapping[str, Observations]) -> Control:
-    """The baseline, run a second time: no metric of any clip may show a difference."""
+    """The reference, run a second time: no metric of any clip may show a difference."""
     off = [
         METRICS[key].label
         for key, found in measured.items()
-        if key in METRICS and key not in _NO_MEASURE_OF_DIFFERENCE and (found.values != perfect(key)).any()
+        if key in METRICS and METRICS[key].ideal is not None and (found.values != METRICS[key].ideal).any()
     ]
     found = "equal in every clip" if not off else f"differs: {', '.join(off)}"
     if not measured:

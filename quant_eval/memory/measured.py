@@ -31,7 +31,7 @@ STEADY_S = 1.0
 SPEECH_S = 90.0
 """The longest audio of one sentence."""
 
-_BASELINE_S = 0.5
+_BEFORE_S = 0.5
 _LEAST_SAMPLES = 5
 _TIMEOUT_S = 1800.0
 _CLOSING_S = 60.0
@@ -162,8 +162,8 @@ def _measured(nvml: Nvml, handle: Any, command: Sequence[str], timeout_s: float)
     others = gpu.others()
     if others:
         notes.append(f"{others} other process(es) had the GPU open before: what they did meanwhile is in the figures")
-    before = gpu.sample_for(_BASELINE_S)
-    baseline = round(statistics.median(before))
+    before = gpu.sample_for(_BEFORE_S)
+    idle = round(statistics.median(before))
     if max(before) - min(before) > _QUIET_BYTES:
         notes.append(f"the GPU was not quiet before: its used memory moved by {_mib(max(before) - min(before))}")
     gpu.times.clear()
@@ -183,15 +183,15 @@ def _measured(nvml: Nvml, handle: Any, command: Sequence[str], timeout_s: float)
             f"{1000 * max(gaps):.0f}): a shorter peak may have been missed"
         )
     after = round(statistics.median(gpu.sample_for(_SETTLING_S)[-20:]))
-    if abs(after - baseline) > _QUIET_BYTES:
+    if abs(after - idle) > _QUIET_BYTES:
         notes.append(
-            f"afterwards the GPU's used memory was {_mib(after - baseline)} from what it was before: another program "
+            f"afterwards the GPU's used memory was {_mib(after - idle)} from what it was before: another program "
             "changed it, and the figures may be off by as much. Measure again on a GPU that is idle"
         )
-    if max(figures) <= baseline:
+    if max(figures) <= idle:
         why_not = "the GPU's used memory never rose: the process did not compute on it"
         return Measured(why_not=f"not run: {why_not}", notes=notes, samples=len(figures))
-    return Measured(max(figures) - baseline, max(0, steady - baseline), "", notes, len(figures))
+    return Measured(max(figures) - idle, max(0, steady - idle), "", notes, len(figures))
 
 
 def _watch(

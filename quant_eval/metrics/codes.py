@@ -8,11 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.arrays import I64Array
+from ..metric import DISTANCE, FREE, ONE_STEP, SHARE, Family
 
 INSERTION, DELETION, SUBSTITUTION = 1.0, 1.0, 1.0
 """Weights. Source: DS-WED (arXiv 2509.19928), the default of its authors' implementation."""
 
+FLIPS = Family(ONE_STEP, is_per_frame=True)
+"""Of the codes of the same frames, drawn twice."""
+SEMANTIC, PATHS = Family(FREE), Family(FREE)
+"""Of the codes of two utterances: what is said, and where they part."""
 
+
+@FLIPS.metric(
+    "Flips",
+    "%",
+    "lower",
+    SHARE,
+    "Codes that differ from the reference's when sampled with the same noise after the same history.",
+)
+def flip_rate(codes: I64Array, other: I64Array) -> float:
+    """Of codes `[frames, codebooks]`."""
+    return 100 * float((other != codes).mean())
+
+
+@SEMANTIC.metric(
+    "Semantic edit distance",
+    "",
+    "lower",
+    DISTANCE,
+    "Weighted edit distance of the codebook-0 sequences, per frame.",
+    digits=3,
+)
 def semantic_wed(
     codes: I64Array,
     other: I64Array,
@@ -51,6 +77,15 @@ def semantic_wed(
     return float(row[-1]) / max(len(first), len(second))
 
 
+@PATHS.metric(
+    "First divergence",
+    "frames",
+    "higher",
+    DISTANCE,
+    "Frames before the first code that differs from the reference's; not gated.",
+    ideal=None,
+    digits=1,
+)
 def first_divergence(codes: I64Array, other: I64Array) -> int:
     """Frames before the first in which any code differs; the length of the shorter utterance if none does.
 

@@ -1,6 +1,6 @@
-"""How far a level's distributions are from the baseline's, code by code: KL divergence, top-1 agreement, EOS odds.
+"""How far a level's distributions are from the reference's, code by code: KL divergence, top-1 agreement, EOS odds.
 
-P is the baseline's distribution, Q the level's, both over all codes of one codebook at one frame after the same
+P is the reference's distribution, Q the level's, both over all codes of one codebook at one frame after the same
 history. All is computed in float64 from float32 logits. It knows no models, and no statistics over clips.
 """
 
@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.arrays import F32Array, I64Array
+from ...core.arrays import F32Array
+from ..metric import DIFFERENCE, DISTANCE, LOGITS, SHARE, Family
 from ..results import CodebookResult
 
 F64Array = NDArray[np.float64]
+
+DISTRIBUTIONS = Family(LOGITS, is_per_frame=True)
+"""Of a clip's `Divergence`."""
 
 PERCENTILES: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0, 99.9)
 _FRAMES_AT_ONCE = 4
@@ -23,25 +27,28 @@ _FRAMES_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Divergence:
-    """One clip of a level against the baseline.
+    """One clip of a level against the reference.
 
     Attributes:
         kld: KL(P || Q) at temperature 1, in nats, float64 [T, codebooks].
         kld_deployed: The same of what is sampled from, float64 [T, codebooks]: see `divergence`.
         same_top: Whether P and Q have the same most likely code, bool [T, codebooks].
+        eos_shift_nats: `eos_log_odds_change` at the frame at which the reference stopped, if it stopped by itself.
     """
 
     kld: F64Array
     kld_deployed: F64Array
     same_top: NDArray[np.bool_]
+    eos_shift_nats: float | None = None
 
 
 def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: int) -> Divergence:
     """Compare logits `base` and `level`, both [T, codebooks, V], of the same codes.
 
-    `kld_deployed` divides the logits by `temperature` and restricts P to the baseline's `top_k` best codes, as sampling
-    does. Q is restricted to *the same* codes and renormalised: with a top-k set of its own, Q would lack codes of P's
-    and the divergence would be infinite as soon as one code changed its rank. What Q gives to other codes is not seen.
+    `kld_deployed` divides the logits by `temperature` and restricts P to the reference's `top_k` best codes, as
+    sampling does. Q is restricted to *the same* codes and renormalised: with a top-k set of its own, Q would lack codes
+    of P's and the divergence would be infinite as soon as one code changed its rank. What Q gives to other codes is not
+    seen.
     Codes that tie with the `top_k`-th best take part or not, but the same in P and Q.
 
     Raises:
@@ -54,7 +61,7 @@ def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: in
         )
     if not (temperature > 0 and np.isfinite(temperature)) or top_k < 1:
         raise ValueError(f"temperature must be above 0 and top_k at least 1, not {temperature} and {top_k}")
-    require_finite(base, "the baseline's logits")
+    require_finite(base, "the reference's logits")
     require_finite(level, "the level's logits")
     kld, deployed = np.empty(base.shape[:2]), np.empty(base.shape[:2])
     for start in range(0, len(base), _FRAMES_AT_ONCE):
@@ -107,20 +114,9 @@ def eos_log_odds(logits0: F32Array) -> F64Array:
     return found
 
 
-def eos_shift(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
+def eos_log_odds_change(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
     """Change of `eos_log_odds`, [..., V] each -> nats [...]: above 0, the level is the more likely to stop there."""
     return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
-
-
-def flip_percent(base_codes: I64Array, level_codes: I64Array) -> F64Array:
-    """How many of the codes [T, codebooks] differ, by codebook, in percent. Raises `ValueError` if there are none."""
-    if base_codes.shape != level_codes.shape or not len(base_codes):
-        raise ValueError(
-            f"codes must be of the same frames, at least one, not {list(base_codes.shape)} and "
-            f"{list(level_codes.shape)}"
-        )
-    found: F64Array = 100 * (base_codes != level_codes).mean(axis=0)
-    return found
 
 
 def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[float, float]:
@@ -130,26 +126,83 @@ def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[
     return dict(zip(which, map(float, np.percentile(values, which)), strict=True))
 
 
-def clip_metrics(found: Divergence, eos_shift_nats: float | None) -> dict[str, float]:
-    """The values of one clip by key of `metrics.METRICS`; `eos_shift` only if the baseline's stop frame is known.
-
-    Raises `ValueError` for a clip without a frame.
-    """
+def clip_metrics(found: Divergence) -> dict[str, float]:
+    """`DISTRIBUTIONS` of one clip, by key. Raises `ValueError` for a clip without a frame."""
     if not found.kld.size:
         raise ValueError("a clip without a frame has no divergence: leave it out")
-    values = {
-        "kld_cb0": float(found.kld[:, 0].mean()),
-        "kld_rest": float(found.kld[:, 1:].mean()),
-        "kld_deployed": float(found.kld_deployed.mean()),
-        "top1": 100 * float(found.same_top.mean()),
-    }
-    return values if eos_shift_nats is None else {**values, "eos_shift": eos_shift_nats}
+    return DISTRIBUTIONS.values(found)
+
+
+@DISTRIBUTIONS.metric(
+    "KLD, semantic",
+    "nats",
+    "lower",
+    DISTANCE,
+    "KL(P_base || P_level) of codebook 0 at temperature 1, mean over frames.",
+    digits=5,
+)
+def kld_cb0(found: Divergence) -> float:
+    """Of codebook 0."""
+    return float(found.kld[:, 0].mean())
+
+
+@DISTRIBUTIONS.metric(
+    "KLD, acoustic",
+    "nats",
+    "lower",
+    DISTANCE,
+    "The same of the other codebooks, mean over frames and codebooks.",
+    digits=5,
+)
+def kld_rest(found: Divergence) -> float:
+    """Of codebooks 1 on."""
+    return float(found.kld[:, 1:].mean())
+
+
+@DISTRIBUTIONS.metric(
+    "KLD as sampled",
+    "nats",
+    "lower",
+    DISTANCE,
+    "KL over all codebooks of what is sampled from: logits / temperature within the base's top-k.",
+    digits=5,
+)
+def kld_deployed(found: Divergence) -> float:
+    """Of all codebooks."""
+    return float(found.kld_deployed.mean())
+
+
+@DISTRIBUTIONS.metric(
+    "Top-1 agreement",
+    "%",
+    "higher",
+    SHARE,
+    "Codes, over all codebooks, whose most likely value is the reference's.",
+    ideal=100.0,
+)
+def top1(found: Divergence) -> float:
+    """Of all codebooks."""
+    return 100 * float(found.same_top.mean())
+
+
+@DISTRIBUTIONS.metric(
+    "EOS shift",
+    "nats",
+    "zero",
+    DIFFERENCE,
+    "Change of the log-odds of code 0 in codebook 0 at the reference's stop frame.",
+    digits=3,
+    is_per_frame=False,
+)
+def eos_shift(found: Divergence) -> float | None:
+    """Absent if the reference did not stop by itself."""
+    return found.eos_shift_nats
 
 
 def codebook_results(
     level: str, clips: Sequence[Divergence], flips: Mapping[int, float] | None = None
 ) -> list[CodebookResult]:
-    """Each codebook over all frames of all `clips`; `flips` in percent by codebook, if the coupled layer was run.
+    """Each codebook over all frames of all `clips`; `flips` in percent by codebook, if the one-step stage was run.
 
     Raises `ValueError` if there is no frame.
     """

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...core.arrays import F32Array
-from ...runtime.audio.samples import SAMPLE_RATE_HZ, resampled
+from ...models.mimi import SAMPLE_RATE_HZ
+from ...runtime.audio.samples import resampled
 from .. import results
 
 _MODELS_RATE_HZ = 16_000
@@ -40,13 +41,13 @@ class Extra(Protocol):
     def available(self) -> str | None:
         """None if it can run here, else what is missing and how to get it. Loads and fetches nothing."""
 
-    def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:
+    def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """The value of one clip.
 
         Args:
             samples: The clip, float32 [n] at 24 kHz.
             text: What it should say.
-            baseline: The baseline's rendition of it, as `samples`.
+            reference: The reference's rendition of it, as `samples`.
         """
 
 
@@ -56,7 +57,7 @@ class ExtraClip(NamedTuple):
     level: str
     text: str
     samples: F32Array
-    baseline: F32Array
+    reference: F32Array
 
 
 def measure(extra: Extra, clips: Iterable[ExtraClip]) -> results.Extra:
@@ -73,7 +74,7 @@ def measure(extra: Extra, clips: Iterable[ExtraClip]) -> results.Extra:
     scores: dict[str, list[float]] = {}
     for clip in clips:
         try:
-            value = float(extra.score(clip.samples, clip.text, clip.baseline))
+            value = float(extra.score(clip.samples, clip.text, clip.reference))
         except Exception as error:  # another's program: whatever it raises, the evaluation goes on
             return not_run(
                 f"{extra.name} failed on {clip.level}, {clip.text[:40]!r}: {str(error) or type(error).__name__}"
@@ -90,7 +91,7 @@ def measure(extra: Extra, clips: Iterable[ExtraClip]) -> results.Extra:
 def make_extra(wanted: str) -> Extra:
     """The extra called `wanted`: a name of `EXTRAS`, or "name=module:function" for a function of the user's.
 
-    That function is called as `function(samples, text, baseline)`, see `Extra.score`. Raises `ValueError` on a name
+    That function is called as `function(samples, text, reference)`, see `Extra.score`. Raises `ValueError` on a name
     that is not known; whether the extra can run is for `Extra.available` to say.
     """
     name, is_function, target = wanted.partition("=")
@@ -122,9 +123,9 @@ class FunctionExtra:
             return f"{self.target} cannot be imported: {str(error) or type(error).__name__}"
         return None
 
-    def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:
+    def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """What the function says."""
-        return float(self._function(samples, text, baseline))
+        return float(self._function(samples, text, reference))
 
     @cached_property
     def _function(self) -> Callable[[F32Array, str, F32Array], float]:
@@ -153,7 +154,7 @@ class WordErrorRate:
             return None
         return "no speech recogniser: pip install faster-whisper (or openai-whisper)"
 
-    def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:
+    def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """See `Extra`. A mean over clips weighs short texts more than the usual rate over all words."""
         return word_error_rate(text, self._transcribe(resampled(samples, SAMPLE_RATE_HZ, _MODELS_RATE_HZ)))
 
@@ -181,7 +182,7 @@ class WordErrorRate:
 
 
 class SpeakerSimilarity:
-    """Cosine of the voices of a clip and of its baseline's rendition, by Resemblyzer, whose model comes with it."""
+    """Cosine of the voices of a clip and of its reference's rendition, by Resemblyzer, whose model comes with it."""
 
     name, unit = "speaker_similarity", ""
 
@@ -189,9 +190,9 @@ class SpeakerSimilarity:
         """See `Extra`."""
         return None if _is_installed("resemblyzer") else "no speaker encoder: pip install resemblyzer"
 
-    def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:
+    def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """See `Extra`."""
-        one, other = (self._embed(each) for each in (samples, baseline))
+        one, other = (self._embed(each) for each in (samples, reference))
         return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
     def _embed(self, samples: F32Array) -> F32Array:
@@ -215,7 +216,7 @@ class Dnsmos:
         """See `Extra`."""
         return None if _is_installed("speechmos") else "no DNSMOS: pip install speechmos librosa"
 
-    def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:
+    def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """See `Extra`. It refuses samples beyond full scale, which resampling can make."""
         dnsmos: Any = importlib.import_module("speechmos.dnsmos")
         heard = np.clip(resampled(samples, SAMPLE_RATE_HZ, _MODELS_RATE_HZ), -1.0, 1.0)
@@ -231,7 +232,7 @@ class Utmos:
         """See `Extra`."""
         return "no package brings UTMOS: pass utmos=MODULE:FUNCTION with a function of your own"
 
-    def score(self, samples: F32Array, text: str, baseline: F32Array) -> float:
+    def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """Never called."""
         raise NotImplementedError(self.available())
 

@@ -1,8 +1,9 @@
-"""Clips that no one would ship: silent, looping, without end, or cut off. Judges one clip and compares nothing.
+"""Clips that no one would ship: silent, looping, without end, or cut off; and those that are new at a level.
 
 Loops and silences are those that the runtime stops at, so the evaluation counts what a user would meet.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -11,8 +12,8 @@ from ...core.arrays import I64Array
 from ...models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples, checked
 from ...runtime.synthesis.stopping import SILENT_FRAME_DBFS, StoppingCriteria, Verdict
+from ..metric import FREE, SHARE, Family
 from ..prosody.rhythm import peak_level_db, step_levels_db
-from .table import FAILURES
 
 Ended = Literal["eos", "cap"]
 
@@ -21,9 +22,14 @@ TAIL_S = 0.04
 TAIL_BELOW_PEAK_DB = 20.0
 """Speech that ends by itself has died away this far."""
 
+FAILURES: tuple[str, ...] = ("runaway", "truncated_tail", "silent", "looping")
+"""Kinds of clips that no one would ship."""
+ANEW = Family(FREE)
+"""Of the failures of two clips."""
+
 
 def failures(samples: Samples, codes: I64Array, ended: Ended) -> tuple[str, ...]:
-    """What is wrong with a clip, of `metrics.FAILURES` and in that order; empty if nothing is.
+    """What is wrong with a clip, of `FAILURES` and in that order; empty if nothing is.
 
     - runaway: it was stopped at its longest possible length.
     - truncated_tail: it ended by itself while its last 40 ms were less than 20 dB below its peak level.
@@ -73,3 +79,21 @@ def is_tail_truncated(samples: Samples) -> bool:
     tail = samples[-round(TAIL_S * SAMPLE_RATE_HZ) :]
     power = float(np.square(tail, dtype=np.float64).mean()) if len(tail) else 0.0
     return power > 10 ** ((peak_level_db(step_levels_db(samples)) - TAIL_BELOW_PEAK_DB) / 10)
+
+
+@ANEW.metric(
+    "New failures",
+    "%",
+    "lower",
+    SHARE,
+    "Clips that fail (runaway, truncated, silent, looping) where the reference's does not.",
+    kinds=("failures",),
+    digits=1,
+)
+def new_failures(reference: Collection[str], test: Collection[str]) -> float:
+    """100 if the test's failures are not all the reference's, else 0."""
+    return 100.0 if set(test) - set(reference) else 0.0
+
+
+NEW_FAILURES = ANEW["new_failures"]
+"""Clips that have it are the worst."""

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...runtime.audio.reader import read_audio
-from .compare import compare_aligned, compare_free, measure
+from .compare import compare_aligned, compare_free
 from .contours import PitchRange
+from .recording import measure
 
 
 @dataclass(frozen=True)

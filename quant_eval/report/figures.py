@@ -54,7 +54,7 @@ def memory(results: Results) -> Plot | None:
 
 def heat_map(results: Results) -> Plot | None:
     """Mean KLD, level x codebook, logarithmic; exact zeros are left blank."""
-    levels = [level.level for level in real_levels(results) if level.level != results.baseline]
+    levels = [level.level for level in real_levels(results) if level.level != results.reference]
     found = {(entry.level, entry.codebook): entry.kld_mean for entry in results.codebooks}
     levels = [level for level in levels if any(key[0] == level for key in found)]
     codebooks = sorted({codebook for level, codebook in found if level in levels})
@@ -216,8 +216,8 @@ def distribution(results: Results, name: str, index: int) -> Plot | None:
 
 
 def contours(clip: Clip, name: str, place: int) -> Plot:
-    """F0 of a clip over its baseline's. `place` is the level's among the results, for its colour."""
-    both = ((clip.baseline_contour, "baseline", 0), (clip.contour, label_of(clip.level), max(place, 1)))
+    """F0 of a clip over its reference's. `place` is the level's among the results, for its colour."""
+    both = ((clip.reference_contour, "reference", 0), (clip.contour, label_of(clip.level), max(place, 1)))
     voiced = [hz for contour, _, _ in both for hz in voiced_hz(contour)]
 
     def paint(axes: Any) -> None:
@@ -242,7 +242,7 @@ def contours(clip: Clip, name: str, place: int) -> Plot:
         axes.set_ylabel("F0, Hz")
         _legend(axes, 2)
 
-    text = f"Baseline: {f0_in_words(clip.baseline_contour)}. {label_of(clip.level)}: {f0_in_words(clip.contour)}."
+    text = f"Reference: {f0_in_words(clip.reference_contour)}. {label_of(clip.level)}: {f0_in_words(clip.contour)}."
     return drawn(name, f"F0 of {label_of(clip.level)}, {clip.prompt}", text, 185, paint)
 
 

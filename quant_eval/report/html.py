@@ -39,7 +39,7 @@ class ClipView:
     clip: Clip
     level: str
     values: list[tuple[str, str]]
-    baseline_sound: str | None
+    reference_sound: str | None
     sound: str | None
     plot: Plot
 
@@ -63,7 +63,7 @@ def page(results: Results, audio_dir: Path) -> str:
         lstrip_blocks=True,
     )
     script = _template("report.js")
-    names = [name for clip in results.clips for name in (clip.baseline_audio, clip.audio)]
+    names = [name for clip in results.clips for name in (clip.reference_audio, clip.audio)]
     sounds = embedded(names, audio_dir)
     text: str = environment.get_template("report.html.j2").render(
         title=title(results),
@@ -71,7 +71,7 @@ def page(results: Results, audio_dir: Path) -> str:
         basis=basis(results),
         verdict=results.verdict,
         notes=results.notes,
-        baseline=label_of(results.baseline),
+        reference=label_of(results.reference),
         sections=sections(results),
         plots=_plots(results),
         clips=list(_clip_views(results, sounds)),
@@ -113,7 +113,7 @@ def _clip_views(results: Results, sounds: Sounds) -> Iterator[ClipView]:
             clip,
             label_of(clip.level),
             clip_values(clip),
-            sounds.uris.get(clip.baseline_audio),
+            sounds.uris.get(clip.reference_audio),
             sounds.uris.get(clip.audio),
             figures.contours(clip, f"clip-{index}", _place(results, clip)),
         )

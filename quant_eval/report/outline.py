@@ -8,7 +8,7 @@ from ..results import Results
 from .sections import clips, costs, quality, verdicts
 from .sections.costs import real_levels
 from .view import Cell, Section, Table, heads
-from .words import label_of, layer_name, listed
+from .words import label_of, listed, stage_name
 
 
 def sections(results: Results) -> list[Section]:
@@ -39,12 +39,12 @@ def title(results: Results) -> str:
 def basis(results: Results) -> str:
     """In one sentence, what the numbers rest on."""
     corpus = results.corpus
-    layers = listed(layer_name(layer) for layer in results.layers) or "no layer"
-    levels = [label_of(level.level) for level in real_levels(results) if level.level != results.baseline]
+    stages = listed(stage_name(stage) for stage in results.stages) or "no stage"
+    levels = [label_of(level.level) for level in real_levels(results) if level.level != results.reference]
     seeds = f"{len(corpus.seeds)} seed{'s' if len(corpus.seeds) != 1 else ''}"
     return (
-        f"{listed(levels) or 'Nothing'} against {label_of(results.baseline)}, {corpus.prompts} prompts of "
-        f"“{corpus.name}” with {seeds}; {layers}. {results.created}."
+        f"{listed(levels) or 'Nothing'} against {label_of(results.reference)}, {corpus.prompts} prompts of "
+        f"“{corpus.name}” with {seeds}; {stages}. {results.created}."
     )
 
 
@@ -57,8 +57,8 @@ def origin(results: Results) -> Section:
         "bundle": model.bundle,
         "manifest sha256": model.manifest_sha256,
         "source sha256": model.source_sha256,
-        "baseline": results.baseline,
-        "layers": ", ".join(results.layers) or "none",
+        "reference": results.reference,
+        "stages": ", ".join(results.stages) or "none",
         "created": results.created,
         "schema version": results.schema_version,
     }

@@ -20,7 +20,7 @@ _SALT = "miso-gguf"
 
 INK, MUTED, RULE, PAPER = "#22262b", "#5d6670", "#d8d4cb", "#fffefb"
 LEVEL_COLOURS = ("#6b7078", "#1e6eb0", "#bf5518", "#7a4ab2", "#14806a", "#ad315d")
-"""The baseline's grey first. Told apart by markers as well."""
+"""The reference's grey first. Told apart by markers as well."""
 MARKERS = ("o", "s", "D", "^", "v", "P")
 CSS_NAMES = {
     INK: "--ink",

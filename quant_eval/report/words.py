@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from ...models.levels import LEVELS
-from ..metrics.table import METRICS, Metric
+from ..metric import DIFFERENCE, FREE, LOGITS, ONE_STEP, Metric
+from ..metrics.table import METRICS
 from ..results import Control, Estimate, GateResult, Results, Verdict
 
 SIGNS: dict[Verdict, str] = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?"}
@@ -12,7 +13,7 @@ SIGNS: dict[Verdict, str] = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?"}
 _NBSP = "\N{NO-BREAK SPACE}"
 _IN_WORDS = {"ln": "(ln)"}
 _DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "zero": "best at 0"}
-_LAYER_NAMES = {"logits": "teacher-forced logits", "coupled": "one-step coupled decode", "free": "free run"}
+_STAGE_NAMES: dict[str, str] = {LOGITS: "teacher-forced logits", ONE_STEP: "one-step decode", FREE: "free run"}
 
 
 def label_of(level: str) -> str:
@@ -22,12 +23,12 @@ def label_of(level: str) -> str:
 
 def metric_of(key: str) -> Metric:
     """The declared metric, or a plain one for a key that this version does not know."""
-    return METRICS.get(key) or Metric(key, "free", "", "zero", key, "Not known to this version.", 3)
+    return METRICS.get(key) or Metric(key, FREE, "", "zero", key, "Not known to this version.", DIFFERENCE, digits=3)
 
 
-def layer_name(layer: str) -> str:
-    """A layer in words."""
-    return _LAYER_NAMES.get(layer, layer)
+def stage_name(stage: str) -> str:
+    """A stage in words."""
+    return _STAGE_NAMES.get(stage, stage)
 
 
 def number(value: float, digits: int) -> str:

@@ -21,11 +21,11 @@ from ...runtime.options import SpeechOptions
 from ...runtime.speech import Segment
 from ...runtime.tts import MisoTTS
 from ..corpus import Prompt
-from .teacher_forcing import Replay, Replayed, coupled_codes
+from .teacher_forcing import Replay, Replayed, one_step_codes
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """What is evaluated: a level of a bundle, under a name.
 
     Attributes:
@@ -41,7 +41,7 @@ class Contender:
     digest: str
 
     @classmethod
-    def of(cls, name: str, bundle: Path, level: str) -> "Contender":
+    def of(cls, name: str, bundle: Path, level: str) -> "Candidate":
         """With the digest that the bundle's manifest gives. Raises `BundleError` as `open_level`."""
         manifest = open_level(bundle, level).manifest
         files = manifest.levels[level]
@@ -51,12 +51,12 @@ class Contender:
 
     @property
     def key(self) -> str:
-        """In records: the name, and which files it was when they were made. Other files are another contender."""
+        """In records: the name, and which files it was when they were made. Other files are another candidate."""
         return f"{self.name}-{self.digest[:10]}"
 
 
 @dataclass(frozen=True)
-class Take:
+class Spoken:
     """One clip as it was spoken.
 
     Attributes:
@@ -72,13 +72,13 @@ class Take:
     first_s: float
 
 
-class Booth(Closing):
-    """A loaded contender. A context manager."""
+class LoadedCandidate(Closing):
+    """A loaded candidate. A context manager."""
 
-    def __init__(self, contender: Contender, threads: int | None = None, gpu_layers: int | None = None) -> None:
+    def __init__(self, candidate: Candidate, threads: int | None = None, gpu_layers: int | None = None) -> None:
         """Load it. Errors as `MisoTTS.load`."""
-        self.contender = contender
-        self.tts = MisoTTS.load(contender.bundle, contender.level, threads=threads, gpu_layers=gpu_layers)
+        self.candidate = candidate
+        self.tts = MisoTTS.load(candidate.bundle, candidate.level, threads=threads, gpu_layers=gpu_layers)
         self._replay = Replay(self.tts.engine)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Booth(Closing):
         made = self.tts.utterance(prompt.text, speaker=prompt.speaker, context=context, options=options)
         return Utterance(made.blocks, made.max_frames, seed, stream_of(prompt), made.temperature, made.top_k)
 
-    def speak(self, utterance: Utterance) -> Take:
+    def speak(self, utterance: Utterance) -> Spoken:
         """Run freely."""
         begin = time.perf_counter()
         frames: list[I64Array] = []
@@ -104,7 +104,7 @@ class Booth(Closing):
                         first_s = time.perf_counter() - begin
                 ended = step.ended.get(0, ended)
         codes = np.array(frames, np.int64).reshape(-1, self.tts.engine.spec.codebooks)
-        return Take(codes, ended, time.perf_counter() - begin, first_s)
+        return Spoken(codes, ended, time.perf_counter() - begin, first_s)
 
     def sound(self, codes: I64Array) -> Samples:
         """Samples, float32 `[frames * 1920]`."""
@@ -118,17 +118,17 @@ class Booth(Closing):
         """The depth decoder's part, on anyone's hidden states."""
         return self._replay.depth_logits(replayed)
 
-    def coupled(self, replayed: Replayed, utterance: Utterance) -> I64Array:
+    def one_step(self, replayed: Replayed, utterance: Utterance) -> I64Array:
         """One frame drawn at every position, int64 `[frames, codebooks]`; zeros where the EOS frame is drawn."""
-        return coupled_codes(self.tts.engine, replayed, utterance)
+        return one_step_codes(self.tts.engine, replayed, utterance)
 
 
-class LoneDepthDecoder(Closing):
-    """The depth decoder of a contender without its backbone, beside another that is loaded whole."""
+class DepthDecoderOnly(Closing):
+    """The depth decoder of a candidate without its backbone, beside another that is loaded whole."""
 
-    def __init__(self, contender: Contender, beside: Booth, threads: int | None = None) -> None:
+    def __init__(self, candidate: Candidate, beside: LoadedCandidate, threads: int | None = None) -> None:
         """Load it where `beside` computes."""
-        level = open_level(contender.bundle, contender.level)
+        level = open_level(candidate.bundle, candidate.level)
         engine = beside.tts.engine
         with ExitStack() as stack:
             backends = stack.enter_context(Backends(gpu=engine.gpu, threads=threads or 1))

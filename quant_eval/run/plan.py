@@ -1,4 +1,4 @@
-"""From what was asked for to a plan: which contenders, which corpus, which controls, and what it will cost."""
+"""From what was asked for to a plan: which candidates, which corpus, which controls, and what it will cost."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models.flavors import TINY
-from ...models.levels import LEVELS
+from ...models.levels import DEFAULT_LEVEL, FP16, LEVELS
 from ...models.manifest import read_manifest
 from ...models.memory import level_memory
 from ...models.mimi import FRAME_RATE_HZ
@@ -17,14 +17,15 @@ from ...runtime.bundle import level_key
 from ...runtime.options import SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
 from ..machine import versions
-from ..metrics.table import LAYERS
+from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
-from .candidate import Contender
+from .candidate import Candidate
 from .damage import damaged
 from .record_store import plan_fingerprint
 from .reference_logits import clip_bytes
-from .stages import FREE
 
+REFERENCE, COMPARED = FP16.key, DEFAULT_LEVEL.key
+"""The levels that are taken if none is named: to hold others against, and in a comparison of two bundles."""
 DAMAGED = "damaged"
 _CHARACTERS_PER_S = 14.0
 """Of English read aloud."""
@@ -38,12 +39,12 @@ class Plan:
     """Everything that an evaluation is to do.
 
     Attributes:
-        baseline: What the others are held against.
-        contenders: All that are judged; the baseline among them, as a control.
+        reference: What the others are held against.
+        candidates: All that are judged; the reference among them, as a control.
         damaged: The control that must fail, or None; only its first seed is run, and not freely.
         corpus: What is said.
         seeds: Of the noise.
-        layers: Of `metrics.LAYERS`.
+        stages: Of `metric.STAGES`.
         options: Temperature and top-k.
         out: Directory of records, logits and clips.
         threads: Of each process; None for the default.
@@ -52,12 +53,12 @@ class Plan:
         settings: How logits are computed: part of what they are kept under.
     """
 
-    baseline: Contender
-    contenders: tuple[Contender, ...]
-    damaged: Contender | None
+    reference: Candidate
+    candidates: tuple[Candidate, ...]
+    damaged: Candidate | None
     corpus: Corpus
     seeds: tuple[int, ...]
-    layers: tuple[str, ...]
+    stages: tuple[str, ...]
     options: SpeechOptions
     out: Path
     threads: int | None
@@ -76,22 +77,22 @@ class Plan:
         return self.out / "clips"
 
     @property
-    def everyone(self) -> list[Contender]:
-        """All contenders, the damaged control last."""
-        return [*self.contenders, *([self.damaged] if self.damaged is not None else [])]
+    def everyone(self) -> list[Candidate]:
+        """All candidates, the damaged control last."""
+        return [*self.candidates, *([self.damaged] if self.damaged is not None else [])]
 
-    def seeds_of(self, contender: Contender) -> tuple[int, ...]:
-        """With which seeds a contender is run."""
-        return self.seeds[:1] if contender == self.damaged else self.seeds
+    def seeds_of(self, candidate: Candidate) -> tuple[int, ...]:
+        """With which seeds a candidate is run."""
+        return self.seeds[:1] if candidate == self.damaged else self.seeds
 
-    def layers_of(self, contender: Contender, prompt: Prompt) -> tuple[str, ...]:
-        """Which layers a contender goes through: not freely beside a person's recording, nor damaged."""
-        is_free = prompt.audio is None and contender != self.damaged
-        return tuple(layer for layer in self.layers if is_free or layer != FREE)
+    def stages_of(self, candidate: Candidate, prompt: Prompt) -> tuple[str, ...]:
+        """Which stages a candidate goes through: not freely beside a person's recording, nor damaged."""
+        is_free = prompt.audio is None and candidate != self.damaged
+        return tuple(stage for stage in self.stages if is_free or stage != FREE)
 
     def clips(self) -> int:
-        """How many clips there are to do, those of the baseline included."""
-        seeds = len(self.seeds) + sum(len(self.seeds_of(contender)) for contender in self.everyone)
+        """How many clips there are to do, those of the reference included."""
+        seeds = len(self.seeds) + sum(len(self.seeds_of(candidate)) for candidate in self.everyone)
         return len(self.corpus.prompts) * seeds
 
 
@@ -104,7 +105,7 @@ class Asked:
         corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
         prompts: Only so many of them; None for all.
         seeds: How many.
-        layers: Of `metrics.LAYERS`.
+        stages: Of `metric.STAGES`.
         controls: Whether to make and judge the damaged level.
         temperature: Of sampling.
         top_k: Of sampling.
@@ -117,7 +118,7 @@ class Asked:
     corpus: str = "auto"
     prompts: int | None = None
     seeds: int = 3
-    layers: tuple[str, ...] = LAYERS
+    stages: tuple[str, ...] = STAGES
     controls: bool = True
     temperature: float = 0.9
     top_k: int = 50
@@ -126,7 +127,7 @@ class Asked:
     gpu_layers: int | None = None
 
 
-def plan_run(bundle: Path, levels: Sequence[str], baseline: str, asked: Asked) -> Plan:
+def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) -> Plan:
     """Levels of one bundle (all it has, if none are named) against one of them.
 
     Errors as `open_level` and `load_corpus`; `ValueError` on a level that is not there, with what to do.
@@ -134,7 +135,7 @@ def plan_run(bundle: Path, levels: Sequence[str], baseline: str, asked: Asked) -
     present = read_manifest(bundle).levels
     order = list(LEVELS)
     keys = [level_key(level) for level in levels] or sorted(present, key=lambda key: order.index(key.split("+")[0]))
-    base = level_key(baseline)
+    base = level_key(reference)
     if len(set(keys)) != len(keys):
         raise ValueError(f"a level is named twice: {', '.join(keys)}")
     if base not in keys:
@@ -144,26 +145,26 @@ def plan_run(bundle: Path, levels: Sequence[str], baseline: str, asked: Asked) -
             f"{bundle} has no level {', '.join(missing)}, only {', '.join(present)}. "
             f"Convert it: miso-convert CHECKPOINT --quant {missing[0]} --out {bundle}"
         )
-    contenders = tuple(Contender.of(key, bundle, key) for key in keys)
-    return _plan(contenders[keys.index(base)], contenders, asked)
+    candidates = tuple(Candidate.of(key, bundle, key) for key in keys)
+    return _plan(candidates[keys.index(base)], candidates, asked)
 
 
 def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
     """The same level of two bundles, "A" and "B": a new recipe against the old."""
     key = level_key(level)
-    contenders = Contender.of("A", first, key), Contender.of("B", second, key)
-    names = [read_manifest(each.bundle).model_spec.name for each in contenders]
+    candidates = Candidate.of("A", first, key), Candidate.of("B", second, key)
+    names = [read_manifest(each.bundle).model_spec.name for each in candidates]
     if names[0] != names[1]:
         raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
-    return _plan(contenders[0], contenders, asked)
+    return _plan(candidates[0], candidates, asked)
 
 
-def _plan(baseline: Contender, contenders: tuple[Contender, ...], asked: Asked) -> Plan:
-    if unknown := set(asked.layers) - set(LAYERS):
-        raise ValueError(f"unknown layer {', '.join(sorted(unknown))}; known are {', '.join(LAYERS)}")
+def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked) -> Plan:
+    if unknown := set(asked.stages) - set(STAGES):
+        raise ValueError(f"unknown stage {', '.join(sorted(unknown))}; known are {', '.join(STAGES)}")
     if asked.seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
-    corpus = _corpus(baseline.bundle, asked)
+    corpus = _corpus(reference.bundle, asked)
     options = SpeechOptions(temperature=asked.temperature, top_k=asked.top_k, split_sentences=False)
     found = versions()
     settings = {
@@ -173,22 +174,22 @@ def _plan(baseline: Contender, contenders: tuple[Contender, ...], asked: Asked) 
     }
     control = None
     if asked.controls and _can_fail(asked, corpus):
-        path = asked.out / f"control-{baseline.digest[:10]}"
-        control = Contender.of(DAMAGED, path, damaged(baseline.bundle, baseline.level, path))
+        path = asked.out / f"control-{reference.digest[:10]}"
+        control = Candidate.of(DAMAGED, path, damaged(reference.bundle, reference.level, path))
     seeds = tuple(range(asked.seeds))
     fingerprint = plan_fingerprint(
-        baseline=[baseline.name, baseline.digest],
+        reference=[reference.name, reference.digest],
         corpus=corpus.sha256,
         options={"temperature": options.temperature, "top_k": options.top_k},
         settings={**settings, "miso-gguf": found["miso-gguf"]},
     )
     return Plan(
-        baseline,
-        contenders,
+        reference,
+        candidates,
         control,
         corpus,
         seeds,
-        tuple(layer for layer in LAYERS if layer in asked.layers),
+        tuple(stage for stage in STAGES if stage in asked.stages),
         options,
         asked.out,
         asked.threads or max(1, default_threads() // asked.processes),
@@ -200,7 +201,7 @@ def _plan(baseline: Contender, contenders: tuple[Contender, ...], asked: Asked) 
 
 def _can_fail(asked: Asked, corpus: Corpus) -> bool:
     """Whether a gate could fail the damaged level: it is not run freely, and few prompts prove nothing."""
-    return len(corpus.prompts) >= FEWEST_PROMPTS and bool({"logits", "coupled"} & set(asked.layers))
+    return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 
 def _corpus(bundle: Path, asked: Asked) -> Corpus:
@@ -219,7 +220,7 @@ class Cost:
         clips: To be done.
         audio_s: That will be spoken.
         wall_s: Of one process at this machine's memory bandwidth.
-        disk_bytes: Of the baseline's logits.
+        disk_bytes: Of the reference's logits.
     """
 
     clips: int
@@ -231,22 +232,22 @@ class Cost:
 def estimate_cost(plan: Plan) -> Cost:
     """From the texts' lengths, the bytes that a frame streams, and the measured read bandwidth."""
     bandwidth = _read_bandwidth()
-    spec = read_manifest(plan.baseline.bundle).model_spec
+    spec = read_manifest(plan.reference.bundle).model_spec
     audio_s = sum(len(prompt.text) for prompt in plan.corpus.prompts) / _CHARACTERS_PER_S * len(plan.seeds)
     frames = audio_s * FRAME_RATE_HZ
 
-    def frame_s(contender: Contender) -> float:
-        sizes = level_memory(read_manifest(contender.bundle), contender.level)
+    def frame_s(candidate: Candidate) -> float:
+        sizes = level_memory(read_manifest(candidate.bundle), candidate.level)
         return (sizes.backbone_bytes + (spec.codebooks - 1) * sizes.decoder_bytes) / bandwidth
 
-    wall_s = frames * frame_s(plan.baseline)
-    for contender in plan.contenders:
-        passes = 1.0 if "free" in plan.layers else 0.0
+    wall_s = frames * frame_s(plan.reference)
+    for candidate in plan.candidates:
+        passes = 1.0 if FREE in plan.stages else 0.0
         # Replays read the weights once for many frames, and are bound by arithmetic: about half of speaking.
-        passes += 0.5 * sum(layer in plan.layers for layer in ("logits", "coupled"))
-        wall_s += passes * frames * frame_s(contender)
-    disk = clip_bytes(spec, round(frames)) if "logits" in plan.layers else 0
-    return Cost(plan.clips(), audio_s * (1 + len(plan.contenders)), wall_s, disk)
+        passes += 0.5 * sum(stage in plan.stages for stage in (LOGITS, ONE_STEP))
+        wall_s += passes * frames * frame_s(candidate)
+    disk = clip_bytes(spec, round(frames)) if LOGITS in plan.stages else 0
+    return Cost(plan.clips(), audio_s * (1 + len(plan.candidates)), wall_s, disk)
 
 
 def _read_bandwidth() -> float:

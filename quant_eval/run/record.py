@@ -1,4 +1,4 @@
-"""What one layer of the evaluation found about one clip: the unit that is stored, merged and averaged.
+"""What one stage of the evaluation found about one clip: the unit that is stored, merged and averaged.
 
 It knows neither files (`record_store.py`) nor what the metrics mean (`metrics/table.py`).
 """
@@ -14,9 +14,9 @@ _LARGEST_SEED = (1 << 64) - 1
 
 
 class RecordKey(NamedTuple):
-    """What identifies a record. Sorts by layer, level, prompt, seed."""
+    """What identifies a record. Sorts by stage, level, prompt, seed."""
 
-    layer: str
+    stage: str
     level: str
     prompt: str
     seed: int
@@ -24,13 +24,13 @@ class RecordKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What one layer found about one clip: a prompt, spoken by a level with a seed.
+    """What one stage found about one clip: a prompt, spoken by a level with a seed.
 
     Raises:
         ValueError: On a value that JSON cannot keep, or that is not finite; it names the clip and the value.
     """
 
-    layer: str
+    stage: str
     level: str
     prompt: str
     seed: int
@@ -44,7 +44,7 @@ class Record:
     """Kind -> name of a file that belongs to the clip, beside the store."""
 
     def __post_init__(self) -> None:
-        for name in ("layer", "level", "prompt"):
+        for name in ("stage", "level", "prompt"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"the {name} of a record must be a name, not {value!r}")
@@ -67,12 +67,12 @@ class Record:
     @property
     def key(self) -> RecordKey:
         """What identifies it."""
-        return RecordKey(self.layer, self.level, self.prompt, self.seed)
+        return RecordKey(self.stage, self.level, self.prompt, self.seed)
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.layer} of {self.prompt} at {self.level}, seed {self.seed}"
+        return f"{self.stage} of {self.prompt} at {self.level}, seed {self.seed}"
 
     def _numbers(self, what: str, numbers: Mapping[str, float]) -> dict[str, float]:
         for name, number in numbers.items():

@@ -1,4 +1,4 @@
-"""The baseline's distributions on disk: computed once, then used for every level and in every later run.
+"""The reference's distributions on disk: computed once, then used for every level and in every later run.
 
 One file a clip, float32 as computed, so that a comparison with itself is exactly zero: 16 MB for 60 frames of the 8B
 model (0.26 MB a frame), 1.9 GB for 40 prompts x 3 seeds. Packing does not pay: the mantissas are noise. A file is found
@@ -36,8 +36,8 @@ Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class BaseClip:
-    """One clip of the baseline: what its backbone made of it, and the depth decoder's logits [T, codebooks - 1, V]."""
+class ReferenceClip:
+    """One clip of the reference: what its backbone made of it, and the depth decoder's logits [T, codebooks - 1, V]."""
 
     replayed: Replayed
     depth_logits: F32Array
@@ -78,7 +78,7 @@ def clip_key(level: OpenLevel, blocks: Sequence[Block], codes: I64Array, setting
     return json.dumps(key, sort_keys=True, allow_nan=False)
 
 
-class BaseLogits:
+class ReferenceLogits:
     """A directory of clips. Several processes may use it at the same time."""
 
     def __init__(self, directory: Path, spec: ModelSpec) -> None:
@@ -93,7 +93,7 @@ class BaseLogits:
         """Where the clip of `key` is, or would be."""
         return self._directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
-    def obtain(self, key: str, compute: Callable[[], BaseClip]) -> BaseClip:
+    def obtain(self, key: str, compute: Callable[[], ReferenceClip]) -> ReferenceClip:
         """The clip of `key` from disk; otherwise `compute` it and keep it.
 
         A file that cannot be used is reported and replaced. If it cannot be written (a full disk), that is reported and
@@ -112,7 +112,7 @@ class BaseLogits:
             log.warning("%s: cannot be written (%s); the next run computes it again", self.path(key), error)
         return clip
 
-    def read(self, key: str) -> BaseClip:
+    def read(self, key: str) -> ReferenceClip:
         """The clip of `key`. Raises `FileNotFoundError` if there is none, `MisoError` if it is damaged or foreign."""
         path = self.path(key)
         try:
@@ -132,7 +132,7 @@ class BaseLogits:
             raise MisoError(f"{path}: holds another clip than its name says: delete it")
         return clip
 
-    def write(self, key: str, clip: BaseClip) -> None:
+    def write(self, key: str, clip: ReferenceClip) -> None:
         """Keep `clip` under `key`. Nobody ever sees half of it. Raises `OSError`."""
         path = self.path(key)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
@@ -154,7 +154,7 @@ class BaseLogits:
             partial.unlink(missing_ok=True)
             raise
 
-    def _clip(self, arrays: Mapping[str, Any]) -> BaseClip:
+    def _clip(self, arrays: Mapping[str, Any]) -> ReferenceClip:
         spec = self._spec
         frames, codebooks, vocab = len(arrays["codes"]), spec.codebooks, spec.audio_vocab
         expected: dict[str, tuple[type, tuple[int, ...]]] = {
@@ -169,4 +169,4 @@ class BaseLogits:
             if array.dtype != dtype or array.shape != shape:
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {dtype.__name__} {list(shape)}")
             loaded[name] = array
-        return BaseClip(Replayed(loaded["codes"], loaded["hidden"], loaded["logits0"]), loaded["depth_logits"])
+        return ReferenceClip(Replayed(loaded["codes"], loaded["hidden"], loaded["logits0"]), loaded["depth_logits"])

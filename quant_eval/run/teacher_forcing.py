@@ -109,7 +109,7 @@ def joined(replayed: Replayed, depth_logits: F32Array) -> F32Array:
     return np.concatenate([replayed.logits0[: replayed.frames, np.newaxis], depth_logits], axis=1)
 
 
-def coupled_codes(
+def one_step_codes(
     engine: Engine, replayed: Replayed, utterance: Utterance, *, at_once: int = FRAMES_AT_ONCE
 ) -> I64Array:
     """Draw frame t after the first t frames of `replayed`, for all t.

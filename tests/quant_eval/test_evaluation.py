@@ -102,14 +102,14 @@ def test_the_noise_floor_is_above_the_levels(results: Results) -> None:
 def test_clips_are_there_to_be_heard(results: Results, report: Path) -> None:
     assert {clip.level for clip in results.clips} == {"q8_0", "q4_0"}
     for clip in results.clips:
-        for name in (clip.audio, clip.baseline_audio):
+        for name in (clip.audio, clip.reference_audio):
             samples, rate_hz = soundfile.read(report / "clips" / name)
             assert rate_hz == 24000
             assert np.abs(samples).max() > 0.05
 
 
 def test_reports_are_written(report: Path) -> None:
-    for name in ("report.html", "report.md", "comment.md", "junit.xml", "results.json", "baseline.json"):
+    for name in ("report.html", "report.md", "comment.md", "junit.xml", "results.json", "observations.json"):
         assert (report / name).stat().st_size > 500, name
 
 
@@ -158,7 +158,7 @@ def test_two_processes_find_the_same(bundle: Path, whole: list[object], tmp_path
 
 
 def test_records_of_another_plan_are_refused(bundle: Path, tmp_path: Path) -> None:
-    evaluate(replace(small(bundle, tmp_path), contenders=(), damaged=None, layers=()))
+    evaluate(replace(small(bundle, tmp_path), candidates=(), damaged=None, stages=()))
     other = plan_run(bundle, ["fp16"], "fp16", asked(tmp_path, prompts=3, controls=False))
     with pytest.raises(RecordError, match="--fresh"):
         evaluate(other)
@@ -166,9 +166,9 @@ def test_records_of_another_plan_are_refused(bundle: Path, tmp_path: Path) -> No
 
 def test_two_bundles_of_one_recipe_do_not_differ(bundle: Path, tmp_path: Path) -> None:
     plan = plan_compare(
-        bundle, bundle, "q4_0", asked(tmp_path, prompts=2, controls=False, layers=("logits", "coupled"))
+        bundle, bundle, "q4_0", asked(tmp_path, prompts=2, controls=False, stages=("logits", "one-step"))
     )
-    found = evaluate_plan(plan, Wanted("compare", vram=False)).results
+    found = evaluate_plan(plan, Wanted("compare", vram=False))
     assert {m.estimate.value for m in found.metrics if m.level == "B" and m.metric.startswith("kld")} == {0.0}
 
 
@@ -179,7 +179,7 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
     plan = plan_run(
         bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path / "out", corpus=str(corpus), controls=False, seeds=1)
     )
-    found = evaluate_plan(plan, Wanted(vram=False)).results
+    found = evaluate_plan(plan, Wanted(vram=False))
     assert mean(found, "q4_0", "kld_cb0") > 0
     assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
     assert not [m for m in found.metrics if m.metric == "dur_ratio"], "a level is not compared with a person"
@@ -215,15 +215,15 @@ def test_a_failed_gate_is_1(bundle: Path, report: Path, tmp_path: Path) -> None:
 
 def test_history(report: Path, bundle: Path, tmp_path: Path) -> None:
     accepted = tmp_path / "accepted.json"
-    assert miso_eval("baseline", "save", report, accepted) == 0
-    assert miso_eval("gate", report, "--baseline", accepted) == 0
+    assert miso_eval("accept", report, accepted) == 0
+    assert miso_eval("gate", report, "--accepted", accepted) == 0
     document = json.loads(accepted.read_text())
     for stored in document["levels"]["q4_0"].values():
         if stored["estimate"]["value"] > 0:
             stored["values"] = [value / 50 for value in stored["values"]]
             stored["estimate"] |= {key: stored["estimate"][key] / 50 for key in ("value", "low", "high")}
     accepted.write_text(json.dumps(document))
-    assert miso_eval("gate", report, "--baseline", accepted) == 1, "it was fifty times better"
+    assert miso_eval("gate", report, "--accepted", accepted) == 1, "it was fifty times better"
     arguments = ["run", bundle, *few(report), "--no-vram", "--history", accepted]
     assert miso_eval(*arguments) == 1
 
@@ -233,10 +233,13 @@ def test_history(report: Path, bundle: Path, tmp_path: Path) -> None:
     [
         (["run", "{bundle}", "--levels", "q4_k_m", "--out", "{tmp}"], "has no level q4_k_m"),
         (["run", "{bundle}", "--levels", "q9", "--out", "{tmp}"], "q9"),
-        (["run", "{bundle}", "--layers", "logit", "--out", "{tmp}"], "unknown layer logit"),
+        (["run", "{bundle}", "--stages", "logit", "--out", "{tmp}"], "unknown stage logit"),
         (["run", "{tmp}", "--out", "{tmp}/out"], "miso.json"),
-        (["run", "{bundle}", "--levels", "fp16", "--history", "{tmp}/none.json", "--out", "{tmp}"], "no baseline"),
-        (["gate", "{tmp}", "--baseline", "{tmp}/none.json"], "baseline.json is not there"),
+        (
+            ["run", "{bundle}", "--levels", "fp16", "--history", "{tmp}/none.json", "--out", "{tmp}"],
+            "no accepted evaluation",
+        ),
+        (["gate", "{tmp}", "--accepted", "{tmp}/none.json"], "observations.json is not there"),
         (["report", "{tmp}"], "results.json is not there"),
         (["prosody", "{tmp}/empty.wav", "{tmp}/empty.wav"], "empty.wav"),
         (["prosody", "{tmp}/none.wav", "{tmp}/none.wav"], "none.wav"),
@@ -252,11 +255,13 @@ def test_what_cannot_be_done_is_2_and_one_line(
     assert said[-1].startswith("miso-eval: error: ")
 
 
-def test_a_baseline_of_another_corpus_is_2(report: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    document = json.loads((report / "baseline.json").read_text())
+def test_an_accepted_evaluation_of_another_corpus_is_2(
+    report: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((report / "observations.json").read_text())
     document["subject"]["corpus_sha256"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(document))
-    assert miso_eval("gate", report, "--baseline", tmp_path / "other.json") == 2
+    assert miso_eval("gate", report, "--accepted", tmp_path / "other.json") == 2
     assert "corpus is" in capfd.readouterr().err
 
 
@@ -269,33 +274,33 @@ def test_prosody_of_two_files(report: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None:
-    """Records are of the files that were there: another recipe under the same name is another contender."""
-    quick = asked(tmp_path / "out", prompts=2, seeds=1, controls=False, layers=("logits",))
-    same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False)).results
+    """Records are of the files that were there: another recipe under the same name is another candidate."""
+    quick = asked(tmp_path / "out", prompts=2, seeds=1, controls=False, stages=("logits",))
+    same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False))
     damaged(bundle, "q4_0", tmp_path / "new")
-    other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False)).results
+    other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False))
     assert mean(same, "B", "kld_cb0") == 0 < mean(other, "B", "kld_cb0")
     assert any("B: level q4_0 of new" in note for note in other.notes)
 
 
 def test_layers_that_were_not_asked_for_are_left_out(bundle: Path, tmp_path: Path) -> None:
-    both = asked(tmp_path, prompts=2, seeds=1, controls=False, layers=("logits", "coupled"))
+    both = asked(tmp_path, prompts=2, seeds=1, controls=False, stages=("logits", "one-step"))
     evaluate(plan_run(bundle, ["fp16", "q4_0"], "fp16", both))
-    plan = plan_run(bundle, ["fp16", "q4_0"], "fp16", replace(both, layers=("logits",)))
-    found = evaluate_plan(plan, Wanted(vram=False)).results
-    assert {METRICS[m.metric].layer for m in found.metrics} == {"logits"}
+    plan = plan_run(bundle, ["fp16", "q4_0"], "fp16", replace(both, stages=("logits",)))
+    found = evaluate_plan(plan, Wanted(vram=False))
+    assert {METRICS[m.metric].stage for m in found.metrics} == {"logits"}
 
 
 def test_nothing_to_judge_is_no_success(bundle: Path, tmp_path: Path) -> None:
     gates = tmp_path / "gates.toml"
     gates.write_text(STRICT_GATES)
     quick = ["run", bundle, "--prompts", 2, "--seeds", 1, "--threads", 1, "--no-controls", "--no-vram"]
-    assert miso_eval(*quick, "--layers", "coupled", "--gates", gates, "--out", tmp_path / "out") == 2
+    assert miso_eval(*quick, "--stages", "one-step", "--gates", gates, "--out", tmp_path / "out") == 2
 
 
 def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
-    document = json.loads((report / "baseline.json").read_text())
+    document = json.loads((report / "observations.json").read_text())
     document["subject"]["model"] = "Another"
     other.write_text(json.dumps(document))
     gates = tmp_path / "gates.toml"
@@ -306,7 +311,7 @@ def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp
 
 
 def test_the_history_is_in_the_level_s_verdict(report: Path, bundle: Path, tmp_path: Path) -> None:
-    document = json.loads((report / "baseline.json").read_text())
+    document = json.loads((report / "observations.json").read_text())
     for stored in document["levels"]["q4_0"].values():
         if stored["estimate"]["value"] > 0:
             stored["values"] = [value / 50 for value in stored["values"]]
@@ -314,7 +319,7 @@ def test_the_history_is_in_the_level_s_verdict(report: Path, bundle: Path, tmp_p
     accepted = tmp_path / "accepted.json"
     accepted.write_text(json.dumps(document))
     plan = plan_run(bundle, [], "fp16", asked(report))
-    found = evaluate_plan(plan, Wanted(vram=False, history=accepted)).results
+    found = evaluate_plan(plan, Wanted(vram=False, history=accepted))
     assert {level.level: level.verdict for level in found.levels}["q4_0"] == "FAIL"
     assert found.verdict == "FAIL"
 

@@ -12,20 +12,20 @@ def f0(results: Results) -> Section:
     section = Section(
         "f0",
         "F0 of the worst clips",
-        "The worst clip of each level over its baseline. A flattened line is flattened intonation; a line that ends "
+        "The worst clip of each level over its reference. A flattened line is flattened intonation; a line that ends "
         "early or late is a change of tempo or of pauses.",
     )
     clips = worst_of_each(results)
     if not clips:
         return section.without(_NO_CLIPS)
-    head = heads("Level", "Prompt", "Median F0, baseline", "Median F0, level", "Range, baseline", "Range, level")
+    head = heads("Level", "Prompt", "Median F0, reference", "Median F0, level", "Range, reference", "Range, level")
     rows = tuple(
         (
             Cell(label_of(clip.level)),
             Cell(clip.prompt, f"seed {clip.seed}"),
-            _median(clip.baseline_contour),
+            _median(clip.reference_contour),
             _median(clip.contour),
-            _range(clip.baseline_contour),
+            _range(clip.reference_contour),
             _range(clip.contour),
         )
         for clip in clips
@@ -36,7 +36,7 @@ def f0(results: Results) -> Section:
 
 
 def clips(results: Results) -> Section:
-    """All clips that are to be heard."""
+    """All clips that a report has."""
     section = Section(
         "clips",
         "The worst clips, to be heard",
@@ -97,4 +97,4 @@ def _range(contour: Contour) -> Cell:
     return Cell(with_unit(number(12 * float(np.log2(high / low)), 1), "semitones"))
 
 
-_NO_CLIPS = "No clips were kept: the free layer was not run, or no level differs from its baseline."
+_NO_CLIPS = "No clips were kept: the free stage was not run, or no level differs from its reference."

@@ -32,11 +32,11 @@ def pareto(results: Results) -> Section:
     section = Section(
         "pareto",
         "Size against quality",
-        "A level is on the front if no other is both smaller and nearer to the baseline.",
+        "A level is on the front if no other is both smaller and nearer to the reference.",
     )
     points = size_and_kld(results)
     if not points:
-        return section.without("Not run: without the logit layer there is no KLD.")
+        return section.without("Not run: without the logit stage there is no KLD.")
     best = front(points)
     sizes = {level.level: level for level in results.levels}
     table = Table(
@@ -63,7 +63,7 @@ def real_levels(results: Results) -> list[LevelResult]:
 
 
 def size_and_kld(results: Results) -> dict[str, tuple[int, float]]:
-    """(bytes, KLD over all codebooks in nats) of each level that has both; the baseline's KLD is 0 by definition."""
+    """(bytes, KLD over all codebooks in nats) of each level that has both; the reference's KLD is 0 by definition."""
     both = {entry.level: entry.both.value for entry in results.attribution}
     points = {}
     for level in real_levels(results):
@@ -72,7 +72,7 @@ def size_and_kld(results: Results) -> dict[str, tuple[int, float]]:
             points[level.level] = level.file_bytes, both[level.level]
         elif by_codebook:
             points[level.level] = level.file_bytes, sum(by_codebook) / len(by_codebook)
-        elif level.level == results.baseline and (both or results.codebooks):
+        elif level.level == results.reference and (both or results.codebooks):
             points[level.level] = level.file_bytes, 0.0
     return points
 

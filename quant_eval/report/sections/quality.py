@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from ...metrics.table import FAILURES, LAYERS, METRICS
+from ...metric import FREE, LOGITS, STAGES
+from ...metrics.failures import FAILURES
+from ...metrics.table import METRICS
 from ...results import Attribution, CodebookResult, Distribution, Estimate, MetricResult, Results
 from ..view import NOTHING, Cell, Section, Table, heads
-from ..words import interval, label_of, layer_name, metric_of, number, quantity, with_unit
+from ..words import interval, label_of, metric_of, number, quantity, stage_name, with_unit
 from .costs import KLD_DIGITS, NOT_RUN
 
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -16,11 +18,11 @@ def codebooks(results: Results) -> Section:
     section = Section(
         "codebooks",
         "KLD by codebook",
-        "How far each level's next-code distribution is from the baseline's, when both have heard the same codes. "
+        "How far each level's next-code distribution is from the reference's, when both have heard the same codes. "
         "Codebook 0 carries the words and the rhythm; the others carry the sound.",
     )
     if not results.codebooks:
-        return section.without(_not_run(results, "logits"))
+        return section.without(_not_run(results, LOGITS))
     head = heads("Codebook", "Mean (nats)", "Median", "99th percentile", "Top-1 (%)", "Flips (%)", "Frames")
     levels = dict.fromkeys(entry.level for entry in results.codebooks)
     return section.of(
@@ -37,14 +39,14 @@ def codebooks(results: Results) -> Section:
 
 
 def attribution(results: Results) -> Section:
-    """The cross of {backbone, depth decoder} x {baseline, level}."""
+    """The cross of {backbone, depth decoder} x {reference, level}."""
     section = Section(
         "attribution",
         "Which half does the damage",
-        "KLD over all codebooks with only one half of the model at the level and the other at the baseline.",
+        "KLD over all codebooks with only one half of the model at the level and the other at the reference.",
     )
     if not results.attribution:
-        return section.without(_not_run(results, "logits"))
+        return section.without(_not_run(results, LOGITS))
     head = heads("Level", "Backbone", "Depth decoder", "Both", "Mostly from")
     rows = tuple(_attribution_row(entry) for entry in results.attribution)
     return section.of(
@@ -63,7 +65,7 @@ def distributions(results: Results) -> Section:
     )
     has_failures = any(level.clips for level in results.levels)
     if not results.distributions and not has_failures:
-        return section.without(_not_run(results, "free"))
+        return section.without(_not_run(results, FREE))
     names = dict.fromkeys((entry.name, entry.unit) for entry in results.distributions)
     tables = [
         _quantile_table(name, unit, [entry for entry in results.distributions if entry.name == name])
@@ -84,7 +86,9 @@ def noise_floor(results: Results) -> Section:
     )
     found = [entry for entry in results.metrics if can_be_scaled(entry)]
     if not found:
-        return section.without("Not run: without the free layer and two seeds of the baseline there is no noise floor.")
+        return section.without(
+            "Not run: without the free stage and two seeds of the reference there is no noise floor."
+        )
     levels = _levels_of(found)
     rows = []
     for key in _ordered({entry.metric for entry in found}):
@@ -106,7 +110,7 @@ def metrics(results: Results) -> Section:
     )
     if not results.metrics:
         return section.without("No metric was measured.")
-    tables = [_metric_table(results, layer) for layer in LAYERS]
+    tables = [_metric_table(results, stage) for stage in STAGES]
     return section.of(*(table for table in tables if table.rows), *_category_tables(results))
 
 
@@ -129,8 +133,8 @@ def can_be_scaled(entry: MetricResult) -> bool:
     return entry.noise_floor is not None and metric_of(entry.metric).direction != "higher"
 
 
-def _metric_table(results: Results, layer: str) -> Table:
-    found = [entry for entry in results.metrics if metric_of(entry.metric).layer == layer]
+def _metric_table(results: Results, stage: str) -> Table:
+    found = [entry for entry in results.metrics if metric_of(entry.metric).stage == stage]
     levels = _levels_of(found)
     rows = []
     for key in _ordered({entry.metric for entry in found}):
@@ -139,7 +143,7 @@ def _metric_table(results: Results, layer: str) -> Table:
         cells = (_estimated(by_level[level], metric.digits) if level in by_level else NOTHING for level in levels)
         rows.append((Cell(metric.label, quantity(metric), metric.definition), *cells))
     head = (Cell("Metric"), *(Cell(label_of(level)) for level in levels))
-    return Table(f"Layer: {layer_name(layer)}", head, tuple(rows), is_wide=True)
+    return Table(f"Stage: {stage_name(stage)}", head, tuple(rows), is_wide=True)
 
 
 def _category_tables(results: Results) -> list[Table]:
@@ -227,7 +231,7 @@ def _ordered(keys: set[str]) -> list[str]:
     return sorted(keys, key=lambda key: (_rank(key), key))
 
 
-def _not_run(results: Results, layer: str) -> str:
-    if layer in results.layers:
-        return f"The layer “{layer_name(layer)}” was run, and gave nothing to show here."
-    return f"Not run: the layer “{layer_name(layer)}” was not asked for."
+def _not_run(results: Results, stage: str) -> str:
+    if stage in results.stages:
+        return f"The stage “{stage_name(stage)}” was run, and gave nothing to show here."
+    return f"Not run: the stage “{stage_name(stage)}” was not asked for."

@@ -10,7 +10,7 @@ def verdicts(results: Results) -> Section:
     section = Section(
         "verdicts",
         "Verdicts",
-        f"Each level against {label_of(results.baseline)}. A gate passes or fails only when the whole 95 % interval "
+        f"Each level against {label_of(results.reference)}. A gate passes or fails only when the whole 95 % interval "
         "is on one side of the margin; where it straddles it, the answer is INCONCLUSIVE and more prompts are needed.",
     )
     columns = [level for level in results.levels if not level.is_control and _gates_of(results, level.level)]

@@ -17,7 +17,6 @@ from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.hf_layout import (
     CODEC_PREFIX,
-    HfSource,
     check_mimi_config,
     hf_ignored,
     hf_sources,
@@ -26,6 +25,7 @@ from miso_gguf.convert.checkpoint.hf_layout import (
     unpermute_rows,
 )
 from miso_gguf.convert.checkpoint.open import open_checkpoint
+from miso_gguf.convert.checkpoint.tensor_store import TensorSource
 from miso_gguf.convert.codec import Codec
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.core.errors import CheckpointError
@@ -176,13 +176,13 @@ def test_unpermute_undoes_the_published_permutation() -> None:
 def test_table_prefers_the_spelling_that_is_there() -> None:
     old = "backbone_model.embed_tokens.embed_audio_tokens.weight"
     new = "depth_decoder.model.embed_tokens.weight"
-    assert hf_sources(SPEC)["audio_embeddings.weight"] == HfSource(new)
-    assert hf_sources(SPEC, [old])["audio_embeddings.weight"] == HfSource(old)
-    assert hf_sources(SPEC, [old, new])["audio_embeddings.weight"] == HfSource(new)
+    assert hf_sources(SPEC)["audio_embeddings.weight"] == TensorSource(new)
+    assert hf_sources(SPEC, [old])["audio_embeddings.weight"] == TensorSource(old)
+    assert hf_sources(SPEC, [old, new])["audio_embeddings.weight"] == TensorSource(new)
     text = "backbone_model.embed_tokens.embed_text_tokens.weight"
     assert hf_sources(SPEC, [text])["text_embeddings.weight"].name == text
     k = hf_sources(SPEC)["decoder.layers.1.attn.k_proj.weight"]
-    assert k == HfSource("depth_decoder.model.layers.1.self_attn.k_proj.weight", 32)
+    assert k == TensorSource("depth_decoder.model.layers.1.self_attn.k_proj.weight", 32)
     assert hf_sources(SPEC)["decoder.layers.1.attn.v_proj.weight"].head_dim is None
     assert set(hf_sources(MISO_8B)) == set(checkpoint_shapes(MISO_8B))
     assert len({source.name for source in hf_sources(MISO_8B).values()}) == 367

@@ -1,4 +1,4 @@
-"""The baseline file and the history gate: what is a regression, what is not, and what cannot be compared."""
+"""The accepted evaluation and the history gate: what is a regression, what is not, and what cannot be compared."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from miso_gguf.quant_eval.gates.accepted import (
-    Baseline,
-    BaselineError,
+    Accepted,
+    AcceptedError,
     Measured,
     check_comparable,
-    load_baseline,
-    save_baseline,
+    load_accepted,
+    save_accepted,
     subject_of,
 )
-from miso_gguf.quant_eval.gates.history import compare_to_baseline, slack
+from miso_gguf.quant_eval.gates.history import compare_to_accepted, slack
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import CorpusInfo, GateResult, ModelInfo, Results
 from miso_gguf.quant_eval.stats.estimates import estimate
@@ -30,8 +30,8 @@ RESULTS = Results(
     kind="run",
     created="2026-01-01T00:00:00Z",
     model=MODEL,
-    baseline="fp16",
-    layers=["logits"],
+    reference="fp16",
+    stages=["logits"],
     corpus=CORPUS,
     settings=SETTINGS,
     machine={},
@@ -63,28 +63,28 @@ def values(mean: float, spread: float, prompts: int = 40, seed: int = 0) -> Any:
     return mean + spread * (noise - noise.mean())
 
 
-def saved(path: Path, measured: Measured) -> Baseline:
-    save_baseline(RESULTS, measured, path, resamples=999)
-    return load_baseline(path)
+def saved(path: Path, measured: Measured) -> Accepted:
+    save_accepted(RESULTS, measured, path, resamples=999)
+    return load_accepted(path)
 
 
 def against(path: Path, metric: str, before: Any, now: Any) -> GateResult:
     """The verdict on one metric, through the file."""
-    baseline = saved(path / "baseline.json", {"q8_0": {metric: observed(before)}})
-    (result,) = compare_to_baseline(SUBJECT, {"q8_0": {metric: observed(now)}}, baseline, [metric], resamples=999)
+    accepted = saved(path / "accepted.json", {"q8_0": {metric: observed(before)}})
+    (result,) = compare_to_accepted(SUBJECT, {"q8_0": {metric: observed(now)}}, accepted, [metric], resamples=999)
     assert result.kind == "history"
     return result
 
 
-def test_a_baseline_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    path = tmp_path / "made" / "baseline.json"
+def test_an_accepted_evaluation_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "accepted.json"
     rng = np.random.default_rng(0)
     found = observed(values(0.03, 0.01), rng.uniform(20, 100, (40, 3)))
     tricky = Observations(
         np.array(['a "[\n] {', "\U0001f600 ü"]), np.array([0, 2**63 + 1], np.uint64), np.ones(2), np.ones(2)
     )
-    made = save_baseline(RESULTS, {"q8_0": {"kld_cb0": found, "top1": tricky}}, path)
-    loaded = load_baseline(path)
+    made = save_accepted(RESULTS, {"q8_0": {"kld_cb0": found, "top1": tricky}}, path)
+    loaded = load_accepted(path)
     assert loaded == made
     assert loaded.subject == SUBJECT
     assert loaded.versions == {"numpy": "2"}
@@ -95,11 +95,13 @@ def test_a_baseline_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded.levels["q8_0"]["top1"].observations().clips == tricky.clips
     assert loaded.levels["q8_0"]["kld_cb0"].estimate == estimate(found)
     assert len(path.read_text("utf-8").splitlines()) < 70, "lists stand on one line"
-    assert [entry.name for entry in path.parent.iterdir()] == ["baseline.json"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["accepted.json"]
 
 
-def test_a_baseline_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "baseline.json"
+def test_an_accepted_evaluation_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "accepted.json"
     saved(path, {"q8_0": {"kld_cb0": observed(values(1, 0.1))}})
     before = path.read_bytes()
 
@@ -107,12 +109,12 @@ def test_a_baseline_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(BaselineError, match=r"baseline\.json: cannot be written \(No space left on device\)"):
-        save_baseline(RESULTS, {"q8_0": {"kld_cb0": observed(values(2, 0.1))}}, path, resamples=999)
+    with pytest.raises(AcceptedError, match=r"accepted\.json: cannot be written \(No space left on device\)"):
+        save_accepted(RESULTS, {"q8_0": {"kld_cb0": observed(values(2, 0.1))}}, path, resamples=999)
     assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["baseline.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["accepted.json"]
     with pytest.raises(ValueError, match="nothing to accept"):
-        save_baseline(RESULTS, {"q8_0": {}}, path)
+        save_accepted(RESULTS, {"q8_0": {}}, path)
 
 
 def edited(document: Any, *keys: Any, value: Any) -> str:
@@ -126,61 +128,77 @@ def edited(document: Any, *keys: Any, value: Any) -> str:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["schema_version"], 2, "a baseline of schema 2, this program reads 1"),
-        (["schema_version"], None, "a baseline of schema None"),
-        (["created"], 3, "damaged baseline, created: Input should be a valid string"),
-        (["extra"], 3, "damaged baseline, extra: Extra inputs are not permitted"),
-        (["levels", "q8_0", "kld_cb0", "values", 3], None, "damaged baseline, levels.q8_0.kld_cb0.values.3"),
-        (["levels", "q8_0", "kld_cb0", "values"], [1.0], r"damaged baseline, prompts, seeds, values and weights must"),
-        (["levels", "q8_0", "kld_cb0", "seeds", 1], 0, "damaged baseline, prompt list-0, seed 0 is there twice"),
-        (["levels", "q8_0", "kld_cb0", "seeds", 1], 2**80, "damaged baseline, seeds must be integers"),
-        (["levels", "q8_0", "kld_cb0", "estimate", "low"], float("nan"), "damaged baseline, levels.q8_0.kld_cb0.est"),
+        (["schema_version"], 3, "an accepted evaluation of schema 3, this program reads 2"),
+        (["schema_version"], None, "an accepted evaluation of schema None"),
+        (["created"], 3, "damaged accepted evaluation, created: Input should be a valid string"),
+        (["extra"], 3, "damaged accepted evaluation, extra: Extra inputs are not permitted"),
+        (["levels", "q8_0", "kld_cb0", "values", 3], None, "damaged accepted evaluation, levels.q8_0.kld_cb0.values.3"),
+        (
+            ["levels", "q8_0", "kld_cb0", "values"],
+            [1.0],
+            r"damaged accepted evaluation, prompts, seeds, values and weights must",
+        ),
+        (
+            ["levels", "q8_0", "kld_cb0", "seeds", 1],
+            0,
+            "damaged accepted evaluation, prompt list-0, seed 0 is there twice",
+        ),
+        (["levels", "q8_0", "kld_cb0", "seeds", 1], 2**80, "damaged accepted evaluation, seeds must be integers"),
+        (
+            ["levels", "q8_0", "kld_cb0", "estimate", "low"],
+            float("nan"),
+            "damaged accepted evaluation, levels.q8_0.kld_cb0.est",
+        ),
     ],
 )
-def test_a_baseline_that_was_damaged_is_refused(tmp_path: Path, keys: list[Any], value: Any, message: str) -> None:
-    path = tmp_path / "baseline.json"
+def test_an_accepted_evaluation_that_was_damaged_is_refused(
+    tmp_path: Path, keys: list[Any], value: Any, message: str
+) -> None:
+    path = tmp_path / "accepted.json"
     saved(path, {"q8_0": {"kld_cb0": observed(values(1, 0.1))}})
     path.write_text(edited(json.loads(path.read_text("utf-8")), *keys, value=value), "utf-8")
-    with pytest.raises(BaselineError) as caught:
-        load_baseline(path)
+    with pytest.raises(AcceptedError) as caught:
+        load_accepted(path)
     assert message in str(caught.value)
-    assert str(caught.value).endswith("Accept a new one with `miso-eval baseline save`.")
+    assert str(caught.value).endswith("Accept a new one with `miso-eval accept`.")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"[]", b"{}", b"3"])
-def test_what_is_no_baseline_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "baseline.json"
+def test_what_is_no_accepted_evaluation_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "accepted.json"
     path.write_bytes(content)
-    with pytest.raises(BaselineError, match=r"baseline\.json: no baseline, because"):
-        load_baseline(path)
+    with pytest.raises(AcceptedError, match=r"accepted\.json: no accepted evaluation, because"):
+        load_accepted(path)
 
 
-def test_a_baseline_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no baseline\. Write one with `miso-eval baseline save`"):
-        load_baseline(tmp_path / "none.json")
-    with pytest.raises(BaselineError, match="cannot be read"):
-        load_baseline(tmp_path)
+def test_an_accepted_evaluation_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no accepted evaluation\. Write one with `miso-eval accept`"):
+        load_accepted(tmp_path / "none.json")
+    with pytest.raises(AcceptedError, match="cannot be read"):
+        load_accepted(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "Other"}, "model is 'Other', the baseline's 'Tiny [1]'"),
-        ({"source_sha256": "dd"}, "checkpoint is 'dd', the baseline's 'bb'"),
-        ({"corpus_sha256": "dd"}, "corpus is 'dd', the baseline's 'cc'"),
-        ({"baseline": "f32"}, "level compared with is 'f32', the baseline's 'fp16'"),
-        ({"settings": {**SUBJECT.settings, "top_k": 1}}, "setting top_k is 1, the baseline's 50"),
-        ({"settings": {**SUBJECT.settings, "top_p": 1}}, "setting top_p is 1, the baseline's None"),
+        ({"model": "Other"}, "model is 'Other', the accepted one's 'Tiny [1]'"),
+        ({"source_sha256": "dd"}, "checkpoint is 'dd', the accepted one's 'bb'"),
+        ({"corpus_sha256": "dd"}, "corpus is 'dd', the accepted one's 'cc'"),
+        ({"reference": "f32"}, "level compared with is 'f32', the accepted one's 'fp16'"),
+        ({"settings": {**SUBJECT.settings, "top_k": 1}}, "setting top_k is 1, the accepted one's 50"),
+        ({"settings": {**SUBJECT.settings, "top_p": 1}}, "setting top_p is 1, the accepted one's None"),
     ],
 )
-def test_a_baseline_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_an_accepted_evaluation_of_something_else_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     measured = {"q8_0": {"kld_cb0": observed(values(1, 0.1))}}
-    baseline = saved(tmp_path / "baseline.json", measured)
-    check_comparable(SUBJECT, baseline)
+    accepted = saved(tmp_path / "accepted.json", measured)
+    check_comparable(SUBJECT, accepted)
     other = SUBJECT.model_copy(update=change)
-    with pytest.raises(BaselineError) as caught:
-        compare_to_baseline(other, measured, baseline, ["kld_cb0"])
+    with pytest.raises(AcceptedError) as caught:
+        compare_to_accepted(other, measured, accepted, ["kld_cb0"])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -228,14 +246,14 @@ def test_worse_beyond_the_interval_is_a_regression_and_better_is_not(
 
 
 def test_a_sure_but_small_change_is_within_the_interval(tmp_path: Path) -> None:
-    """Pairs show a change of 1 % beyond doubt, yet the baseline's own interval is wider."""
+    """Pairs show a change of 1 % beyond doubt, yet the accepted one's own interval is wider."""
     before = values(40, 10)
     result = against(tmp_path, "lf0_rmse", before, before + values(0.4, 0.1, seed=1))
     assert result.verdict == "PASS"
     assert result.estimate is not None
     assert 0.3 < result.estimate.low < 0.4 < result.estimate.high < 0.5 < result.margin
     assert result.reason.startswith(
-        "F0 error: 40.4 cents, 40.0 cents in the baseline; changed by 0.4 cents (0.4 to 0.4)"
+        "F0 error: 40.4 cents, 40.0 cents in the accepted evaluation; changed by 0.4 cents (0.4 to 0.4)"
     )
     noisy = against(tmp_path, "lf0_rmse", before, values(40.4, 10, seed=1))
     assert noisy.verdict == "INCONCLUSIVE"
@@ -266,15 +284,17 @@ def test_new_failures_are_held_against_the_old_ones(tmp_path: Path) -> None:
     assert against(tmp_path, "new_failures", failing(), failing(1, 2, 3, 4)).verdict == "INCONCLUSIVE"
 
 
-def test_what_the_run_lacks_is_inconclusive_and_what_the_baseline_lacks_has_no_history(tmp_path: Path) -> None:
+def test_what_the_run_lacks_is_inconclusive_and_what_the_accepted_evaluation_lacks_has_no_history(
+    tmp_path: Path,
+) -> None:
     found = observed(values(1, 0.1))
-    baseline = saved(tmp_path / "b.json", {"q8_0": {"kld_cb0": found, "mcd": found}, "q4_0": {"kld_cb0": found}})
+    accepted = saved(tmp_path / "b.json", {"q8_0": {"kld_cb0": found, "mcd": found}, "q4_0": {"kld_cb0": found}})
     judged = ["kld_cb0", "lf0_rmse"]
     run = {"q8_0": {"lf0_rmse": found}, "q4_k_m": {"kld_cb0": found}}
-    results = compare_to_baseline(SUBJECT, run, baseline, judged)
+    results = compare_to_accepted(SUBJECT, run, accepted, judged)
     assert [(result.level, result.metric, result.verdict, result.reason) for result in results] == [
-        ("q8_0", "kld_cb0", "INCONCLUSIVE", "KLD, semantic: in the baseline, but not measured"),
-        ("q4_0", "kld_cb0", "INCONCLUSIVE", "KLD, semantic: in the baseline, but level q4_0 was not run"),
+        ("q8_0", "kld_cb0", "INCONCLUSIVE", "KLD, semantic: in the accepted evaluation, but not measured"),
+        ("q4_0", "kld_cb0", "INCONCLUSIVE", "KLD, semantic: in the accepted evaluation, but level q4_0 was not run"),
     ]
 
 
@@ -288,32 +308,32 @@ def test_only_clips_that_both_have_are_compared(tmp_path: Path) -> None:
     assert "(of its 120 clips 60 were run)" in result.reason
     few = against(tmp_path, "kld_cb0", before, before[:4] + 5)
     assert (few.verdict, "4 prompts are too few" in few.reason) == ("INCONCLUSIVE", True)
-    baseline = load_baseline(tmp_path / "baseline.json")
+    accepted = load_accepted(tmp_path / "accepted.json")
     others = observed(before)
     others = Observations(others.prompts, others.seeds + 10, others.values, others.weights)
-    (none,) = compare_to_baseline(SUBJECT, {"q8_0": {"kld_cb0": others}}, baseline, ["kld_cb0"])
+    (none,) = compare_to_accepted(SUBJECT, {"q8_0": {"kld_cb0": others}}, accepted, ["kld_cb0"])
     assert (none.verdict, "other prompts and seeds" in none.reason) == ("INCONCLUSIVE", True)
 
 
 @pytest.mark.parametrize("metric", ["lf0_rmse", "dur_ratio"])
 def test_simulated_runs_without_a_change_fail_in_5_percent_at_most(metric: str, tmp_path: Path) -> None:
-    """Both the same and on the margin, as the free layer has it: another draw. Full: `benchmarks/verdicts.py`."""
+    """Both the same and on the margin, as the free stage has it: another draw. Full: `benchmarks/verdicts.py`."""
     rng = np.random.default_rng(0)
     center, spread = (40, 10) if metric == "lf0_rmse" else (0, 0.1)
 
     def draw() -> Any:
         return center + spread * (rng.normal(size=(12, 1)) + rng.normal(size=(12, 3)))
 
-    baseline = saved(tmp_path / "b.json", {"q8_0": {metric: observed(draw())}})
-    stored = baseline.levels["q8_0"][metric]
+    accepted = saved(tmp_path / "b.json", {"q8_0": {metric: observed(draw())}})
+    stored = accepted.levels["q8_0"][metric]
     fails = passes = 0
     for _ in range(150):
         before, now = draw(), draw()
         values = {"estimate": estimate(observed(before), 199), "values": before.ravel().tolist()}
-        baseline = baseline.model_copy(update={"levels": {"q8_0": {metric: stored.model_copy(update=values)}}})
-        (same,) = compare_to_baseline(SUBJECT, {"q8_0": {metric: observed(now)}}, baseline, [metric], resamples=199)
+        accepted = accepted.model_copy(update={"levels": {"q8_0": {metric: stored.model_copy(update=values)}}})
+        (same,) = compare_to_accepted(SUBJECT, {"q8_0": {metric: observed(now)}}, accepted, [metric], resamples=199)
         moved = {"q8_0": {metric: observed(now + same.margin)}}
-        (on_margin,) = compare_to_baseline(SUBJECT, moved, baseline, [metric], resamples=199)
+        (on_margin,) = compare_to_accepted(SUBJECT, moved, accepted, [metric], resamples=199)
         fails += same.verdict == "FAIL"
         passes += on_margin.verdict == "PASS"
     # A true 5 % exceeds 14 of 150 once in a hundred such tests.

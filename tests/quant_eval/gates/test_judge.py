@@ -70,7 +70,7 @@ def test_gates_of_some_layers() -> None:
     assert [gate.metric for gate in some.gates] == ["kld_cb0", "top1"]
     assert "kld_cb0" in some.history
     assert "lf0_rmse" not in some.history
-    assert GATES.only(["logits", "coupled", "free"]) == GATES
+    assert GATES.only(["logits", "one-step", "free"]) == GATES
 
 
 def test_fp16_against_itself_passes_with_exact_zeros() -> None:

@@ -68,7 +68,7 @@ class FakeNvml:
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(measured, "_BASELINE_S", 0.03)
+    monkeypatch.setattr(measured, "_BEFORE_S", 0.03)
     monkeypatch.setattr(measured, "_SETTLING_S", 0.03)
     # The last sample alone: how long the steady state lasts is not the process's to say here.
     monkeypatch.setattr(measured, "STEADY_S", 0.0)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from miso_gguf.quant_eval.metrics.codes import first_divergence, semantic_wed
+from miso_gguf.quant_eval.metrics.codes import first_divergence, flip_rate, semantic_wed
 
 Codes = NDArray[np.int64]
 CODES = st.lists(st.integers(0, 3), max_size=8)
@@ -88,3 +88,10 @@ def test_what_are_no_codes_is_refused() -> None:
         first_divergence(np.zeros((2, 8), np.int64), np.zeros((2, 32), np.int64))
     with pytest.raises(ValueError, match="negative"):
         semantic_wed(np.zeros(1, np.int64), np.zeros(1, np.int64), insertion=-1)
+
+
+def test_flips() -> None:
+    base = np.array([[1, 2, 3], [4, 5, 6]])
+    level = np.array([[1, 2, 9], [4, 0, 9]])
+    assert flip_rate(base, level) == 50
+    assert flip_rate(base, base) == 0

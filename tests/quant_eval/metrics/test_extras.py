@@ -44,8 +44,8 @@ class Fake:
     def available(self) -> str | None:
         return self.missing
 
-    def score(self, samples: Floats, text: str, baseline: Floats) -> float:
-        assert baseline.size == 3
+    def score(self, samples: Floats, text: str, reference: Floats) -> float:
+        assert reference.size == 3
         if text == "crash":
             raise ValueError
         return float(samples[0])
@@ -93,8 +93,8 @@ def test_no_clips() -> None:
     assert measure(Fake(), []).why_not == "not run: there are no clips"
 
 
-def loudness(samples: Floats, text: str, baseline: Floats) -> float:
-    return float(samples.max()) + len(text) + float(baseline.sum())
+def loudness(samples: Floats, text: str, reference: Floats) -> float:
+    return float(samples.max()) + len(text) + float(reference.sum())
 
 
 @pytest.fixture

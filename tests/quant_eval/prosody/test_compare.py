@@ -12,8 +12,9 @@ import pytest
 from synthetic_voice import STEP_S, Phrase, Samples, noise_in
 
 from miso_gguf.quant_eval.metrics.table import METRICS
-from miso_gguf.quant_eval.prosody.compare import Prosody, compare_aligned, compare_free, measure
+from miso_gguf.quant_eval.prosody.compare import compare_aligned, compare_free
 from miso_gguf.quant_eval.prosody.contours import PitchRange
+from miso_gguf.quant_eval.prosody.recording import Prosody, measure
 from miso_gguf.quant_eval.prosody.rhythm import peak_level_db, step_levels_db
 
 PHRASE = Phrase()
@@ -78,8 +79,8 @@ def test_every_key_is_in_the_table_of_metrics() -> None:
     found = compared(PAUSED, PAUSED)
     assert found.keys() == STILL.keys()
     aligned = compare_aligned(heard(PAUSED).contours, heard(PAUSED).contours)
-    assert {METRICS[name].layer for name in aligned} == {"coupled"}
-    assert {METRICS[name].layer for name in compare_free(heard(PAUSED), heard(PAUSED))} == {"free"}
+    assert {METRICS[name].stage for name in aligned} == {"one-step"}
+    assert {METRICS[name].stage for name in compare_free(heard(PAUSED), heard(PAUSED))} == {"free"}
 
 
 @pytest.mark.parametrize(("semitones", "gross"), [(2.0, None), (1.0, 0.0), (-3.0, 100.0)])

@@ -9,8 +9,9 @@ import soundfile
 import soxr
 from synthetic_voice import RATE_HZ, Phrase
 
-from miso_gguf.quant_eval.prosody.compare import compare_free, measure
+from miso_gguf.quant_eval.prosody.compare import compare_free
 from miso_gguf.quant_eval.prosody.pair import pair_report
+from miso_gguf.quant_eval.prosody.recording import measure
 
 PHRASE = Phrase(vowels="aioa")
 

@@ -80,7 +80,7 @@ def test_it_fits_the_screen_and_reports_nothing(browser: Tab, report: Path, widt
 def test_the_players_play_and_the_switch_keeps_the_moment(browser: Tab, report: Path) -> None:
     browser.open(report, 1280)
     browser.messages.clear()
-    contours = [contour for clip in RESULTS.clips for contour in (clip.baseline_contour, clip.contour)]
+    contours = [contour for clip in RESULTS.clips for contour in (clip.reference_contour, clip.contour)]
     lengths = [contour.step_s * len(contour.f0_hz) for contour in contours]
     assert len(set(lengths)) > 1
     assert browser.value(LENGTHS) == pytest.approx(lengths, abs=1e-3)

@@ -136,7 +136,7 @@ def test_every_plot_has_a_name_and_says_what_is_to_be_seen(text: str, read: Read
 def test_the_sounds_are_inside_and_whole(results: Results, sounds: Path, read: Reader) -> None:
     players = read.all("audio")
     assert len(players) == 2 * len(results.clips)
-    names = [name for clip in results.clips for name in (clip.baseline_audio, clip.audio)]
+    names = [name for clip in results.clips for name in (clip.reference_audio, clip.audio)]
     for player, name in zip(players, names, strict=True):
         kind, content = player["src"].split(",", 1)
         assert kind == "data:audio/wav;base64"
@@ -178,7 +178,7 @@ def test_sounds_that_are_missing_broken_or_elsewhere_are_said_to_be(results: Res
 
 
 def test_many_sounds_become_mp3(results: Results, sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [results.clips[0].audio, results.clips[0].baseline_audio]
+    names = [results.clips[0].audio, results.clips[0].reference_audio]
     wavs = embedded(names, sounds)
     monkeypatch.setattr(html, "BUDGET_BYTES", 1000)
     mp3s = embedded(names, sounds)
@@ -206,7 +206,7 @@ def test_plots_of_degenerate_results() -> None:
     silent = results.clips[0].model_copy(update={"contour": Contour(step_s=0.01, f0_hz=[0.0, 0.0])})
     assert "Q8_0: unvoiced throughout" in figures.contours(silent, "x", 1).text
     empty = Contour(step_s=0.01, f0_hz=[])
-    nothing = results.clips[0].model_copy(update={"contour": empty, "baseline_contour": empty})
+    nothing = results.clips[0].model_copy(update={"contour": empty, "reference_contour": empty})
     assert "no voiced steps" in figures.contours(nothing, "x", 1).svg
     one = [entry.model_copy(update={"values": [1.5]}) for entry in results.distributions]
     assert figures.distribution(results.model_copy(update={"distributions": one}), "duration", 0) is not None
@@ -229,7 +229,7 @@ def test_all_files_are_written_whole_and_nothing_else(
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert (out / "report.html").read_text("utf-8") == text
     assert Results.model_validate_json((out / "results.json").read_text("utf-8")) == results
-    assert json.loads((out / "results.json").read_text("utf-8"))["schema_version"] == 1
+    assert json.loads((out / "results.json").read_text("utf-8"))["schema_version"] == 2
 
 
 def test_a_folder_that_is_a_file_is_one_clear_line(results: Results, tmp_path: Path) -> None:

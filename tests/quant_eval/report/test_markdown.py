@@ -110,6 +110,6 @@ def test_fitted_is_exact() -> None:
 
 
 def test_two_bundles_compared_are_called_that() -> None:
-    text = markdown.report(sample(levels=("fp16", "q8_0")).model_copy(update={"kind": "compare", "baseline": "old"}))
+    text = markdown.report(sample(levels=("fp16", "q8_0")).model_copy(update={"kind": "compare", "reference": "old"}))
     assert text.startswith("# Miso TTS 8B: two bundles compared\n")
     assert "F16 and Q8_0 against old" in text

@@ -25,7 +25,7 @@ def test_results_are_valid(change: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema_version": 2}, {"kind": "guess"}, {"verdict": "GOOD"}, {"unheard_of": 1}, {"levels": [{"level": "q8_0"}]}],
+    [{"schema_version": 1}, {"kind": "guess"}, {"verdict": "GOOD"}, {"unheard_of": 1}, {"levels": [{"level": "q8_0"}]}],
 )
 def test_other_documents_are_not(change: dict[str, Any]) -> None:
     document = json.loads(sample().model_dump_json()) | change

@@ -105,7 +105,6 @@ def test_everything_else_is_as_it_was(pair: tuple[OpenLevel, OpenLevel]) -> None
             assert before.value(key) == after.value(key) is not None
     manifest = read_manifest(broken.directory)
     assert list(manifest.levels) == [whole.key]
-    assert manifest.digest == manifest.computed_digest
     assert manifest.converter.startswith("damaged on purpose")
     assert {path.name for path in broken.directory.iterdir()} == {*manifest.files, "miso.json"}
     for name, entry in manifest.files.items():

@@ -79,8 +79,8 @@ def test_the_order_is_that_of_the_keys(tmp_path: Path) -> None:
         ("logits", "q8_0", "b", 1),
     ]
     with Records.open(tmp_path, PLAN) as store:
-        for layer, level, prompt, seed in kinds:
-            store.append(Record(layer, level, prompt, seed, {}))
+        for stage, level, prompt, seed in kinds:
+            store.append(Record(stage, level, prompt, seed, {}))
         assert [tuple(each.key) for each in store] == sorted(kinds)
 
 
@@ -149,7 +149,7 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
     for bad in (
         b"\0\0\0\n",
         b"[]\n",
-        b'{"crc32":"0","record":{"layer":1}}\n',
+        b'{"crc32":"0","record":{"stage":1}}\n',
         lines[2].replace(b"97.5", b"98.5"),
         b"\n",
     ):
@@ -179,8 +179,8 @@ def test_records_of_another_plan(tmp_path: Path) -> None:
 
 def test_another_version_of_the_format(tmp_path: Path) -> None:
     path = written(tmp_path, 1)
-    path.write_bytes(path.read_bytes().replace(b'"miso_records":1', b'"miso_records":2'))
-    with pytest.raises(RecordError, match="is of version 2, this program writes 1"):
+    path.write_bytes(path.read_bytes().replace(b'"miso_records":2', b'"miso_records":1'))
+    with pytest.raises(RecordError, match="is of version 1, this program writes 2"):
         Records.open(tmp_path, PLAN)
 
 
@@ -347,7 +347,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         ({"detail": {"x": b"raw"}}, "detail must be JSON"),
         ({"files": {"audio": "/etc/passwd"}}, "file audio must be a path below the store"),
         ({"files": {"audio": "../x.wav"}}, "file audio must be a path below the store"),
-        ({"layer": ""}, "the layer of a record must be a name, not ''"),
+        ({"stage": ""}, "the stage of a record must be a name, not ''"),
         ({"prompt": 3}, "the prompt of a record must be a name, not 3"),
         ({"seed": -1}, "the seed must be a whole number"),
         ({"seed": 2**64}, "the seed must be a whole number"),
@@ -355,7 +355,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_record(fields: dict[str, Any], message: str) -> None:
-    whole: dict[str, Any] = {"layer": "logits", "level": "q8_0", "prompt": "p", "seed": 1, "values": {}, **fields}
+    whole: dict[str, Any] = {"stage": "logits", "level": "q8_0", "prompt": "p", "seed": 1, "values": {}, **fields}
     with pytest.raises(ValueError, match=message):
         Record(**whole)
 
@@ -363,7 +363,7 @@ def test_what_is_no_record(fields: dict[str, Any], message: str) -> None:
 def test_lines_are_plain_json(tmp_path: Path) -> None:
     """Others may read them, with any JSON parser."""
     header, line = written(tmp_path, 1).read_text("utf-8").splitlines()
-    assert json.loads(header) == {"miso_records": 1, "fingerprint": PLAN}
+    assert json.loads(header) == {"miso_records": 2, "fingerprint": PLAN}
     assert json.loads(line)["record"]["values"] == {"kld_cb0": 0.0, "top1": 97.5}
 
 

@@ -1,4 +1,4 @@
-"""The baseline's distributions on disk: the same bits back, and nothing but what was asked for."""
+"""The reference's distributions on disk: the same bits back, and nothing but what was asked for."""
 
 import logging
 import zipfile
@@ -13,7 +13,7 @@ from miso_gguf.core.errors import MisoError
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.quant_eval.metrics.divergence import divergence
-from miso_gguf.quant_eval.run.reference_logits import BaseClip, BaseLogits, clip_bytes, clip_key
+from miso_gguf.quant_eval.run.reference_logits import ReferenceClip, ReferenceLogits, clip_bytes, clip_key
 from miso_gguf.quant_eval.run.teacher_forcing import Replayed
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.lm.prompt import Block
@@ -37,7 +37,7 @@ def blocks(*lengths: int) -> list[Block]:
     return [Block(rows[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
 
 
-def clip(frames: int = 3, seed: int = 0) -> BaseClip:
+def clip(frames: int = 3, seed: int = 0) -> ReferenceClip:
     rng = np.random.default_rng((frames, seed))
 
     def random(*shape: int) -> Any:
@@ -45,25 +45,25 @@ def clip(frames: int = 3, seed: int = 0) -> BaseClip:
 
     hidden, logits0 = random(frames + 1, MICRO.backbone.embed_dim), random(frames + 1, MICRO.audio_vocab)
     depth = random(frames, MICRO.codebooks - 1, MICRO.audio_vocab)
-    return BaseClip(Replayed(codes(frames, seed), hidden, logits0), depth)
+    return ReferenceClip(Replayed(codes(frames, seed), hidden, logits0), depth)
 
 
-def assert_same(found: BaseClip, expected: BaseClip) -> None:
+def assert_same(found: ReferenceClip, expected: ReferenceClip) -> None:
     for name in ("codes", "hidden", "logits0"):
         np.testing.assert_array_equal(getattr(found.replayed, name), getattr(expected.replayed, name), strict=True)
     np.testing.assert_array_equal(found.depth_logits, expected.depth_logits, strict=True)
 
 
-def never() -> BaseClip:
+def never() -> ReferenceClip:
     raise AssertionError("computed again")
 
 
 @pytest.mark.parametrize("frames", [0, 1, 5])
 def test_the_same_bits_come_back(tmp_path: Path, frames: int) -> None:
     expected = clip(frames)
-    first = BaseLogits(tmp_path / "a" / "b", MICRO)
+    first = ReferenceLogits(tmp_path / "a" / "b", MICRO)
     assert first.obtain("key", lambda: expected) is expected
-    found = BaseLogits(tmp_path / "a" / "b", MICRO).obtain("key", never)
+    found = ReferenceLogits(tmp_path / "a" / "b", MICRO).obtain("key", never)
     assert_same(found, expected)
     assert found.logits.shape == (frames, MICRO.codebooks, MICRO.audio_vocab)
     assert not divergence(expected.logits, found.logits, temperature=0.9, top_k=50).kld.any()
@@ -71,7 +71,7 @@ def test_the_same_bits_come_back(tmp_path: Path, frames: int) -> None:
 
 
 def test_what_it_costs(tmp_path: Path) -> None:
-    store = BaseLogits(tmp_path, MICRO)
+    store = ReferenceLogits(tmp_path, MICRO)
     store.write("key", clip(5))
     assert 0 < store.path("key").stat().st_size - clip_bytes(MICRO, 5) < 2500, "the headers"
     assert clip_bytes(MISO_8B, 60) == pytest.approx(16.8e6, rel=0.01)
@@ -97,8 +97,8 @@ def test_a_key_for_all_that_matters(levels: list[OpenLevel]) -> None:
     assert fine.manifest.files[fine.backbone.name].sha256 in keys[0]
 
 
-def written(tmp_path: Path) -> tuple[BaseLogits, Path]:
-    store = BaseLogits(tmp_path, MICRO)
+def written(tmp_path: Path) -> tuple[ReferenceLogits, Path]:
+    store = ReferenceLogits(tmp_path, MICRO)
     store.write("key", clip())
     return store, store.path("key")
 
@@ -184,7 +184,7 @@ def test_arrays_of_another_model_are_refused(tmp_path: Path, name: str, value: A
 def test_a_full_disk_costs_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = BaseLogits(tmp_path, MICRO)
+    store = ReferenceLogits(tmp_path, MICRO)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -200,4 +200,4 @@ def test_a_full_disk_costs_no_result(
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MisoError, match=r"cannot be made .*: choose another directory"):
-        BaseLogits(tmp_path / "file" / "below", MICRO)
+        ReferenceLogits(tmp_path / "file" / "below", MICRO)

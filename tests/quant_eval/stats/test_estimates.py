@@ -11,7 +11,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miso_gguf.quant_eval.metrics.table import natural_range
+from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.stats.bootstrap import Bootstrap, _draws
 from miso_gguf.quant_eval.stats.estimates import (
     SIGNIFICANCE,
@@ -162,11 +162,10 @@ def test_one_clip_off_zero_leaves_the_interval_finite(prompts: int) -> None:
 def test_intervals_end_where_the_metric_does() -> None:
     found = observed(100 - np.eye(12)[:, :1])
     assert estimate(found).high > 100
-    assert estimate(found, limits=natural_range("top1")).high == 100
-    assert natural_range("kld_cb0") == (0, inf)
-    assert natural_range("pause_floor") == natural_range("jitter") == natural_range("dur_ratio") == (-inf, inf)
-    assert natural_range("new_failures") == (0, 100)
-    assert natural_range("lf0_corr") == (-1, 1)
+    assert estimate(found, limits=METRICS["top1"].range).high == 100
+    keys = ("kld_cb0", "pause_floor", "jitter", "dur_ratio", "new_failures", "lf0_corr")
+    no_end, share = (-inf, inf), (0, 100)
+    assert [METRICS[key].range for key in keys] == [(0, inf), no_end, no_end, no_end, share, (-1, 1)]
 
 
 @pytest.mark.parametrize(

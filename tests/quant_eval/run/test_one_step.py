@@ -1,4 +1,4 @@
-"""One-step coupled decoding: on its own history and noise, a level says what it has said."""
+"""One-step decoding: on its own history and noise, a level says what it has said."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from speaking import load_engine, prompt_blocks, random_codes, say, segments
 
-from miso_gguf.quant_eval.run.teacher_forcing import Replay, coupled_codes
+from miso_gguf.quant_eval.run.teacher_forcing import Replay, one_step_codes
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
 
@@ -33,7 +33,7 @@ def test_at_f32_the_run_is_drawn_again(engine: Engine, temperature: float, at_on
     utterance = asked(engine, temperature=temperature)
     (spoken,) = say(engine, utterance)
     replayed = Replay(engine).run(utterance.blocks, spoken)
-    np.testing.assert_array_equal(coupled_codes(engine, replayed, utterance, at_once=at_once), spoken)
+    np.testing.assert_array_equal(one_step_codes(engine, replayed, utterance, at_once=at_once), spoken)
 
 
 @pytest.mark.parametrize("level", ["fp16", "q8_0", "q4_k_m"])
@@ -42,7 +42,7 @@ def test_as_spoken_every_level_draws_its_run_again(bundle: Path, level: str) -> 
         utterance = asked(engine)
         (spoken,) = say(engine, utterance)
         replayed = Replay(engine, as_spoken=True).run(utterance.blocks, spoken)
-        np.testing.assert_array_equal(coupled_codes(engine, replayed, utterance, at_once=1), spoken)
+        np.testing.assert_array_equal(one_step_codes(engine, replayed, utterance, at_once=1), spoken)
 
 
 def test_the_noise_is_the_frame_loops(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_the_noise_is_the_frame_loops(engine: Engine, monkeypatch: pytest.Monkey
     (spoken,) = say(engine, utterance)
     heard = list(noise)
     noise.clear()
-    coupled_codes(engine, Replay(engine).run(utterance.blocks, spoken), utterance, at_once=5)
+    one_step_codes(engine, Replay(engine).run(utterance.blocks, spoken), utterance, at_once=5)
     np.testing.assert_array_equal(noise[0][0], np.concatenate([each for each, _ in heard]))
     assert {top_k for _, top_k in (*heard, *noise)} == {30}
 
@@ -69,7 +69,7 @@ def test_a_frame_depends_on_the_frames_before_it_alone(engine: Engine) -> None:
     changed = codes.copy()
     changed[6] = random_codes(1, 99)
     first, second = (
-        coupled_codes(engine, Replay(engine).run(utterance.blocks, c), utterance) for c in (codes, changed)
+        one_step_codes(engine, Replay(engine).run(utterance.blocks, c), utterance) for c in (codes, changed)
     )
     np.testing.assert_array_equal(first[:7], second[:7])
     assert (first[7] != second[7]).any()
@@ -80,8 +80,8 @@ def test_a_level_flips_some_codes(engine: Engine, coarse: Engine) -> None:
     """One codebook after another, as the chain within a frame parts; against itself, none."""
     utterance = asked(engine)
     (spoken,) = say(engine, utterance)
-    base, level = (coupled_codes(e, Replay(e).run(utterance.blocks, spoken), utterance) for e in (engine, coarse))
-    again = coupled_codes(coarse, Replay(coarse).run(utterance.blocks, spoken), utterance)
+    base, level = (one_step_codes(e, Replay(e).run(utterance.blocks, spoken), utterance) for e in (engine, coarse))
+    again = one_step_codes(coarse, Replay(coarse).run(utterance.blocks, spoken), utterance)
     np.testing.assert_array_equal(level, again)
     flips = (base != level).mean(axis=0)
     assert 0 < flips.mean() < 0.9
@@ -91,9 +91,9 @@ def test_a_level_flips_some_codes(engine: Engine, coarse: Engine) -> None:
 def test_no_frames(engine: Engine) -> None:
     utterance = asked(engine)
     replayed = Replay(engine).run(utterance.blocks, random_codes(0))
-    assert coupled_codes(engine, replayed, utterance).shape == (0, 8)
+    assert one_step_codes(engine, replayed, utterance).shape == (0, 8)
     with pytest.raises(ValueError, match="at_once must be at least 1, not 0"):
-        coupled_codes(engine, replayed, utterance, at_once=0)
+        one_step_codes(engine, replayed, utterance, at_once=0)
 
 
 def test_no_sequence_is_needed(engine: Engine) -> None:
@@ -101,4 +101,4 @@ def test_no_sequence_is_needed(engine: Engine) -> None:
     utterance = asked(engine, max_frames=2)
     replayed = Replay(engine).run(utterance.blocks, random_codes(2))
     with FrameLoop(engine, [utterance]):
-        assert coupled_codes(engine, replayed, utterance).shape == (2, 8)
+        assert one_step_codes(engine, replayed, utterance).shape == (2, 8)
