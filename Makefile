@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo demo-oldest test test-long test-slow check format bench train-tiny regression accept-regression clean
+.PHONY: demo demo-oldest test test-long test-slow check docs format bench train-tiny regression accept-regression clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
 	rm -rf demo
@@ -34,13 +34,17 @@ test-long: $(STAMPS)/dev  ## soaks, browser, installations; and every property t
 test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMPS)/dev  ## ruff and mypy --strict
+check: $(STAMPS)/dev  ## ruff, mypy --strict, and whether the tables of files are what the docstrings say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy __init__.py console.py convert core hub models native quant_eval runtime
 	@# The root is the package: tests and benchmarks see it under its name through a link.
 	mkdir -p $(MYPY_PATH) && ln -sfn ../.. $(MYPY_PATH)/miso_gguf
-	MYPYPATH=$(MYPY_PATH):tests:benchmarks:benchmarks/gpu $(BIN)/mypy --explicit-package-bases tests benchmarks
+	MYPYPATH=$(MYPY_PATH):docs:tests:benchmarks:benchmarks/gpu $(BIN)/mypy --explicit-package-bases docs tests benchmarks
+	$(BIN)/python docs/file_tables.py --check
+
+docs: $(STAMPS)/dev  ## write the tables of files in README and docs
+	$(BIN)/python docs/file_tables.py
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .

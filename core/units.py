@@ -1,4 +1,4 @@
-"""How sizes are worded, everywhere."""
+"""How sizes in bytes are worded, everywhere."""
 
 
 def size_text(size_bytes: int) -> str:

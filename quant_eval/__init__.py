@@ -1,1 +1,1 @@
-"""What quantisation costs, in memory and in prosody: measured, judged, reported."""
+"""What quantisation costs, in memory and in prosody: measured, judged, reported; the command `miso-eval`."""

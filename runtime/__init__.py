@@ -1,1 +1,1 @@
-"""Bundle to speech."""
+"""From a bundle to speech: what users import, and the command `miso-speak`."""

@@ -1,5 +1,6 @@
-"""The history gate: is a level worse than in the last accepted evaluation? It knows no margins other than that
-one's own intervals.
+"""The history gate: is a level worse than in the last accepted evaluation?
+
+It knows no margins other than that one's own intervals.
 
 Worse than the accepted evaluation beyond its interval is a regression, even inside the absolute gates. The test
 is of the *change* since then, over the clips (prompt and seed) that both have: most of what differs between prompts

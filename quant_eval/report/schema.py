@@ -1,4 +1,6 @@
-"""The published JSON Schema of the results. `docs/results.schema.json` is made with
+"""The published JSON Schema of the results, `docs/results.schema.json`.
+
+It is made with
 
 python -m miso_gguf.quant_eval.report.schema > docs/results.schema.json
 """

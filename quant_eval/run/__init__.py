@@ -1,1 +1,1 @@
-"""Running an evaluation: plan, stages, records."""
+"""Running an evaluation: the plan, the stages of measurement, a record of every clip."""

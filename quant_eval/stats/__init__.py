@@ -1,1 +1,1 @@
-"""Estimates with their uncertainty."""
+"""Statistics: from a value a clip to an estimate with its interval."""

@@ -1,1 +1,1 @@
-"""From a text to its speech: sentences, takes, when to stop."""
+"""From a text to its speech: its sentences, a try (take) at each, and when to stop one."""

@@ -206,7 +206,8 @@ _VALID = safetensors.numpy.save({"codes": CODES.astype(np.int16)}, METADATA)
         (_VALID + b"x", "not a voice file, or a damaged one"),
         (_VALID[:40], "not a voice file, or a damaged one"),
         (bytes((1 << 20) + 1), "1048577 bytes, a voice file has at most 1048576; an audio file must be made"),
-    ],    ids=["empty", "another kind", "cut", "longer", "a beginning", "too large"],
+    ],
+    ids=["empty", "another kind", "cut", "longer", "a beginning", "too large"],
 )
 def test_files_that_are_no_voice(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "v"
