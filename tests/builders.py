@@ -66,7 +66,7 @@ def make_tiny_bundle(out: Path, levels: Sequence[str]) -> Manifest:
     """The model in the repository that speaks."""
     with resolve("tiny") as sources, open_checkpoint(sources.checkpoint) as checkpoint:
         assert sources.mimi is not None
-        wanted = Request([parse_level(level) for level in levels])
+        wanted = Request([parse_level(level) for level in levels], threads=1)
         return convert(plan_conversion(out, checkpoint, sources.mimi, sources.tokenizer, wanted))
 
 
@@ -109,7 +109,7 @@ def llama_quantize(
     """`llama_model_quantize` of a GGUF: the oracle. The decoder's `token_embd` is Q8_0, as our layout says."""
     lib = load_library()
     params = lib.llama_model_quantize_default_params()
-    params.nthread, params.ftype = 2, level.ftype
+    params.nthread, params.ftype = 1, level.ftype
     if "-decoder-" in source.name and level.ftype > 1:
         params.token_embedding_type = int(GGMLQuantizationType.Q8_0)
     if imatrix is not None:

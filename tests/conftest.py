@@ -18,7 +18,7 @@ from miso_gguf.models.reference import Reference
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.tts import MisoTTS
 
-# `make test` runs in two processes.
+# `make test` runs in two processes; and such small matrices lose where a second thread has to wait for a core.
 torch.set_num_threads(1)
 
 # Of property tests that name no number. How long one takes depends on what else the machine does.

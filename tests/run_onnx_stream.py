@@ -13,7 +13,9 @@ import numpy as np  # noqa: E402
 import onnxruntime  # noqa: E402
 
 print(onnxruntime.__version__)
-session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 given = np.load(inputs)
 entries = json.loads(session.get_modelmeta().custom_metadata_map["miso.state"])
 state = {e["input"]: np.zeros([1 if dim == "batch" else dim for dim in e["shape"]], e["dtype"]) for e in entries}

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -32,15 +32,6 @@ def _weights(spec: ModelSpec = SPEC, seed: int = 0) -> dict[str, torch.Tensor]:
         + (1.0 if name.endswith("scale") else 0.0)
         for name, shape in checkpoint_shapes(spec).items()
     }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Such small matrices gain nothing from a second thread, and lose much where it has to wait for a core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,6 @@ class Saved:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """A random model as transformers saves it, and its tensors read through the table under test."""
-    torch.set_num_threads(2)
     model = random_csm()
     directory = tmp_path_factory.mktemp("csm")
     model.save_pretrained(directory)
@@ -107,7 +106,7 @@ def test_saved_directory_converts_and_llama_cpp_agrees(saved: Saved, tmp_path: P
     codes = torch.randint(0, AUDIO_VOCAB, (20, CODEBOOKS), generator=generator)
     embedded = torch.cat([saved.model.embed_text_tokens(ids), saved.model.backbone_model.embed_tokens(codes[None])[0]])
     expected_hidden, expected_logits = _forward(saved, ids, codes)
-    with LlamaModel(out / manifest.levels["f32"].backbone, LlamaOptions(threads=2, exact=True), context=32) as model:
+    with LlamaModel(out / manifest.levels["f32"].backbone, LlamaOptions(threads=1, exact=True), context=32) as model:
         hidden, logits = model.forward(embedded.numpy())
     np.testing.assert_allclose(hidden, expected_hidden.numpy(), atol=1e-4, rtol=0)
     np.testing.assert_allclose(logits, expected_logits.numpy(), atol=1e-4, rtol=0)

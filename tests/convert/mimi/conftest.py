@@ -16,15 +16,13 @@ from miso_gguf.models.mimi import MimiSpec
 
 Array = NDArray[Any]
 
-torch.set_num_threads(2)
-
 
 class Streams:
     """A batch of streams through one exported model."""
 
     def __init__(self, model: bytes, batch: int = 1) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 2
+        options.intra_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
