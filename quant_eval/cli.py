@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
 from ..version import __version__
-from .evaluation import Finished, Wanted, evaluate_plan
+from .evaluation import Wanted, evaluate_plan
 from .gates.history import OBSERVATIONS_NAME, accept, gate_against
 from .gates.judge import number
 from .metric import LOGITS, ONE_STEP, STAGES
@@ -22,7 +23,7 @@ from .prosody.pair import pair_report
 from .report.plots import check_installed
 from .report.words import headline
 from .report.write import JSON_NAME, write_reports
-from .results import GateResult, parsed_results
+from .results import GateResult, Results, parsed_results
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
 
 _PATH = click.Path(path_type=Path)
@@ -156,13 +157,13 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
             bar(done - seen[0])
             seen[0] = done
 
-        finished = evaluate_plan(plan, wanted, tell)
-    write_reports(finished.results, plan.audio, asked.out, strict=options["strict"])
+        results = evaluate_plan(plan, wanted, tell)
+    write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
-        stdout.print_json(finished.results.model_dump_json())
+        stdout.print_json(results.model_dump_json())
     else:
-        _show(finished, asked.out, time.monotonic() - begin)
-    return _exit_code(finished.results.verdict, strict=options["strict"])
+        _show(results, asked.out, time.monotonic() - begin)
+    return _exit_code(results.verdict, _not_judged(results), strict=options["strict"])
 
 
 def _duration(seconds: float) -> str:
@@ -171,16 +172,22 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _exit_code(verdict: str | None, *, strict: bool) -> int:
+def _exit_code(verdict: str | None, not_judged: Sequence[str], *, strict: bool) -> int:
     if verdict is None:
-        stderr.print("miso-eval: nothing was judged: no gate is of a metric that was measured", style="red")
+        why = "; ".join(not_judged) or "no gate is of a metric that was measured"
+        stderr.print(f"miso-eval: nothing was judged: {why}", style="red", highlight=False)
         return FAILED
     return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
 
 
-def _show(finished: Finished, out: Path, wall_s: float) -> None:
-    results = finished.results
+def _not_judged(results: Results) -> list[str]:
+    return [level.why_not_judged for level in results.levels if level.why_not_judged is not None]
+
+
+def _show(results: Results, out: Path, wall_s: float) -> None:
     _show_gates(results.gates)
+    for why in _not_judged(results):
+        stdout.print(why, highlight=False)
     for control in results.controls:
         style = None if control.behaved else "red"
         stdout.print(f"control {control.name}: {control.found} (expected: {control.expected})", style=style)
@@ -273,9 +280,11 @@ def gate(
     file = _renamed("--baseline", "--accepted", old_accepted) or accepted
     if file is None:
         raise click.UsageError("Missing option '--accepted'.")
-    results, verdict = gate_against(report, file, gates)
+    results, verdict, not_judged = gate_against(report, file, gates)
     _show_gates(results)
-    return _exit_code(verdict, strict=strict)
+    for why in not_judged:
+        stdout.print(why, highlight=False)
+    return _exit_code(verdict, not_judged, strict=strict)
 
 
 @cli.command("report")

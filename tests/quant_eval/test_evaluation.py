@@ -170,7 +170,7 @@ def test_two_bundles_of_one_recipe_do_not_differ(bundle: Path, tmp_path: Path) -
     plan = plan_compare(
         bundle, bundle, "q4_0", asked(tmp_path, prompts=2, controls=False, stages=("logits", "one-step"))
     )
-    found = evaluate_plan(plan, Wanted("compare", vram=False)).results
+    found = evaluate_plan(plan, Wanted("compare", vram=False))
     assert {m.estimate.value for m in found.metrics if m.level == "B" and m.metric.startswith("kld")} == {0.0}
 
 
@@ -181,7 +181,7 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
     plan = plan_run(
         bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path / "out", corpus=str(corpus), controls=False, seeds=1)
     )
-    found = evaluate_plan(plan, Wanted(vram=False)).results
+    found = evaluate_plan(plan, Wanted(vram=False))
     assert mean(found, "q4_0", "kld_cb0") > 0
     assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
     assert not [m for m in found.metrics if m.metric == "dur_ratio"], "a level is not compared with a person"
@@ -278,9 +278,9 @@ def test_prosody_of_two_files(report: Path, capfd: pytest.CaptureFixture[str]) -
 def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None:
     """Records are of the files that were there: another recipe under the same name is another candidate."""
     quick = asked(tmp_path / "out", prompts=2, seeds=1, controls=False, stages=("logits",))
-    same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False)).results
+    same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False))
     damaged(bundle, "q4_0", tmp_path / "new")
-    other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False)).results
+    other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False))
     assert mean(same, "B", "kld_cb0") == 0 < mean(other, "B", "kld_cb0")
     assert any("B: level q4_0 of new" in note for note in other.notes)
 
@@ -289,7 +289,7 @@ def test_layers_that_were_not_asked_for_are_left_out(bundle: Path, tmp_path: Pat
     both = asked(tmp_path, prompts=2, seeds=1, controls=False, stages=("logits", "one-step"))
     evaluate(plan_run(bundle, ["fp16", "q4_0"], "fp16", both))
     plan = plan_run(bundle, ["fp16", "q4_0"], "fp16", replace(both, stages=("logits",)))
-    found = evaluate_plan(plan, Wanted(vram=False)).results
+    found = evaluate_plan(plan, Wanted(vram=False))
     assert {METRICS[m.metric].stage for m in found.metrics} == {"logits"}
 
 
@@ -306,7 +306,7 @@ def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp
     document["subject"]["model"] = "Another"
     other.write_text(json.dumps(document))
     gates = tmp_path / "gates.toml"
-    gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { fp16 = 0.1 }\n')
+    gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_least"\nmargins = { fp16 = 0.1 }\n')
     for bad in (("--history", other), ("--gates", gates), ("--extra", "weer")):
         assert miso_eval("run", bundle, "--no-controls", "--out", tmp_path / "out", *bad) == 2
         assert not list((tmp_path / "out").glob("records/*")), bad
@@ -321,7 +321,7 @@ def test_the_history_is_in_the_level_s_verdict(report: Path, bundle: Path, tmp_p
     accepted = tmp_path / "accepted.json"
     accepted.write_text(json.dumps(document))
     plan = plan_run(bundle, [], "fp16", asked(report))
-    found = evaluate_plan(plan, Wanted(vram=False, history=accepted)).results
+    found = evaluate_plan(plan, Wanted(vram=False, history=accepted))
     assert {level.level: level.verdict for level in found.levels}["q4_0"] == "FAIL"
     assert found.verdict == "FAIL"
 
