@@ -36,9 +36,9 @@ from miso_gguf.convert.sink import Sink
 from miso_gguf.core.files import file_sha256
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, Q8_0, Level
-from miso_gguf.models.mimi import TINY_MIMI
+from miso_gguf.models.mimi import MIMI_NAME, TINY_MIMI
 from miso_gguf.models.spec import ModelSpec
-from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from miso_gguf.models.synthetic import TOKENIZER_NAME, write_synthetic
 from miso_gguf.models.tensors import Projected, gguf_tensors
 from miso_gguf.native.ggml import quantize
 from miso_gguf.native.llama import load_library

@@ -30,7 +30,7 @@ from miso_gguf.native.device import Backends
 from miso_gguf.native.ggml import dequantize
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.native.graph import F32, Graph
-from miso_gguf.native.llama import LlamaModel
+from miso_gguf.native.llama import LlamaModel, LlamaOptions
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.native.threads import default_threads
 from miso_gguf.runtime.bundle import OpenLevel, open_level
@@ -82,7 +82,8 @@ def ours(tts: MisoTTS) -> dict[str, Call]:
 
 def plain_llama(level: OpenLevel, spec: ModelSpec, threads: int) -> tuple[LlamaModel, Call]:
     """The depth decoder as a stock llama.cpp model: a call for each codebook, sampling on the host."""
-    model = LlamaModel(level.decoder, context=spec.codebooks, threads=threads, repack=is_interleaving_safe())
+    options = LlamaOptions(threads=threads, repack=is_interleaving_safe())
+    model = LlamaModel(level.decoder, options, context=spec.codebooks)
     with GgufFile(level.decoder) as file:
         table = file.tensor("token_embd.weight", spec.flat_audio_vocab, spec.decoder.embed_dim)
     noise = np.random.default_rng(0).gumbel(size=(spec.codebooks, spec.audio_vocab)).astype(np.float32)

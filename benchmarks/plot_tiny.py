@@ -12,9 +12,9 @@ from hearing import f0_contour
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from miso_gguf.models.mimi import SAMPLE_RATE_HZ
+from miso_gguf.models.mimi import MIMI_NAME, SAMPLE_RATE_HZ
 from miso_gguf.models.tiny import DIRECTORY
-from miso_gguf.models.tiny.make.codec import MIMI_NAME, read_codec
+from miso_gguf.models.tiny.make.codec import read_codec
 from miso_gguf.models.tiny.make.conversations import is_held_out
 from miso_gguf.models.tiny.make.corpus import Corpus
 from miso_gguf.models.tiny.make.figures import STEP_S

@@ -24,7 +24,8 @@ from rich.table import Table
 from miso_gguf.core.arrays import I64Array
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
-from miso_gguf.models.tiny.make.codec import MIMI_NAME, read_codec
+from miso_gguf.models.mimi import MIMI_NAME
+from miso_gguf.models.tiny.make.codec import read_codec
 from miso_gguf.models.tiny.make.conversations import is_held_out
 from miso_gguf.models.tiny.make.corpus import Corpus
 from miso_gguf.models.tiny.make.figures import compare

@@ -11,18 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 from filelock import FileLock, Timeout
 
 from ..core.errors import BundleError
+from ..core.files import sync_directory, write_whole
 from ..core.units import size_text
-from ..models.manifest import MANIFEST_NAME, BundleFile, CodecFiles, Manifest, SourceFile, sealed
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, CodecFiles, Manifest, Role, SourceFile
 from .checkpoint.source_hash import SourceHasher
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion
 from .plan import GgufPlan
 from .quantize import Progress, run_pass
-from .sink import Sink, remove_partials, sync_directory, write_whole
+from .sink import Sink, remove_partials
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,13 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
             for name in remove_partials(directory):
                 log.warning("discarded %s, left by an interrupted run", name)
             _check_space(conversion)
+            if conversion.existing and conversion.existing.newer_levels:
+                names = ", ".join(conversion.existing.newer_levels)
+                log.warning("%s: %s, %s, stays as it is", directory, names, BY_NEWER)
             manifest = _write(conversion, progress)
             if manifest != conversion.existing:
-                write_whole(directory, MANIFEST_NAME, manifest.to_json().encode())
+                write_whole(directory / MANIFEST_NAME, manifest.to_json().encode())
+                sync_directory(directory)
             return manifest
     except OSError as error:
         if error.errno in _DISK_FULL:
@@ -159,16 +165,34 @@ def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: 
 
 
 def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], records: dict[str, BundleFile]) -> Manifest:
-    existing = conversion.existing
-    levels = {**(existing.levels if existing else {}), **conversion.levels}
-    files = {**(existing.files if existing else {}), **records}
-    return sealed(
+    manifest = Manifest(
         converter=f"miso-gguf {version('miso-gguf')}",
         llama_cpp=version("llama-cpp-python"),
         fingerprint=conversion.fingerprint,
         sources=[*checkpoint_sources, *conversion.small_sources],
         spec=conversion.checkpoint.spec.to_dict(),
         codec=CodecFiles(decoder=DECODER_NAME, encoder=ENCODER_NAME),
-        levels=dict(sorted(levels.items())),
-        files=dict(sorted(files.items())),
+        levels=dict(sorted(conversion.levels.items())),
+        files=dict(sorted(records.items())),
+    )
+    return _extended(conversion.existing, manifest) if conversion.existing else manifest
+
+
+def _extended(existing: Manifest, new: Manifest) -> Manifest:
+    """The manifest that is there with `new` added, and with all that this version does not know of it."""
+    levels = {key: existing.levels[key].updated(new.levels[key]) for key in existing.levels.keys() & new.levels.keys()}
+    # What else is said of a file is of its bytes.
+    same = {name: file for name, file in existing.files.items() if file.sha256 == new.files.get(name, file).sha256}
+    earlier = {(source.role, source.sha256): source for source in existing.sources}
+    sources = [earlier.pop((source.role, source.sha256), source).updated(source) for source in new.sources]
+    return existing.updated(
+        new.model_copy(
+            update={
+                "sources": [*sources, *(source for source in earlier.values() if source.role not in get_args(Role))],
+                "spec": existing.spec,  # the same, as far as this version can tell
+                "codec": existing.codec.updated(new.codec),
+                "levels": dict(sorted({**existing.levels, **new.levels, **levels}.items())),
+                "files": dict(sorted({**existing.files, **new.files, **same}.items())),
+            }
+        )
     )

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
-from ..core.errors import BundleError
+from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
-from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from ..version import __version__
 from .bundle import convert as run_conversion
@@ -138,6 +138,8 @@ def convert(
 def inspect(directory: Path, as_json: bool, debug: bool) -> int:
     """Show what a bundle holds: levels, parts, bits per weight, sizes, and the VRAM each level needs."""
     manifest = read_manifest(directory)
+    if manifest.newer_levels:
+        stderr.print(f"{directory}: {', '.join(manifest.newer_levels)}: {BY_NEWER}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE
@@ -168,6 +170,8 @@ def verify(
     """
     try:
         manifest = read_manifest(directory)
+    except NewerBundleError:
+        raise
     except BundleError as error:
         if not (directory / MANIFEST_NAME).exists():
             raise

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic_core import to_json
+
 from ..core.errors import BundleError
 from ..core.files import file_sha256
 from ..hub.path import HubPath
 from ..models.levels import Level
-from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, Role, SourceFile, read_manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, Role, SourceFile, read_manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
 from .checkpoint.open import Checkpoint
 from .checkpoint.source_path import SourcePath
@@ -214,6 +216,11 @@ def _whole_files(directory: Path, manifest: Manifest) -> set[str]:
 
 def _check_imatrices(directory: Path, existing: Manifest, wanted: dict[str, LevelFiles], whole: set[str]) -> None:
     """No level of the manifest may change under its name: neither those that stay, nor files that are kept."""
+    known = {name for files in existing.levels.values() for name in (files.backbone, files.decoder)}
+    newer = {key: to_json(entry).decode() for key, entry in existing.newer_levels.items()}
+    for name in sorted({name for files in wanted.values() for name in (files.backbone, files.decoder)} - known):
+        if key := next((key for key, entry in newer.items() if f'"{name}"' in entry), None):
+            raise BundleError(f"{directory}: {name} belongs to {key}, {BY_NEWER}. {UPGRADE}, or choose another --out.")
     for part in ("backbone", "decoder"):
         imatrices = {getattr(files, part): getattr(files, f"imatrix_{part}") for files in wanted.values()}
         for key, files in existing.levels.items():

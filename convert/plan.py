@@ -72,7 +72,7 @@ def plan_file(
         infos=tuple(TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors),
         keys=(
             *_general_keys(spec, part, level),
-            *_part_keys(spec, part, tokenizer),
+            *part_keys(spec, part, tokenizer),
             *_imatrix_keys(imatrix),
             *miso_keys(spec, part, FORMAT_VERSION, fingerprint),
         ),
@@ -90,7 +90,8 @@ def _general_keys(spec: ModelSpec, part: Part, level: Level) -> list[Key]:
     ]
 
 
-def _part_keys(spec: ModelSpec, part: Part, tokenizer: Sequence[Key]) -> Sequence[Key]:
+def part_keys(spec: ModelSpec, part: Part, tokenizer: Sequence[Key]) -> Sequence[Key]:
+    """What llama.cpp wants to know of a part."""
     if part == "backbone":
         return llama_keys(spec, spec.backbone, spec.audio_vocab)
     if part == "decoder":

@@ -4,7 +4,6 @@ Written bytes are sent to the disk in the background as they come. Left to the k
 final sync of a 14 GB file would begin when the work is done.
 """
 
-import errno
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,34 +70,6 @@ class Sink:
             self._flush.exception()  # waits: the thread must not sync a descriptor that is somebody else's by then
         self._file.close()
         self._partial.unlink(missing_ok=True)
-
-
-def write_whole(directory: Path, name: str, data: bytes) -> BundleFile:
-    """Write one small file the same way, at once."""
-    sink = Sink(directory, name)
-    try:
-        sink.write(data)
-        record = sink.finish()
-        sink.commit()
-    except BaseException:
-        sink.discard()
-        raise
-    sync_directory(directory)
-    return record
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames durable. Windows has no such call and needs none."""
-    if os.name == "posix":
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            # Some network and FUSE file systems cannot sync a directory: no reason to lose finished work.
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-                raise
-        finally:
-            os.close(handle)
 
 
 def remove_partials(directory: Path) -> list[str]:

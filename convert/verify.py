@@ -16,12 +16,15 @@ from gguf import GGMLQuantizationType
 
 from ..core.arrays import F32Array
 from ..core.files import file_sha256
-from ..models.manifest import MANIFEST_NAME, Manifest
+from ..models.levels import Level, halves
+from ..models.manifest import BY_NEWER, FORMAT_VERSION, MANIFEST_NAME, Manifest
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
+from .gguf_header import miso_keys, uint32
+from .plan import part_keys
 from .rows import RowReader
 from .verify_logits import Prompt
 
@@ -61,8 +64,10 @@ def verify_bundle(
 
     Raises `BundleError` or `OSError` only where checking itself is impossible.
     """
-    findings = [_check_manifest(directory, manifest), *_check_hashes(directory, manifest, progress)]
-    if checkpoint is None or not all(finding.ok for finding in findings):
+    findings = [*_check_manifest(directory, manifest), *_check_hashes(directory, manifest, progress)]
+    if all(finding.ok for finding in findings):
+        findings += _check_headers(directory, manifest)
+    if checkpoint is None or not all(finding.ok or finding.check == "origin" for finding in findings):
         return findings
     if checkpoint.spec != manifest.model_spec or checkpoint.fingerprint() != manifest.fingerprint:
         return [
@@ -86,12 +91,37 @@ def verify_bundle(
     return findings
 
 
-def _check_manifest(directory: Path, manifest: Manifest) -> Finding:
-    """The manifest against its own digest, and its text against what that manifest is written as."""
-    ok = manifest.digest == manifest.computed_digest
-    ok = ok and (directory / MANIFEST_NAME).read_bytes() == manifest.to_json().encode()
-    measured = manifest.digest[:16] if ok else "edited: its digest is not its own"
-    return Finding("manifest", MANIFEST_NAME, measured, ok)
+def _check_manifest(directory: Path, manifest: Manifest) -> list[Finding]:
+    """That it can be read was seen before; here it is named, with what of it cannot be checked."""
+    read = Finding("manifest", MANIFEST_NAME, file_sha256(directory / MANIFEST_NAME)[:16], ok=True)
+    unchecked = f"{BY_NEWER}: of its files only the hashes are checked"
+    return [read, *(Finding("level", key, unchecked, ok=True) for key in manifest.newer_levels)]
+
+
+def _check_headers(directory: Path, manifest: Manifest) -> list[Finding]:
+    """What each file says of model, checkpoint and level, against the manifest: that may have been edited."""
+    spec, wanted = manifest.model_spec, dict[tuple[str, Part, Level | None], None]()
+    for key, files in manifest.levels.items():
+        levels = halves(key)
+        wanted[files.backbone, "backbone", levels[0]] = None
+        wanted[files.decoder, "decoder", levels[-1]] = None
+        wanted[files.embeddings, "embeddings", None] = None
+    findings = []
+    for name, part, level in wanted:
+        expected = [uint32("general.file_type", level.ftype)] if level else []
+        expected += [*part_keys(spec, part, []), *miso_keys(spec, part, FORMAT_VERSION, manifest.fingerprint)]
+        with GgufFile(directory / name) as file:
+            found = {key.name: file.value(key.name) for key in expected}
+        faults = {
+            key.name: f"{key.name} is {found[key.name]}, the manifest says {key.value}"
+            for key in expected
+            if found[key.name] != (np.float32(key.value) if isinstance(key.value, float) else key.value)
+        }
+        # One that is of another checkpoint, and else as it should be, can be compared with this one's.
+        check = "origin" if faults.keys() == {"miso.source.fingerprint"} else "header"
+        measured = next(iter(faults.values()), f"{level.label} {part}" if level else part)
+        findings.append(Finding(check, name, measured, not faults))
+    return findings
 
 
 def _check_hashes(directory: Path, manifest: Manifest, progress: ProgressBar) -> list[Finding]:

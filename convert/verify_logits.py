@@ -15,7 +15,7 @@ from ..models.levels import halves
 from ..models.manifest import LevelFiles
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile
-from ..native.llama import LlamaModel
+from ..native.llama import LlamaModel, LlamaOptions
 from .checkpoint.open import Checkpoint
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ class Prompt:
         rows = [tables.rows("text_embd.weight", self.text)]
         rows += [tables.rows("audio_embd.weight", frame + self.offsets).sum(0, keepdims=True) for frame in self.codes]
         prompt = np.concatenate(rows)
-        with LlamaModel(directory / files.backbone, context=len(prompt), threads=threads, exact=True) as backbone:
+        options = LlamaOptions(threads=threads, exact=True)
+        with LlamaModel(directory / files.backbone, options, context=len(prompt)) as backbone:
             logits = backbone.forward(prompt)[1]
-        with LlamaModel(directory / files.decoder, context=self.spec.codebooks, threads=threads, exact=True) as decoder:
+        with LlamaModel(directory / files.decoder, options, context=self.spec.codebooks) as decoder:
             start = self.hidden[-1:] @ tables.whole("projection.weight").T
             ids = (self.codes[-1] + self.offsets)[:-1]
             given = _Tables(directory / files.decoder).rows("token_embd.weight", ids)

@@ -14,3 +14,7 @@ class CheckpointError(MisoError):
 
 class BundleError(MisoError):
     """A bundle cannot be read or written: missing parts, wrong hashes, or files of another model."""
+
+
+class NewerBundleError(BundleError):
+    """A bundle that nothing is wrong with, and that only a newer version of this program can read."""

@@ -1,5 +1,6 @@
 """What all who read and write files share: a file's sha256, and how one appears whole or not at all."""
 
+import errno
 import hashlib
 import os
 import uuid
@@ -34,3 +35,17 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make new names and renames durable. Windows has no such call and needs none. Raises `OSError`."""
+    if os.name == "posix":
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            # Some network and FUSE file systems cannot sync a directory: no reason to lose finished work.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
+        finally:
+            os.close(handle)

@@ -1,23 +1,29 @@
 """`miso.json`, the manifest of a bundle: what was converted from what, and which files make up which level.
 
-`convert` writes it, `runtime` and `quant_eval` read it. A file that it does not name is not part of the bundle.
+`convert` writes it, `runtime` and `quant_eval` read it. A file that it does not name is not part of the bundle. Within
+a `schema_version` manifests only ever grow: what this version does not know, it passes over and carries along.
 """
 
-import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import from_json, to_json
 
-from ..core.errors import BundleError
+from ..core.errors import BundleError, NewerBundleError
+from ..version import __version__
 from .levels import LEVELS
 from .spec import ModelSpec
 
 MANIFEST_NAME = "miso.json"
 SCHEMA_VERSION: Literal[1] = 1
+"""Of the manifest. It rises when earlier versions must not read what is written; all else is added as keys."""
 FORMAT_VERSION: Literal[1] = 1
 """Version of our GGUF layout (`miso.format_version`)."""
+BY_NEWER = f"made by a newer version of miso-gguf than this one ({__version__})"
+UPGRADE = "Upgrade with pip install --upgrade miso-gguf"
 
 
 def _plain_name(name: str) -> str:
@@ -29,31 +35,37 @@ def _plain_name(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_plain_name)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 Role = Literal["checkpoint", "mimi", "tokenizer"]
+_Entry = TypeVar("_Entry", bound="Entry")
 
 
-class BundleFile(_Strict):
+class Entry(BaseModel):
+    """A part of the manifest, with whatever else a newer version wrote into it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def updated(self: _Entry, new: _Entry) -> _Entry:
+        """`new`, with what this one has and this version does not know."""
+        return self.model_copy(update=dict(new))
+
+
+class BundleFile(Entry):
     """One file of the bundle."""
 
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, strict=True)
     sha256: Sha256
 
 
-class SourceFile(_Strict):
+class SourceFile(Entry):
     """One file that the bundle was made from."""
 
-    role: Role
+    role: str
+    """One of `Role`, or what a newer version has beside them."""
     name: str
     sha256: Sha256
 
 
-class LevelFiles(_Strict):
+class LevelFiles(Entry):
     """The files of one level, and the importance matrices that it was quantised with (sha256)."""
 
     backbone: FileName
@@ -63,14 +75,14 @@ class LevelFiles(_Strict):
     imatrix_decoder: Sha256 | None = None
 
 
-class CodecFiles(_Strict):
+class CodecFiles(Entry):
     """The Mimi graphs. Their state and dimensions stand in the ONNX metadata."""
 
     decoder: FileName
     encoder: FileName
 
 
-class Manifest(_Strict):
+class Manifest(Entry):
     """The whole of `miso.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -85,27 +97,34 @@ class Manifest(_Strict):
     spec: dict[str, Any]
     codec: CodecFiles
     levels: dict[str, LevelFiles]
+    """Those that this version knows."""
     files: dict[FileName, BundleFile]
-    digest: str = ""
-    """sha256 of this manifest with an empty digest: a manifest that was edited does not verify."""
+    _newer_levels: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    @field_validator("levels")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known_levels(cls, levels: dict[str, LevelFiles]) -> dict[str, LevelFiles]:
-        for key in levels:
-            if not set(key.split("+")) <= LEVELS.keys():
-                raise ValueError(f"unknown level {key!r}")
-        return levels
+    def _set_apart(cls, data: Any, validated: Callable[[Any], "Manifest"]) -> "Manifest":
+        if not isinstance(data, dict):
+            return validated(data)
+        # Manifests once had a digest of themselves, which says nothing once a level is added.
+        data = {key: value for key, value in data.items() if key != "digest"}
+        newer: dict[str, Any] = {}
+        if isinstance(levels := data.get("levels"), dict):
+            newer = {key: entry for key, entry in levels.items() if not _is_known(key)}
+            data["levels"] = {key: entry for key, entry in levels.items() if key not in newer}
+        manifest = validated(data)
+        manifest._newer_levels = newer
+        return manifest
 
     @property
-    def computed_digest(self) -> str:
-        """What `digest` should be."""
-        return hashlib.sha256(self.model_copy(update={"digest": ""}).to_json().encode()).hexdigest()
+    def newer_levels(self) -> dict[str, Any]:
+        """Levels that this version does not know, and their entries, of which it knows nothing either."""
+        return self._newer_levels
 
     @property
     def model_spec(self) -> ModelSpec:
         """The model's dimensions."""
-        return ModelSpec.from_dict(self.spec)
+        return ModelSpec.from_dict(self.spec, ignore_unknown=True)
 
     def sources_of(self, role: Role) -> list[SourceFile]:
         """The source files of one role."""
@@ -120,31 +139,52 @@ class Manifest(_Strict):
 
     def to_json(self) -> str:
         """The file's text: stable key order, so that equal bundles have equal bytes."""
-        return self.model_dump_json(indent=2) + "\n"
+        entries = self.model_dump()
+        entries["levels"] = dict(sorted({**entries["levels"], **self._newer_levels}.items()))
+        return to_json(entries, indent=2, inf_nan_mode="null").decode() + "\n"
 
 
-def sealed(**entries: Any) -> Manifest:
-    """A manifest with its digest."""
-    manifest = Manifest(**entries)
-    return manifest.model_copy(update={"digest": manifest.computed_digest})
+def _is_known(key: str) -> bool:
+    halves = key.split("+")
+    return len(halves) <= 2 and set(halves) <= LEVELS.keys()
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of the bundle in `directory`. Raises `BundleError` naming what is wrong and what to do."""
+    """The manifest of the bundle in `directory`. Raises `BundleError` naming what is wrong and what to do.
+
+    It is a `NewerBundleError` if the bundle is not damaged, but of a kind that only a newer version can read.
+    """
     path = directory / MANIFEST_NAME
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-        manifest.model_spec  # noqa: B018  (validates the spec)
+        data = from_json(path.read_bytes(), allow_inf_nan=False)
     except FileNotFoundError as error:
         raise BundleError(f"{directory}: not a bundle (no {MANIFEST_NAME}). Make one with miso-convert.") from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise BundleError(
+            f"{path}: not a valid manifest: JSON cut off or damaged ({error}). Fetch it or convert again."
+        ) from error
+    _check_versions(path, data)
+    try:
+        manifest = Manifest.model_validate(data)
+        manifest.model_spec  # noqa: B018  (validates the spec)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "JSON"
+        where = where if where.isprintable() else repr(where)
         raise BundleError(f"{path}: not a valid manifest: {where}: {first['msg']}. Convert again.") from error
     except ValueError as error:
         raise BundleError(f"{path}: not a valid manifest: {error}. Convert again.") from error
     if missing := manifest.missing_entries():
         raise BundleError(f"{path}: not a valid manifest: no entry for {', '.join(missing)}. Convert again.")
     return manifest
+
+
+def _check_versions(path: Path, data: Any) -> None:
+    for key, known in (("schema_version", SCHEMA_VERSION), ("format_version", FORMAT_VERSION)):
+        found = data.get(key, known) if isinstance(data, dict) else known
+        if type(found) is int and found > known:
+            raise NewerBundleError(f"{path}: {key} is {found}, known is {known}: {BY_NEWER}. {UPGRADE}.")
+        if type(found) is not int or found < known:
+            raise BundleError(f"{path}: not a valid manifest: {key} is {found!r}, expected {known}. Convert again.")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from ..core.errors import CheckpointError
 from .tensors import Shape
 
+MIMI_NAME = "mimi.safetensors"
+"""A checkpoint of the codec, where we write one or look for it."""
 SAMPLE_RATE_HZ = 24_000
 FRAME_RATE_HZ = 12.5
 FRAME_SAMPLES = 1920

@@ -103,19 +103,26 @@ class ModelSpec:
         return data
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ModelSpec":
-        """Inverse of `to_dict`. Raises `ValueError` on missing, unknown or invalid entries."""
+    def from_dict(cls, data: dict[str, Any], *, ignore_unknown: bool = False) -> "ModelSpec":
+        """Inverse of `to_dict`. Raises `ValueError` on missing, invalid or (unless ignored) unknown entries."""
+
+        def known(
+            kind: type[TransformerSpec] | type[RopeScaling] | type[ModelSpec], entries: dict[str, Any]
+        ) -> dict[str, Any]:
+            names = {f.name for f in fields(kind)}
+            return {key: value for key, value in entries.items() if key in names or not ignore_unknown}
+
         try:
             scaling = data.get("rope_scaling")
             return cls(
                 **{
-                    **data,
-                    "backbone": TransformerSpec(**data["backbone"]),
-                    "decoder": TransformerSpec(**data["decoder"]),
-                    "rope_scaling": RopeScaling(**scaling) if scaling is not None else None,
+                    **known(cls, data),
+                    "backbone": TransformerSpec(**known(TransformerSpec, data["backbone"])),
+                    "decoder": TransformerSpec(**known(TransformerSpec, data["decoder"])),
+                    "rope_scaling": RopeScaling(**known(RopeScaling, scaling)) if scaling is not None else None,
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a model spec: {error}") from error
 
 

@@ -18,14 +18,13 @@ import numpy as np
 
 from ..core.arrays import F32Array
 from .flavors import FLAVORS
-from .mimi import MIMI, TINY_MIMI, MimiSpec
+from .mimi import MIMI, MIMI_NAME, TINY_MIMI, MimiSpec
 from .spec import ModelSpec
 from .synthetic_mimi import random_mimi
 from .synthetic_tokenizer import synthetic_tokenizer
 from .tensors import Shape, checkpoint_shapes
 
 CHECKPOINT_NAME = "model.safetensors"
-MIMI_NAME = "mimi.safetensors"
 TOKENIZER_NAME = "tokenizer.json"
 
 _CHUNK_ITEMS = 4 << 20

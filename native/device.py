@@ -38,6 +38,7 @@ class Device:
 
 def devices() -> list[Device]:
     """What this build of llama-cpp-python can compute on: GPUs first, the CPU last."""
+    load_library()  # sends ggml's log to `logging`
     registry, library = ggml_registry(), ggml_base()
     found = []
     for index in range(registry.ggml_backend_dev_count()):
@@ -59,7 +60,6 @@ class Backends(Closing):
 
     def __init__(self, *, gpu: Device | None, threads: int) -> None:
         """Use `gpu`, if given, and the CPU with `threads`. Raises `MisoError` if a device does not open."""
-        load_library()  # sends ggml's log to `logging`
         cpu = devices()[-1]
         self.devices = [gpu, cpu] if gpu else [cpu]
         self.handles: list[int] = []

@@ -89,11 +89,11 @@ class TensorContext:
 
 
 class Graph(TensorContext):
-    """A compute graph of at most `nodes` operations, and the operations."""
+    """A compute graph of at most `nodes` operations and views, and the operations."""
 
-    def __init__(self, nodes: int, *, views: int = 0) -> None:
-        super().__init__(nodes + views, graph_nodes=nodes + views)
-        self.graph: int = ggml_base().ggml_new_graph_custom(self.handle, nodes + views, False)
+    def __init__(self, nodes: int) -> None:
+        super().__init__(nodes, graph_nodes=nodes)
+        self.graph: int = ggml_base().ggml_new_graph_custom(self.handle, nodes, False)
 
     @property
     def nodes(self) -> int:

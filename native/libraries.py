@@ -46,7 +46,9 @@ def library_directory() -> Path:
 def open_library(stem: str) -> ctypes.CDLL:
     """The library called `stem` ("ggml-base", "ggml"). Raises `MisoError` if it is not there."""
     directory = library_directory()
-    for name in (f"lib{stem}{_SUFFIX}", f"{stem}{_SUFFIX}"):
+    # A wheel holds copies where a build has links. The first name is the one that libllama asks for: any other file
+    # would be loaded beside it, a second ggml with a log and an abort callback of its own.
+    for name in (f"lib{stem}{_SUFFIX}.0", f"lib{stem}.0{_SUFFIX}", f"lib{stem}{_SUFFIX}", f"{stem}{_SUFFIX}"):
         if (directory / name).exists():
             return ctypes.CDLL(str(directory / name))
     raise MisoError(f"no {stem} library in {directory}: {REINSTALL}")

@@ -8,6 +8,7 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import numpy as np
 from ..core.arrays import F32Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
+from .abort import note_error, report_aborts
 from .libraries import once
 from .self_test import check_llama
 
@@ -26,10 +28,12 @@ _KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
-_LOG_LEVEL_DEBUG = 1  # Source: ggml.h.
+_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4  # Source: ggml.h.
 TRACE = 5
 """Level of `logging` for ggml's own debugging: lines about every graph. Only who asks for this level gets them."""
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
+_NO_DEVICES = (ctypes.c_void_p * 1)()
+"""llama.cpp's list of devices, which ends with NULL, without any. It must outlive every call."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ def load_library() -> Any:
     import llama_cpp.llama_cpp as library  # noqa: PLC0415  (takes a second: only those who run a model pay)
 
     library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))
+    report_aborts()
     library.llama_backend_init()
     check_llama(library)
     return library
@@ -53,6 +58,8 @@ def _forward_log(library: Any) -> Any:
     """The callback; cached, because ctypes needs it to outlive every call."""
 
     def forward(level: int, message: bytes, _data: object) -> None:
+        if level == _LOG_LEVEL_ERROR:
+            note_error(message)
         importance = TRACE if level == _LOG_LEVEL_DEBUG else logging.DEBUG
         if log.isEnabledFor(importance):
             log.log(importance, "%s", message.decode("utf-8", "replace").rstrip())
@@ -60,49 +67,53 @@ def _forward_log(library: Any) -> Any:
     return library.llama_log_callback(forward)
 
 
+@dataclass(frozen=True)
+class LlamaOptions:
+    """Where and how llama.cpp computes."""
+
+    threads: int = 1
+    """Of the CPU."""
+    gpu_layers: int | None = None
+    """Layers on the GPU, -1 for all; with 0, as with None, the GPU is not opened."""
+    main_gpu: int = 0
+    """Index of the GPU."""
+    kv_type: KvType = "f16"
+    """Type of the KV cache: "f16", or "q8_0" for half of the memory."""
+    sequences: int = 1
+    """How many are kept apart; each takes a KV cache."""
+    exact: bool = False
+    """KV cache in float32, unfused attention: for comparisons."""
+    repack: bool = False
+    """Keep the weights interleaved for the CPU's vector units, in memory of their own, instead of mapping the file."""
+
+
 class LlamaModel(Closing):
     """An open GGUF of the `llama` arch with a context. A context manager: closing frees both in order."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        context: int,
-        threads: int,
-        exact: bool = False,
-        sequences: int = 1,
-        batch: int | None = None,
-        gpu_layers: int = 0,
-        main_gpu: int = 0,
-        kv_type: KvType = "f16",
-        repack: bool = False,
-    ) -> None:
-        """Open `path` with room for `context` positions in each of `sequences`.
+    def __init__(self, path: Path, options: LlamaOptions, *, context: int, batch: int | None = None) -> None:
+        """Open `path` with room for `context` positions in each of the sequences.
 
         Args:
             path: The GGUF file.
+            options: Where and how to compute.
             context: Positions of one sequence.
-            threads: CPU threads.
-            exact: Keep the KV cache in float32 and attention unfused, for comparisons.
-            sequences: How many sequences are kept apart.
             batch: Most positions computed at once; by default `context`.
-            gpu_layers: Layers on the GPU, -1 for all.
-            main_gpu: Index of that GPU.
-            kv_type: Type of the KV cache.
-            repack: Keep the weights interleaved for the CPU's vector units, in memory of their own, instead of
-                mapping the file.
 
         Raises:
             BundleError: If llama.cpp does not accept the file.
             MemoryError: If there is not enough memory for the context.
         """
         self._lib = lib = load_library()
-        self.context, self.sequences, self.batch = context, sequences, min(batch or context, context)
+        self.context, self.sequences, self.batch = context, options.sequences, min(batch or context, context)
+        on_cpu = not options.gpu_layers
         with ExitStack() as stack:
             params = lib.llama_model_default_params()
-            params.n_gpu_layers = gpu_layers
-            params.use_extra_bufts = repack
-            params.main_gpu, params.split_mode = main_gpu, _SPLIT_NONE
+            params.n_gpu_layers = options.gpu_layers or 0
+            params.use_extra_bufts = options.repack
+            params.main_gpu, params.split_mode = options.main_gpu, _SPLIT_NONE
+            if on_cpu:
+                # No layers is not no GPU: llama.cpp would still open it, and send it products of 32 rows and more.
+                params.devices = ctypes.addressof(_NO_DEVICES)
             model = lib.llama_model_load_from_file(str(path).encode(), params)
             if not model:
                 raise BundleError(
@@ -111,20 +122,23 @@ class LlamaModel(Closing):
                 )
             stack.callback(lib.llama_model_free, model)
             context_params = lib.llama_context_default_params()
-            context_params.n_ctx = context * sequences
+            context_params.n_ctx = context * options.sequences
             context_params.n_batch = context_params.n_ubatch = self.batch
-            context_params.n_seq_max = sequences
+            context_params.n_seq_max = options.sequences
             context_params.kv_unified = False
-            context_params.n_threads = context_params.n_threads_batch = threads
+            context_params.n_threads = context_params.n_threads_batch = options.threads
             context_params.embeddings = True
             context_params.pooling_type = _POOLING_NONE
-            context_params.type_k = context_params.type_v = _KV_TYPES["f32" if exact else kv_type]
-            if exact:
+            if on_cpu:
+                context_params.op_offload = context_params.offload_kqv = False
+            context_params.type_k = context_params.type_v = _KV_TYPES["f32" if options.exact else options.kv_type]
+            if options.exact:
                 context_params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
             handle = lib.llama_init_from_model(model, context_params)
             if not handle:
                 raise MemoryError(
-                    f"{path}: no memory for a context of {sequences} x {context} positions with a KV cache in {kv_type}"
+                    f"{path}: no memory for a context of {options.sequences} x {context} positions with a KV cache in "
+                    f"{options.kv_type}"
                 )
             stack.callback(lib.llama_free, handle)
             self.embed_dim = int(lib.llama_model_n_embd(model))

@@ -10,7 +10,7 @@ from typing import Any
 from ..core.errors import BundleError, MisoError
 from ..core.files import file_sha256
 from ..models.levels import finest_first, parse_level
-from ..models.manifest import MANIFEST_NAME, LevelFiles, Manifest, read_manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile
 
 
@@ -24,13 +24,20 @@ class Bundle:
     """None for a repo: a level's files are fetched when it is opened."""
     manifest: Manifest
 
+    def key(self, level: str) -> str:
+        """`level_key`. Raises `BundleError` on a level that only a newer version knows, `ValueError` if none does."""
+        if (key := level.strip().lower()) in self.manifest.newer_levels:
+            others = f", or choose one of {', '.join(self.manifest.levels)}" if self.manifest.levels else ""
+            raise BundleError(f"{self.source}: level {key} was {BY_NEWER}. {UPGRADE}{others}.")
+        return level_key(level)
+
     def level(self, level: str, *, verify: bool = False) -> "OpenLevel":
         """One of its levels.
 
         Sizes and the conversion's fingerprint are always checked; `verify` also hashes every file of the level.
         Raises `BundleError`, and `ValueError` on a level that does not exist; both say what there is instead.
         """
-        key, manifest = level_key(level), self.manifest
+        key, manifest = self.key(level), self.manifest
         if key not in manifest.levels:
             add = "" if self.directory is None else f", or run miso-convert --quant {key} --out {self.source}"
             raise BundleError(

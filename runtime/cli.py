@@ -15,10 +15,11 @@ import click
 from ..console import DONE, NO, run, stderr, stdout, table
 from ..core.units import size_text
 from ..models.levels import DEFAULT_LEVEL, LEVELS
+from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
 from .audio.pipe import RawWriter, abandon_stdout, open_output
 from .audio.writer import AudioWriter
-from .bundle import Bundle, level_key, open_bundle
+from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
 from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
@@ -70,7 +71,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
     show_default=True,
     help=".wav, .flac, .ogg or .mp3, replaced when the new one is whole; - for raw PCM (s16le, mono) on stdout.",
 )
-@click.option("--sample-rate", type=int, metavar="HZ", default=24_000, show_default=True, help="Resamples.")
+@click.option("--sample-rate", type=int, metavar="HZ", default=SAMPLE_RATE_HZ, show_default=True, help="Resamples.")
 @click.option("--loudness", type=float, metavar="LUFS", help="Bring it to this loudness, for example -16.")
 @click.option(
     "--stream/--no-stream",
@@ -152,7 +153,8 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
         raise
     if writer is not None:
         record, name = conversation.record, "stdout" if request.to_stdout else request.out
-        facts |= {"out": request.out, "seconds": round(writer.seconds, 3), **conversation.as_dict()}
+        facts |= {"out": request.out, "seconds": round(writer.seconds, 3), "clipped_samples": writer.clipped}
+        facts |= conversation.as_dict()
         _note(request, f"{name}: {_figures(record, request.live)}")
     if request.as_json:
         print(json.dumps(facts), file=sys.stderr if request.to_stdout else sys.stdout, flush=True)
@@ -190,7 +192,7 @@ def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOpt
         level = request.quant
         # With some layers only, what the whole level needs says nothing.
         if engine.gpu_layers in {None, ALL_LAYERS}:
-            engine = replace(engine, kv_type=plan.kv_type_for(level_key(level)))
+            engine = replace(engine, kv_type=plan.kv_type_for(bundle.key(level)))
     if request.quant == AUTO and not plan.pick.fits:
         log.warning("%s", plan.advice)
     elif request.asked_kv_type is None and engine.kv_type != "f16":

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.errors import BundleError
 from ..models.levels import DEFAULT_LEVEL, halves
-from ..models.manifest import Manifest
+from ..models.manifest import BY_NEWER, UPGRADE, Manifest
 from ..models.memory import kv_bytes, level_memory
 from ..models.spec import ModelSpec
 from ..native.device import devices, gpus
@@ -19,7 +19,8 @@ from ..native.llama import KvType
 from .bundle import preferred_levels
 
 MARGIN_BYTES = 400_000_000
-"""Left free: the driver's own context (0.2 to 0.5 GB with CUDA), or Python and the codec's session."""
+"""Left free: cuBLAS and the code of kernels (0.1 to 0.2 GB on an H200; CUDA's context is open when free memory is asked
+for), or Python and the codec's session."""
 
 _KV_BITS: dict[KvType, float] = {"f32": 32, "f16": 16, "q8_0": 8.5}
 _Q8_0_BLOCK = 32
@@ -130,6 +131,8 @@ def plan_memory(
     spec = manifest.model_spec
     levels = preferred_levels(manifest)
     if not levels:
+        if manifest.newer_levels:
+            raise BundleError(f"{', '.join(manifest.newer_levels)}, all levels of this bundle: {BY_NEWER}. {UPGRADE}.")
         raise BundleError(
             f"this bundle has no level. Add one with miso-convert, for example --quant {DEFAULT_LEVEL.key}."
         )

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..models.mimi import FRAME_RATE_HZ
-from ..native.llama import KvType
+from ..native.llama import LlamaOptions
 from ..native.threads import default_threads
 
 ALL_LAYERS = -1
@@ -51,8 +51,12 @@ class SpeechOptions:
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(LlamaOptions):
     """Where and how to compute: what a loaded model is asked for once.
+
+    `gpu_layers` counts the backbone's layers, and None is all of them, if there is a GPU that this build can use.
+    `repack` makes loading take 18 s instead of 2.5 (8B, Q4_K_M), and holds the weights twice: worth it where the gain
+    is large, ARM and AVX-512. The depth decoder is always interleaved.
 
     Raises:
         ValueError: On a value that makes no sense, naming it and the range.
@@ -60,22 +64,8 @@ class EngineOptions:
 
     threads: int = field(default_factory=default_threads)
     """Of the CPU; by default at most its physical cores."""
-    gpu_layers: int | None = None
-    """Backbone layers on the GPU; -1 for all. The default is all, if there is a GPU that this build can use."""
-    main_gpu: int = 0
-    """Index of the GPU."""
-    kv_type: KvType = "f16"
-    """Type of the backbone's KV cache: "f16", or "q8_0" for half of the memory."""
     context: int | None = None
     """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
-    sequences: int = 1
-    """Utterances that can be spoken at the same time; each takes a KV cache."""
-    exact: bool = False
-    """KV cache in float32, unfused attention: for comparisons."""
-    repack: bool = False
-    """Interleave the backbone's weights for the CPU's vector units: loading takes 18 s instead of 2.5 (8B, Q4_K_M), and
-    the weights are held twice. Worth it where the gain is large: ARM, AVX-512. The depth decoder is always interleaved.
-    """
     allow_cpu: bool = True
     """When layers are asked for on a GPU that is not there: go on without it."""
     codec_provider: str = "cpu"

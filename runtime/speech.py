@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.arrays import I64Array
-from .audio.samples import SAMPLE_RATE_HZ, Samples
+from ..models.mimi import SAMPLE_RATE_HZ
+from .audio.samples import Samples
 from .audio.writer import AudioWriter
 
 

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 _WHOLE_CHUNK_FRAMES = 12
 """Frames decoded at once when nobody waits for them: twice as fast as one by one."""
 
+_CODEC_THREADS = 4
+"""Of the codec, where the models leave it the CPU: one takes longer for a frame than a fast GPU takes for its codes."""
+
 
 class MisoTTS(Closing):
     """A loaded model. A context manager.
@@ -74,8 +77,11 @@ class MisoTTS(Closing):
         asked: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
         chosen = replace(options or EngineOptions(), **asked)
         with ExitStack() as stack:
-            codec = stack.enter_context(Codec(found.codec_decoder, found.codec_encoder, provider=chosen.codec_provider))
             engine = stack.enter_context(Engine(found, chosen))
+            codec_threads = min(_CODEC_THREADS, chosen.threads) if engine.leaves_cpu_idle else 1
+            codec = stack.enter_context(
+                Codec(found.codec_decoder, found.codec_encoder, threads=codec_threads, provider=chosen.codec_provider)
+            )
             engine.warm_up(SpeechOptions().top_k)
             stack.pop_all()
         return cls(found, engine, codec)

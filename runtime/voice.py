@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ..core.errors import MisoError
 from ..core.files import write_whole
 from ..models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
-from .audio.reader import read_audio
+from .audio.reader import check_audible, read_audio
 
 MAX_VOICE_SECONDS = 30.0
 """The prompt and what is said share 2048 positions, 163 s in all. A voice takes 12.5 of them a second in every
@@ -32,8 +32,6 @@ _CODE_LIMIT = 1 << 15
 """Codes are stored as int16."""
 _MAX_FILE_BYTES = 1 << 20
 """The longest voice with 64 codebooks is 48 kB."""
-_SILENCE = 1e-3
-"""Peak, -60 dBFS."""
 _REMEDY = "make the voice again from its audio"
 
 
@@ -89,12 +87,8 @@ class Voice:
         """
         if not text.strip():  # before the work, which takes seconds
             raise ValueError("a voice needs the words that are said in its audio; pass them as its text")
-        if isinstance(audio, np.ndarray):
-            samples = _checked(audio)
-        else:
-            samples = read_audio(Path(audio), sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=MAX_VOICE_SECONDS)
-        codes = codec.encode(samples)[:MAX_VOICE_FRAMES]  # the resampler may round up
-        return cls(codes, text, speaker, name)
+        samples = _checked(audio) if isinstance(audio, np.ndarray) else read_recording(Path(audio))
+        return cls(codec.encode(samples), text, speaker, name)
 
     @cached_property
     def digest(self) -> str:
@@ -185,18 +179,21 @@ def _check_file(path: Path) -> None:
         )
 
 
+def read_recording(path: Path) -> npt.NDArray[np.float32]:
+    """An audio file that can become a voice, as samples [n]. Raises as `read_audio` does; above 30 s `ValueError`."""
+    samples = read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=MAX_VOICE_SECONDS)
+    return samples[: int(MAX_VOICE_SECONDS * SAMPLE_RATE_HZ)]  # the resampler may round up
+
+
 def _checked(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if samples.ndim != 1 or not samples.size or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(
             f"the audio of a voice is {samples.dtype} {list(samples.shape)}, expected float32 [n]; "
             f"mix it down to mono at {SAMPLE_RATE_HZ} Hz"
         )
-    if not np.isfinite(samples).all():
-        raise ValueError("the audio of a voice has NaN or infinite samples; pass samples from -1 to 1")
     if samples.size > MAX_VOICE_SECONDS * SAMPLE_RATE_HZ:
         raise ValueError(_too_long(samples.size / SAMPLE_RATE_HZ))
-    if np.abs(samples).max() < _SILENCE:
-        raise ValueError("the audio of a voice is silence; pass a recording of somebody speaking")
+    check_audible(samples, "the audio of a voice")
     return samples.astype(np.float32, copy=False)
 
 

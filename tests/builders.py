@@ -17,9 +17,9 @@ from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import Level, parse_level
 from miso_gguf.models.manifest import Manifest
-from miso_gguf.models.mimi import TINY_MIMI
+from miso_gguf.models.mimi import MIMI_NAME, TINY_MIMI
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
-from miso_gguf.models.synthetic import MIMI_NAME, TOKENIZER_NAME, write_synthetic
+from miso_gguf.models.synthetic import TOKENIZER_NAME, write_synthetic
 from miso_gguf.native.llama import load_library
 
 MICRO = replace(

@@ -2,7 +2,7 @@
 
 \b
 With network, once:     python benchmarks/gpu pack build/gpu
-On the GPU's machine:   python benchmarks/gpu build build/gpu    then bundle, codes, speed, memory, tables
+On the GPU's machine:   python benchmarks/gpu build build/gpu    then the other steps, tables last
 Without a GPU:          python benchmarks/gpu rehearse build/rehearsal
 
 docs/gpu.md has every command in order.
@@ -22,6 +22,7 @@ import click
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE, WHEELS, SOURCE, RESULTS, BUNDLE, TINY = "site", "wheels", "source", "results", "bundle", "tiny"
+PROFILE = "profile"
 LEVELS = ("q4_k_m", "q4_0", "q8_0")
 _LIMIT_BYTES = 60_000_000
 _PART_BYTES = 15 << 20
@@ -197,6 +198,39 @@ def memory(directory: Path, levels: Sequence[str], kv_types: Any, seconds: float
 
 @main.command()
 @_DIRECTORY
+@_LEVELS
+@_GPU_LAYERS
+@_THREADS
+@click.option("--frames", default=60, show_default=True, help="Of each stream.")
+@click.option("--codec-threads", "counts", multiple=True, type=int, default=(1, 2, 3, 4, 8), show_default=True)
+def codec(
+    directory: Path, levels: Sequence[str], gpu_layers: int, threads: int, frames: int, counts: Sequence[int]
+) -> None:
+    """Time the codec, and streams that wait for it, by its threads."""
+    _use(directory / SITE)
+    from measure.codec import codec_threads  # noqa: PLC0415
+
+    where = {"gpu_layers": gpu_layers, "threads": threads}
+    found = [codec_threads(directory / BUNDLE, level, counts=counts, frames=frames, **where) for level in levels]
+    _keep(directory, "codec", [entry for entries in found for entry in entries])
+
+
+@main.command()
+@_DIRECTORY
+@_LEVELS
+@_THREADS
+@click.option("--batch", "batches", multiple=True, type=int, default=(1, 8), show_default=True)
+def profile(directory: Path, levels: Sequence[str], threads: int, batches: Sequence[int]) -> None:
+    """Which kernels a frame's time goes to; needs torch with CUDA."""
+    _use(directory / SITE)
+    from measure.kernels import level_profile  # noqa: PLC0415
+
+    found = [level_profile(directory / BUNDLE, level, threads=threads, batches=batches) for level in levels]
+    _keep(directory, PROFILE, [entry for entries in found for entry in entries])
+
+
+@main.command()
+@_DIRECTORY
 @click.pass_context
 def rehearse(context: click.Context, directory: Path) -> None:
     """All measurements on the CPU, the tiny model in the place of the large one: does everything run?
@@ -210,6 +244,7 @@ def rehearse(context: click.Context, directory: Path) -> None:
     context.invoke(bundle, directory=directory, levels=LEVELS, flavor="tiny")
     context.invoke(codes, directory=directory, levels=LEVELS, **where)
     context.invoke(speed, directory=directory, levels=LEVELS[:1], frames=8, rounds=4, batches=(1, 2), **where)
+    context.invoke(codec, directory=directory, levels=LEVELS[:1], frames=8, counts=(1, 2), **where)
     context.invoke(memory, directory=directory, levels=LEVELS, kv_types=("f16", "q8_0"), seconds=1.0)
     note = "A rehearsal on a CPU with the tiny model: that the measurements run, not what a GPU would give."
     context.invoke(tables, directory=directory, title="Rehearsal", note=note, out=directory / "gpu.json")
@@ -256,12 +291,18 @@ def tables(directory: Path, title: str, note: str, out: Path) -> None:
     for path in sorted((directory / RESULTS).glob("*.json")):
         kept = json.loads(path.read_text())
         record["commands"].append(kept["command"])
+        if path.stem == PROFILE:
+            # Long, and for programs: it gets a file of its own, and the table what is in it.
+            profiled = out.with_name(f"{out.stem}-{PROFILE}.json")
+            profiled.parent.mkdir(parents=True, exist_ok=True)
+            profiled.write_text(json.dumps(kept, indent=1) + "\n")
         key = path.stem.removesuffix("-without-graphs")
         record[key] = record.get(key, []) + kept["results"] if key == "speed" else kept["results"]
     record["projection"] = projection(record.get("dry_run", []), record.get("speed", []))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
     out.with_suffix(".md").write_text(markdown(record))
+    record.pop(PROFILE, None)
+    out.write_text(json.dumps(record, indent=1) + "\n")
     click.echo(out.with_suffix(".md").read_text())
 
 

@@ -26,6 +26,7 @@ from miso_gguf.core.arrays import F32Array, U8Array
 from miso_gguf.models.flavors import FLAVORS
 from miso_gguf.models.levels import Level
 from miso_gguf.models.manifest import Manifest
+from miso_gguf.models.mimi import MIMI_NAME
 from miso_gguf.models.spec import ModelSpec
 from miso_gguf.models.synthetic import distribution, mimi_of
 from miso_gguf.models.synthetic_mimi import random_mimi
@@ -85,11 +86,11 @@ def write_repeated_bundle(directory: Path, flavor: str, levels: Sequence[Level])
     spec = FLAVORS[flavor]
     with tempfile.TemporaryDirectory() as temporary, mock.patch.object(quantize_module, "quantize", _QuantisedOnce()):
         inputs = Path(temporary)
-        label, mimi, tokenizer = inputs / "repeated.txt", inputs / "mimi.safetensors", inputs / "tokenizer.json"
+        label, mimi, tokenizer = inputs / "repeated.txt", inputs / MIMI_NAME, inputs / "tokenizer.json"
         label.write_text(f"random numbers, repeated, in the shapes of {spec.name}\n")
         save_file(random_mimi(mimi_of(flavor), 0), mimi)
         tokenizer.write_text(json.dumps(synthetic_tokenizer(spec)), "utf-8")
-        checkpoint = Checkpoint(RepeatedStore(spec, label), spec, None)
+        checkpoint = Checkpoint(RepeatedStore(spec, label), spec)
         request = Request(levels=levels, threads=_THREADS)
         return convert(plan_conversion(directory, checkpoint, mimi, tokenizer, request))
 

@@ -7,6 +7,7 @@ published figures. Launches are counted for compute capability 9.0; ggml may cho
 here may stand in a measured column.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -67,15 +68,27 @@ def projection(counts: Sequence[dict[str, Any]], speeds: Sequence[dict[str, Any]
     alone = {entry["level"]: entry for entry in counts if entry["batch"] == 1}
     if _LEVEL not in alone:
         return None
-    constants = _constants(alone, speeds)
-    streamed, launches = alone[_LEVEL]["streamed_bytes"], sum(launches_of(alone[_LEVEL], part) for part in PARTS)
-    cards = []
-    for card in CARDS:
-        milliseconds = frame_ms(streamed, launches, card, constants)
-        cards.append(
-            {"card": card.name, "frame_ms": round(milliseconds, 1), "rtf": round(milliseconds / 1e3 * FRAME_RATE_HZ, 2)}
-        )
-    return {"level": _LEVEL, "streamed_bytes": streamed, "launches": launches, **asdict(constants), "cards": cards}
+    measured, card = _measured(speeds)
+    found: dict[str, Any] = {"level": _LEVEL, "streamed_bytes": alone[_LEVEL]["streamed_bytes"]}
+    found["launches"] = sum(launches_of(alone[_LEVEL], part) for part in PARTS)
+    constants, floor = PUBLISHED, None
+    if card is not None:
+        try:
+            constants = fitted(measured, alone, card)
+            floor = overhead_fitted(measured, alone, card, PUBLISHED.efficiency)
+        except ValueError as error:
+            source = f"{PUBLISHED.source}. What was measured does not give them: {error}"
+            constants, floor = replace(PUBLISHED, source=source), None
+    found |= {**asdict(constants), "cards": _cards(found, constants)}
+    return found if floor is None else {**found, "overhead_only": {**asdict(floor), "cards": _cards(found, floor)}}
+
+
+def _cards(counted: dict[str, Any], constants: Constants) -> list[dict[str, Any]]:
+    milliseconds = [frame_ms(counted["streamed_bytes"], counted["launches"], card, constants) for card in CARDS]
+    return [
+        {"card": card.name, "frame_ms": round(each, 1), "rtf": round(each / 1e3 * FRAME_RATE_HZ, 2)}
+        for card, each in zip(CARDS, milliseconds, strict=True)
+    ]
 
 
 def launches_of(count: dict[str, Any], part: str) -> int:
@@ -83,15 +96,11 @@ def launches_of(count: dict[str, Any], part: str) -> int:
     return int(count[part]["kernels"] + count[part]["copies"])
 
 
-def _constants(counts: dict[str, dict[str, Any]], speeds: Sequence[dict[str, Any]]) -> Constants:
-    measured = [speed for speed in speeds if speed["cuda_graphs"] and _card(speed["device"]) is not None]
-    card = _card(measured[0]["device"]) if measured else None
-    if card is None:
-        return PUBLISHED
-    try:
-        return fitted([speed for speed in measured if _card(speed["device"]) == card], counts, card)
-    except ValueError as error:
-        return replace(PUBLISHED, source=f"{PUBLISHED.source}. What was measured does not give them: {error}")
+def _measured(speeds: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Card | None]:
+    """What was measured on the first GPU that is one of ours."""
+    known = [speed for speed in speeds if speed["cuda_graphs"] and _card(speed["device"]) is not None]
+    card = _card(known[0]["device"]) if known else None
+    return [speed for speed in known if _card(speed["device"]) == card], card
 
 
 def _card(device: str) -> Card | None:
@@ -110,16 +119,7 @@ def fitted(speeds: Sequence[dict[str, Any]], counts: dict[str, dict[str, Any]], 
     Raises:
         ValueError: If the parts do not determine two positive constants.
     """
-    points = [
-        (
-            counts[speed["level"]]["part_bytes"][part],
-            launches_of(counts[speed["level"]], part),
-            speed["batches"][0][key],
-        )
-        for speed in speeds
-        if speed["level"] in counts
-        for part, key in zip(PARTS, ("backbone_ms", "depth_ms"), strict=True)
-    ]
+    points = _points(speeds, counts)
     if len(points) < 2:
         raise ValueError(f"two measured parts are needed for two constants, not {len(points)}")
     # Normal equations of milliseconds = a * gigabytes + b * thousands of launches.
@@ -134,6 +134,37 @@ def fitted(speeds: Sequence[dict[str, Any]], counts: dict[str, dict[str, Any]], 
         raise ValueError(f"they give {a:.3g} ms a GB and {b:.3g} us a launch")
     source = f"least squares over {len(points)} parts of frames measured on {card.name}"
     return Constants(1e3 / (a * card.bandwidth_gb_per_s), b, source)
+
+
+def overhead_fitted(
+    speeds: Sequence[dict[str, Any]], counts: dict[str, dict[str, Any]], card: Card, efficiency: float
+) -> Constants:
+    """The overhead alone, for an efficiency that is given. Arguments as `fitted`.
+
+    On a fast card kernels are too short to reach its bandwidth: the efficiency of a fit holds what is overhead too, and
+    makes slow cards slower than they can be. Raises `ValueError` if no time is left for an overhead.
+    """
+    points = _points(speeds, counts)
+    rest = [milliseconds - size / (efficiency * card.bandwidth_gb_per_s * 1e6) for size, _, milliseconds in points]
+    launches = [count for _, count, _ in points]
+    overhead_ms = sum(map(operator.mul, rest, launches)) / sum(map(operator.mul, launches, launches))
+    if overhead_ms < 0:
+        raise ValueError(f"they are faster than {efficiency:.0%} of the bandwidth")
+    return Constants(efficiency, 1e3 * overhead_ms, f"the same parts, {efficiency:.0%} given")
+
+
+def _points(speeds: Sequence[dict[str, Any]], counts: dict[str, dict[str, Any]]) -> list[tuple[int, int, float]]:
+    """Bytes, launches and milliseconds of each part."""
+    return [
+        (
+            counts[speed["level"]]["part_bytes"][part],
+            launches_of(counts[speed["level"]], part),
+            speed["batches"][0][key],
+        )
+        for speed in speeds
+        if speed["level"] in counts
+        for part, key in zip(PARTS, ("backbone_ms", "depth_ms"), strict=True)
+    ]
 
 
 def frame_ms(streamed_bytes: int, launches: int, card: Card, constants: Constants) -> float:

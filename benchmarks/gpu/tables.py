@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 NOT_RUN = "not run"
+_KERNELS, _NAME = 4, 54
 TARGET_RTF, TARGET_TTFA_MS, TARGET_BATCH8 = 0.30, 110.0, 4.0
 """For an H200-class card at Q4_K_M: one utterance, a kept voice, and eight together over one."""
 
@@ -17,6 +18,8 @@ def markdown(record: dict[str, Any]) -> str:
         _codes(record.get("codes", [])),
         _frames(record.get("speed", [])),
         _batches(record.get("speed", [])),
+        _codec(record.get("codec", [])),
+        _profile(record.get("profile", [])),
         _memory(record.get("memory")),
         _dry(record.get("dry_run", [])),
         _projection(record.get("projection")),
@@ -106,6 +109,55 @@ def _batches(entries: Sequence[dict[str, Any]]) -> str:
     return f"## Several utterances in step\n\n{_table(columns, rows)}\n\nTarget: 8 at least {TARGET_BATCH8:.0f}x one."
 
 
+def _codec(entries: Sequence[dict[str, Any]]) -> str:
+    if not entries:
+        return ""
+    columns = [
+        "device",
+        "level",
+        "codec's threads",
+        "1 frame a call, ms",
+        "4 frames",
+        "12 frames",
+        "RTF of two streams",
+    ]
+    columns += ["their TTFA, ms"]
+    rows = [
+        [
+            entry["device"],
+            entry["level"],
+            str(entry["codec_threads"]),
+            *(f"{milliseconds:.1f}" for milliseconds in entry["decode_ms"].values()),
+            ", ".join(f"{rtf:.3f}" for rtf in entry["rtf"]),
+            ", ".join(f"{milliseconds:.0f}" for milliseconds in entry["ttfa_ms"]),
+        ]
+        for entry in entries
+    ]
+    return f"## The codec's threads\n\n{_table(columns, rows)}"
+
+
+def _profile(entries: Sequence[dict[str, Any]]) -> str:
+    if not entries:
+        return ""
+    columns = ["device", "level", "utterances", "part", "kernels and copies", "busy ms", "gaps ms", "most of it"]
+    rows = [
+        [
+            entry["device"],
+            entry["level"],
+            str(entry["batch"]),
+            entry["part"].replace("_", " "),
+            str(entry["launches"]),
+            f"{entry['busy_ms']:.2f}",
+            f"{entry['gaps_ms']:.2f}",
+            "; ".join(f"`{kernel['name'][:_NAME]}` {kernel['ms']:.2f}" for kernel in entry["by_kernel"][:_KERNELS]),
+        ]
+        for entry in entries
+    ]
+    words = "Under the profiler, which makes kernels longer: how the time is divided, not how long a frame takes. The "
+    words += "last column is milliseconds of a frame."
+    return f"## Where it goes\n\n{_table(columns, rows)}\n\n{words}"
+
+
 def _memory(record: dict[str, Any] | None) -> str:
     if record is None:
         return ""
@@ -130,7 +182,7 @@ def _memory(record: dict[str, Any] | None) -> str:
         )
     why = next((entry["measured_why_not"] for entry in record["levels"] if entry["measured_why_not"]), "")
     words = f"{record['seconds']:.0f} s of speech, {record['context']} positions. The difference is what was measured, "
-    words += "less the driver's own and what is accounted, over what was measured."
+    words += "less the driver's own and what is accounted, over what was measured: cuBLAS, and the code of kernels."
     return f"## Memory\n\n{_table(columns, rows)}\n\n{words}" + (f" Measured: {why}." if why else "")
 
 
@@ -168,10 +220,16 @@ def _dry(entries: Sequence[dict[str, Any]]) -> str:
 def _projection(record: dict[str, Any] | None) -> str:
     if record is None:
         return ""
+    columns, floor = ["card", "frame ms", "RTF"], record.get("overhead_only")
     rows = [[row["card"], f"{row['frame_ms']:.1f}", f"{row['rtf']:.2f}"] for row in record["cards"]]
     words = f"**A projection, not a measurement**, of {record['level']}: {record['streamed_bytes'] / 1e9:.2f} GB over "
     words += (
         f"{record['efficiency']:.0%} of the data sheet's bandwidth, and {record['launches']} kernels and copies of "
     )
     words += f"{record['overhead_us']:.1f} us. Constants: {record['source']}."
-    return f"## Other cards\n\n{words}\n\n{_table(['card', 'frame ms', 'RTF'], rows)}"
+    if floor:
+        columns += [f"frame ms at {floor['efficiency']:.0%} of the bandwidth", "RTF"]
+        for row, other in zip(rows, floor["cards"], strict=True):
+            row += [f"{other['frame_ms']:.1f}", f"{other['rtf']:.2f}"]
+        words += f" The last columns: {floor['overhead_us']:.1f} us, {floor['source']}."
+    return f"## Other cards\n\n{words}\n\n{_table(columns, rows)}"

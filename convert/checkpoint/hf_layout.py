@@ -18,6 +18,7 @@ from ...models.flavors import CSM_1B, FLAVORS
 from ...models.mimi import MIMI, SAMPLE_RATE_HZ, mimi_heads
 from ...models.spec import ModelSpec, RopeScaling, TransformerSpec
 from ...models.tensors import AUDIO_TABLE, DECODER_AUDIO_TABLE
+from .tensor_store import TensorSource
 
 CODEC_PREFIX = "codec_model."
 """What precedes the names of Mimi's tensors. Source: transformers `CsmForConditionalGeneration`."""
@@ -47,22 +48,13 @@ _GLOBAL = {
 _BUFFERS = ("audio_tokens_offsets", "rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
 
 
-@dataclass(frozen=True)
-class HfSource:
-    """Where an upstream tensor is in the Hugging Face layout."""
-
-    name: str
-    head_dim: int | None = None
-    """If set, the rows are in half-split order within each head of this many rows: undo it with `unpermute_rows`."""
-
-
-def hf_sources(spec: ModelSpec, names: Collection[str] = ()) -> dict[str, HfSource]:
+def hf_sources(spec: ModelSpec, names: Collection[str] = ()) -> dict[str, TensorSource]:
     """Upstream tensor name -> its Hugging Face source, for all tensors of a checkpoint.
 
     Some tensors have been saved under several names: the one among `names` (the checkpoint's) is given, else the name
     that transformers 5 uses.
     """
-    sources: dict[str, HfSource] = {}
+    sources: dict[str, TensorSource] = {}
     for prefix, hf_prefix, t in (
         ("backbone", "backbone_model", spec.backbone),
         ("decoder", "depth_decoder.model", spec.decoder),
@@ -70,25 +62,27 @@ def hf_sources(spec: ModelSpec, names: Collection[str] = ()) -> dict[str, HfSour
         for layer in range(t.layers):
             for name, hf_name in _LAYER.items():
                 head_dim = t.head_dim if name in ("attn.q_proj.weight", "attn.k_proj.weight") else None
-                source = HfSource(f"{hf_prefix}.layers.{layer}.{hf_name}", head_dim)
+                source = TensorSource(f"{hf_prefix}.layers.{layer}.{hf_name}", head_dim)
                 sources[f"{prefix}.layers.{layer}.{name}"] = source
-        sources[f"{prefix}.norm.scale"] = HfSource(f"{hf_prefix}.norm.weight")
+        sources[f"{prefix}.norm.scale"] = TensorSource(f"{hf_prefix}.norm.weight")
     for name, spellings in _GLOBAL.items():
         found = [spelling for spelling in spellings if spelling in names]
-        sources[name] = HfSource((found or list(spellings))[0])
+        sources[name] = TensorSource((found or list(spellings))[0])
     if not spec.tied_audio_embeddings:
-        sources[AUDIO_TABLE] = HfSource(_BACKBONE_AUDIO_TABLE)
-        sources[DECODER_AUDIO_TABLE] = HfSource(_DECODER_AUDIO_TABLE)
+        sources[AUDIO_TABLE] = TensorSource(_BACKBONE_AUDIO_TABLE)
+        sources[DECODER_AUDIO_TABLE] = TensorSource(_DECODER_AUDIO_TABLE)
     return sources
 
 
-def has_two_audio_tables(names: Collection[str]) -> bool:
-    """Whether the checkpoint holds an audio table for each transformer.
+def completed(spec: ModelSpec, names: Collection[str]) -> ModelSpec:
+    """The spec of a checkpoint with these names.
 
-    Then each gets its own, whatever the config says of tying: so does transformers 5, and if the two are equal it makes
-    no difference.
+    If it holds an audio table for each transformer, each gets its own, whatever the config says of tying: so does
+    transformers 5, and if the two are equal it makes no difference.
     """
-    return _BACKBONE_AUDIO_TABLE in names and _DECODER_AUDIO_TABLE in names
+    if _BACKBONE_AUDIO_TABLE in names and _DECODER_AUDIO_TABLE in names:
+        return replace(spec, tied_audio_embeddings=False)
+    return spec
 
 
 def hf_ignored(name: str) -> bool:

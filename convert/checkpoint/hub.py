@@ -11,9 +11,9 @@ from pathlib import Path
 from ...core.errors import CheckpointError
 from ...hub.client import TIMEOUT_S, calling, library
 from ...hub.path import HubPath
-from .hf_layout import CODEC_PREFIX
+from .layouts import CONFIG_NAMES, codec_prefix, may_hold_codec
 from .safetensors import SafetensorsFile
-from .sharded import read_index
+from .sharded import INDEX_NAME, read_index
 from .source_path import SourcePath
 from .tokenizer import read_tokenizer
 
@@ -21,8 +21,6 @@ TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
 """Tried in this order: upstream names the second, which is gated; the first is an ungated mirror."""
 MIMI_REPO = "kyutai/moshiko-pytorch-bf16"
 MIMI_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
-_INDEX = "model.safetensors.index.json"
-_CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "ckpt.pt")
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
@@ -53,22 +51,22 @@ def find_sources(
     files = hub.files(repo, "pass a local checkpoint instead")
     found = _find_tokenizer(hub, tokenizer) if tokenizer else _default_tokenizer(hub, repo, files)
     read_tokenizer(found)
-    if _CONFIG in files:
-        hub.get(repo, _CONFIG, _PASS_CHECKPOINT)
-    if _INDEX in files:
-        checkpoint = hub.get(repo, _INDEX, _PASS_CHECKPOINT)
+    for config in CONFIG_NAMES:
+        if config in files:
+            hub.get(repo, config, _PASS_CHECKPOINT)
+    if INDEX_NAME in files:
+        checkpoint = hub.get(repo, INDEX_NAME, _PASS_CHECKPOINT)
         owner = read_index(checkpoint)
-        codec = mimi if mimi or any(name.startswith(CODEC_PREFIX) for name in owner) else _mimi(hub)
+        codec = mimi if mimi or codec_prefix(owner) else _mimi(hub)
         for shard in sorted(set(owner.values())):
             hub.get(repo, shard, _PASS_CHECKPOINT)
         return checkpoint, codec, found
     for name in _WHOLE:
         if name in files:
-            # Only beside a config.json can a file be transformers', with the codec inside.
-            codec = mimi or (None if _CONFIG in files else _mimi(hub))
+            codec = mimi or (None if may_hold_codec(files) else _mimi(hub))
             checkpoint = hub.get(repo, name, _PASS_CHECKPOINT)
             return checkpoint, codec or (None if _has_codec(checkpoint) else _mimi(hub)), found
-    raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {_INDEX} or {_WHOLE[1]}")
+    raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {INDEX_NAME} or {_WHOLE[1]}")
 
 
 def find_tokenizer(name: str, *, fetch: bool = True) -> SourcePath:
@@ -93,7 +91,7 @@ class _Hub:
             self._commits[repo] = getattr(info, "sha", None)
             return [file.rfilename for file in info.siblings or ()]
         except CheckpointError as error:
-            wanted = (_INDEX, _CONFIG, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
+            wanted = (INDEX_NAME, *CONFIG_NAMES, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
             cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
             if not cached:
                 raise
@@ -150,7 +148,7 @@ def _has_codec(checkpoint: SourcePath) -> bool:
         return False
     file = SafetensorsFile(checkpoint)
     try:
-        return any(name.startswith(CODEC_PREFIX) for name in file.shapes)
+        return codec_prefix(file.shapes) is not None
     finally:
         file.close()
 

@@ -11,6 +11,9 @@ from .safetensors import SafetensorsFile
 from .source_path import SourcePath
 from .tensor_store import Shape
 
+INDEX_NAME = "model.safetensors.index.json"
+"""What Hugging Face calls the index of a model."""
+
 _LISTED = 5
 _MAX_NAME_BYTES = 255
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from ...core.errors import CheckpointError
 from ...models import tiny
-from ...models.synthetic import MIMI_NAME, TOKENIZER_NAME
-from .hub import find_sources, find_tokenizer, is_repo_id
+from ...models.mimi import MIMI_NAME
+from ...models.synthetic import TOKENIZER_NAME
+from .hub import MIMI_FILE, find_sources, find_tokenizer, is_repo_id
 from .source_path import SourcePath
 
 TINY_NAME = "tiny"
 DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
-_MIMI_NAMES = (MIMI_NAME, "tokenizer-e351c8d8-checkpoint125.safetensors")
+_MIMI_NAMES = (MIMI_NAME, MIMI_FILE)
 
 log = logging.getLogger(__name__)
 

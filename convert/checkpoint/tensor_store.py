@@ -4,6 +4,7 @@ It knows no layout: names are whatever the file calls its tensors.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ...core.arrays import F32Array
@@ -17,6 +18,15 @@ _MAX_NAME = 500
 def is_plain_name(name: str) -> bool:
     """Whether a tensor may be called this: names come from strangers and are printed in messages."""
     return name.isprintable() and len(name) <= _MAX_NAME
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Where an upstream tensor is in a checkpoint of some layout."""
+
+    name: str
+    head_dim: int | None = None
+    """If set, the layout has the rows in an order of its own within each head of this many."""
 
 
 class TensorStore(Protocol):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ...core.errors import CheckpointError
 from ...models.mimi import MimiSpec, mimi_shapes, recognise_mimi
 from ...models.tensors import Shape
-from ..checkpoint.hf_layout import CODEC_PREFIX
+from ..checkpoint.hf_layout import unpermute_rows
+from ..checkpoint.layouts import codec_prefix
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -96,9 +97,8 @@ def _kyutai_name(name: str, last_decoder_module: int) -> str:
 
 def _read_names(names: Iterable[str]) -> _Names:
     names = list(names)
-    inside = [name for name in names if name.startswith(CODEC_PREFIX)]
-    prefix = CODEC_PREFIX if inside else ""
-    plain = {name.removeprefix(prefix): name for name in inside or names if not _IGNORED.match(name)}
+    prefix = codec_prefix(names) or ""
+    plain = {name.removeprefix(prefix): name for name in names if name.startswith(prefix) and not _IGNORED.match(name)}
     last = max((int(m[1]) for m in map(_HF_DECODER_MODULE.match, plain) if m), default=0)
     result = _Names({}, {}, [])
     qkv: dict[str, dict[str, str]] = {}
@@ -127,12 +127,6 @@ def kyutai_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
             parts = [shapes[part] for part in origin.names]
             result[name] = (sum(part[0] for part in parts), *parts[0][1:])
     return result
-
-
-def interleave_rows(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of a q or k projection from half-split to interleaved RoPE order, head by head: `[heads * D, C]`."""
-    half = rows.reshape(heads, 2, -1, rows.shape[1])
-    return np.ascontiguousarray(half.swapaxes(1, 2).reshape(rows.shape))
 
 
 def _problems(spec: MimiSpec, names: _Names, shapes: Mapping[str, Shape]) -> list[str]:
@@ -197,6 +191,6 @@ def mimi_weights(tensors: Mapping[str, NDArray[Any]], spec: MimiSpec | None = No
             weights[name] = np.asarray(tensors[origin], np.float32)
         else:
             q, k, v = (np.asarray(tensors[part], np.float32) for part in origin.names)
-            weights[name] = np.concatenate([interleave_rows(q, spec.heads), interleave_rows(k, spec.heads), v])
+            weights[name] = np.concatenate([*(unpermute_rows(rows, len(rows) // spec.heads) for rows in (q, k)), v])
     _refuse([f"not finite: {name}" for name, array in weights.items() if not np.isfinite(array).all()])
     return spec, weights

@@ -1,12 +1,12 @@
 """The memory of a level on a GPU, as two numbers: what is allocated, added up, and what a GPU was seen to take.
 
 Accounted: from llama.cpp's log and ggml's buffers, for all layers on the GPU. It needs none: on a CPU the same buffers
-are made, and counted as if they were there. The driver's own memory (0.2-0.5 GB with CUDA) is not in it; in what is
-measured (`measured.py`) it is.
+are made, and counted as if they were there. The driver's own memory (0.6 GB with CUDA on an H200) is not in it; in what
+is measured (`measured.py`) it is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...models.memory import GPU_PREFILL_ROWS, kv_bytes
 from ...native.allocations import noted_allocations
 from ...native.device import Backends, Device, gpus
 from ...native.gguf_file import GgufFile
-from ...native.llama import KvType, LlamaModel
+from ...native.llama import KvType, LlamaModel, LlamaOptions
 from ...native.llama_log import BufferKind, LoggedBuffer, captured_log, logged_buffers
 from ...runtime.bundle import OpenLevel, open_level
 from ...runtime.lm.depth.decoder import DepthDecoder
@@ -72,15 +72,11 @@ def accounted_vram(level: OpenLevel, *, kv_type: KvType = "f16", gpu: Device | N
     spec = level.manifest.model_spec
     gpu = gpu or next(iter(gpus()), None)
     with captured_log() as lines:
-        LlamaModel(
-            level.backbone,
-            context=min(CONTEXT, spec.max_positions),
-            threads=1,
-            batch=GPU_PREFILL_ROWS,
-            gpu_layers=0 if gpu is None else -1,
-            main_gpu=0 if gpu is None else gpus().index(gpu),
-            kv_type=kv_type,
-        ).close()
+        options = LlamaOptions(kv_type=kv_type)
+        if gpu is not None:
+            options = replace(options, gpu_layers=-1, main_gpu=gpus().index(gpu))
+        context = min(CONTEXT, spec.max_positions)
+        LlamaModel(level.backbone, options, context=context, batch=GPU_PREFILL_ROWS).close()
     buffers = logged_buffers(lines)
     missing = [kind for kind in _NEEDED if not any(buffer.kind == kind for buffer in buffers)]
     if missing:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...core.arrays import F32Array
-from ...runtime.audio.samples import SAMPLE_RATE_HZ, resampled
+from ...models.mimi import SAMPLE_RATE_HZ
+from ...runtime.audio.samples import resampled
 from .. import results
 
 _MODELS_RATE_HZ = 16_000

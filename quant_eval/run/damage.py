@@ -4,6 +4,7 @@ An evaluation that lets it pass measures nothing. The damage is a wrong scale fo
 matrices of all layers of both halves: what a converter with a fault in its block scales would write.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from gguf import GGMLQuantizationType as Qtype
 from ...core.arrays import F32Array, U8Array
 from ...core.errors import MisoError
 from ...core.files import PARTIAL_SUFFIX, file_sha256
-from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, sealed
+from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from ...native.gguf_file import GgufFile
 from ...runtime.bundle import open_level
 
@@ -72,7 +73,8 @@ def damaged(bundle: Path, level: str, out: Path, *, strength: float = STRENGTH, 
         raise ValueError(f"strength must be above 0 and below 1 (by default {STRENGTH}), not {strength}")
     source = open_level(bundle, level)
     key, manifest = source.key, source.manifest
-    origin = f"damaged on purpose: {json.dumps([key, strength, seed])} of {manifest.digest or manifest.fingerprint}"
+    whole = hashlib.sha256(manifest.to_json().encode()).hexdigest()
+    origin = f"damaged on purpose: {json.dumps([key, strength, seed])} of {whole}"
     if out.exists():
         return _reused(out, key, origin)
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
@@ -112,9 +114,9 @@ def _reused(out: Path, key: str, origin: str) -> str:
 def _of_one_level(manifest: Manifest, key: str, files: dict[str, BundleFile], origin: str) -> Manifest:
     level, codec = manifest.levels[key], manifest.codec
     names = {level.backbone, level.decoder, level.embeddings, codec.decoder, codec.encoder}
-    entries = manifest.model_dump(exclude={"digest", "levels", "files", "converter"})
-    kept = {name: record.model_dump() for name, record in files.items() if name in names}
-    return sealed(**entries, converter=origin, levels={key: level.model_dump()}, files=kept)
+    entries = manifest.model_dump(exclude={"levels", "files", "converter"})
+    kept = {name: record for name, record in files.items() if name in names}
+    return Manifest(**entries, converter=origin, levels={key: level}, files=kept)
 
 
 def _link(source: Path, target: Path) -> None:

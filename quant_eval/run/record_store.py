@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from ...core.closing import Closing
 from ...core.errors import MisoError
+from ...core.files import sync_directory
 from .record import Record, RecordKey
 
 SCHEMA_VERSION = 2
@@ -55,7 +56,7 @@ class Records(Closing):
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
             if not self._end:
                 self._write(_header(fingerprint))
-                _sync_directory(directory)
+                sync_directory(directory)
         except BaseException:
             self.close()
             raise
@@ -224,11 +225,3 @@ def _add(records: dict[RecordKey, Record], record: Record, where: str) -> None:
 
 _FRESH = "start again with --fresh, which forgets them"
 _REMEDY = f"Delete the line to measure that clip again, or {_FRESH}."
-
-
-def _sync_directory(directory: Path) -> None:
-    """A new file is only safe once its directory is."""
-    if os.name == "posix":
-        handle = os.open(directory, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

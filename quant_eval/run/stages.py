@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...core.arrays import F32Array, I64Array
+from ...models.mimi import SAMPLE_RATE_HZ
 from ...runtime.audio.reader import read_audio
 from ...runtime.audio.writer import AudioWriter
 from ...runtime.options import SpeechOptions
@@ -183,7 +184,7 @@ def free_record(loaded: LoadedCandidate, target: Target, options: SpeechOptions,
         "failures": list(kinds),
         "wall_s": take.wall_s,
         "first_s": take.first_s,
-        "audio_s": len(samples) / 24000,
+        "audio_s": len(samples) / SAMPLE_RATE_HZ,
         "scalars": second.scalars(),
         "f0_hz": [round(float(value), 1) for value in second.contours.f0_hz],
     }

@@ -1,6 +1,6 @@
 """Loudness of speech as listeners hear it (ITU-R BS.1770), and bringing a clip to a target. Knows no files.
 
-Needs the package pyloudnorm (and with it scipy), imported when it is first used.
+pyloudnorm (and with it scipy) is imported when it is first used.
 """
 
 import logging
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import soxr
 
-from ...core.errors import MisoError
-from .samples import SAMPLE_RATE_HZ, Samples, checked, dbfs
+from ...models.mimi import SAMPLE_RATE_HZ
+from .samples import Samples, checked, dbfs
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +24,14 @@ _OVERSAMPLING = 4
 
 
 def _meter(sample_rate_hz: int) -> Any:
-    try:
-        import pyloudnorm  # noqa: PLC0415  (it pulls in scipy, which costs most of a second)
-    except ImportError as error:
-        raise MisoError("loudness needs the package pyloudnorm: pip install pyloudnorm") from error
+    import pyloudnorm  # noqa: PLC0415  (it pulls in scipy, which costs most of a second)
+
     # The filters that pyloudnorm calls after De Man are the standard's own; its "K-weighting" rounds them.
     return pyloudnorm.Meter(sample_rate_hz, filter_class="DeMan")
 
 
 def integrated_lufs(samples: Samples, *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> float | None:
-    """Integrated, gated loudness in LUFS; `None` for silence and for clips below 0.4 s, which have none.
-
-    Raises `MisoError` if pyloudnorm is not installed.
-    """
+    """Integrated, gated loudness in LUFS; `None` for silence and for clips below 0.4 s, which have none."""
     samples = checked(samples)
     if len(samples) <= _BLOCK_S * sample_rate_hz or not samples.any():
         return None
@@ -65,7 +60,6 @@ def normalise(samples: Samples, target_lufs: float, *, sample_rate_hz: int = SAM
 
     Raises:
         ValueError: The target is not a loudness between -70 and 0 LUFS, or the samples are not finite floats `[n]`.
-        MisoError: pyloudnorm is not installed.
     """
     if not -70 <= target_lufs <= 0:
         raise ValueError(f"the target loudness must lie between -70 and 0 LUFS, not {target_lufs}")

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ...core.errors import MisoError
-from .samples import SAMPLE_RATE_HZ, Samples, to_pcm16
+from ...models.mimi import SAMPLE_RATE_HZ
+from .samples import Samples, to_pcm16
 from .writer import AudioWriter, SampleWriter
 
 STANDARD_OUTPUT = "-"

@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 
 from ...core.errors import MisoError
-from .samples import RATES_HZ, SAMPLE_RATE_HZ, Samples, peak_dbfs, resampled
+from ...models.mimi import SAMPLE_RATE_HZ
+from .samples import RATES_HZ, Samples, peak_dbfs, resampled
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +52,20 @@ def read_audio(
     seconds = len(samples) / rate_hz
     if seconds < MIN_SECONDS:
         raise ValueError(f"{path}: {seconds:.2f} s of audio, too short to hear a voice in. Give at least some seconds.")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds values that are not finite (NaN or infinity). Export it again, as 16-bit PCM.")
-    if (peak := peak_dbfs(samples)) < SILENT_RECORDING_DBFS:
-        raise ValueError(f"{path}: is silence (its peak is {peak:.0f} dBFS). Check the recording, or amplify it.")
+    peak = check_audible(samples, f"{path}:")
     if peak > 0:
         log.warning("%s: louder than full scale (by %.1f dB): scaled down", path, peak)
         samples = samples / np.abs(samples).max()
     return resampled(samples, rate_hz, sample_rate_hz)
+
+
+def check_audible(samples: Samples, what: str) -> float:
+    """The peak of `samples` in dBFS. Raises `ValueError` that begins with `what` on silence and on NaN."""
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{what} holds values that are not finite (NaN or infinity). Export it again, as 16-bit PCM.")
+    if (peak := peak_dbfs(samples)) < SILENT_RECORDING_DBFS:
+        raise ValueError(f"{what} is silence (its peak is {peak:.0f} dBFS). Check the recording, or amplify it.")
+    return peak
 
 
 def _read_mono(path: Path, max_seconds: float) -> tuple[Samples, int]:

@@ -7,9 +7,10 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from ...models.mimi import SAMPLE_RATE_HZ
+
 Samples = NDArray[np.float32]
 
-SAMPLE_RATE_HZ = 24_000
 RATES_HZ = range(4_000, 192_001)
 """What is read and written. Above 200 kHz libvorbis crashes the process; below 4 kHz nothing of speech is left."""
 
@@ -34,11 +35,6 @@ def dbfs(amplitude: float) -> float:
 def peak_dbfs(samples: Samples) -> float:
     """The largest sample, in dBFS; -120 for silence and for no samples."""
     return dbfs(float(np.abs(samples).max(initial=0.0)))
-
-
-def rms_dbfs(samples: Samples) -> float:
-    """The root mean square, in dBFS (a full-scale sine is -3); -120 for silence and for no samples."""
-    return dbfs(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))) if len(samples) else _QUIETEST_DBFS
 
 
 def silence(milliseconds: float, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:

@@ -17,7 +17,8 @@ import soundfile
 
 from ...core.errors import MisoError
 from ...core.files import PARTIAL_SUFFIX
-from .samples import RATES_HZ, SAMPLE_RATE_HZ, Resampler, Samples, checked, silence, to_pcm16
+from ...models.mimi import SAMPLE_RATE_HZ
+from .samples import RATES_HZ, Resampler, Samples, checked, silence, to_pcm16
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import MisoError
-from ..audio.reader import read_audio
 from ..audio.samples import Samples
-from ..voice import MAX_VOICE_SECONDS, Encoder, Voice
+from ..voice import Encoder, Voice, read_recording
 from .script import MAX_SCRIPT_BYTES, Line, parse_script, read_script
 
 SAVED_VOICE_SUFFIX = ".safetensors"
@@ -86,7 +85,7 @@ def read_voice(path: Path, text: str | None) -> Voice | Recording:
         if text is not None:
             raise ValueError(f"{path}: a saved voice has its text in it: leave --voice-text out")
         return Voice.load(path)
-    samples = read_audio(path, max_seconds=MAX_VOICE_SECONDS)
+    samples = read_recording(path)
     if text is None or not text.strip():
         raise ValueError(f"{path}: a recording needs --voice-text, the words that are said in it, word for word")
     return Recording(path, samples, text)

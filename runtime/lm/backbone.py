@@ -14,8 +14,7 @@ from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...core.errors import BundleError
 from ...models.spec import ModelSpec
-from ...native.llama import LlamaModel
-from ..options import EngineOptions
+from ...native.llama import LlamaModel, LlamaOptions
 from .embeddings import Embeddings
 from .prompt import Block
 
@@ -28,7 +27,7 @@ class Backbone(Closing):
         path: Path,
         spec: ModelSpec,
         embeddings: Embeddings,
-        options: EngineOptions,
+        options: LlamaOptions,
         *,
         batch: int = 512,
     ) -> None:
@@ -38,7 +37,7 @@ class Backbone(Closing):
             path: The file.
             spec: What it must be.
             embeddings: Of the same bundle.
-            options: `gpu_layers` of None is none: which of them there are is the engine's decision.
+            options: Where and how to compute.
             batch: Rows of a prefill computed at once; at least one of each sequence.
 
         Raises:
@@ -46,19 +45,9 @@ class Backbone(Closing):
             MemoryError: If there is not enough memory for the context.
         """
         self._embeddings = embeddings
-        self._model = LlamaModel(
-            path,
-            context=spec.max_positions,
-            threads=options.threads,
-            exact=options.exact,
-            sequences=options.sequences,
-            # A step has a row of every sequence.
-            batch=max(options.sequences, batch),
-            gpu_layers=options.gpu_layers or 0,
-            main_gpu=options.main_gpu,
-            kv_type=options.kv_type,
-            repack=options.repack,
-        )
+        # A step has a row of every sequence.
+        batch = max(options.sequences, batch)
+        self._model = LlamaModel(path, options, context=spec.max_positions, batch=batch)
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
         if found != expected:
             self._model.close()

@@ -46,6 +46,8 @@ class Engine(Closing):
         self.spec = _shortened(level.manifest.model_spec, options.context)
         self.gpu = _choose_gpu(options)
         layers = 0 if self.gpu is None else ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
+        # llama.cpp counts the output as a layer more.
+        self.leaves_cpu_idle = layers == ALL_LAYERS or layers > self.spec.backbone.layers
         with ExitStack() as stack:
             tokenizer = stack.enter_context(Tokenizer(level.embeddings))
             self.prompts = PromptBuilder(self.spec, tokenizer)

@@ -103,11 +103,6 @@ class StoppingCriteria:
         """How many frames from the start are worth keeping: all so far, or those before what the verdict is about."""
         return self._frames if self._good_frames is None else min(self._good_frames, self._frames)
 
-    @property
-    def excess_frames(self) -> int:
-        """How many of the frames observed so far to drop from the end."""
-        return self._frames - self.good_frames
-
     def _stop(self, verdict: Verdict, good_frames: int) -> None:
         self.verdict, self._good_frames, self._decided_at = verdict, good_frames, self._frames
 

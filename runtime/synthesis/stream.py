@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...core.closing import Closing
-from ..audio.samples import FADE_MS, SAMPLE_RATE_HZ, Samples, faded, joined_to, peak_dbfs
+from ...models.mimi import SAMPLE_RATE_HZ
+from ..audio.samples import FADE_MS, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
 from ..lm.engine import Engine
 from ..lm.frame_loop import Utterance

@@ -27,6 +27,7 @@ def test_rehearsal(tmp_path: Path) -> None:
     assert [each["batch"] for each in speed["batches"]] == [1, 2]
     assert min(speed["parts_ms"].values()) > 0
     assert set(speed["first_audio_ms"]) == {"no voice", "new voice", "kept voice"}
+    assert [entry["codec_threads"] for entry in record["codec"]] == [1, 2]
     assert [(each["level"], each["kv_type"]) for each in record["memory"]["levels"]][:2] == [
         ("q4_k_m", "f16"),
         ("q4_k_m", "q8_0"),

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from projection import CARDS, PUBLISHED, Card, Constants, fitted, frame_ms, launches_of, projection
+from projection import CARDS, PUBLISHED, Card, Constants, fitted, frame_ms, launches_of, overhead_fitted, projection
 from tables import NOT_RUN, markdown
 
 PARTS = {"backbone_ms": 2.1, "depth_ms": 9.6, "noise_ms": 0.1, "gap_ms": 0.2}
@@ -118,6 +118,36 @@ def test_measured_constants_take_the_place_of_published_ones() -> None:
     assert found["efficiency"] == pytest.approx(0.7)
     assert found["overhead_us"] == pytest.approx(2.5)
     assert "measured on H200 SXM" in found["source"]
+
+
+def test_the_overhead_is_fitted_alone_too() -> None:
+    """At the published efficiency, which a fast card's short kernels do not reach."""
+    card = next(card for card in CARDS if card.name == "H200 SXM")
+    found = projection([counted()], [measured_on(card, Constants(PUBLISHED.efficiency, 2.5, ""))])
+    assert found is not None
+    assert found["overhead_only"]["overhead_us"] == pytest.approx(2.5)
+    assert found["overhead_only"]["cards"] == found["cards"]
+    slower = projection([counted()], [measured_on(card, Constants(0.4, 2.5, ""))])
+    assert slower is not None
+    assert slower["overhead_only"]["overhead_us"] > 2.5
+    assert slower["overhead_only"]["cards"][0]["frame_ms"] < slower["cards"][0]["frame_ms"]
+    assert "frame ms at 85% of the bandwidth" in markdown(record(projection=slower))
+    with pytest.raises(ValueError, match="faster than 85%"):
+        overhead_fitted([measured_on(card, Constants(2.0, 0.0, ""))], {"q4_k_m": counted()}, card, 0.85)
+
+
+def test_codec_and_profile() -> None:
+    codec = {"device": "NVIDIA H200", "level": "q4_k_m", "codec_threads": 2, "rtf": [0.2366, 0.236]}
+    codec |= {"decode_ms": {"1": 16.29, "4": 33.76, "12": 84.23}, "ttfa_ms": [53.6, 47.3]}
+    part = {"device": "NVIDIA H200", "level": "q4_k_m", "batch": 1, "part": "depth_decoder", "launches": 4070}
+    part |= {"busy_ms": 15.504, "gaps_ms": 0.494, "by_kernel": [{"name": "a", "count": 480, "ms": 4.287}]}
+    text = markdown(record(codec=[codec], profile=[part]))
+    assert rows(text.split("## The codec's threads")[1], "NVIDIA H200")[0][2:] == [
+        "2", "16.3", "33.8", "84.2", "0.237, 0.236", "54, 47"
+    ]  # fmt: skip
+    assert rows(text.split("## Where it goes")[1], "NVIDIA H200")[0][3:] == [
+        "depth decoder", "4070", "15.50", "0.49", "`a` 4.29"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_broken_manifest(miso_convert, inputs: Inputs, tmp_path: Path) -> None: 
     whole = path.read_text("utf-8")
     for text, message in (
         (whole[:-20], "not a valid manifest: JSON"),
-        (whole.replace('"schema_version": 1', '"schema_version": 9'), "not a valid manifest: schema_version"),
+        (whole.replace('"schema_version": 1', '"schema_version": "1"'), "not a valid manifest: schema_version"),
+        (whole.replace('"schema_version": 1', '"schema_version": 9'), "schema_version is 9, known is 1"),
         (whole.replace('"backbone": "Micro-', '"backbone": "../Micro-', 1), "is not a plain file name"),
         (whole.replace('"Micro-decoder-Q8_0.gguf": {', '"Other.gguf": {'), "no entry for Micro-decoder-Q8_0.gguf"),
         (whole.replace('"embed_dim": 64', '"embed_dim": -64'), "must be a positive integer"),

@@ -14,7 +14,7 @@ from miso_gguf.models.levels import LEVELS, Level
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, level_memory
 from miso_gguf.models.reference import Reference, audio_rows, text_rows
-from miso_gguf.native.llama import LlamaModel, load_library
+from miso_gguf.native.llama import LlamaModel, LlamaOptions, load_library
 
 FRAMES = 40
 
@@ -62,7 +62,7 @@ def expected(inputs: Inputs) -> Expected:
 
 def test_f32_backbone_fed_by_embeddings(bundle: Path, expected: Expected) -> None:
     path = bundle / "Miso-Tiny-backbone-F32.gguf"
-    with LlamaModel(path, context=64, threads=2, exact=True) as model:
+    with LlamaModel(path, LlamaOptions(threads=2, exact=True), context=64) as model:
         hidden, logits = model.forward(expected.prompt)
     assert np.abs(logits).max() > 1
     assert np.abs(hidden - expected.hidden).max() <= 2e-5
@@ -75,7 +75,7 @@ def test_f32_decoder_is_a_language_model_over_the_flattened_vocabulary(bundle: P
     path = bundle / "Miso-Tiny-decoder-F32.gguf"
     table = next(tensor.data for tensor in GGUFReader(path).tensors if tensor.name == "token_embd.weight")
     offsets = np.arange(TINY.codebooks) * TINY.audio_vocab
-    with LlamaModel(path, context=TINY.codebooks, threads=2, exact=True) as model:
+    with LlamaModel(path, LlamaOptions(threads=2, exact=True), context=TINY.codebooks) as model:
         for frame in (0, FRAMES - 1):
             ids = (expected.codes[frame] + offsets)[:-1]
             start = expected.projected[-FRAMES + frame][None]
@@ -88,7 +88,7 @@ def test_f32_decoder_is_a_language_model_over_the_flattened_vocabulary(bundle: P
 
 
 def test_f16_backbone(bundle: Path, expected: Expected) -> None:
-    with LlamaModel(bundle / "Miso-Tiny-backbone-F16.gguf", context=64, threads=2) as model:
+    with LlamaModel(bundle / "Miso-Tiny-backbone-F16.gguf", LlamaOptions(threads=2), context=64) as model:
         hidden, logits = model.forward(expected.prompt)
     assert np.abs(hidden - expected.hidden).max() <= 0.02
     assert (logits.argmax(1) == expected.logits.argmax(1)).mean() >= 0.95
@@ -97,7 +97,7 @@ def test_f16_backbone(bundle: Path, expected: Expected) -> None:
 @pytest.mark.parametrize("level", LEVELS.values(), ids=lambda level: level.key)
 @pytest.mark.parametrize("part", ["backbone", "decoder"])
 def test_every_level_loads_and_resembles(bundle: Path, expected: Expected, level: Level, part: str) -> None:
-    with LlamaModel(bundle / f"Miso-Tiny-{part}-{level.label}.gguf", context=64, threads=2) as model:
+    with LlamaModel(bundle / f"Miso-Tiny-{part}-{level.label}.gguf", LlamaOptions(threads=2), context=64) as model:
         assert model.vocab == (TINY.audio_vocab if part == "backbone" else TINY.flat_audio_vocab)
         if part == "backbone":
             logits = model.forward(expected.prompt)[1]
@@ -106,7 +106,7 @@ def test_every_level_loads_and_resembles(bundle: Path, expected: Expected, level
 
 
 def test_wrong_shapes_never_reach_llama_cpp(bundle: Path) -> None:
-    with LlamaModel(bundle / "Miso-Tiny-backbone-F32.gguf", context=8, threads=1) as model:
+    with LlamaModel(bundle / "Miso-Tiny-backbone-F32.gguf", LlamaOptions(threads=1), context=8) as model:
         for shape in ((3, 255), (0, 256), (9, 256), (256,)):
             with pytest.raises(ValueError, match=r"expected embeddings \[1..8, 256\]"):
                 model.forward(np.zeros(shape, np.float32))

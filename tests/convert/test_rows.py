@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from builders import MICRO
 from miso_gguf.convert import rows as module
 from miso_gguf.convert.checkpoint.hf_layout import hf_sources
+from miso_gguf.convert.checkpoint.layouts import HUGGING_FACE
 from miso_gguf.convert.checkpoint.open import Checkpoint
 from miso_gguf.convert.rows import RowReader
 from miso_gguf.core.errors import CheckpointError
@@ -81,11 +82,11 @@ def permuted(weights: Mapping[str, F32Array]) -> dict[str, F32Array]:
 
 
 def upstream(weights: Mapping[str, F32Array] = WEIGHTS, **options: bool) -> RowReader:
-    return RowReader(Checkpoint(Memory(weights), SPEC, None), **options)
+    return RowReader(Checkpoint(Memory(weights), SPEC), **options)
 
 
 def huggingface() -> RowReader:
-    return RowReader(Checkpoint(Memory(permuted(WEIGHTS)), SPEC, hf_sources(SPEC)))
+    return RowReader(Checkpoint(Memory(permuted(WEIGHTS)), SPEC, HUGGING_FACE))
 
 
 def read_all(reader: RowReader, tensor: GgufTensor) -> F32Array:
@@ -173,7 +174,7 @@ def test_chunks_tile_every_tensor(make: Make, weights: int) -> None:
 
 
 def test_chunks_of_the_full_model() -> None:
-    reader = RowReader(Checkpoint(Memory({}), MISO_8B, None))
+    reader = RowReader(Checkpoint(Memory({}), MISO_8B))
     chunks = {(t.part, t.name): reader.chunks(t) for t in gguf_tensors(MISO_8B)}
     assert chunks["backbone", "blk.0.ffn_gate.weight"][:2] == [(0, 256), (256, 512)]
     assert len(chunks["backbone", "blk.0.ffn_gate.weight"]) == 14336 // 256
@@ -215,7 +216,7 @@ def test_positions_are_those_of_the_source() -> None:
 
 def test_the_projection_is_read_once() -> None:
     memory = Memory(WEIGHTS)
-    reader = RowReader(Checkpoint(memory, SPEC, None))
+    reader = RowReader(Checkpoint(memory, SPEC))
     reader.read(TABLE, 0, 3)
     reader.read(TABLE, 3, 9)
     assert memory.reads == [

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from builders import MICRO
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.mimi import TINY_MIMI, mimi_shapes
+from miso_gguf.models.mimi import MIMI_NAME, TINY_MIMI, mimi_shapes
 from miso_gguf.models.spec import TransformerSpec
-from miso_gguf.models.synthetic import MIMI_NAME, write_synthetic
+from miso_gguf.models.synthetic import write_synthetic
 from miso_gguf.models.tensors import checkpoint_shapes
 
 

@@ -43,7 +43,7 @@ class Bench:
     """A graph, operands for it as hypothesis draws them, and its result."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
-        self.g = Graph(64, views=64)
+        self.g = Graph(128)
         self._draw = draw
         self._rng = np.random.default_rng(0)
         self._inputs: list[Operand] = []
@@ -417,7 +417,7 @@ def test_rows_in_further_dimensions_in_the_fastest_memory(backends: Backends, qt
     data = quantize(qtype, matrix)
     x = rng.standard_normal((1, 5, 3, 256)).astype(np.float32)
     with ExitStack() as stack:
-        context, graph = TensorContext(2), Graph(4, views=4)
+        context, graph = TensorContext(2), Graph(8)
         stack.callback(context.close)
         stack.callback(graph.close)
         weights = context.new(qtype, 256, 64)

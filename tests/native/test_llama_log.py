@@ -9,7 +9,7 @@ import pytest
 from builders import MICRO, make_bundle, make_inputs
 from miso_gguf.models.levels import FP16
 from miso_gguf.native import llama
-from miso_gguf.native.llama import LlamaModel
+from miso_gguf.native.llama import LlamaModel, LlamaOptions
 from miso_gguf.native.llama_log import LoggedBuffer, captured_log, logged_buffers
 
 MIB = 1 << 20
@@ -76,10 +76,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING, logging.DEBUG])
 def test_nobody_else_hears_more_or_less(backbone: Path, caplog: pytest.LogCaptureFixture, level: int) -> None:
     with caplog.at_level(logging.WARNING), caplog.at_level(level, llama.log.name):
-        with LlamaModel(backbone, context=64, threads=1):
+        with LlamaModel(backbone, LlamaOptions(threads=1), context=64):
             before = len(caplog.records)
         with captured_log() as lines:
-            LlamaModel(backbone, context=64, threads=1).close()
+            LlamaModel(backbone, LlamaOptions(threads=1), context=64).close()
             llama.log.warning("something else")
         assert len(caplog.records) == 2 * before + 1
         assert (before > 0) == (level == logging.DEBUG)

@@ -1,6 +1,9 @@
 """A stock llama.cpp model fed by embeddings: sequences, positions, and what is refused before llama.cpp sees it."""
 
+import ctypes
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 from builders import MICRO, make_bundle, make_inputs
 from miso_gguf.core.errors import BundleError
 from miso_gguf.models.levels import F32
-from miso_gguf.native.llama import LlamaModel, load_library
+from miso_gguf.native.llama import LlamaModel, LlamaOptions, load_library
 
 Floats = NDArray[np.float32]
 
@@ -32,7 +35,7 @@ def path(bundle: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(path: Path) -> Iterator[LlamaModel]:
-    with LlamaModel(path, context=CONTEXT, threads=1, exact=True, sequences=3) as model:
+    with LlamaModel(path, LlamaOptions(threads=1, exact=True, sequences=3), context=CONTEXT) as model:
         yield model
 
 
@@ -145,18 +148,18 @@ def test_positions_out_of_order_are_llama_cpps_to_refuse(model: LlamaModel) -> N
 
 
 def test_every_position_can_be_used(path: Path) -> None:
-    with LlamaModel(path, context=CONTEXT, threads=1, exact=True, batch=7) as model:
+    with LlamaModel(path, LlamaOptions(threads=1, exact=True), context=CONTEXT, batch=7) as model:
         assert model.batch == 7
         embedded = rows(CONTEXT)
         parts = [decode(model, embedded[start : start + 7], 0, start)[0] for start in range(0, CONTEXT, 7)]
-    with LlamaModel(path, context=CONTEXT, threads=1, exact=True) as model:
+    with LlamaModel(path, LlamaOptions(threads=1, exact=True), context=CONTEXT) as model:
         close(np.concatenate(parts), model.forward(embedded)[0])
 
 
 @pytest.mark.parametrize(("kv_type", "error"), [("f32", 5e-3), ("f16", 5e-3), ("q8_0", 5e-2)])
 def test_types_of_the_kv_cache(path: Path, model: LlamaModel, kv_type: str, error: float) -> None:
     expected = model.forward(rows(20))[0]
-    with LlamaModel(path, context=CONTEXT, threads=1, kv_type=kv_type) as other:  # type: ignore[arg-type]
+    with LlamaModel(path, LlamaOptions(threads=1, kv_type=kv_type), context=CONTEXT) as other:  # type: ignore[arg-type]
         difference = np.abs(other.forward(rows(20))[0] - expected).max()
     assert difference < error
 
@@ -166,17 +169,45 @@ def test_files_that_are_no_model(bundle: Path, tmp_path: Path, path: Path) -> No
     half.write_bytes(path.read_bytes()[:-100])
     for wrong in (half, tmp_path / "nothing.gguf", bundle / "mimi-decoder.onnx", bundle / "Micro-embeddings-F32.gguf"):
         with pytest.raises(BundleError, match=f"{wrong.name}: llama.cpp does not load it"):
-            LlamaModel(wrong, context=8, threads=1)
+            LlamaModel(wrong, LlamaOptions(threads=1), context=8)
 
 
 def test_a_context_that_llama_cpp_cannot_make(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_library(), "llama_init_from_model", lambda *_: None)
     with pytest.raises(MemoryError, match="no memory for a context of 2 x 8 positions with a KV cache in q8_0"):
-        LlamaModel(path, context=8, threads=1, sequences=2, kv_type="q8_0")
+        LlamaModel(path, LlamaOptions(threads=1, sequences=2, kv_type="q8_0"), context=8)
+
+
+@pytest.mark.parametrize("gpu_layers", [0, 1, -1])
+def test_only_no_layers_at_all_leave_the_gpu_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, gpu_layers: int
+) -> None:
+    """Without devices, llama.cpp opens none, and there is none to send large products to."""
+    lib, seen = load_library(), {}
+    load, init = lib.llama_model_load_from_file, lib.llama_init_from_model
+
+    def loading(name: bytes, params: ctypes.Structure) -> object:
+        seen["model"] = params
+        return load(name, params)
+
+    def starting(model: object, params: ctypes.Structure) -> object:
+        seen["context"] = params
+        return init(model, params)
+
+    monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
+    monkeypatch.setattr(lib, "llama_init_from_model", starting)
+    with LlamaModel(path, LlamaOptions(threads=1, gpu_layers=gpu_layers), context=8) as model:
+        assert model.forward(rows(3))[0].shape == (3, WIDTH)
+    devices = seen["model"].devices
+    if gpu_layers == 0:
+        assert ctypes.c_void_p.from_address(devices).value is None
+    else:
+        assert devices is None
+    assert (seen["context"].op_offload, seen["context"].offload_kqv) == (gpu_layers != 0, gpu_layers != 0)
 
 
 def test_closing_twice(path: Path) -> None:
-    model = LlamaModel(path, context=8, threads=1)
+    model = LlamaModel(path, LlamaOptions(threads=1), context=8)
     model.close()
     model.close()
 
@@ -186,7 +217,40 @@ def test_llama_cpp_logs_through_logging(
 ) -> None:
     # A command that a test ran before may have left its own handler, which prints.
     monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
-    with caplog.at_level(logging.DEBUG, "miso_gguf.native.llama"), LlamaModel(path, context=8, threads=1):
+    with caplog.at_level(logging.DEBUG, "miso_gguf.native.llama"), LlamaModel(path, LlamaOptions(threads=1), context=8):
         pass
     assert any("n_ctx" in record.getMessage() for record in caplog.records)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("first", ["devices.devices()", "llama.load_library()"])
+def test_an_abort_says_why(first: str) -> None:
+    """As ggml's CUDA backend does it: the reason is an error in the log, and the abort says only where."""
+    program = f"""
+import ctypes
+from miso_gguf.native import device as devices, libraries, llama
+{first}
+base = libraries.ggml_base()
+base.ggml_log_internal(4, b"CUDA error: %s\\n", b"out of memory")
+base.ggml_log_internal(3, b"a warning\\n")
+base.ggml_abort(b"ggml-cuda.cu", 109, b"CUDA error")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode < 0
+    assert done.stderr == "CUDA error: out of memory\nggml-cuda.cu:109: CUDA error\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is loaded")
+@pytest.mark.parametrize("first", ["llama.load_library()", "ggml_base()", "ggml_registry()"])
+def test_one_ggml_whoever_asks_first(first: str) -> None:
+    """A second one would have its own log, and its own callback when it aborts."""
+    program = f"""
+from miso_gguf.native import llama
+from miso_gguf.native.libraries import ggml_base, ggml_registry
+{first}
+llama.load_library(), ggml_base(), ggml_registry()
+print(*{{line.split()[-1] for line in open("/proc/self/maps") if "/libggml" in line}})
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
+    names = [Path(path).name.partition(".")[0] for path in done.stdout.split()]
+    assert sorted(names) == sorted(set(names)) != []

@@ -15,7 +15,7 @@ from builders import make_bundle, make_inputs
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, FP16, Q4_K_M, Q8_0
-from miso_gguf.models.manifest import read_manifest, sealed
+from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.synthetic import write_synthetic
 from miso_gguf.runtime.bundle import level_key, open_level, preferred_levels
@@ -38,7 +38,7 @@ def replace(path: Path, content: bytes) -> None:
 def edit_manifest(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
     data = json.loads((directory / "miso.json").read_text())
     change(data)
-    replace(directory / "miso.json", sealed(**data).to_json().encode())
+    replace(directory / "miso.json", json.dumps(data).encode())
 
 
 PARTS = ["backbone", "decoder", "embeddings", "codec_decoder"]

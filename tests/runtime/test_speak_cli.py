@@ -26,6 +26,7 @@ from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, Q4_K_M
 from miso_gguf.runtime import cli
 from miso_gguf.runtime.audio.loudness import integrated_lufs
+from miso_gguf.runtime.audio.writer import AudioWriter
 from miso_gguf.runtime.bundle import Bundle
 from miso_gguf.runtime.dialogue import turns
 from miso_gguf.runtime.dialogue.script import Line
@@ -137,6 +138,12 @@ def test_sampling_options(speak: Callable[..., Result]) -> None:
     assert len({takes["plain"], takes["seed"], takes["greedy"]}) == 3
 
 
+def test_json_counts_clipped_samples(speak: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    write = AudioWriter.write
+    monkeypatch.setattr(AudioWriter, "write", lambda writer, samples: write(writer, samples * 1000))
+    assert json.loads(speak("Hello there.", *SHORT, "--json").out)["clipped_samples"] > 1000
+
+
 def test_json(speak: Callable[..., Result], bundle: Path) -> None:
     done = speak(
         "Hello there, my good old friend. How are you today, my dear?",
@@ -152,7 +159,7 @@ def test_json(speak: Callable[..., Result], bundle: Path) -> None:
     assert "s of speech" not in done.err
     assert said["seconds"] == soundfile.info("speech.wav").frames / 48_000
     assert (said["model"], said["level"], said["device"], said["voice"]) == ("Miso-Tiny", "q4_k_m", "CPU", None)
-    assert said["kv_type"] == "f16"
+    assert (said["kv_type"], said["clipped_samples"]) == ("f16", 0)
     assert (said["seed"], said["sample_rate_hz"], said["out"]) == (3, 48_000, "speech.wav")
     assert all((bundle / name).is_file() for name in said["files"])
     assert len(said["files"]) == 4

@@ -168,8 +168,8 @@ def test_a_recording_of_just_30_s_that_resampling_made_longer(tmp_path: Path, mo
     [
         (np.full(720_001, 0.5, np.float32), r"30\.0 s long, at most 30 s can be used; cut it to its best 5 to 15 s"),
         (np.zeros(24_000, np.float32), "is silence"),
-        (np.array([0.5, np.nan], np.float32), "NaN or infinite"),
-        (np.array([0.5, -np.inf], np.float32), "NaN or infinite"),
+        (np.array([0.5, np.nan], np.float32), "NaN or infinity"),
+        (np.array([0.5, -np.inf], np.float32), "NaN or infinity"),
         (np.zeros(0, np.float32), r"float32 \[0\], expected float32 \[n\]"),
         (np.zeros((5, 2), np.float32), r"float32 \[5, 2\], expected float32 \[n\]; mix it down"),
         (np.ones(5, np.int16), r"int16 \[5\], expected float32"),

@@ -4,11 +4,15 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from miso_gguf.models.memory import level_memory
-from miso_gguf.native.device import Backends, gpus
+from miso_gguf.native.buffer import Buffer
+from miso_gguf.native.buffer_types import plain_buffer_type
+from miso_gguf.native.device import Backends, Device, gpus
+from miso_gguf.native.graph import F32, TensorContext
 from miso_gguf.native.llama import KvType
 from miso_gguf.quant_eval.memory.accounted import CONTEXT, accounted_vram
 from miso_gguf.quant_eval.memory.child import LOADED, SPOKEN
@@ -16,12 +20,13 @@ from miso_gguf.quant_eval.memory.measured import SPEECH_S, STEADY_S, Measured, m
 from miso_gguf.runtime.bundle import open_level
 
 GOALS_GB = {"q4_0": 4.9, "q4_k_m": 5.3, "q8_0": 9.0, "fp16": 16.2}
+_HELD_VALUES = 256
 
 
 def driver_memory(bundle: Path) -> Measured:
-    """What a process takes that opens the GPU and allocates nothing: the driver's context.
+    """What a process takes that holds one small buffer on the GPU: the driver's context.
 
-    Kernels are loaded when they are first launched, so their code counts as the level's.
+    cuBLAS, and kernels, which are loaded when they are first launched, count as the level's.
     """
     return measured_vram(bundle, "", command=[sys.executable, str(Path(__file__))])
 
@@ -56,14 +61,19 @@ def _level(bundle: Path, level: str, kv_type: KvType, seconds: float = SPEECH_S)
     }
 
 
-def _open_only() -> None:
-    """The child of `driver_memory`."""
-    with Backends(gpu=gpus()[0], threads=1):
-        print(json.dumps({"event": LOADED, "device": gpus()[0].description}), flush=True)
-        time.sleep(2 * STEADY_S)
+def hold_a_buffer(gpu: Device, seconds: float = 2 * STEADY_S) -> None:
+    """The child of `driver_memory`. Opening a backend is not enough: CUDA makes its context when memory is taken."""
+    with ExitStack() as stack:
+        stack.enter_context(Backends(gpu=gpu, threads=1))
+        context = TensorContext(1)
+        stack.callback(context.close)
+        context.new(F32, _HELD_VALUES)
+        stack.callback(Buffer(context, plain_buffer_type(gpu), weights=False).close)
+        print(json.dumps({"event": LOADED, "device": gpu.description}), flush=True)
+        time.sleep(seconds)
         print(json.dumps({"event": SPOKEN}), flush=True)
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    _open_only()
+    hold_a_buffer(gpus()[0])

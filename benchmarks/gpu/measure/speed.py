@@ -56,6 +56,7 @@ def level_speed(bundle: Path, level: str, *, gpu_layers: int, threads: int, effo
             "level": level,
             "device": device,
             "threads": threads,
+            "codec_threads": tts.codec.threads,
             "load_s": round(load_s, 2),
             "cuda_graphs": os.environ.get("GGML_CUDA_DISABLE_GRAPHS") is None,
             "streamed_bytes": streamed,

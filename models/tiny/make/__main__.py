@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 
 from ....core.files import file_sha256, write_whole
 from ...flavors import TINY
+from ...mimi import MIMI_NAME
 from .as_mimi import as_mimi
-from .codec import CODEC_SPEC, MIMI_NAME, make_codec, read_codec, write_mimi
+from .codec import CODEC_SPEC, make_codec, read_codec, write_mimi
 from .corpus import Corpus
 from .renderings import Renderings
 from .tokenizer import make_tokenizer

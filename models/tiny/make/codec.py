@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from ....core.files import write_whole
-from ...mimi import MimiSpec, recognise_mimi
+from ...mimi import MIMI_NAME, MimiSpec, recognise_mimi
 from .as_mimi import Tensors, as_mimi, from_mimi, largest_rank
 from .figures import Figures, compare
 from .linear_codec import LinearCodec, fit_codec
@@ -34,7 +34,6 @@ CODEC_SPEC = MimiSpec(
     ffn_dim=32,
 )
 SEMANTIC_DIMS = 4
-MIMI_NAME = "mimi.safetensors"
 _SENTENCES = 100
 _HELD_OUT_SEED = 1
 

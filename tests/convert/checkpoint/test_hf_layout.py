@@ -17,7 +17,6 @@ from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.hf_layout import (
     CODEC_PREFIX,
-    HfSource,
     check_mimi_config,
     hf_ignored,
     hf_sources,
@@ -26,6 +25,7 @@ from miso_gguf.convert.checkpoint.hf_layout import (
     unpermute_rows,
 )
 from miso_gguf.convert.checkpoint.open import open_checkpoint
+from miso_gguf.convert.checkpoint.tensor_store import TensorSource
 from miso_gguf.convert.codec import Codec
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.core.errors import CheckpointError
@@ -35,7 +35,7 @@ from miso_gguf.models.reference import KVCache, Reference, audio_rows, text_rows
 from miso_gguf.models.spec import ModelSpec, RopeScaling, TransformerSpec
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
 from miso_gguf.models.tensors import checkpoint_shapes
-from miso_gguf.native.llama import LlamaModel
+from miso_gguf.native.llama import LlamaModel, LlamaOptions
 
 
 @dataclass
@@ -107,7 +107,7 @@ def test_saved_directory_converts_and_llama_cpp_agrees(saved: Saved, tmp_path: P
     codes = torch.randint(0, AUDIO_VOCAB, (20, CODEBOOKS), generator=generator)
     embedded = torch.cat([saved.model.embed_text_tokens(ids), saved.model.backbone_model.embed_tokens(codes[None])[0]])
     expected_hidden, expected_logits = _forward(saved, ids, codes)
-    with LlamaModel(out / manifest.levels["f32"].backbone, context=32, threads=2, exact=True) as model:
+    with LlamaModel(out / manifest.levels["f32"].backbone, LlamaOptions(threads=2, exact=True), context=32) as model:
         hidden, logits = model.forward(embedded.numpy())
     np.testing.assert_allclose(hidden, expected_hidden.numpy(), atol=1e-4, rtol=0)
     np.testing.assert_allclose(logits, expected_logits.numpy(), atol=1e-4, rtol=0)
@@ -176,13 +176,13 @@ def test_unpermute_undoes_the_published_permutation() -> None:
 def test_table_prefers_the_spelling_that_is_there() -> None:
     old = "backbone_model.embed_tokens.embed_audio_tokens.weight"
     new = "depth_decoder.model.embed_tokens.weight"
-    assert hf_sources(SPEC)["audio_embeddings.weight"] == HfSource(new)
-    assert hf_sources(SPEC, [old])["audio_embeddings.weight"] == HfSource(old)
-    assert hf_sources(SPEC, [old, new])["audio_embeddings.weight"] == HfSource(new)
+    assert hf_sources(SPEC)["audio_embeddings.weight"] == TensorSource(new)
+    assert hf_sources(SPEC, [old])["audio_embeddings.weight"] == TensorSource(old)
+    assert hf_sources(SPEC, [old, new])["audio_embeddings.weight"] == TensorSource(new)
     text = "backbone_model.embed_tokens.embed_text_tokens.weight"
     assert hf_sources(SPEC, [text])["text_embeddings.weight"].name == text
     k = hf_sources(SPEC)["decoder.layers.1.attn.k_proj.weight"]
-    assert k == HfSource("depth_decoder.model.layers.1.self_attn.k_proj.weight", 32)
+    assert k == TensorSource("depth_decoder.model.layers.1.self_attn.k_proj.weight", 32)
     assert hf_sources(SPEC)["decoder.layers.1.attn.v_proj.weight"].head_dim is None
     assert set(hf_sources(MISO_8B)) == set(checkpoint_shapes(MISO_8B))
     assert len({source.name for source in hf_sources(MISO_8B).values()}) == 367

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from builders import MICRO
 from miso_gguf.convert.checkpoint import open as module
 from miso_gguf.convert.checkpoint.hf_layout import hf_sources
+from miso_gguf.convert.checkpoint.layouts import HUGGING_FACE, UPSTREAM
 from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint, open_store
 from miso_gguf.convert.checkpoint.pickle import PickleFile
 from miso_gguf.convert.checkpoint.safetensors import SafetensorsFile
@@ -148,7 +149,7 @@ def test_every_layout_holds_the_same_rows(tmp_path: Path, write: Write, expected
                     stop = min(start + 2 * step, len(array))
                     np.testing.assert_array_equal(checkpoint.read(name, start, stop), array[start:stop])
     if write in (write_hf, write_hf_sharded):
-        assert checkpoint.is_hf
+        assert checkpoint.layout is HUGGING_FACE
         assert checkpoint.row_step("backbone.layers.0.attn.q_proj.weight") == 32
         assert checkpoint.row_step("decoder.layers.0.attn.k_proj.weight") == 16
         assert checkpoint.row_step("decoder.layers.0.attn.v_proj.weight") == 1
@@ -166,7 +167,7 @@ def test_huggingface_needs_no_config_option(tmp_path: Path, expected_fingerprint
 def test_a_config_of_huggingface_serves_upstream_names_too(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps(hf_config()))
     with open_checkpoint(write_file(tmp_path, WEIGHTS), tmp_path / "other.json") as checkpoint:
-        assert (checkpoint.spec.name, checkpoint.is_hf, checkpoint.codec_shapes) == ("CSM", False, {})
+        assert (checkpoint.spec.name, checkpoint.layout, checkpoint.codec_shapes) == ("CSM", UPSTREAM, {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

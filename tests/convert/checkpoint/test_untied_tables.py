@@ -23,7 +23,7 @@ from miso_gguf.convert.verify import Finding, verify_bundle
 from miso_gguf.core.errors import CheckpointError
 from miso_gguf.core.files import file_sha256
 from miso_gguf.models.levels import F32
-from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, sealed
+from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
 from miso_gguf.models.tensors import AUDIO_TABLE, decoder_audio_table
 
@@ -148,9 +148,9 @@ def test_verify_finds_one_table_taken_for_both(
     shutil.copy(one / name, directory / name)
     record = BundleFile(size_bytes=(one / name).stat().st_size, sha256=file_sha256(one / name))
     fields = {**dict(converted[1]), "files": {**converted[1].files, name: record}}
-    (directory / MANIFEST_NAME).write_text(sealed(**fields).to_json())
+    (directory / MANIFEST_NAME).write_text(Manifest(**fields).to_json())
     bad = [(finding.check, finding.subject) for finding in verify(directory, untied) if not finding.ok]
-    assert bad == [("tensors", name), ("logits", "f32")]
+    assert bad == [("origin", name), ("tensors", name), ("logits", "f32")]
 
 
 def test_what_is_there_twice_and_cannot_be_told_apart_is_named(untied: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from moshi.models.loaders import get_mimi
 
-from miso_gguf.convert.checkpoint.hf_layout import CODEC_PREFIX
-from miso_gguf.convert.mimi.weights import Weights, interleave_rows, kyutai_shapes, mimi_weights
+from miso_gguf.convert.checkpoint.hf_layout import CODEC_PREFIX, unpermute_rows
+from miso_gguf.convert.mimi.weights import Weights, kyutai_shapes, mimi_weights
 from miso_gguf.core.errors import CheckpointError
 from miso_gguf.models.mimi import MIMI, TINY_MIMI, MimiSpec, mimi_shapes, recognise_mimi
 from miso_gguf.models.synthetic_mimi import random_mimi
@@ -129,4 +129,4 @@ def test_values_that_are_not_finite_are_refused(checkpoint: Weights) -> None:
 def test_half_split_rows_are_interleaved_head_by_head() -> None:
     rows = np.array([0, 2, 4, 1, 3, 5, 10, 12, 14, 11, 13, 15], np.float32)[:, None]
     expected = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
-    assert interleave_rows(rows, heads=2)[:, 0].tolist() == expected
+    assert unpermute_rows(rows, 6)[:, 0].tolist() == expected

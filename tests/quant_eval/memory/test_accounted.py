@@ -1,6 +1,7 @@
 """What is accounted, against the formula of the model's shapes and against the files."""
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from miso_gguf.models.memory import GPU_PREFILL_ROWS, kv_bytes, level_memory
 from miso_gguf.native.allocations import Allocation, noted_allocations
 from miso_gguf.native.device import Device
 from miso_gguf.native.gguf_file import GgufFile
+from miso_gguf.native.llama import LlamaOptions
 from miso_gguf.native.llama_log import logged_buffers
 from miso_gguf.quant_eval.memory import accounted as module
 from miso_gguf.quant_eval.memory.accounted import accounted_vram, memory_of
 from miso_gguf.quant_eval.memory.measured import Measured
 from miso_gguf.runtime.bundle import OpenLevel, open_level
-from miso_gguf.runtime.lm import engine
+from miso_gguf.runtime.lm import backbone, engine
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.options import EngineOptions
 
@@ -140,8 +142,8 @@ def test_a_gpu_is_used_if_there_is_one(level: OpenLevel, monkeypatch: pytest.Mon
     """Here there is none: what would be asked of llama.cpp is seen."""
     asked: dict[str, object] = {}
 
-    def refuse(_path: Path, **options: object) -> None:
-        asked.update(options)
+    def refuse(_path: Path, options: LlamaOptions, **more: object) -> None:
+        asked.update(asdict(options), **more)
         raise MemoryError("full")
 
     gpu = Device(0, "CUDA0", "card", "gpu")
@@ -162,17 +164,17 @@ def test_the_engine_prefills_what_is_accounted(
     """Never fewer rows than a step of all sequences has."""
     asked: dict[str, object] = {}
 
-    def refuse(*_arguments: object, **options: object) -> None:
-        asked.update(options)
+    def refuse(_path: Path, _options: LlamaOptions, *, context: int, batch: int) -> None:
+        asked.update(context=context, batch=batch)
         raise MemoryError("full")
 
     monkeypatch.setattr(engine, "gpus", lambda: [Device(0, "CUDA0", "card", "gpu")] * found)
     monkeypatch.setattr(engine, "Backends", lambda **_: nullcontext())
     monkeypatch.setattr(engine, "DepthDecoder", lambda *_: nullcontext())
-    monkeypatch.setattr(engine, "Backbone", refuse)
+    monkeypatch.setattr(backbone, "LlamaModel", refuse)
     with pytest.raises(MemoryError, match="full"):
         Engine(open_level(bundle, "q4_0"), EngineOptions(threads=1, sequences=sequences))
-    assert asked["batch"] == rows
+    assert asked == {"context": 2048, "batch": rows}
 
 
 def test_allocations_are_noted_only_while_asked(level: OpenLevel) -> None:

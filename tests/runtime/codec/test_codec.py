@@ -129,6 +129,18 @@ def test_decoding_on_a_thread_gives_the_same_bits(codec: Codec) -> None:
             assert np.array_equal(chunk, stream.decode(frame[None]))
 
 
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_more_threads_round_otherwise_and_no_more(
+    threads: int, codec: Codec, graphs: tuple[Path, Path], whole: NDArray[np.float32]
+) -> None:
+    with Codec(*graphs, threads=threads) as other:
+        first, again = (other.decode(random_codes(FRAMES)) for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+        np.testing.assert_allclose(first, whole, rtol=0, atol=1e-6)
+        samples = whole[: 20 * SPEC.frame_samples]
+        assert (other.encode(samples) == codec.encode(samples)).mean() > 0.99
+
+
 def test_no_frames_are_no_samples(codec: Codec) -> None:
     assert codec.decode(random_codes(0)).shape == (0,)
     assert codec.encode(np.zeros(0, np.float32)).shape == (0, SPEC.codebooks)

@@ -16,7 +16,7 @@ from older_packages import OLDEST_ONNXRUNTIME, PYTHON_310_ONNXRUNTIME, environme
 from builders import make_tiny_bundle
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.core.files import file_sha256
-from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, read_manifest, sealed
+from miso_gguf.models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.runtime.codec.onnx import OnnxStream
 
@@ -152,7 +152,7 @@ def test_a_graph_that_is_too_new_is_no_damaged_one(kind: str, reason: str, tiny:
     manifest = read_manifest(bundle)
     record = BundleFile(size_bytes=graph.stat().st_size, sha256=file_sha256(graph))
     fields = {**dict(manifest), "files": {**manifest.files, graph.name: record}}
-    (bundle / MANIFEST_NAME).write_text(sealed(**fields).to_json())
+    (bundle / MANIFEST_NAME).write_text(Manifest(**fields).to_json())
     done = miso_speak(OLDEST_ONNXRUNTIME, "Hello.", "--model", bundle, "--out", tmp_path / "out.wav")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from miso_gguf.models.mimi import MIMI_NAME
 from miso_gguf.models.tiny import DIRECTORY
-from miso_gguf.models.tiny.make.codec import MIMI_NAME, read_codec
+from miso_gguf.models.tiny.make.codec import read_codec
 from miso_gguf.models.tiny.make.conversations import is_held_out
 from miso_gguf.models.tiny.make.corpus import Corpus
 from miso_gguf.models.tiny.make.renderings import Renderings

@@ -21,6 +21,7 @@ from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm import engine as engine_module
 from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.embeddings import Embeddings
+from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.lm.frame_loop import FrameLoop
 from miso_gguf.runtime.options import EngineOptions
 
@@ -112,6 +113,23 @@ def test_a_gpu_that_lacks_operations_is_reported(
     monkeypatch.setattr(Scheduler, "splits", 3)
     with caplog.at_level(logging.WARNING), MisoTTS.load(speaking, "fp16", threads=1):
         assert "CUDA0 lacks operations of the depth decoder, which runs in 3 pieces" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "threads", "codec_threads"),
+    [(None, 1, 1), (None, 3, 3), (-1, 16, 4), (99, 16, 4), (2, 16, 1)],
+)
+def test_the_codec_takes_the_cores_that_the_models_leave(  # type: ignore[no-untyped-def]
+    speaking: Path, pretend: None, monkeypatch: pytest.MonkeyPatch, gpu_layers, threads: int, codec_threads: int
+) -> None:
+    monkeypatch.setattr(Engine, "warm_up", lambda *_: None)
+    with MisoTTS.load(speaking, "fp16", threads=threads, gpu_layers=gpu_layers) as tts:
+        assert tts.codec.threads == codec_threads
+
+
+def test_beside_models_on_the_cpu_the_codec_has_one_thread(speaking: Path) -> None:
+    with MisoTTS.load(speaking, "fp16", threads=2, gpu_layers=0) as tts:
+        assert tts.codec.threads == 1
 
 
 def test_repack_is_left_out_where_it_is_not_safe(

@@ -58,7 +58,6 @@ def test_a_loop_is_seen_when_it_has_lasted_long_enough(period: int, before: int)
     assert observed(criteria, codes) == before + lasting - 1
     assert criteria.verdict is Verdict.LOOP
     assert criteria.good_frames == before + max(period, KEPT_FRAMES)
-    assert criteria.excess_frames == lasting - max(period, KEPT_FRAMES)
 
 
 @pytest.mark.parametrize("period", [1, 8, MAX_PERIOD])
@@ -67,7 +66,7 @@ def test_one_frame_less_is_no_loop(period: int) -> None:
     lasting = max(LOOP_FRAMES, 3 * period) - 1
     codes = np.concatenate([random_codes(50), loop(period, lasting), random_codes(50, seed=2)])
     assert observed(criteria, codes) is None
-    assert (criteria.good_frames, criteria.excess_frames) == (100 + lasting, 0)
+    assert criteria.good_frames == 100 + lasting
 
 
 def test_longer_patterns_are_no_loop() -> None:
@@ -121,7 +120,7 @@ def test_the_cap() -> None:
     criteria = StoppingCriteria(K, 40)
     assert observed(criteria, random_codes(60)) == 39
     assert criteria.verdict is Verdict.CAP
-    assert (criteria.good_frames, criteria.excess_frames) == (40, 0)
+    assert criteria.good_frames == 40
 
 
 def test_a_loop_says_more_than_the_cap_at_the_same_frame() -> None:
@@ -136,7 +135,7 @@ def test_a_verdict_stays() -> None:
     for frame in loop(1, 100):
         assert criteria.observe(frame) is Verdict.CAP
     assert criteria.hear(np.zeros(100 * FRAME, np.float32)) is Verdict.CAP
-    assert (criteria.good_frames, criteria.excess_frames) == (5, 100)
+    assert criteria.good_frames == 5
 
 
 def test_silence_after_speech() -> None:
@@ -144,13 +143,12 @@ def test_silence_after_speech() -> None:
     assert heard(criteria, [-20.0] * 10 + [-60.0] * 100) == 10 + LONGEST_PAUSE_FRAMES - 1
     assert criteria.verdict is Verdict.SILENCE
     assert criteria.good_frames == 10 + KEPT_FRAMES
-    assert criteria.excess_frames == LONGEST_PAUSE_FRAMES - KEPT_FRAMES
 
 
 def test_no_speech_at_all_keeps_nothing() -> None:
     criteria = StoppingCriteria(K, NEVER)
     assert heard(criteria, [-np.inf] * 100) == LEAD_IN_FRAMES - 1
-    assert (criteria.good_frames, criteria.excess_frames) == (0, LEAD_IN_FRAMES)
+    assert criteria.good_frames == 0
 
 
 @pytest.mark.parametrize(
@@ -174,7 +172,7 @@ def test_sound_that_comes_later_is_dropped_with_what_was_computed_meanwhile() ->
     observed(criteria, random_codes(10 + LONGEST_PAUSE_FRAMES + 4))
     assert criteria.hear(levels[:-FRAME]) is None
     assert criteria.hear(levels[-FRAME:]) is Verdict.SILENCE
-    assert criteria.excess_frames == LONGEST_PAUSE_FRAMES + 4 - KEPT_FRAMES
+    assert criteria.good_frames == 10 + KEPT_FRAMES
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(60, 110), st.integers(0, 20))
