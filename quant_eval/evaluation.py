@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 
 from .gates.accepted import Accepted, Subject, check_comparable, load_accepted, save_accepted, subject_of
-from .gates.config import Gates, load_gates, margin_for
+from .gates.config import Gates, load_gates
 from .gates.history import OBSERVATIONS_NAME, compare_to_accepted
 from .gates.judge import worst
 from .memory.accounted import memory_of
@@ -62,16 +62,16 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
     if kept := _without_controls(plan, judged):
         save_accepted(results, kept, plan.out / OBSERVATIONS_NAME)
     if history is not None:
-        verdicts = compare_to_accepted(_subject(plan), _without_controls(plan, judged), history, gates.history)
+        levels = {each.name: each.level for each in plan.candidates}
+        skip = [name for name in history.levels if gates.why_not_judged(levels.get(name, name)) is not None]
+        observed = _without_controls(plan, judged)
+        verdicts = compare_to_accepted(_subject(plan), observed, history, gates.history, skip=skip)
         results = _with_history(results, verdicts)
     return results
 
 
 def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -> None:
     """Raise what could only be found out after hours of work otherwise."""
-    for gate in gates.gates:
-        for candidate in plan.candidates:
-            margin_for(gate, candidate.level)
     for extra in wanted.extras:
         make_extra(extra)
     if history is not None:

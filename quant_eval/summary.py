@@ -35,6 +35,7 @@ from .results import (
     MetricResult,
     ModelInfo,
     Results,
+    Verdict,
 )
 from .run.candidate import Candidate
 from .run.plan import Plan
@@ -104,7 +105,8 @@ def summarise(
     controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
     if plan.damaged is not None:
         quick = gates.only((LOGITS, ONE_STEP))
-        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=plan.damaged.level)
+        margins_of = gates.margins_of_damaged(plan.damaged.level)
+        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
     judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
@@ -124,7 +126,14 @@ def summarise(
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
-            _level(plan, candidate, by_level[candidate.name], memories.get(candidate.name), verdicts)
+            _level(
+                candidate,
+                by_level[candidate.name],
+                memories.get(candidate.name),
+                worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
+                None if candidate == plan.damaged else gates.why_not_judged(candidate.level),
+                is_control=candidate == plan.damaged,
+            )
             for candidate in plan.everyone
         ],
         metrics=[
@@ -275,7 +284,13 @@ def _attributions(measured: Measured, levels: Sequence[str]) -> list[Attribution
 
 
 def _level(
-    plan: Plan, candidate: Candidate, records: Sequence[Record], memory: Memory | None, gates: Sequence[GateResult]
+    candidate: Candidate,
+    records: Sequence[Record],
+    memory: Memory | None,
+    verdict: Verdict | None,
+    why_not_judged: str | None,
+    *,
+    is_control: bool,
 ) -> LevelResult:
     manifest = read_manifest(candidate.bundle)
     sizes = level_memory(manifest, candidate.level)
@@ -284,7 +299,7 @@ def _level(
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=candidate == plan.damaged,
+        is_control=is_control,
         file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(candidate.bundle),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,
@@ -292,7 +307,8 @@ def _level(
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=worst(gate.verdict for gate in gates if gate.level == candidate.name),
+        verdict=verdict,
+        why_not_judged=why_not_judged,
     )
 
 

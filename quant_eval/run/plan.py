@@ -132,8 +132,7 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
 
     Errors as `open_level` and `load_corpus`; `ValueError` on a level that is not there, with what to do.
     """
-    present = read_manifest(bundle).levels
-    order = list(LEVELS)
+    present, order = read_manifest(bundle).levels, list(LEVELS)
     keys = [level_key(level) for level in levels] or sorted(present, key=lambda key: order.index(key.split("+")[0]))
     base = level_key(reference)
     if len(set(keys)) != len(keys):
