@@ -54,7 +54,7 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
     memories: dict[str, Memory] = {}
     notes: list[str] = []
     for candidate in plan.candidates if wanted.vram else ():
-        memories[candidate.name], said = memory_of(candidate.bundle, candidate.level)
+        memories[candidate.name], said = memory_of(candidate.files)
         notes += [note for note in said if note not in notes]
     extras = measure_all(wanted.extras, lambda: _clips(plan, records))
     judged = summarise(plan, records, gates, kind=wanted.kind, memories=memories, extras=extras, notes=notes)
@@ -84,7 +84,7 @@ def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -
 
 def _subject(plan: Plan) -> Subject:
     corpus = plan.corpus.info(list(plan.seeds))
-    return subject_of(model_info(plan.reference.bundle), corpus, plan.reference.name, settings_of(plan))
+    return subject_of(model_info(plan.reference.files), corpus, plan.reference.name, settings_of(plan))
 
 
 def _records(plan: Plan) -> list[Record]:

@@ -7,15 +7,15 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from ..core.files import file_sha256
-from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
+from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
 from .gates.config import Gates
@@ -117,7 +117,7 @@ def summarise(
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model=model_info(plan.reference.bundle),
+        model=model_info(plan.reference.files),
         reference=plan.reference.name,
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
@@ -170,13 +170,13 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def model_info(bundle: Path) -> ModelInfo:
-    """Which model a bundle is of."""
-    manifest = read_manifest(bundle)
+def model_info(level: OpenLevel) -> ModelInfo:
+    """Which model a level is of."""
+    manifest = level.manifest
     return ModelInfo(
         name=manifest.model_spec.name,
-        bundle=bundle.resolve().name,
-        manifest_sha256=file_sha256(bundle / MANIFEST_NAME),
+        bundle=level.directory.resolve().name,
+        manifest_sha256=file_sha256(level.directory / MANIFEST_NAME),
         source_sha256=_checkpoint_sha256(manifest),
     )
 
@@ -189,7 +189,7 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
 
 def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
     notes = [
-        f"{each.name}: level {each.level} of {each.bundle.resolve().name}, files {each.digest[:12]}"
+        f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.threads} threads a process; the codec after the first frame is not in RTF")
@@ -292,7 +292,7 @@ def _level(
     *,
     is_control: bool,
 ) -> LevelResult:
-    manifest = read_manifest(candidate.bundle)
+    manifest = candidate.files.manifest
     sizes = level_memory(manifest, candidate.level)
     free = [record.detail for record in records if record.stage == FREE]
     spoken = [detail["first_s"] for detail in free if detail["codes"]]
@@ -300,7 +300,7 @@ def _level(
     return LevelResult(
         level=candidate.name,
         is_control=is_control,
-        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(candidate.bundle),
+        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,
         rtf=sum(detail["wall_s"] for detail in free) / audio_s if audio_s else None,
@@ -312,6 +312,5 @@ def _level(
     )
 
 
-def _codec_bytes(bundle: Path) -> int:
-    manifest = read_manifest(bundle)
+def _codec_bytes(manifest: Manifest) -> int:
     return sum(manifest.files[name].size_bytes for name in (manifest.codec.decoder, manifest.codec.encoder))
