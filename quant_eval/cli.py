@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         stdout.print_json(results.model_dump_json())
     else:
         _show(results, asked.out, time.monotonic() - begin)
-    return _exit_code(results.verdict, strict=options["strict"])
+    return _exit_code(results.verdict, _not_judged(results), strict=options["strict"])
 
 
 def _duration(seconds: float) -> str:
@@ -171,15 +172,22 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _exit_code(verdict: str | None, *, strict: bool) -> int:
+def _exit_code(verdict: str | None, not_judged: Sequence[str], *, strict: bool) -> int:
     if verdict is None:
-        stderr.print("miso-eval: nothing was judged: no gate is of a metric that was measured", style="red")
+        why = "; ".join(not_judged) or "no gate is of a metric that was measured"
+        stderr.print(f"miso-eval: nothing was judged: {why}", style="red", highlight=False)
         return FAILED
     return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
 
 
+def _not_judged(results: Results) -> list[str]:
+    return [level.why_not_judged for level in results.levels if level.why_not_judged is not None]
+
+
 def _show(results: Results, out: Path, wall_s: float) -> None:
     _show_gates(results.gates)
+    for why in _not_judged(results):
+        stdout.print(why, highlight=False)
     for control in results.controls:
         style = None if control.behaved else "red"
         stdout.print(f"control {control.name}: {control.found} (expected: {control.expected})", style=style)
@@ -272,9 +280,11 @@ def gate(
     file = _renamed("--baseline", "--accepted", old_accepted) or accepted
     if file is None:
         raise click.UsageError("Missing option '--accepted'.")
-    results, verdict = gate_against(report, file, gates)
+    results, verdict, not_judged = gate_against(report, file, gates)
     _show_gates(results)
-    return _exit_code(verdict, strict=strict)
+    for why in not_judged:
+        stdout.print(why, highlight=False)
+    return _exit_code(verdict, not_judged, strict=strict)
 
 
 @cli.command("report")

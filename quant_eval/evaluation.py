@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 
 from .gates.accepted import Accepted, Subject, check_comparable, load_accepted, save_accepted, subject_of
-from .gates.config import Gates, load_gates, margin_for
+from .gates.config import Gates, load_gates
 from .gates.history import OBSERVATIONS_NAME, compare_to_accepted
 from .gates.judge import worst
 from .memory.accounted import memory_of
@@ -54,7 +54,7 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
     memories: dict[str, Memory] = {}
     notes: list[str] = []
     for candidate in plan.candidates if wanted.vram else ():
-        memories[candidate.name], said = memory_of(candidate.bundle, candidate.level)
+        memories[candidate.name], said = memory_of(candidate.files)
         notes += [note for note in said if note not in notes]
     extras = measure_all(wanted.extras, lambda: _clips(plan, records))
     judged = summarise(plan, records, gates, kind=wanted.kind, memories=memories, extras=extras, notes=notes)
@@ -62,16 +62,16 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
     if kept := _without_controls(plan, judged):
         save_accepted(results, kept, plan.out / OBSERVATIONS_NAME)
     if history is not None:
-        verdicts = compare_to_accepted(_subject(plan), _without_controls(plan, judged), history, gates.history)
+        levels = {each.name: each.level for each in plan.candidates}
+        skip = [name for name in history.levels if gates.why_not_judged(levels.get(name, name)) is not None]
+        observed = _without_controls(plan, judged)
+        verdicts = compare_to_accepted(_subject(plan), observed, history, gates.history, skip=skip)
         results = _with_history(results, verdicts)
     return results
 
 
 def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -> None:
     """Raise what could only be found out after hours of work otherwise."""
-    for gate in gates.gates:
-        for candidate in plan.candidates:
-            margin_for(gate, candidate.level)
     for extra in wanted.extras:
         make_extra(extra)
     if history is not None:
@@ -84,7 +84,7 @@ def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -
 
 def _subject(plan: Plan) -> Subject:
     corpus = plan.corpus.info(list(plan.seeds))
-    return subject_of(model_info(plan.reference.bundle), corpus, plan.reference.name, settings_of(plan))
+    return subject_of(model_info(plan.reference.files), corpus, plan.reference.name, settings_of(plan))
 
 
 def _records(plan: Plan) -> list[Record]:

@@ -131,6 +131,7 @@ class LevelResult(Document):
         failures: Number of clips by kind, of the free stage.
         clips: Of the free stage.
         verdict: The worst of its gates; None if nothing was judged.
+        why_not_judged: Set for a level that is measured only: there are no margins for it.
     """
 
     level: str
@@ -143,6 +144,7 @@ class LevelResult(Document):
     failures: dict[str, int]
     clips: int
     verdict: Verdict | None
+    why_not_judged: str | None = None
 
 
 class Control(Document):

@@ -7,15 +7,15 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from ..core.files import file_sha256
-from ..models.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
+from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
 from .gates.config import Gates
@@ -35,6 +35,7 @@ from .results import (
     MetricResult,
     ModelInfo,
     Results,
+    Verdict,
 )
 from .run.candidate import Candidate
 from .run.plan import Plan
@@ -104,7 +105,8 @@ def summarise(
     controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
     if plan.damaged is not None:
         quick = gates.only((LOGITS, ONE_STEP))
-        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=plan.damaged.level)
+        margins_of = gates.margins_of_damaged(plan.damaged.level)
+        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
     judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
@@ -115,7 +117,7 @@ def summarise(
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model=model_info(plan.reference.bundle),
+        model=model_info(plan.reference.files),
         reference=plan.reference.name,
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
@@ -124,7 +126,14 @@ def summarise(
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
-            _level(plan, candidate, by_level[candidate.name], memories.get(candidate.name), verdicts)
+            _level(
+                candidate,
+                by_level[candidate.name],
+                memories.get(candidate.name),
+                worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
+                None if candidate == plan.damaged else gates.why_not_judged(candidate.level),
+                is_control=candidate == plan.damaged,
+            )
             for candidate in plan.everyone
         ],
         metrics=[
@@ -161,13 +170,13 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def model_info(bundle: Path) -> ModelInfo:
-    """Which model a bundle is of."""
-    manifest = read_manifest(bundle)
+def model_info(level: OpenLevel) -> ModelInfo:
+    """Which model a level is of."""
+    manifest = level.manifest
     return ModelInfo(
         name=manifest.model_spec.name,
-        bundle=bundle.resolve().name,
-        manifest_sha256=file_sha256(bundle / MANIFEST_NAME),
+        bundle=level.directory.resolve().name,
+        manifest_sha256=file_sha256(level.directory / MANIFEST_NAME),
         source_sha256=_checkpoint_sha256(manifest),
     )
 
@@ -180,7 +189,7 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
 
 def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
     notes = [
-        f"{each.name}: level {each.level} of {each.bundle.resolve().name}, files {each.digest[:12]}"
+        f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.threads} threads a process; the codec after the first frame is not in RTF")
@@ -275,27 +284,33 @@ def _attributions(measured: Measured, levels: Sequence[str]) -> list[Attribution
 
 
 def _level(
-    plan: Plan, candidate: Candidate, records: Sequence[Record], memory: Memory | None, gates: Sequence[GateResult]
+    candidate: Candidate,
+    records: Sequence[Record],
+    memory: Memory | None,
+    verdict: Verdict | None,
+    why_not_judged: str | None,
+    *,
+    is_control: bool,
 ) -> LevelResult:
-    manifest = read_manifest(candidate.bundle)
+    manifest = candidate.files.manifest
     sizes = level_memory(manifest, candidate.level)
     free = [record.detail for record in records if record.stage == FREE]
     spoken = [detail["first_s"] for detail in free if detail["codes"]]
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=candidate == plan.damaged,
-        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(candidate.bundle),
+        is_control=is_control,
+        file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,
         rtf=sum(detail["wall_s"] for detail in free) / audio_s if audio_s else None,
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=worst(gate.verdict for gate in gates if gate.level == candidate.name),
+        verdict=verdict,
+        why_not_judged=why_not_judged,
     )
 
 
-def _codec_bytes(bundle: Path) -> int:
-    manifest = read_manifest(bundle)
+def _codec_bytes(manifest: Manifest) -> int:
     return sum(manifest.files[name].size_bytes for name in (manifest.codec.decoder, manifest.codec.encoder))

@@ -72,19 +72,22 @@ class MisoTTS(Closing):
             ValueError: On an unknown level or an option that makes no sense.
             MisoError, MemoryError: If this machine cannot run it.
         """
-        found = open_level(source, level, verify=verify)
         knobs = {"threads": threads, "gpu_layers": gpu_layers, "sequences": sequences}
         asked: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
-        chosen = replace(options or EngineOptions(), **asked)
+        return cls.of(open_level(source, level, verify=verify), replace(options or EngineOptions(), **asked))
+
+    @classmethod
+    def of(cls, level: OpenLevel, options: EngineOptions) -> "MisoTTS":
+        """Load a level that is open already. Errors as `load`."""
         with ExitStack() as stack:
-            engine = stack.enter_context(Engine(found, chosen))
-            codec_threads = min(_CODEC_THREADS, chosen.threads) if engine.leaves_cpu_idle else 1
+            engine = stack.enter_context(Engine(level, options))
+            codec_threads = min(_CODEC_THREADS, options.threads) if engine.leaves_cpu_idle else 1
             codec = stack.enter_context(
-                Codec(found.codec_decoder, found.codec_encoder, threads=codec_threads, provider=chosen.codec_provider)
+                Codec(level.codec_decoder, level.codec_encoder, threads=codec_threads, provider=options.codec_provider)
             )
             engine.warm_up(SpeechOptions().top_k)
             stack.pop_all()
-        return cls(found, engine, codec)
+        return cls(level, engine, codec)
 
     def close(self) -> None:
         """Free everything. Idempotent. Raises `MisoError` while a stream is open."""

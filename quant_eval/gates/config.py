@@ -46,17 +46,41 @@ class Gate:
 
 @dataclass(frozen=True)
 class Gates:
-    """All gates, and the metrics that are held against the last accepted evaluation."""
+    """All gates, and the metrics that are held against the last accepted evaluation.
+
+    Attributes:
+        gates: Each with its margins.
+        history: Keys of metrics.
+        levels: That have margins; by default those of `gates`.
+    """
 
     gates: tuple[Gate, ...]
     history: tuple[str, ...]
+    levels: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            object.__setattr__(self, "levels", frozenset(key for gate in self.gates for key in gate.margins))
 
     def only(self, stages: Collection[str]) -> "Gates":
         """Those of these stages: for a run that leaves some out on purpose."""
         return Gates(
             tuple(gate for gate in self.gates if METRICS[gate.metric].stage in stages),
             tuple(metric for metric in self.history if METRICS[metric].stage in stages),
+            self.levels,
         )
+
+    def why_not_judged(self, level: str) -> str | None:
+        """Why a level takes no part in verdicts: it has no margins. None if it has, or if the name is no level's."""
+        try:
+            has_margins = _coarser_half(level) in self.levels
+        except ValueError:
+            return None  # "B" of a comparison
+        return None if has_margins else f"no margins for {level}: measured, not judged"
+
+    def margins_of_damaged(self, level: str) -> str:
+        """The level by whose margins a damaged `level` is judged: itself, or that with the widest there are."""
+        return level if self.why_not_judged(level) is None else max(self.levels, key=list(LEVELS).index)
 
 
 def load_gates(path: Path | None = None) -> Gates:
@@ -82,17 +106,14 @@ def load_gates(path: Path | None = None) -> Gates:
     return gates
 
 
-def margin_for(gate: Gate, level: str) -> float:
-    """The margin of a level: of its coarser half, and of the next coarser level where that has none.
+def margin_for(gate: Gate, level: str) -> float | None:
+    """The margin of a level, or of the coarser of its halves; None without one. `ValueError` if it is unknown."""
+    return gate.margins.get(_coarser_half(level))
 
-    Raises `ValueError` if the level is unknown, or coarser than all that have margins.
-    """
+
+def _coarser_half(level: str) -> str:
     order = list(LEVELS)
-    start = max(order.index(parse_level(half).key) for half in level.split("+"))
-    for key in order[start:]:
-        if key in gate.margins:
-            return gate.margins[key]
-    raise ValueError(f"the gate {gate.metric} has no margin for level {level}, only for {', '.join(gate.margins)}")
+    return max((parse_level(half).key for half in level.split("+")), key=order.index)
 
 
 def _parse(document: Mapping[str, Any], faults: list[str]) -> Gates:

@@ -16,7 +16,7 @@ further away from it, on either side; one that was surely off zero may first com
 Failures: PASS if there are no more than before; FAIL by a sign test over the prompts that differ.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ def compare_to_accepted(
     accepted: Accepted,
     metrics: Iterable[str],
     *,
+    skip: Collection[str] = (),
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[GateResult]:
@@ -52,6 +53,7 @@ def compare_to_accepted(
         observations: What was found now.
         accepted: The last accepted evaluation.
         metrics: That are to be judged: `Gates.history`.
+        skip: Levels that are not judged, because they have no margins.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
@@ -62,6 +64,8 @@ def compare_to_accepted(
     judged = list(metrics)
     results = []
     for level, stored in accepted.levels.items():
+        if level in skip:
+            continue
         now = observations.get(level)
         tested = []
         for metric in judged:
@@ -150,8 +154,13 @@ def accept(report: Path, file: Path) -> None:
     write_accepted(_of(report), file)
 
 
-def gate_against(report: Path, file: Path, gates: Path | None = None) -> tuple[list[GateResult], Verdict | None]:
-    """The history gates of the evaluation in `report` against the accepted one in `file`, and the worst verdict.
+def gate_against(
+    report: Path, file: Path, gates: Path | None = None
+) -> tuple[list[GateResult], Verdict | None, list[str]]:
+    """The history gates of the evaluation in `report` against the accepted one in `file`.
+
+    Also the worst verdict, and for each level that is not judged why. Of a comparison of bundles ("B"), the files do
+    not say which level it was: it is judged.
 
     Raises `AcceptedError` if they are not of one model, corpus and settings.
     """
@@ -160,11 +169,12 @@ def gate_against(report: Path, file: Path, gates: Path | None = None) -> tuple[l
         level: {metric: stored.observations() for metric, stored in metrics.items()}
         for level, metrics in mine.levels.items()
     }
-    watched = load_gates(gates).history
-    if not watched:
+    wanted = load_gates(gates)
+    if not wanted.history:
         raise ValueError(f"{gates} holds no metric against an accepted evaluation: name some under [history]")
-    verdicts = compare_to_accepted(mine.subject, measured, accepted, watched)
-    return verdicts, worst(verdict.verdict for verdict in verdicts)
+    not_judged = {level: why for level in accepted.levels if (why := wanted.why_not_judged(level)) is not None}
+    verdicts = compare_to_accepted(mine.subject, measured, accepted, wanted.history, skip=not_judged)
+    return verdicts, worst(verdict.verdict for verdict in verdicts), list(not_judged.values())
 
 
 def _of(report: Path) -> Accepted:

@@ -29,7 +29,7 @@ def judge(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[GateResult]:
-    """The verdict of every gate on one level, in the order of the gates.
+    """The verdict of every gate on one level, in the order of the gates; none if it has no margins.
 
     Args:
         level: A level, two of them ("q4_k_m+q8_0", backbone and decoder), or the name of a control.
@@ -40,12 +40,13 @@ def judge(
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: If there are no margins for the level, or values of failures are neither 0 nor 100.
+        ValueError: If the level is unknown, or values of failures are neither 0 nor 100.
     """
     tested = []
     for gate in gates.gates:
         margin = margin_for(gate, margins_of or level)
-        tested.append(_test(level, gate, margin, measured.get(gate.metric), resamples, seed))
+        if margin is not None:
+            tested.append(_test(level, gate, margin, measured.get(gate.metric), resamples, seed))
     return adjusted(tested)
 
 

@@ -17,7 +17,7 @@ from ...native.device import Backends, Device, gpus
 from ...native.gguf_file import GgufFile
 from ...native.llama import KvType, LlamaModel, LlamaOptions
 from ...native.llama_log import BufferKind, LoggedBuffer, captured_log, logged_buffers
-from ...runtime.bundle import OpenLevel, open_level
+from ...runtime.bundle import OpenLevel
 from ...runtime.lm.depth.decoder import DepthDecoder
 from ...runtime.lm.embeddings import Embeddings
 from ...runtime.options import SpeechOptions
@@ -41,26 +41,24 @@ class Accounted:
 
 
 def memory_of(
-    bundle: Path, level: str, *, kv_type: KvType = "f16", measure: Callable[[Path, str], Measured] | None = None
+    level: OpenLevel, *, kv_type: KvType = "f16", measure: Callable[[Path, str], Measured] | None = None
 ) -> tuple[Memory, list[str]]:
     """Both numbers of a level, and notes about them for people.
 
-    `measure` does the measuring, by default `measured_vram`. Raises `BundleError` and `ValueError` as `open_level`,
-    `MemoryError` if the level does not fit.
+    `measure` does the measuring, by default `measured_vram`. Raises `MemoryError` if the level does not fit.
     """
-    found = open_level(bundle, level)
-    accounted = accounted_vram(found, kv_type=kv_type)
+    accounted = accounted_vram(level, kv_type=kv_type)
     if measure is None:
-        measured = measured_vram(found.directory, found.key, kv_type=kv_type, context=CONTEXT)
+        measured = measured_vram(level.directory, level.key, kv_type=kv_type, context=CONTEXT)
     else:
-        measured = measure(found.directory, found.key)
+        measured = measure(level.directory, level.key)
     memory = Memory(
         accounted=accounted.parts,
         measured_peak_bytes=measured.peak_bytes,
         measured_steady_bytes=measured.steady_bytes,
         measured_why_not=measured.why_not,
     )
-    return memory, [f"VRAM of {found.key}: {note}" for note in (*accounted.notes, *measured.notes)]
+    return memory, [f"VRAM of {level.key}: {note}" for note in (*accounted.notes, *measured.notes)]
 
 
 def accounted_vram(level: OpenLevel, *, kv_type: KvType = "f16", gpu: Device | None = None) -> Accounted:

@@ -20,7 +20,6 @@ F64Array = NDArray[np.float64]
 DISTRIBUTIONS = Family(LOGITS, is_per_frame=True)
 """Of a clip's `Divergence`."""
 
-PERCENTILES: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0, 99.9)
 _FRAMES_AT_ONCE = 4
 """4 x 32 x 2051 float64 are 2 MB: the arrays in between stay in the cache."""
 
@@ -119,7 +118,7 @@ def eos_log_odds_change(base_logits0: F32Array, level_logits0: F32Array) -> F64A
     return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
 
 
-def percentiles(values: F64Array, which: Sequence[float] = PERCENTILES) -> dict[float, float]:
+def percentiles(values: F64Array, which: Sequence[float]) -> dict[float, float]:
     """Percentiles of all `values`, interpolated linearly. Raises `ValueError` if there are none."""
     if not values.size:
         raise ValueError("percentiles of no values: were all clips without a frame?")

@@ -12,8 +12,8 @@ def junit_xml(results: Results, *, strict: bool = False) -> str:
     """One XML document.
 
     FAIL is a failure; INCONCLUSIVE is skipped, with its reason, or a failure if `strict`. The gates of controls are not
-    cases, since a damaged level has to fail: whether each control behaved is one. If nothing was judged, one skipped
-    case says so: an empty file would look like a pass.
+    cases, since a damaged level has to fail: whether each control behaved is one. A level without margins is one
+    skipped case. If nothing was judged, one skipped case says so: an empty file would look like a pass.
     """
     controls = {level.level for level in results.levels if level.is_control}
     root = ElementTree.Element("testsuites", name=_printable(results.model.name))
@@ -22,6 +22,10 @@ def junit_xml(results: Results, *, strict: bool = False) -> str:
         for gate in results.gates:
             if gate.level == level:
                 _gate_case(suite, gate, strict)
+    for found in results.levels:
+        if found.why_not_judged is not None:
+            case = _case(_suite(root, found.level, results), "gates", found.level)
+            ElementTree.SubElement(case, "skipped", message=_printable(found.why_not_judged))
     if results.controls:
         suite = _suite(root, "controls", results)
         for control in results.controls:

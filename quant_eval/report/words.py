@@ -86,8 +86,9 @@ def headline(results: Results) -> str:
     judged = {
         level.level: level.verdict for level in results.levels if level.verdict is not None and not level.is_control
     }
+    not_judged = why_not_judged(results)
     if not judged:
-        return "Nothing was judged: there are no gates for what was run."
+        return f"Nothing was judged: {'; '.join(not_judged) or 'there are no gates for what was run'}."
     clauses = []
     passing = [label_of(level) for level, verdict in judged.items() if verdict == "PASS"]
     if passing:
@@ -97,7 +98,12 @@ def headline(results: Results) -> str:
             gates = [gate for gate in results.gates if gate.level == level]
             against = [gate_name(gate) for gate in gates if gate.verdict == verdict]
             clauses.append(f"{label_of(level)} {verb} {len(against)} of {len(gates)} gates ({'; '.join(against)})")
-    return "; ".join(clauses) + "."
+    return "; ".join([*clauses, *not_judged]) + "."
+
+
+def why_not_judged(results: Results) -> list[str]:
+    """Of each level that is measured only."""
+    return [level.why_not_judged for level in results.levels if level.why_not_judged is not None]
 
 
 def gate_name(gate: GateResult) -> str:

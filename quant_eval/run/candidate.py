@@ -4,8 +4,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,11 +12,11 @@ from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...native.device import Backends
 from ...runtime.audio.samples import Samples
-from ...runtime.bundle import open_level
+from ...runtime.bundle import OpenLevel
 from ...runtime.lm.depth.decoder import DepthDecoder
 from ...runtime.lm.embeddings import Embeddings
 from ...runtime.lm.frame_loop import FrameLoop, Utterance
-from ...runtime.options import SpeechOptions
+from ...runtime.options import EngineOptions, SpeechOptions
 from ...runtime.speech import Segment
 from ...runtime.tts import MisoTTS
 from ..corpus import Prompt
@@ -30,24 +29,27 @@ class Candidate:
 
     Attributes:
         name: In records and reports: the level's, "A" and "B" in a comparison of bundles, or a control's.
-        bundle: Its directory.
-        level: Key in the bundle.
+        files: The level, open.
         digest: Of the level's files and the codec, hexadecimal.
     """
 
     name: str
-    bundle: Path
-    level: str
+    files: OpenLevel
     digest: str
 
+    @property
+    def level(self) -> str:
+        """Its key in the bundle."""
+        return self.files.key
+
     @classmethod
-    def of(cls, name: str, bundle: Path, level: str) -> "Candidate":
-        """With the digest that the bundle's manifest gives. Raises `BundleError` as `open_level`."""
-        manifest = open_level(bundle, level).manifest
-        files = manifest.levels[level]
+    def of(cls, name: str, level: OpenLevel) -> "Candidate":
+        """With the digest that the bundle's manifest gives."""
+        manifest = level.manifest
+        files = manifest.levels[level.key]
         names = (files.backbone, files.decoder, files.embeddings, manifest.codec.decoder, manifest.codec.encoder)
         hashes = "".join(manifest.files[each].sha256 for each in names)
-        return cls(name, bundle, level, hashlib.sha256(hashes.encode()).hexdigest())
+        return cls(name, level, hashlib.sha256(hashes.encode()).hexdigest())
 
     @property
     def key(self) -> str:
@@ -78,7 +80,8 @@ class LoadedCandidate(Closing):
     def __init__(self, candidate: Candidate, threads: int | None = None, gpu_layers: int | None = None) -> None:
         """Load it. Errors as `MisoTTS.load`."""
         self.candidate = candidate
-        self.tts = MisoTTS.load(candidate.bundle, candidate.level, threads=threads, gpu_layers=gpu_layers)
+        options = EngineOptions(gpu_layers=gpu_layers)
+        self.tts = MisoTTS.of(candidate.files, options if threads is None else replace(options, threads=threads))
         self._replay = Replay(self.tts.engine)
 
     def close(self) -> None:
@@ -128,7 +131,7 @@ class DepthDecoderOnly(Closing):
 
     def __init__(self, candidate: Candidate, beside: LoadedCandidate, threads: int | None = None) -> None:
         """Load it where `beside` computes."""
-        level = open_level(candidate.bundle, candidate.level)
+        level = candidate.files
         engine = beside.tts.engine
         with ExitStack() as stack:
             backends = stack.enter_context(Backends(gpu=engine.gpu, threads=threads or 1))

@@ -18,9 +18,9 @@ from gguf import GGMLQuantizationType as Qtype
 from ...core.arrays import F32Array, U8Array
 from ...core.errors import MisoError
 from ...core.files import PARTIAL_SUFFIX, file_sha256
-from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
+from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest
 from ...native.gguf_file import GgufFile
-from ...runtime.bundle import open_level
+from ...runtime.bundle import OpenLevel, open_bundle, open_level
 
 STRENGTH = 0.8
 """RMS error of the weights, relative; that of Q4_0 is 0.09. With random weights, which forgive the most, KLD comes out
@@ -48,30 +48,28 @@ _BYTES_AT_ONCE = 1 << 24
 """Bytes of a tensor that are worked on at a time."""
 
 
-def damaged(bundle: Path, level: str, out: Path, *, strength: float = STRENGTH, seed: int = 0) -> str:
-    """Make, in `out`, a bundle whose only level is `level` of `bundle` with damaged weights.
+def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: int = 0) -> OpenLevel:
+    """Make, in `out`, a bundle whose only level is `source` with damaged weights.
 
-    All other files are links to those of `bundle`, or copies where the file system has no links. Equal arguments give
+    All other files are links to its own, or copies where the file system has no links. Equal arguments give
     equal bytes; if `out` is the result of an earlier call with the same ones, it is checked and used again.
 
     Args:
-        bundle: The directory that miso-convert wrote.
-        level: The level to damage.
+        source: The level to damage.
         out: A directory that does not exist yet. It appears whole or not at all.
         strength: Relative error of each scale, above 0 and below 1.
         seed: Of the signs of the errors.
 
     Returns:
-        The level's key, to open it with.
+        The damaged level, open.
 
     Raises:
         ValueError: On a strength that is out of range.
-        BundleError: If the bundle has no such level, or is incomplete.
+        BundleError: If what is there already is incomplete.
         MisoError: If `out` exists and is something else, or the level has no weights that can be damaged.
     """
     if not 0 < strength < 1:
         raise ValueError(f"strength must be above 0 and below 1 (by default {STRENGTH}), not {strength}")
-    source = open_level(bundle, level)
     key, manifest = source.key, source.manifest
     whole = hashlib.sha256(manifest.to_json().encode()).hexdigest()
     origin = f"damaged on purpose: {json.dumps([key, strength, seed])} of {whole}"
@@ -97,18 +95,17 @@ def damaged(bundle: Path, level: str, out: Path, *, strength: float = STRENGTH, 
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return key
+    return open_level(out, key)
 
 
-def _reused(out: Path, key: str, origin: str) -> str:
+def _reused(out: Path, key: str, origin: str) -> OpenLevel:
     try:
-        same = read_manifest(out).converter == origin
+        same = open_bundle(out).manifest.converter == origin
     except MisoError:
         same = False
     if not same:
         raise MisoError(f"{out}: exists, and is not this control. Give a directory that is not there yet, or delete it")
-    open_level(out, key, verify=True)
-    return key
+    return open_level(out, key, verify=True)
 
 
 def _of_one_level(manifest: Manifest, key: str, files: dict[str, BundleFile], origin: str) -> Manifest:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ...models.flavors import TINY
-from ...models.levels import DEFAULT_LEVEL, FP16, LEVELS
-from ...models.manifest import read_manifest
+from ...models.levels import DEFAULT_LEVEL, FP16, finest_first
+from ...models.manifest import Manifest
 from ...models.memory import level_memory
 from ...models.mimi import FRAME_RATE_HZ
 from ...native.threads import default_threads
-from ...runtime.bundle import level_key
+from ...runtime.bundle import open_bundle, open_level
 from ...runtime.options import SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
 from ..machine import versions
@@ -132,10 +132,10 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
 
     Errors as `open_level` and `load_corpus`; `ValueError` on a level that is not there, with what to do.
     """
-    present = read_manifest(bundle).levels
-    order = list(LEVELS)
-    keys = [level_key(level) for level in levels] or sorted(present, key=lambda key: order.index(key.split("+")[0]))
-    base = level_key(reference)
+    opened = open_bundle(bundle)
+    present = opened.manifest.levels
+    keys = [opened.key(level) for level in levels] or finest_first(present)
+    base = opened.key(reference)
     if len(set(keys)) != len(keys):
         raise ValueError(f"a level is named twice: {', '.join(keys)}")
     if base not in keys:
@@ -145,15 +145,14 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
             f"{bundle} has no level {', '.join(missing)}, only {', '.join(present)}. "
             f"Convert it: miso-convert CHECKPOINT --quant {missing[0]} --out {bundle}"
         )
-    candidates = tuple(Candidate.of(key, bundle, key) for key in keys)
+    candidates = tuple(Candidate.of(key, opened.level(key)) for key in keys)
     return _plan(candidates[keys.index(base)], candidates, asked)
 
 
 def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
     """The same level of two bundles, "A" and "B": a new recipe against the old."""
-    key = level_key(level)
-    candidates = Candidate.of("A", first, key), Candidate.of("B", second, key)
-    names = [read_manifest(each.bundle).model_spec.name for each in candidates]
+    candidates = Candidate.of("A", open_level(first, level)), Candidate.of("B", open_level(second, level))
+    names = [each.files.manifest.model_spec.name for each in candidates]
     if names[0] != names[1]:
         raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
     return _plan(candidates[0], candidates, asked)
@@ -164,7 +163,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         raise ValueError(f"unknown stage {', '.join(sorted(unknown))}; known are {', '.join(STAGES)}")
     if asked.seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
-    corpus = _corpus(reference.bundle, asked)
+    corpus = _corpus(reference.files.manifest, asked)
     options = SpeechOptions(temperature=asked.temperature, top_k=asked.top_k, split_sentences=False)
     found = versions()
     settings = {
@@ -175,7 +174,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
     control = None
     if asked.controls and _can_fail(asked, corpus):
         path = asked.out / f"control-{reference.digest[:10]}"
-        control = Candidate.of(DAMAGED, path, damaged(reference.bundle, reference.level, path))
+        control = Candidate.of(DAMAGED, damaged(reference.files, path))
     seeds = tuple(range(asked.seeds))
     fingerprint = plan_fingerprint(
         reference=[reference.name, reference.digest],
@@ -204,10 +203,10 @@ def _can_fail(asked: Asked, corpus: Corpus) -> bool:
     return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 
-def _corpus(bundle: Path, asked: Asked) -> Corpus:
+def _corpus(manifest: Manifest, asked: Asked) -> Corpus:
     source = asked.corpus
     if source == "auto":
-        source = "tiny" if read_manifest(bundle).model_spec.name == TINY.name else "builtin"
+        source = "tiny" if manifest.model_spec.name == TINY.name else "builtin"
     corpus = load_corpus(source)
     return corpus if asked.prompts is None else corpus.first(max(1, asked.prompts))
 
@@ -232,12 +231,12 @@ class Cost:
 def estimate_cost(plan: Plan) -> Cost:
     """From the texts' lengths, the bytes that a frame streams, and the measured read bandwidth."""
     bandwidth = _read_bandwidth()
-    spec = read_manifest(plan.reference.bundle).model_spec
+    spec = plan.reference.files.manifest.model_spec
     audio_s = sum(len(prompt.text) for prompt in plan.corpus.prompts) / _CHARACTERS_PER_S * len(plan.seeds)
     frames = audio_s * FRAME_RATE_HZ
 
     def frame_s(candidate: Candidate) -> float:
-        sizes = level_memory(read_manifest(candidate.bundle), candidate.level)
+        sizes = level_memory(candidate.files.manifest, candidate.level)
         return (sizes.backbone_bytes + (spec.codebooks - 1) * sizes.decoder_bytes) / bandwidth
 
     wall_s = frames * frame_s(plan.reference)

@@ -62,11 +62,10 @@ class Records(Closing):
             raise
 
     @classmethod
-    def open(cls, directory: Path, fingerprint: str, *, part: str = "main", fresh: bool = False) -> "Records":
+    def open(cls, directory: Path, fingerprint: str, *, part: str = "main") -> "Records":
         """Open the store in `directory`, or begin one.
 
         A last line that was not written whole is dropped. `part` is the name of this process's own file, a plain word.
-        `fresh` forgets what there is, in all parts.
 
         Raises:
             RecordError: If another process has this part open, a line is damaged, two records contradict each other, or
@@ -77,9 +76,6 @@ class Records(Closing):
         if not part.isalnum():
             raise ValueError(f"a part is called by letters and digits, not {part!r}")
         directory.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            for path in _parts(directory):
-                path.unlink()
         return cls(directory, fingerprint, part)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
-from ...runtime.bundle import OpenLevel, open_level
+from ...runtime.bundle import OpenLevel
 from ..corpus import Prompt
 from ..metric import FREE, LOGITS, ONE_STEP
 from .candidate import Candidate, DepthDecoderOnly, LoadedCandidate
@@ -122,7 +122,7 @@ def hold_against(
     plan: Plan, candidate: Candidate, prompts: Sequence[Prompt], part: str, progress: Progress = lambda _count: None
 ) -> int:
     """A candidate's part: the stages of every clip that has no record yet. Clips done."""
-    base = open_level(plan.reference.bundle, plan.reference.level)
+    base = plan.reference.files
     count = 0
     with ExitStack() as stack:
         records = stack.enter_context(Records.open(plan.records, plan.fingerprint, part=part))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miso_gguf.core.errors import BundleError, NewerBundleError
@@ -63,6 +63,7 @@ def entries(data: Any) -> Iterator[dict[str, Any]]:
     yield from data["files"].values()
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_unknown_keys_at_any_depth(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("bundle")
@@ -91,6 +92,7 @@ def _without_none(levels: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]
     }
 
 
+@settings(deadline=None)
 @given(newer=st.dictionaries(st.text().filter(lambda key: key.split("+")[0] not in LEVELS), VALUES, max_size=4))
 def test_unknown_levels(newer: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("bundle")
@@ -192,6 +194,7 @@ def test_known_keys_must_be_what_they_are(where: tuple[Any, ...], value: Any, me
     assert not isinstance(refused.value, NewerBundleError)
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, len(json.dumps(plain("q8_0"))) - 1))
 def test_a_torn_manifest_is_said_in_one_line(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("bundle")

@@ -21,6 +21,7 @@ from miso_gguf.quant_eval.run.damage import damaged
 from miso_gguf.quant_eval.run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
 from miso_gguf.quant_eval.run.record_store import RecordError, Records
 from miso_gguf.quant_eval.run.runner import evaluate
+from miso_gguf.runtime.bundle import open_level
 
 LEVELS = ("fp16", "q8_0", "q4_0")
 PROMPTS, SEEDS = 8, 2
@@ -277,7 +278,7 @@ def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None
     """Records are of the files that were there: another recipe under the same name is another candidate."""
     quick = asked(tmp_path / "out", prompts=2, seeds=1, controls=False, stages=("logits",))
     same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False))
-    damaged(bundle, "q4_0", tmp_path / "new")
+    damaged(open_level(bundle, "q4_0"), tmp_path / "new")
     other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False))
     assert mean(same, "B", "kld_cb0") == 0 < mean(other, "B", "kld_cb0")
     assert any("B: level q4_0 of new" in note for note in other.notes)
@@ -304,7 +305,7 @@ def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp
     document["subject"]["model"] = "Another"
     other.write_text(json.dumps(document))
     gates = tmp_path / "gates.toml"
-    gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { fp16 = 0.1 }\n')
+    gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_least"\nmargins = { fp16 = 0.1 }\n')
     for bad in (("--history", other), ("--gates", gates), ("--extra", "weer")):
         assert miso_eval("run", bundle, "--no-controls", "--out", tmp_path / "out", *bad) == 2
         assert not list((tmp_path / "out").glob("records/*")), bad

@@ -2,7 +2,7 @@
 
 from ...results import Control, GateResult, LevelResult, Results
 from ..view import NOTHING, Cell, Section, Table, heads
-from ..words import SIGNS, gate_name, interval, label_of, margin, metric_of, number, quantity
+from ..words import SIGNS, gate_name, interval, label_of, margin, metric_of, number, quantity, why_not_judged
 
 
 def verdicts(results: Results) -> Section:
@@ -15,7 +15,8 @@ def verdicts(results: Results) -> Section:
     )
     columns = [level for level in results.levels if not level.is_control and _gates_of(results, level.level)]
     if not columns:
-        return section.without("Nothing was judged: there are no gates for what was run.")
+        why = "; ".join(why_not_judged(results)) or "there are no gates for what was run"
+        return section.without(f"Nothing was judged: {why}.")
     names = [level.level for level in columns]
     matrix = _matrix(results, columns)
     reasons = Table(
@@ -30,7 +31,11 @@ def verdicts(results: Results) -> Section:
         is_folded=True,
         is_wide=True,
     )
-    return section.of(matrix, reasons)
+    shown_only = [level for level in results.levels if level.why_not_judged is not None]
+    if not shown_only:
+        return section.of(matrix, reasons)
+    rows = tuple((Cell(label_of(level.level)), Cell(level.why_not_judged or "")) for level in shown_only)
+    return section.of(matrix, Table("Not judged", heads("Level", "Why"), rows, words=frozenset({0, 1})), reasons)
 
 
 def controls(results: Results) -> Section:

@@ -298,6 +298,14 @@ def test_what_the_run_lacks_is_inconclusive_and_what_the_accepted_evaluation_lac
     ]
 
 
+def test_a_level_that_is_not_judged_has_no_verdict(tmp_path: Path) -> None:
+    found, worse = observed(values(1, 0.1)), observed(values(9, 0.1))
+    accepted = saved(tmp_path / "b.json", {"q8_0": {"kld_cb0": found}, "q4_0": {"kld_cb0": found}})
+    run = {"q8_0": {"kld_cb0": worse}, "q4_0": {"kld_cb0": worse}}
+    results = compare_to_accepted(SUBJECT, run, accepted, ["kld_cb0"], skip=["q4_0"], resamples=999)
+    assert [(result.level, result.verdict) for result in results] == [("q8_0", "FAIL")]
+
+
 def test_only_clips_that_both_have_are_compared(tmp_path: Path) -> None:
     """Half of the prompts were run: the easy ones, whose mean is lower; that is not an improvement."""
     before = np.concatenate([values(1, 0.1, 20), values(3, 0.1, 20)])

@@ -175,13 +175,32 @@ def test_margins_by_level() -> None:
     assert margin_for(kld, "q8_0") == 0.005
     assert margin_for(kld, "q4_k_m+q8_0") == margin_for(kld, "q8_0+q4_k_m") == 0.06
     assert margin_for(kld, "fp16+q4_0") == margin_for(kld, "q4_0+q4_k_m") == 0.15
-    assert margin_for(kld, "f32") == 0.001
     for level in ("damaged", "q8_0+nothing"):
         with pytest.raises(ValueError, match="unknown quantisation"):
             margin_for(kld, level)
     only_fine = gates_of(["kld_cb0"], "at_most", 1.0).gates[0]
-    with pytest.raises(ValueError, match="no margin for level q4_0, only for q8_0"):
-        margin_for(only_fine, "q4_0")
+    for level in ("q4_0", "q4_0+q8_0", "fp16"):
+        assert margin_for(only_fine, level) is None, "nobody lends it any"
+
+
+def test_a_level_without_margins_is_not_judged() -> None:
+    gates = gates_of(["kld_cb0", "top1"], "at_most", 1.0)
+    far_off = {"kld_cb0": around(100, 0.1), "top1": around(100, 0.1)}
+    assert [result.verdict for result in judge("q8_0", far_off, gates, resamples=999)] == ["FAIL", "FAIL"]
+    for level in ("q4_0", "q8_0+q4_0", "fp16"):
+        assert judge(level, far_off, gates, resamples=999) == []
+        assert gates.why_not_judged(level) == f"no margins for {level}: measured, not judged"
+    assert gates.why_not_judged("q8_0") is gates.why_not_judged("q8_0+fp16") is gates.why_not_judged("B") is None
+    none_left = gates.only(["free"])
+    assert none_left.gates == ()
+    assert none_left.why_not_judged("q4_0") is not None, "it had no margins before either"
+    assert none_left.why_not_judged("q8_0") is None
+
+
+def test_a_damaged_level_is_judged_by_its_own_margins_or_the_widest() -> None:
+    assert GATES.margins_of_damaged("q8_0") == "q8_0"
+    assert GATES.margins_of_damaged("f32") == "q4_0"
+    assert gates_of(["kld_cb0"], "at_most", 1.0).margins_of_damaged("q4_0") == "q8_0"
 
 
 def test_a_control_is_judged_by_the_margins_of_its_level() -> None:

@@ -109,7 +109,7 @@ def test_a_log_that_is_not_understood_gives_no_sum(level: OpenLevel, monkeypatch
     accounted = accounted_vram(level)
     assert accounted.parts == []
     assert accounted.notes[0].startswith("not accounted: llama.cpp's log says nothing of its kv buffers")
-    memory, notes = memory_of(level.directory, level.key, measure=lambda *_: Measured(why_not="not run: x"))
+    memory, notes = memory_of(level, measure=lambda *_: Measured(why_not="not run: x"))
     assert memory.accounted == []
     assert notes == [f"VRAM of {level.key}: {accounted.notes[0]}"]
 
@@ -121,7 +121,7 @@ def test_both_numbers_of_a_level(bundle: Path) -> None:
         asked.append((directory, key))
         return Measured(500 * MIB, 400 * MIB, "", ["a browser was open"], 1000)
 
-    memory, notes = memory_of(bundle, "Q4_0", measure=measure)
+    memory, notes = memory_of(open_level(bundle, "Q4_0"), measure=measure)
     assert asked == [(bundle, "q4_0")]
     assert (memory.measured_peak_bytes, memory.measured_steady_bytes) == (500 * MIB, 400 * MIB)
     assert memory.accounted_bytes == sum(part.bytes for part in memory.accounted) > 10 * MIB
@@ -129,7 +129,7 @@ def test_both_numbers_of_a_level(bundle: Path) -> None:
 
 
 def test_what_was_not_measured_is_no_number(bundle: Path) -> None:
-    memory, notes = memory_of(bundle, "q4_0", measure=lambda *_: Measured(why_not="not run: no GPU"))
+    memory, notes = memory_of(open_level(bundle, "q4_0"), measure=lambda *_: Measured(why_not="not run: no GPU"))
     assert (memory.measured_peak_bytes, memory.measured_steady_bytes) == (None, None)
     assert (memory.measured_why_not, notes) == ("not run: no GPU", [])
     assert memory.accounted_bytes > 0

@@ -186,7 +186,7 @@ def test_no_frames() -> None:
         with pytest.raises(ValueError, match="q8_0: no clip has a frame"):
             codebook_results("q8_0", clips)
     with pytest.raises(ValueError, match="percentiles of no values"):
-        percentiles(np.empty(0))
+        percentiles(np.empty(0), (50.0,))
 
 
 def made(kld: Any, same_top: Any) -> Divergence:
@@ -212,7 +212,7 @@ def test_summaries() -> None:
     assert [result.top1_percent for result in results] == pytest.approx([200 / 3, 100, 100 / 3])
     assert [result.flip_percent for result in results] == [10.0, 20.0, 30.0]
     assert codebook_results("q4_0", [second])[0].flip_percent is None
-    spread = percentiles(np.arange(101, dtype=float).reshape(1, -1))
+    spread = percentiles(np.arange(101, dtype=float).reshape(1, -1), (50.0, 90.0, 95.0, 99.0, 99.9))
     assert spread == {50.0: 50.0, 90.0: 90.0, 95.0: 95.0, 99.0: 99.0, 99.9: pytest.approx(99.9)}
 
 

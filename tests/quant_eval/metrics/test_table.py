@@ -35,7 +35,7 @@ def test_a_new_metric_is_one_declaration(bundle: Path, tmp_path: Path, monkeypat
     )
     asked = Asked(tmp_path / "out", corpus="tiny", prompts=5, seeds=1, stages=("logits",), controls=False, threads=1)
     plan = plan_run(bundle, ["fp16", "q8_0"], "fp16", asked)
-    results = evaluate_plan(plan, Wanted(gates=gates, vram=False)).results
+    results = evaluate_plan(plan, Wanted(gates=gates, vram=False))
     found = {entry.level: entry.estimate.value for entry in results.metrics if entry.metric == "kld_worst"}
     assert found["fp16"] == 0.0 < found["q8_0"]
     assert [(gate.level, gate.metric, gate.verdict) for gate in results.gates] == [
@@ -45,7 +45,7 @@ def test_a_new_metric_is_one_declaration(bundle: Path, tmp_path: Path, monkeypat
     write_reports(results, plan.audio, plan.out)
     for name in ("report.md", "report.html", "junit.xml"):
         assert "Worst KLD" in (plan.out / name).read_text("utf-8"), name
-    again = evaluate_plan(plan, Wanted(gates=gates, vram=False, history=plan.out / "observations.json")).results
+    again = evaluate_plan(plan, Wanted(gates=gates, vram=False, history=plan.out / "observations.json"))
     assert [gate.verdict for gate in again.gates if gate.kind == "history"] == ["PASS"]
 
 
