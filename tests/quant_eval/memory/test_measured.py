@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from builders import MICRO, Built
-from miso_gguf.models.levels import LEVELS
+from miso_gguf.models.levels import Q8_0
 from miso_gguf.native.nvml import Nvml
 from miso_gguf.quant_eval.memory import measured
 from miso_gguf.quant_eval.memory.child import random_prompt
@@ -248,7 +248,7 @@ def test_the_last_second(gpu: FakeNvml) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(built: Built) -> Path:
-    return built.bundle(list(LEVELS.values()), MICRO)
+    return built.bundle([Q8_0], MICRO)
 
 
 def child(bundle: Path, level: str = "q8_0", layers: int = 0) -> list[str]:
