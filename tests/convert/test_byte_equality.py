@@ -22,8 +22,8 @@ def _narrow(name: str, backbone: TransformerSpec, decoder: TransformerSpec) -> M
 _T = TransformerSpec
 SPECS = {
     "tiny": TINY,
-    "wide-embed": _narrow("WideEmbed", _T(2, 4096, 4, 1, 64, 256), _T(2, 1536, 4, 1, 64, 256)),
-    "wide-ffn": _narrow("WideFfn", _T(2, 256, 4, 1, 64, 14336), _T(2, 256, 4, 1, 64, 6912)),
+    "wide-embed": _narrow("WideEmbed", _T(3, 4096, 4, 1, 64, 256), _T(3, 1536, 4, 1, 64, 256)),
+    "wide-ffn": _narrow("WideFfn", _T(3, 256, 4, 1, 64, 14336), _T(3, 256, 4, 1, 64, 6912)),
     "deep": _narrow("Deep", _T(9, 256, 4, 1, 64, 256), _T(8, 256, 4, 1, 64, 512)),
     "fallback-32": _narrow("Fallback32", _T(4, 288, 3, 1, 64, 352), _T(3, 96, 3, 1, 32, 160)),
     "fallback-f16": _narrow("FallbackF16", _T(4, 80, 3, 1, 16, 112), _T(3, 64, 3, 1, 16, 80)),
