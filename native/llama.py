@@ -46,8 +46,8 @@ def load_library() -> Any:
     """
     import llama_cpp.llama_cpp as library  # noqa: PLC0415  (takes a second: only those who run a model pay)
 
-    library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))
     report_aborts()
+    library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))  # after the library is open: see `ggml_base`
     library.llama_backend_init()
     check_llama(library)
     return library
