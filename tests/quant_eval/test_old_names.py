@@ -60,7 +60,8 @@ def test_results_of_another_schema_are_refused(version: object) -> None:
 
 
 def test_what_is_no_results_is_refused_in_one_line() -> None:
-    for document in ([], {**json.loads(sample().model_dump_json()), "more": 1}):
+    documents: list[Any] = [[], {**json.loads(sample().model_dump_json()), "more": 1}]
+    for document in documents:
         with pytest.raises(ValueError, match=r"results|more") as refused:
             parsed_results(json.dumps(document))
         assert "\n" not in str(refused.value)
