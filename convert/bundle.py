@@ -49,7 +49,7 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
                 log.warning("discarded %s, left by an interrupted run", name)
             _check_space(conversion)
             if conversion.existing and conversion.existing.newer_levels:
-                names = ", ".join(conversion.existing.newer_levels)
+                names = ", ".join(conversion.existing.newer_names)
                 log.warning("%s: %s, %s, stays as it is", directory, names, BY_NEWER)
             manifest = _write(conversion, progress)
             if manifest != conversion.existing:

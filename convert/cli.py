@@ -139,7 +139,7 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
     """Show what a bundle holds: levels, parts, bits per weight, sizes, and the VRAM each level needs."""
     manifest = read_manifest(directory)
     if manifest.newer_levels:
-        stderr.print(f"{directory}: {', '.join(manifest.newer_levels)}: {BY_NEWER}", markup=False, soft_wrap=True)
+        stderr.print(f"{directory}: {', '.join(manifest.newer_names)}: {BY_NEWER}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE

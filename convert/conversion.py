@@ -182,6 +182,11 @@ def _check_existing(
         raise BundleError(
             f"{directory}: was made with another model spec ({', '.join(different)}): choose another --out"
         )
+    if not manifest.is_kept:
+        raise BundleError(
+            f"{directory}: its {MANIFEST_NAME} has numbers that no float holds, which would be lost: "
+            "choose another --out"
+        )
     files = len(checkpoint.store.files)
     if len(manifest.sources_of("checkpoint")) != files:
         raise BundleError(

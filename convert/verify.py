@@ -95,7 +95,7 @@ def _check_manifest(directory: Path, manifest: Manifest) -> list[Finding]:
     """That it can be read was seen before; here it is named, with what of it cannot be checked."""
     read = Finding("manifest", MANIFEST_NAME, file_sha256(directory / MANIFEST_NAME)[:16], ok=True)
     unchecked = f"{BY_NEWER}: of its files only the hashes are checked"
-    return [read, *(Finding("level", key, unchecked, ok=True) for key in manifest.newer_levels)]
+    return [read, *(Finding("level", key, unchecked, ok=True) for key in manifest.newer_names)]
 
 
 def _check_headers(directory: Path, manifest: Manifest) -> list[Finding]:

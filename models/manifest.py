@@ -122,6 +122,16 @@ class Manifest(Entry):
         return self._newer_levels
 
     @property
+    def newer_names(self) -> list[str]:
+        """The names of `newer_levels` for people: they are from strangers, and a terminal obeys some characters."""
+        return [key if key and key.isprintable() else repr(key) for key in self._newer_levels]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether `to_json` writes all that was read: 1e400, a number in JSON, is more than a float holds."""
+        return Manifest.model_validate(from_json(self.to_json())) == self
+
+    @property
     def model_spec(self) -> ModelSpec:
         """The model's dimensions."""
         return ModelSpec.from_dict(self.spec, ignore_unknown=True)

@@ -6,6 +6,7 @@ order of calls.
 
 import ctypes
 import importlib.util
+import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from .signatures import GGML, GGML_BASE, PROCEDURES, Signature
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _T = TypeVar("_T")
 _lock = threading.RLock()
+log = logging.getLogger(__name__)
 
 
 def once(make: Callable[[], _T]) -> Callable[[], _T]:
@@ -68,10 +70,19 @@ def bind(library: ctypes.CDLL, signatures: Mapping[str, Signature]) -> ctypes.CD
     return library
 
 
+def _to_logging(_level: int, message: bytes, _data: object) -> None:
+    """What ggml says of a damaged file, which becomes an exception. Of all else `llama.load_library` takes care."""
+    log.debug("%s", message.decode("utf-8", "replace").rstrip())
+
+
+_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_to_logging)
+
+
 @once
 def ggml_base() -> ctypes.CDLL:
     """What every build has. Raises `MisoError` if this llama-cpp-python's differs from what this package expects."""
     library = bind(open_library("ggml-base"), GGML_BASE)
+    library.ggml_log_set(_LOG_CALLBACK, None)
     check_base(library)
     return library
 

@@ -24,7 +24,7 @@ from .self_test import check_llama
 
 KvType = Literal["f32", "f16", "q8_0"]
 
-_KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
+KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
@@ -46,8 +46,8 @@ def load_library() -> Any:
     """
     import llama_cpp.llama_cpp as library  # noqa: PLC0415  (takes a second: only those who run a model pay)
 
-    library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))
     report_aborts()
+    library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))  # after the library is open: see `ggml_base`
     library.llama_backend_init()
     check_llama(library)
     return library
@@ -131,7 +131,7 @@ class LlamaModel(Closing):
             context_params.pooling_type = _POOLING_NONE
             if on_cpu:
                 context_params.op_offload = context_params.offload_kqv = False
-            context_params.type_k = context_params.type_v = _KV_TYPES["f32" if options.exact else options.kv_type]
+            context_params.type_k = context_params.type_v = KV_TYPES["f32" if options.exact else options.kv_type]
             if options.exact:
                 context_params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
             handle = lib.llama_init_from_model(model, context_params)

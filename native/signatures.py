@@ -59,6 +59,7 @@ _GRAPH: dict[str, Signature] = {
     "ggml_free": (None, [_p]),
     "ggml_get_mem_size": (_size, [_p]),
     "ggml_set_abort_callback": (_p, [_p]),
+    "ggml_log_set": (None, [_p, _p]),
     "ggml_get_no_alloc": (_bool, [_p]),
     "ggml_tensor_overhead": (_size, []),
     "ggml_graph_overhead_custom": (_size, [_size, _bool]),

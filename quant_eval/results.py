@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .old_names import renamed
 
@@ -273,4 +273,12 @@ class Results(Document):
 
 def parsed_results(document: bytes | str) -> Results:
     """The results in a `results.json`, of this version or of an earlier one. Raises `ValueError` if it is none."""
-    return Results.model_validate(renamed(json.loads(document)))
+    found = renamed(json.loads(document))
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"no results of schema {SCHEMA_VERSION}, which is what this version reads, but {version!r}")
+    try:
+        return Results.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"validation error in {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

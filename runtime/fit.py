@@ -132,7 +132,7 @@ def plan_memory(
     levels = preferred_levels(manifest)
     if not levels:
         if manifest.newer_levels:
-            raise BundleError(f"{', '.join(manifest.newer_levels)}, all levels of this bundle: {BY_NEWER}. {UPGRADE}.")
+            raise BundleError(f"{', '.join(manifest.newer_names)}, all levels of this bundle: {BY_NEWER}. {UPGRADE}.")
         raise BundleError(
             f"this bundle has no level. Add one with miso-convert, for example --quant {DEFAULT_LEVEL.key}."
         )

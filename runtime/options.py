@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass, field
 
 from ..models.mimi import FRAME_RATE_HZ
-from ..native.llama import LlamaOptions
+from ..native.llama import KV_TYPES, LlamaOptions
 from ..native.threads import default_threads
 
 ALL_LAYERS = -1
+_MOST = {"threads": 512, "sequences": 256}
+"""What ggml and llama.cpp have room for. Source: `GGML_MAX_N_THREADS` in ggml.h, `LLAMA_MAX_SEQ` in llama-cparams.h."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,19 @@ class EngineOptions(LlamaOptions):
     """Where the codec runs: "cpu", or "cuda" with onnxruntime-gpu."""
 
     def __post_init__(self) -> None:
-        for name, value, low in (("threads", self.threads, 1), ("sequences", self.sequences, 1)):
+        for name, low in (("threads", 1), ("sequences", 1), ("main_gpu", 0), ("gpu_layers", ALL_LAYERS)):
+            value, most = getattr(self, name), _MOST.get(name, (1 << 31) - 1)
+            if value is None and name == "gpu_layers":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
             if value < low:
-                raise ValueError(f"{name} must be at least {low}, not {value}")
-        if self.gpu_layers is not None and self.gpu_layers < ALL_LAYERS:
-            raise ValueError(f"gpu_layers must be -1 (all) or more, not {self.gpu_layers}")
+                least = f"{low} (all) or more" if low == ALL_LAYERS else f"at least {low}"
+                raise ValueError(f"{name} must be {least}, not {value}")
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, not {value}")
+        if self.kv_type not in KV_TYPES:
+            raise ValueError(f"kv_type must be one of {', '.join(KV_TYPES)}, not {self.kv_type!r}")
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

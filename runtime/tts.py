@@ -70,8 +70,11 @@ class MisoTTS(Closing):
         Raises:
             BundleError: If the bundle is incomplete, damaged, mixed, or has no such level.
             ValueError: On an unknown level or an option that makes no sense.
+            TypeError: On `options` of another kind: how to speak is a matter of `generate` and `stream`.
             MisoError, MemoryError: If this machine cannot run it.
         """
+        if not isinstance(options, EngineOptions | None):
+            raise TypeError(f"options must be EngineOptions, not {options!r}")
         knobs = {"threads": threads, "gpu_layers": gpu_layers, "sequences": sequences}
         asked: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
         return cls.of(open_level(source, level, verify=verify), replace(options or EngineOptions(), **asked))

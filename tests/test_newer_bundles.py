@@ -138,6 +138,16 @@ def test_adding_says_what_stays(bundle: Path, inputs: Inputs, run: Run) -> None:
     assert f"{NEWER}, {SENTENCE}" in " ".join(done.err.split())
 
 
+def test_nothing_is_added_to_what_would_be_lost(bundle: Path, inputs: Inputs) -> None:
+    path = bundle / MANIFEST_NAME
+    before = path.read_text("utf-8").replace('["somebody", null, 1.5]', "1e400")
+    path.write_text(before, "utf-8")
+    assert "1e400" in before
+    with pytest.raises(BundleError, match="has numbers that no float holds, which would be lost"):
+        make_bundle(inputs, bundle, [FP16])
+    assert path.read_text("utf-8") == before
+
+
 def test_inspect_and_verify_say_so(bundle: Path, inputs: Inputs, run: Run) -> None:
     edit(bundle, lambda data: data["files"].pop("Micro-backbone-Q3_K_S.gguf"))
     seen = run("miso-convert", "inspect", bundle, "--json")

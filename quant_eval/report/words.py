@@ -102,8 +102,8 @@ def headline(results: Results) -> str:
 
 
 def why_not_judged(results: Results) -> list[str]:
-    """Of each level that is measured only."""
-    return [level.why_not_judged for level in results.levels if level.why_not_judged is not None]
+    """Of the levels that are measured only; once, if it is one level of two bundles."""
+    return list(dict.fromkeys(level.why_not_judged for level in results.levels if level.why_not_judged is not None))
 
 
 def gate_name(gate: GateResult) -> str:

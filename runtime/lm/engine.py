@@ -140,7 +140,7 @@ def _may_repack() -> bool:
 
 def _shortened(spec: ModelSpec, context: int | None) -> ModelSpec:
     """The model with another context. Raises `ValueError` if that is longer than its own."""
-    if context is not None and not 1 <= context <= spec.max_positions:
+    if context is not None and not (isinstance(context, int) and 1 <= context <= spec.max_positions):
         raise ValueError(f"context must be 1 to {spec.max_positions} for {spec.name}, not {context}")
     return replace(spec, max_positions=context or spec.max_positions)
 

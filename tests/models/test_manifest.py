@@ -114,6 +114,20 @@ def test_a_combination_of_which_a_half_is_unknown_is_unknown(key: str, tmp_path:
     assert (list(found.levels), found.newer_levels) == (["q8_0"], {key: 7})
 
 
+def test_numbers_that_no_float_holds_are_read_and_not_kept(tmp_path: Path) -> None:
+    assert read_manifest(write(tmp_path, {**plain("q8_0"), "more": {"a": [1e300, 10**40, None]}})).is_kept
+    text = json.dumps({**plain("q8_0"), "more": {"a": [1.5]}}).replace("1.5", "1e400")
+    (tmp_path / MANIFEST_NAME).write_text(text, "utf-8")
+    assert not read_manifest(tmp_path).is_kept
+
+
+def test_names_of_newer_levels_are_harmless_to_a_terminal(tmp_path: Path) -> None:
+    data = plain("q8_0")
+    data["levels"] |= {"a\n\x1b[31m": 1, "": 2, "q3_k_s": 3}
+    found = read_manifest(write(tmp_path, data))
+    assert found.newer_names == [r"'a\n\x1b[31m'", "''", "q3_k_s"]
+
+
 def test_sources_of_an_unknown_role(tmp_path: Path) -> None:
     data = plain("q8_0")
     data["sources"].append({"role": "watermark", "name": "w", "sha256": "3" * 64})

@@ -1,5 +1,6 @@
 """Reading GGUF through ggml's parser: against gguf-py's writer, and against files that are damaged on purpose."""
 
+import logging
 import struct
 import subprocess
 import sys
@@ -246,3 +247,14 @@ def test_what_is_written_into_a_writable_file_lands_in_it(path: Path, tmp_path: 
         file.tensors["rows"].data.view(np.float32)[1, 2] = 77
     with GgufFile(copy) as file:
         assert file.tensors["rows"].data.view(np.float32)[1].tolist() == [4, 5, 77, 7]
+
+
+def test_what_ggml_says_of_a_damaged_file_goes_to_logging(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(b"GGUF")
+    with caplog.at_level(logging.DEBUG, "miso_gguf"), pytest.raises(BundleError, match="not a whole GGUF file"):
+        GgufFile(path)
+    assert "failed to read header" in caplog.text
+    assert capfd.readouterr() == ("", "")

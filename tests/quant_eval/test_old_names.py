@@ -53,6 +53,20 @@ def test_damage_is_left_for_those_who_check(damaged: dict[str, Any]) -> None:
         parsed_results(json.dumps(of_schema_1() | damaged | {"subject": 1}))
 
 
+@pytest.mark.parametrize("version", [3, "2", None, 2.5])
+def test_results_of_another_schema_are_refused(version: object) -> None:
+    with pytest.raises(ValueError, match=rf"no results of schema 2, .* but {version!r}$"):
+        parsed_results(json.dumps(of_schema_1() | {"schema_version": version}))
+
+
+def test_what_is_no_results_is_refused_in_one_line() -> None:
+    documents: list[Any] = [[], {**json.loads(sample().model_dump_json()), "more": 1}]
+    for document in documents:
+        with pytest.raises(ValueError, match=r"results|more") as refused:
+            parsed_results(json.dumps(document))
+        assert "\n" not in str(refused.value)
+
+
 def test_the_tiny_model_s_accepted_evaluation_is_read() -> None:
     assert json.loads(TINY.read_bytes())["schema_version"] == 1
     accepted = load_accepted(TINY)

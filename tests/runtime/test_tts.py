@@ -409,6 +409,10 @@ def test_another_gpu_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"threads": 0}, "threads must be at least 1, not 0"),
         ({"sequences": 0}, "sequences must be at least 1, not 0"),
         ({"gpu_layers": -2}, r"gpu_layers must be -1 \(all\) or more, not -2"),
+        ({"threads": 513}, "threads must be at most 512, not 513"),
+        ({"sequences": 257}, "sequences must be at most 256, not 257"),
+        ({"threads": "4"}, "threads must be a whole number, not '4'"),
+        ({"gpu_layers": True}, "gpu_layers must be a whole number, not True"),
     ],
 )
 def test_engine_options_that_make_no_sense(bundle: Path, options: dict[str, int], message: str) -> None:
@@ -416,6 +420,15 @@ def test_engine_options_that_make_no_sense(bundle: Path, options: dict[str, int]
         MisoTTS.load(bundle, "q4_k_m", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         EngineOptions(**options)  # type: ignore[arg-type]
+
+
+def test_other_engine_options_that_make_no_sense(bundle: Path) -> None:
+    with pytest.raises(ValueError, match="kv_type must be one of f32, f16, q8_0, not 'q4_0'"):
+        EngineOptions(kv_type="q4_0")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="main_gpu must be at least 0, not -1"):
+        EngineOptions(main_gpu=-1)
+    with pytest.raises(TypeError, match=r"options must be EngineOptions, not SpeechOptions\("):
+        MisoTTS.load(bundle, "q4_k_m", options=SpeechOptions())  # type: ignore[arg-type]
 
 
 def test_a_keyword_is_stronger_than_the_options(bundle: Path) -> None:
