@@ -39,7 +39,9 @@ class Bundle:
         """
         key, manifest = self.key(level), self.manifest
         if key not in manifest.levels:
-            add = "" if self.directory is None else f", or run miso-convert --quant {key} --out {self.source}"
+            backbone, _, decoder = key.partition("+")
+            quant = f"--quant {backbone}" + (f" --decoder-quant {decoder}" if decoder else "")
+            add = "" if self.directory is None else f", or run miso-convert CHECKPOINT {quant} --out {self.source}"
             raise BundleError(
                 f"{self.source}: has no level {key}, only {', '.join(manifest.levels) or 'none'}. "
                 f"Choose one of them{add}."

@@ -15,6 +15,7 @@ import click
 from ..console import DONE, NO, run, stderr, stdout, table
 from ..core.units import size_text
 from ..models.levels import DEFAULT_LEVEL, LEVELS
+from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
 from .audio.pipe import RawWriter, abandon_stdout, open_output
@@ -118,6 +119,8 @@ def speak(**options: Any) -> int:
     try:
         assert request.model is not None
         bundle = open_bundle(request.model)
+        if request.quant == AUTO and bundle.manifest.levels and (newer := bundle.manifest.newer_names):
+            log.warning("%s: left out %s, %s. %s.", request.model, ", ".join(newer), BY_NEWER, UPGRADE)
         return _print_plan(_memory_plan(bundle, request), request) if request.fit else _say(bundle, request)
     except BrokenPipeError:  # a player that was closed: it has heard enough
         abandon_stdout()

@@ -206,3 +206,11 @@ def test_a_higher_schema_is_refused_by_all_alike(bundle: Path, inputs: Inputs, r
     assert f"{bundle / MANIFEST_NAME}: schema_version is 2, known is 1: {SENTENCE}" in line
     assert "pip install --upgrade miso-gguf" in line
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == contents
+
+
+def test_what_is_left_out_is_said(bundle: Path, run: Run) -> None:
+    fits = run("miso-speak", "--fit", "--json", "--model", bundle)
+    assert fits.code == 0
+    assert {level["level"] for level in json.loads(fits.out)["levels"]} == {"q8_0"}
+    assert f"left out {NEWER}, {SENTENCE}" in " ".join(fits.err.split())
+    assert SENTENCE not in " ".join(run("miso-speak", "--quant", "q8_0", "--fit", "--model", bundle).err.split())

@@ -417,7 +417,10 @@ def _fails_with(failed: Result, message: str) -> None:
         (["?!"], "nothing to say: no letter or digit in '?!'"),
         (["a", "--file", "b"], "a text and --file b: pass one of them"),
         (["--file", "none.txt"], "none.txt: no such file"),
-        (["a", "--quant", "q8_0"], "has no level q8_0, only f32, q4_k_m. Choose one of them, or run miso-convert"),
+        (
+            ["a", "--quant", "q8_0"],
+            "has no level q8_0, only f32, q4_k_m. Choose one of them, or run miso-convert CHECKPOINT --quant q8_0",
+        ),
         (["a", "--quant", "q4km"], "unknown quantisation 'q4km': did you mean q4_k_m?"),
         (["a", "--model", "nowhere"], "nowhere: no such directory. Make a bundle with miso-convert"),
         (["a", "--model", "."], "not a bundle (no miso.json). Make one with miso-convert."),
