@@ -21,7 +21,7 @@ from .metrics.table import METRICS
 from .old_names import OLD_OBSERVATIONS_NAMES, new_stage
 from .prosody.pair import pair_report
 from .report.plots import check_installed
-from .report.words import headline
+from .report.words import headline, why_not_judged
 from .report.write import JSON_NAME, write_reports
 from .results import GateResult, Results, parsed_results
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
@@ -163,7 +163,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         stdout.print_json(results.model_dump_json())
     else:
         _show(results, asked.out, time.monotonic() - begin)
-    return _exit_code(results.verdict, _not_judged(results), strict=options["strict"])
+    return _exit_code(results.verdict, why_not_judged(results), strict=options["strict"])
 
 
 def _duration(seconds: float) -> str:
@@ -180,13 +180,9 @@ def _exit_code(verdict: str | None, not_judged: Sequence[str], *, strict: bool) 
     return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
 
 
-def _not_judged(results: Results) -> list[str]:
-    return [level.why_not_judged for level in results.levels if level.why_not_judged is not None]
-
-
 def _show(results: Results, out: Path, wall_s: float) -> None:
     _show_gates(results.gates)
-    for why in _not_judged(results):
+    for why in why_not_judged(results):
         stdout.print(why, highlight=False)
     for control in results.controls:
         style = None if control.behaved else "red"
