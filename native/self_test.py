@@ -18,24 +18,18 @@ from gguf import GGML_QUANT_SIZES, quants
 from gguf import GGMLQuantizationType as Qtype
 
 from ..core.errors import MisoError
+from ..models.tensor_types import TENSOR_TYPES
 from .signatures import GgufInitParams, InitParams, TensorHead
 
 TESTED = "0.3.36"
 """Versions of llama-cpp-python that the tests ran with, oldest to newest."""
 REINSTALL = "reinstall llama-cpp-python (>=0.3.36,<0.4)"
 
-TYPES = {
-    Qtype.F16: 1e-3,
-    Qtype.Q8_0: 0.01,
-    Qtype.Q6_K: 0.05,
-    Qtype.Q5_0: 0.1,
-    Qtype.Q5_K: 0.1,
-    Qtype.Q4_0: 0.2,
-    Qtype.Q4_1: 0.2,
-    Qtype.Q4_K: 0.2,
-}
-"""What GGUF files of ours hold beside F32, and the RMS error that quantising normal numbers may make."""
-_BY_GGUF_PY = {Qtype.F16, Qtype.Q8_0, Qtype.Q5_0, Qtype.Q4_0, Qtype.Q4_1}
+_LARGEST = 2.0
+"""Of the numbers that are quantised."""
+TYPES = {Qtype[name]: _LARGEST * row.max_group_error for name, row in TENSOR_TYPES.items() if name != "F32"}
+"""What GGUF files of ours hold beside F32, and the RMS error that quantising `_numbers` may make."""
+_BY_GGUF_PY = {Qtype.F16, Qtype.Q8_0, Qtype.Q5_0, Qtype.Q5_1, Qtype.Q4_0, Qtype.Q4_1}
 """gguf-py quantises these too, with the same bytes."""
 
 _HEAD_DIM, _HEADS, _COUNT, _BASE = 32, 2, 3, 10_000.0
@@ -43,8 +37,8 @@ _CPU = 0  # enum ggml_backend_dev_type
 
 
 def _numbers(*shape: int) -> npt.NDArray[np.float32]:
-    """Numbers from -2 to 2 without a pattern. numpy's generators take 10 ms to import."""
-    numbers: npt.NDArray[np.float32] = 2 * np.sin(np.arange(1, np.prod(shape) + 1) ** 2).astype(np.float32)
+    """Numbers up to `_LARGEST` without a pattern. numpy's generators take 10 ms to import."""
+    numbers: npt.NDArray[np.float32] = _LARGEST * np.sin(np.arange(1, np.prod(shape) + 1) ** 2).astype(np.float32)
     return numbers.reshape(shape)
 
 

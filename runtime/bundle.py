@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import BundleError, MisoError
 from ..core.files import file_sha256
-from ..models.levels import finest_first, parse_level
+from ..models.levels import parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
 from ..native.gguf_file import GgufFile
 
@@ -170,8 +170,3 @@ def _hub(source: Path | str) -> Iterator[Any]:
         yield huggingface_hub
     except (OSError, ValueError) as error:  # the hub's errors are of both kinds
         raise BundleError(f"{source}: no such directory, and not to be had from Hugging Face: {error}") from error
-
-
-def preferred_levels(manifest: Manifest) -> list[str]:
-    """The levels of a bundle, the finest first."""
-    return finest_first(manifest.levels)

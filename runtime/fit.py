@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import BundleError
-from ..models.levels import DEFAULT_LEVEL, halves
+from ..models.levels import DEFAULT_LEVEL, finest_first, halves
 from ..models.manifest import BY_NEWER, UPGRADE, Manifest
 from ..models.memory import kv_bytes, level_memory
 from ..models.spec import ModelSpec
 from ..native.device import devices, gpus
 from ..native.llama import KvType
-from .bundle import preferred_levels
 
 MARGIN_BYTES = 400_000_000
 """Left free: cuBLAS and the code of kernels (0.1 to 0.2 GB on an H200; CUDA's context is open when free memory is asked
@@ -129,7 +128,7 @@ def plan_memory(
     because every frame reads all of it, but a last resort only where there is nothing else.
     """
     spec = manifest.model_spec
-    levels = preferred_levels(manifest)
+    levels = finest_first(manifest.levels)
     if not levels:
         if manifest.newer_levels:
             raise BundleError(f"{', '.join(manifest.newer_names)}, all levels of this bundle: {BY_NEWER}. {UPGRADE}.")

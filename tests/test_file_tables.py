@@ -88,6 +88,16 @@ def test_a_stale_table_is_found_and_left(root: Path, change: str, capsys: pytest
     assert main(["--check"], root) == 0
 
 
+def test_tables_in_docs_are_kept_too(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([], root)
+    (root / "docs" / "room.md").write_text("<!-- files: room/closet -->\n<!-- end -->\n")
+    assert main(["--check"], root) == 1
+    assert capsys.readouterr().err == "docs/room.md: its table of files is stale: `make docs`\n"
+    assert main([], root) == 0
+    assert "| `a.py` | The first. |" in (root / "docs" / "room.md").read_text()
+    assert main(["--check"], root) == 0
+
+
 def test_a_module_without_a_docstring_is_named(root: Path) -> None:
     (root / "room/bare.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match=r"room/bare\.py: has no docstring"):

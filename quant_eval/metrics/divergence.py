@@ -113,9 +113,9 @@ def eos_log_odds(logits0: F32Array) -> F64Array:
     return found
 
 
-def eos_log_odds_change(base_logits0: F32Array, level_logits0: F32Array) -> F64Array:
+def eos_log_odds_change(reference_logits0: F32Array, level_logits0: F32Array) -> F64Array:
     """Change of `eos_log_odds`, [..., V] each -> nats [...]: above 0, the level is the more likely to stop there."""
-    return eos_log_odds(level_logits0) - eos_log_odds(base_logits0)
+    return eos_log_odds(level_logits0) - eos_log_odds(reference_logits0)
 
 
 def percentiles(values: F64Array, which: Sequence[float]) -> dict[float, float]:
@@ -137,7 +137,7 @@ def clip_metrics(found: Divergence) -> dict[str, float]:
     "nats",
     "lower",
     DISTANCE,
-    "KL(P_base || P_level) of codebook 0 at temperature 1, mean over frames.",
+    "KL(P_reference || P_level) of codebook 0 at temperature 1, mean over frames.",
     digits=5,
 )
 def kld_cb0(found: Divergence) -> float:
@@ -163,7 +163,7 @@ def kld_rest(found: Divergence) -> float:
     "nats",
     "lower",
     DISTANCE,
-    "KL over all codebooks of what is sampled from: logits / temperature within the base's top-k.",
+    "KL over all codebooks of what is sampled from: logits / temperature within the reference's top-k.",
     digits=5,
 )
 def kld_deployed(found: Divergence) -> float:

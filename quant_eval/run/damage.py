@@ -100,12 +100,12 @@ def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: i
 
 def _reused(out: Path, key: str, origin: str) -> OpenLevel:
     try:
-        same = open_bundle(out).manifest.converter == origin
+        found = open_bundle(out)
     except MisoError:
-        same = False
-    if not same:
+        found = None
+    if found is None or found.manifest.converter != origin:
         raise MisoError(f"{out}: exists, and is not this control. Give a directory that is not there yet, or delete it")
-    return open_level(out, key, verify=True)
+    return found.level(key, verify=True)
 
 
 def _of_one_level(manifest: Manifest, key: str, files: dict[str, BundleFile], origin: str) -> Manifest:

@@ -49,7 +49,7 @@ class Plan:
         out: Directory of records, logits and clips.
         threads: Of each process; None for the default.
         gpu_layers: As `MisoTTS.load`.
-        fingerprint: Of all that records depend on: see `records.plan_fingerprint`.
+        fingerprint: Of all that records depend on: see `record_store.plan_fingerprint`.
         settings: How logits are computed: part of what they are kept under.
     """
 
@@ -150,7 +150,7 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
 
 
 def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
-    """The same level of two bundles, "A" and "B": a new recipe against the old."""
+    """The same level of two bundles, "A" and "B": a new mixture against the old."""
     candidates = Candidate.of("A", open_level(first, level)), Candidate.of("B", open_level(second, level))
     names = [each.files.manifest.model_spec.name for each in candidates]
     if names[0] != names[1]:

@@ -38,6 +38,11 @@ def test_the_finest_first() -> None:
     ]
 
 
+def test_tables_are_as_exact_as_the_weights_or_shared() -> None:
+    for level in LEVELS.values():
+        assert level.embeddings.key == ("q8_0" if level.mixture.quantises else level.key)
+
+
 def test_names_are_of_one_level_each() -> None:
     names = [name for level in LEVELS.values() for name in {level.key, level.label.lower(), *level.aliases}]
     assert len(set(names)) == len(names)

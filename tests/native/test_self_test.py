@@ -60,6 +60,14 @@ def _one_bit_more(*given: Any) -> int:
     return written
 
 
+def _of_nothing(*given: Any) -> int:
+    """Blocks of zeros, which every reader agrees on."""
+    written = int(ggml_base().ggml_quantize_chunk(*given))
+    if given[0] == Qtype.Q4_K:
+        ctypes.memset(given[2], 0, written)
+    return written
+
+
 def _with_weights(*given: Any) -> int:
     """As if the importance matrix were given."""
     weights = (ctypes.c_float * 256)(*range(256))
@@ -77,11 +85,14 @@ def test_the_installed_library_passes() -> None:
     [
         (_reordered("ggml_quantize_chunk", 0, 1, 2, 3, 5, 4, 6), "ggml_quantize_chunk does not make Q8_0"),
         ({"ggml_quantize_chunk": _one_bit_more}, "ggml_quantize_chunk makes another F16"),
-        ({"ggml_quantize_chunk": _with_weights}, "ggml_quantize_chunk makes another Q5_0"),
+        ({"ggml_quantize_chunk": _with_weights}, "ggml_quantize_chunk makes another Q5_1"),
+        ({"ggml_quantize_chunk": _of_nothing}, "it reads Q4_K differently"),
         ({"ggml_quantize_chunk": lambda *_: 0}, "ggml_quantize_chunk does not make F16"),
         ({"ggml_get_type_traits": _traits_shifted}, "ggml_type_traits is laid out differently"),
         ({"ggml_get_type_traits": _traits_of_another}, "it reads Q5_K differently"),
         ({"ggml_new_tensor": _dims_reversed}, "ggml_tensor is laid out differently"),
+        ({"ggml_is_contiguous": lambda _: False}, "ggml_tensor is laid out differently"),
+        ({"ggml_validate_row_data": lambda *_: False}, "ggml_quantize_chunk does not make F16"),
         ({"ggml_tensor_overhead": lambda: 2000}, "a ggml_tensor takes 2000 bytes"),
         ({"ggml_get_no_alloc": lambda _: False}, "ggml_init_params is laid out differently"),
         ({"ggml_get_mem_size": lambda _: 1}, "ggml_init_params is laid out differently"),
@@ -131,6 +142,37 @@ def test_other_structs_of_llama_cpp(struct: str, shift: int) -> None:
     other = getattr(load_library(), struct).from_buffer_copy(moved)
     with pytest.raises(MisoError, match=f"{struct} is laid out differently"):
         check_llama(Fake(load_library(), **{function: lambda: other}))
+
+
+@pytest.mark.parametrize(
+    ("struct", "field", "value"),
+    [
+        ("llama_model_params", "n_gpu_layers", 1 << 20),
+        ("llama_model_params", "split_mode", 64),
+        ("llama_model_params", "main_gpu", 1),
+        ("llama_model_params", "vocab_only", True),
+        ("llama_model_params", "check_tensors", True),
+        ("llama_model_params", "use_extra_bufts", False),
+        ("llama_context_params", "n_ubatch", 0),
+        ("llama_context_params", "n_batch", 1 << 20),
+        ("llama_context_params", "n_threads", 0),
+        ("llama_context_params", "n_threads_batch", 0),
+        ("llama_context_params", "n_seq_max", 0),
+        ("llama_context_params", "pooling_type", 0),
+        ("llama_context_params", "flash_attn_type", 64),
+        ("llama_context_params", "type_k", 0),
+        ("llama_context_params", "type_v", 0),
+        ("llama_context_params", "embeddings", True),
+        ("llama_context_params", "offload_kqv", False),
+        ("llama_context_params", "kv_unified", True),
+    ],
+)
+def test_each_field_of_llama_cpp_s_structs(struct: str, field: str, value: int) -> None:
+    function = struct.replace("params", "default_params")
+    params = getattr(load_library(), function)()
+    setattr(params, field, value)
+    with pytest.raises(MisoError, match=f"{struct} is laid out differently"):
+        check_llama(Fake(load_library(), **{function: lambda: params}))
 
 
 def test_another_batch() -> None:

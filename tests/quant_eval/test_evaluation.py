@@ -13,6 +13,7 @@ import soundfile
 
 from builders import Built
 from miso_gguf.console import run
+from miso_gguf.models.manifest import Manifest, read_manifest
 from miso_gguf.quant_eval.cli import cli
 from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
 from miso_gguf.quant_eval.metrics.table import METRICS
@@ -165,7 +166,7 @@ def test_records_of_another_plan_are_refused(bundle: Path, tmp_path: Path) -> No
         evaluate(other)
 
 
-def test_two_bundles_of_one_recipe_do_not_differ(bundle: Path, tmp_path: Path) -> None:
+def test_two_bundles_of_one_mixture_do_not_differ(bundle: Path, tmp_path: Path) -> None:
     plan = plan_compare(
         bundle, bundle, "q4_0", asked(tmp_path, prompts=2, controls=False, stages=("logits", "one-step"))
     )
@@ -275,7 +276,7 @@ def test_prosody_of_two_files(report: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None:
-    """Records are of the files that were there: another recipe under the same name is another candidate."""
+    """Records are of the files that were there: another mixture under the same name is another candidate."""
     quick = asked(tmp_path / "out", prompts=2, seeds=1, controls=False, stages=("logits",))
     same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False))
     damaged(open_level(bundle, "q4_0"), tmp_path / "new")
@@ -284,12 +285,25 @@ def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None
     assert any("B: level q4_0 of new" in note for note in other.notes)
 
 
-def test_layers_that_were_not_asked_for_are_left_out(bundle: Path, tmp_path: Path) -> None:
+def test_stages_that_were_not_asked_for_are_left_out(bundle: Path, tmp_path: Path) -> None:
     both = asked(tmp_path, prompts=2, seeds=1, controls=False, stages=("logits", "one-step"))
     evaluate(plan_run(bundle, ["fp16", "q4_0"], "fp16", both))
     plan = plan_run(bundle, ["fp16", "q4_0"], "fp16", replace(both, stages=("logits",)))
     found = evaluate_plan(plan, Wanted(vram=False))
     assert {METRICS[m.metric].stage for m in found.metrics} == {"logits"}
+
+
+def test_the_manifest_is_read_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def noted(directory: Path) -> Manifest:
+        read.append(directory)
+        return read_manifest(directory)
+
+    monkeypatch.setattr("miso_gguf.runtime.bundle.read_manifest", noted)
+    wanted = asked(tmp_path, prompts=1, seeds=1, controls=False)
+    evaluate_plan(plan_run(bundle, ["fp16", "q4_0"], "fp16", wanted), Wanted(vram=True))
+    assert read == [bundle]
 
 
 def test_nothing_to_judge_is_no_success(bundle: Path, tmp_path: Path) -> None:

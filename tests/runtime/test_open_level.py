@@ -14,11 +14,11 @@ from speaking import load_tts
 from builders import make_bundle, make_inputs
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import F32, FP16, Q4_K_M, Q8_0
+from miso_gguf.models.levels import F32, FP16, Q4_K_M, Q8_0, finest_first
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.synthetic import write_synthetic
-from miso_gguf.runtime.bundle import level_key, open_level, preferred_levels
+from miso_gguf.runtime.bundle import level_key, open_level
 from miso_gguf.runtime.tts import MisoTTS
 
 
@@ -250,4 +250,4 @@ def test_the_finest_level_comes_first(copy: Path) -> None:
 
     edit_manifest(copy, add)
     expected = [F32.key, FP16.key, Q8_0.key, "q8_0+q4_k_m", Q4_K_M.key, "q4_k_m+q8_0"]
-    assert preferred_levels(read_manifest(copy)) == expected
+    assert finest_first(read_manifest(copy).levels) == expected

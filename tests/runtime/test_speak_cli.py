@@ -24,6 +24,7 @@ from builders import Built
 from miso_gguf import MisoTTS, SpeechOptions, Voice
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, Q4_K_M
+from miso_gguf.models.manifest import Manifest, read_manifest
 from miso_gguf.runtime import cli
 from miso_gguf.runtime.audio.loudness import integrated_lufs
 from miso_gguf.runtime.audio.writer import AudioWriter
@@ -92,6 +93,18 @@ def recording(path: Path, seconds: float = 1.0, rate: int = 24_000, channels: in
 
 
 # What it makes
+
+
+def test_the_manifest_is_read_once(speak: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def noted(directory: Path) -> Manifest:
+        read.append(directory)
+        return read_manifest(directory)
+
+    monkeypatch.setattr("miso_gguf.runtime.bundle.read_manifest", noted)
+    assert speak("Hello there.", *SHORT).code == 0
+    assert len(read) == 1
 
 
 def test_a_text_becomes_a_file(speak: Callable[..., Result]) -> None:

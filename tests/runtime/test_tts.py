@@ -392,6 +392,22 @@ def test_a_gpu_that_is_not_there(
     assert not caplog.records
 
 
+def test_keywords_are_stronger_than_options(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[EngineOptions] = []
+    monkeypatch.setattr(MisoTTS, "of", lambda _level, options: asked.append(options))
+    options = EngineOptions(threads=2, gpu_layers=3, sequences=4, context=64)
+    MisoTTS.load(bundle, "q4_k_m", options=options)
+    MisoTTS.load(bundle, "q4_k_m", options=options, gpu_layers=0)
+    MisoTTS.load(bundle, "q4_k_m", options=options, threads=1, sequences=2)
+    MisoTTS.load(bundle, "q4_k_m", threads=1)
+    assert asked == [
+        options,
+        replace(options, gpu_layers=0),
+        replace(options, threads=1, sequences=2),
+        EngineOptions(threads=1),
+    ]
+
+
 def test_another_gpu_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "gpus", lambda: [Device(0, "CUDA0", "a GPU", "gpu")])
     options = EngineOptions(threads=1, main_gpu=1, allow_cpu=False)

@@ -65,7 +65,7 @@ def test_the_default_gates_are_those_of_the_specification() -> None:
     assert set(table) <= set(GATES.history) <= set(METRICS)
 
 
-def test_gates_of_some_layers() -> None:
+def test_gates_of_some_stages() -> None:
     some = GATES.only(["logits"])
     assert [gate.metric for gate in some.gates] == ["kld_cb0", "top1"]
     assert "kld_cb0" in some.history
