@@ -81,8 +81,8 @@ def parse_level(name: str) -> Level:
     if key in names:
         return names[key]
     near = difflib.get_close_matches(key, [*LEVELS, *(name for name in names if name not in LEVELS)], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"unknown quantisation {name!r}: {hint}Known: {', '.join(LEVELS)}.")
+    hint = f": did you mean {near[0]}?" if near else "."
+    raise ValueError(f"unknown level {name!r}{hint} Known: {', '.join(LEVELS)}.")
 
 
 def halves(key: str) -> list[Level]:

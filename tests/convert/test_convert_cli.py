@@ -104,7 +104,7 @@ def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiny", "--quant", "q4_k_n"], "unknown quantisation 'q4_k_n': did you mean q4_k_m?"),
+        (["tiny", "--quant", "q4_k_n"], "unknown level 'q4_k_n': did you mean q4_k_m?"),
         (["tiny"], "Missing option '--quant'"),
         (["nowhere.safetensors", "--quant", "q8_0"], "nowhere.safetensors: no such file or directory"),
         (["tiny", "--quant", "q8_0", "--threads", "0"], "0 is not in the range x>=1"),

@@ -102,9 +102,9 @@ def test_levels_that_are_not_there_are_refused_with_those_that_are(copy: Path) -
         BundleError, match=r"has no level q4_k_m\+q8_0, only .*convert CHECKPOINT --quant q4_k_m --decoder-quant q8_0"
     ):
         open_level(copy, "Q4_K_M+Q8_0")
-    with pytest.raises(ValueError, match="unknown quantisation 'q4_k_n': did you mean q4_k_m"):
+    with pytest.raises(ValueError, match="unknown level 'q4_k_n': did you mean q4_k_m"):
         open_level(copy, "q4_k_n")
-    with pytest.raises(ValueError, match="unknown quantisation ''"):
+    with pytest.raises(ValueError, match="unknown level ''"):
         open_level(copy, "q4_k_m+")
 
     def keep_none(data: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ def test_only_the_level_itself_is_fetched(bundle: Path, tmp_path: Path, monkeypa
         open_level("someone/bundle", "q4_0")
     with pytest.raises(BundleError, match="someone/else: no such directory, and not to be had from Hugging Face: 404"):
         open_level("someone/else", "q4_0")
-    with pytest.raises(ValueError, match="unknown quantisation 'q3'"):
+    with pytest.raises(ValueError, match="unknown level 'q3'"):
         open_level("someone/bundle", "q3")
 
 

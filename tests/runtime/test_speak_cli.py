@@ -434,7 +434,7 @@ def _fails_with(failed: Result, message: str) -> None:
             ["a", "--quant", "q8_0"],
             "has no level q8_0, only f32, q4_k_m. Choose one of them, or run miso-convert CHECKPOINT --quant q8_0",
         ),
-        (["a", "--quant", "q4km"], "unknown quantisation 'q4km': did you mean q4_k_m?"),
+        (["a", "--quant", "q4km"], "unknown level 'q4km': did you mean q4_k_m?"),
         (["a", "--model", "nowhere"], "nowhere: no such directory. Make a bundle with miso-convert"),
         (["a", "--model", "."], "not a bundle (no miso.json). Make one with miso-convert."),
         (["a", "--out", "a.xyz"], "a.xyz: cannot tell the format from '.xyz'. Use .wav"),

@@ -176,7 +176,7 @@ def test_margins_by_level() -> None:
     assert margin_for(kld, "q4_k_m+q8_0") == margin_for(kld, "q8_0+q4_k_m") == 0.06
     assert margin_for(kld, "fp16+q4_0") == margin_for(kld, "q4_0+q4_k_m") == 0.15
     for level in ("damaged", "q8_0+nothing"):
-        with pytest.raises(ValueError, match="unknown quantisation"):
+        with pytest.raises(ValueError, match="unknown level"):
             margin_for(kld, level)
     only_fine = gates_of(["kld_cb0"], "at_most", 1.0).gates[0]
     for level in ("q4_0", "q4_0+q8_0", "fp16"):
