@@ -19,7 +19,7 @@ from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
 from .audio.pipe import RawWriter, abandon_stdout, open_output
-from .audio.writer import AudioWriter
+from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
 from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
@@ -70,7 +70,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
     metavar="FILE",
     default="speech.wav",
     show_default=True,
-    help=".wav, .flac, .ogg or .mp3, replaced when the new one is whole; - for raw PCM (s16le, mono) on stdout.",
+    help=f"{', '.join(ENDINGS)}: replaced when the new one is whole; - for raw PCM (s16le, mono) on stdout.",
 )
 @click.option("--sample-rate", type=int, metavar="HZ", default=SAMPLE_RATE_HZ, show_default=True, help="Resamples.")
 @click.option("--loudness", type=float, metavar="LUFS", help="Bring it to this loudness, for example -16.")

@@ -28,6 +28,8 @@ _WRITABLE = {
     ".ogg": ("OGG", "VORBIS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
+ENDINGS = tuple(_WRITABLE)
+"""Of the names of files that can be written."""
 _UNKNOWN_LENGTH = 1 << 40
 """libsndfile reports such lengths for files that were never finished."""
 _LOOKED_AT_SAMPLES = 2400
@@ -75,7 +77,7 @@ class SampleWriter(ABC):
 
 
 class AudioWriter(SampleWriter):
-    """Writes `.wav` and `.flac` (16 bit), `.ogg` (Vorbis) or `.mp3`, told by the name, while the samples come.
+    """Writes a sound file while the samples come, in the format that its name's ending (one of `ENDINGS`) says.
 
     A context manager. The file has its name only when it is whole: until then it is `.NAME.miso-partial` beside it.
     After an exception nothing is kept, but Ctrl-C keeps a valid file of what was said by then.
