@@ -157,7 +157,10 @@ def _choose_gpu(options: EngineOptions) -> Device | None:
     what = (
         f"GPU {options.main_gpu} is not there ({len(found)} found)" if found else "this llama-cpp-python finds no GPU"
     )
-    message = f"{what}: reinstall it with CMAKE_ARGS=-DGGML_CUDA=on (or GGML_METAL, GGML_VULKAN), or ask for 0 layers"
+    message = (
+        f"{what}: reinstall it with CMAKE_ARGS=-DGGML_CUDA=on (or GGML_METAL, GGML_VULKAN) and pip's --no-cache-dir, "
+        "or ask for 0 layers"
+    )
     if not options.allow_cpu:
         raise MisoError(message)
     log.warning("%s; going on with the CPU", message)

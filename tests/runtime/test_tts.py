@@ -385,7 +385,8 @@ def test_a_gpu_that_is_not_there(
     with MisoTTS.load(bundle, "q4_k_m", threads=1, gpu_layers=-1) as tts:
         assert tts.engine.gpu is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"{message} (or GGML_METAL, GGML_VULKAN), or ask for 0 layers; going on with the CPU" in caplog.text
+    remedy = "(or GGML_METAL, GGML_VULKAN) and pip's --no-cache-dir, or ask for 0 layers"
+    assert f"{message} {remedy}; going on with the CPU" in caplog.text
     caplog.clear()
     with MisoTTS.load(bundle, "q4_k_m", options=EngineOptions(threads=1, allow_cpu=False)) as tts:
         assert tts.engine.gpu is None, "none is asked for: none is missed"
