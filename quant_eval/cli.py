@@ -36,6 +36,7 @@ Examples:
   miso-eval prosody ref.wav test.wav                              two recordings
   miso-eval accept report/ accepted.json                          accept an evaluation
   miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
+  miso-eval report report/                                        write the reports again, from results.json
 Exit codes: 0 passed (or could not be told, without --strict), 1 a gate failed, 2 could not measure.
 """
 
@@ -142,7 +143,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     cost = estimate_cost(plan)
     disk = f", {size_text(cost.disk_bytes)} of logits" if cost.disk_bytes else ""
     stderr.print(
-        f"{cost.clips} clips, about {cost.audio_s / 60:.0f} minutes of speech{disk}; estimated from this machine's "
+        f"{cost.clips} clips, about {_duration(cost.audio_s)} of speech{disk}; estimated from this machine's "
         f"memory bandwidth: {_duration(cost.wall_s / options['processes'])} at least. It resumes after Ctrl-C.",
         highlight=False,
     )
