@@ -1,4 +1,4 @@
-"""What the model is: its spec, its tensors, its levels, and a reference implementation.
+"""What the models are: their dimensions, prompts, tensors and levels, and a reference implementation.
 
 Nothing here reads checkpoints, writes GGUF files or runs llama.cpp.
 """

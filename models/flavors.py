@@ -1,4 +1,4 @@
-"""The models we know by name, and how to recognise one from the shapes of its tensors.
+"""The models we know by name, their dimensions and prompts, and how to recognise one from the shapes of its tensors.
 
 Source of the dimensions: the torchtune flavours of the Sesame CSM and MisoTTS upstream code.
 """

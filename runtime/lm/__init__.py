@@ -1,1 +1,1 @@
-"""The two language models of a level, loaded, and the loop that steps utterances."""
+"""The language models of a level: prompts, tokens, the two models loaded, and the loop that steps utterances."""

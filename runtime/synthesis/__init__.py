@@ -1,1 +1,1 @@
-"""From a text to its speech: its sentences, a try (take) at each, and when to stop one."""
+"""From a text to its speech: its sentences, the pauses between, a try (take) at each, and when to stop one."""
