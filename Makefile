@@ -8,7 +8,7 @@ MYPY_PATH := build/path
 
 .PHONY: demo demo-oldest test test-long test-slow check docs format bench train-tiny regression accept-regression clean
 
-demo: $(STAMPS)/run  ## convert the tiny model at every level, look at it, verify it, speak with it
+demo: $(STAMPS)/run  ## convert the tiny model at four levels, look at it, verify it, speak with it
 	rm -rf demo
 	$(BIN)/miso-convert tiny --quant q4_k_m --quant q8_0 --quant fp16 --quant q4_0 --out demo
 	$(BIN)/miso-convert inspect demo
@@ -59,7 +59,7 @@ bench: $(STAMPS)/dev  ## conversion, codec and frame, each against its baseline
 REPORT := build/regression/report
 ACCEPTED := quant_eval/baselines/tiny.json
 
-regression: $(STAMPS)/eval  ## evaluate every level of the tiny model, and hold it against the accepted evaluation
+regression: $(STAMPS)/eval  ## evaluate four levels of the tiny model, and hold it against the accepted evaluation
 	rm -rf build/regression
 	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out build/regression/bundle
 	$(BIN)/miso-eval run build/regression/bundle --processes 2 --threads 1 --history $(ACCEPTED) --out $(REPORT)
