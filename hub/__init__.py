@@ -1,1 +1,1 @@
-"""The Hugging Face hub: one client, files read in place. It knows no checkpoints."""
+"""What a conversion asks of the Hugging Face hub: a client whose errors are one line, and files read where they are."""

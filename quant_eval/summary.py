@@ -192,7 +192,7 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
         f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
         for each in plan.candidates
     ]
-    notes.append(f"speed: {plan.threads} threads a process; the codec after the first frame is not in RTF")
+    notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
     if plan.damaged is None:
         notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
     targets = [record for record in records if record.stage == TARGET]

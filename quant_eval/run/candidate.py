@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -77,11 +77,10 @@ class Spoken:
 class LoadedCandidate(Closing):
     """A loaded candidate. A context manager."""
 
-    def __init__(self, candidate: Candidate, threads: int | None = None, gpu_layers: int | None = None) -> None:
+    def __init__(self, candidate: Candidate, options: EngineOptions) -> None:
         """Load it. Errors as `MisoTTS.load`."""
         self.candidate = candidate
-        options = EngineOptions(gpu_layers=gpu_layers)
-        self.tts = MisoTTS.of(candidate.files, options if threads is None else replace(options, threads=threads))
+        self.tts = MisoTTS.of(candidate.files, options)
         self._replay = Replay(self.tts.engine)
 
     def close(self) -> None:
@@ -129,12 +128,12 @@ class LoadedCandidate(Closing):
 class DepthDecoderOnly(Closing):
     """The depth decoder of a candidate without its backbone, beside another that is loaded whole."""
 
-    def __init__(self, candidate: Candidate, beside: LoadedCandidate, threads: int | None = None) -> None:
+    def __init__(self, candidate: Candidate, beside: LoadedCandidate, options: EngineOptions) -> None:
         """Load it where `beside` computes."""
         level = candidate.files
         engine = beside.tts.engine
         with ExitStack() as stack:
-            backends = stack.enter_context(Backends(gpu=engine.gpu, threads=threads or 1))
+            backends = stack.enter_context(Backends(gpu=engine.gpu, threads=options.threads))
             projection = Embeddings(level.embeddings, engine.spec).projection
             self._depth = stack.enter_context(DepthDecoder(level.decoder, projection, engine.spec, backends))
             self._stack = stack.pop_all()

@@ -14,7 +14,7 @@ from ...models.memory import level_memory
 from ...models.mimi import FRAME_RATE_HZ
 from ...native.threads import default_threads
 from ...runtime.bundle import open_bundle, open_level
-from ...runtime.options import SpeechOptions
+from ...runtime.options import EngineOptions, SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
 from ..machine import versions
 from ..metric import FREE, LOGITS, ONE_STEP, STAGES
@@ -47,8 +47,7 @@ class Plan:
         stages: Of `metric.STAGES`.
         options: Temperature and top-k.
         out: Directory of records, logits and clips.
-        threads: Of each process; None for the default.
-        gpu_layers: As `MisoTTS.load`.
+        engine: Where each process computes.
         fingerprint: Of all that records depend on: see `record_store.plan_fingerprint`.
         settings: How logits are computed: part of what they are kept under.
     """
@@ -61,8 +60,7 @@ class Plan:
     stages: tuple[str, ...]
     options: SpeechOptions
     out: Path
-    threads: int | None
-    gpu_layers: int | None
+    engine: EngineOptions
     fingerprint: str
     settings: dict[str, str]
 
@@ -165,10 +163,12 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
     corpus = _corpus(reference.files.manifest, asked)
     options = SpeechOptions(temperature=asked.temperature, top_k=asked.top_k, split_sentences=False)
+    threads = asked.threads or max(1, default_threads() // asked.processes)
+    engine = EngineOptions(threads=threads, gpu_layers=asked.gpu_layers)
     found = versions()
     settings = {
-        "kv_type": "f16",
-        "gpu_layers": "none" if asked.gpu_layers == 0 else str(asked.gpu_layers or "default"),
+        "kv_type": engine.kv_type,
+        "gpu_layers": "none" if engine.gpu_layers == 0 else str(engine.gpu_layers or "default"),
         **{name: found[name] for name in _COMPUTING if name in found},
     }
     control = None
@@ -191,8 +191,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         tuple(stage for stage in STAGES if stage in asked.stages),
         options,
         asked.out,
-        asked.threads or max(1, default_threads() // asked.processes),
-        asked.gpu_layers,
+        engine,
         fingerprint,
         settings,
     )

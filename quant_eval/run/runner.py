@@ -80,7 +80,7 @@ def say_targets(plan: Plan, prompts: Sequence[Prompt], part: str, progress: Prog
             for seed in plan.seeds:
                 wanted = _wanted_of_reference(plan, records, prompt, seed)
                 if wanted and loaded is None:
-                    loaded = stack.enter_context(LoadedCandidate(plan.reference, plan.threads, plan.gpu_layers))
+                    loaded = stack.enter_context(LoadedCandidate(plan.reference, plan.engine))
                     store = ReferenceLogits(plan.out / "logits", loaded.tts.engine.spec)
                 if loaded is not None and wanted:
                     if TARGET in wanted:
@@ -96,7 +96,7 @@ def say_targets(plan: Plan, prompts: Sequence[Prompt], part: str, progress: Prog
                 if RecordKey(FLOOR, name, prompt.id, one) in records or prompt.audio is not None:
                     continue
                 if loaded is None:
-                    loaded = stack.enter_context(LoadedCandidate(plan.reference, plan.threads, plan.gpu_layers))
+                    loaded = stack.enter_context(LoadedCandidate(plan.reference, plan.engine))
                 pair = [Target.of(prompt, _found(records, TARGET, name, prompt, seed)) for seed in (one, other)]
                 if all(len(target.codes) for target in pair):
                     records.append(floor_record(loaded, *pair))
@@ -138,9 +138,9 @@ def hold_against(
                 ]
                 target = Target.of(prompt, _found(records, TARGET, plan.reference.key, prompt, seed))
                 if missing and loaded is None:
-                    loaded = stack.enter_context(LoadedCandidate(candidate, plan.threads, plan.gpu_layers))
+                    loaded = stack.enter_context(LoadedCandidate(candidate, plan.engine))
                     if LOGITS in plan.stages and candidate.key != plan.reference.key:
-                        reference_depth = stack.enter_context(DepthDecoderOnly(plan.reference, loaded, plan.threads))
+                        reference_depth = stack.enter_context(DepthDecoderOnly(plan.reference, loaded, plan.engine))
                 if loaded is not None and len(target.codes):
                     for stage in missing:
                         records.append(_record(plan, loaded, base, reference_depth, stage, target, records))
