@@ -250,8 +250,13 @@ def test_what_is_written_into_a_writable_file_lands_in_it(path: Path, tmp_path: 
 
 
 def test_what_ggml_says_of_a_damaged_file_goes_to_logging(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A command that a test ran before may have left its own handler, which prints.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     path = tmp_path / "damaged.gguf"
     path.write_bytes(b"GGUF")
     with caplog.at_level(logging.DEBUG, "miso_gguf"), pytest.raises(BundleError, match="not a whole GGUF file"):
