@@ -15,7 +15,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ORDER = ("fp16", "q8_0", "q4_k_m", "q4_0")
+from miso_gguf.models.levels import finest_first
+
 CARDS = {6: "6 GB", 8: "8 GB", 10: "10 GB", 12: "12 GB", 16: "16 GB", 24: "24 GB"}
 PUBLISHED_GB = 24.0
 """What the model asks for as it is published. Source: upstream's model card."""
@@ -30,8 +31,8 @@ _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 
 def draw(levels: dict[str, dict[str, float]], path: Path) -> None:
     """One bar a level, stacked by what the memory is for."""
-    shown = [level for level in ORDER if level in levels]
-    figure, axes = plt.subplots(figsize=(9, 3.6), dpi=150)
+    shown = finest_first(levels)
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.4 * (len(shown) + 1)), dpi=150)
     names = ["as published", *shown]
     axes.barh(0, PUBLISHED_GB, color="#e5e5e5", edgecolor="#999999", hatch="//")
     axes.text(PUBLISHED_GB / 2, 0, "needs a 24 GB card", ha="center", va="center", fontsize=9)
