@@ -13,7 +13,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .core.errors import BundleError, CheckpointError, MisoError
-    from .runtime.options import SpeechOptions
+    from .runtime.options import EngineOptions, SpeechOptions
     from .runtime.speech import Chunk, Segment, Speech
     from .runtime.tts import MisoTTS
     from .runtime.voice import Voice
@@ -22,6 +22,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "Chunk",
+    "EngineOptions",
     "MisoError",
     "MisoTTS",
     "Segment",
@@ -34,6 +35,7 @@ _HOMES = {
     "BundleError": "core.errors",
     "CheckpointError": "core.errors",
     "Chunk": "runtime.speech",
+    "EngineOptions": "runtime.options",
     "MisoError": "core.errors",
     "MisoTTS": "runtime.tts",
     "Segment": "runtime.speech",

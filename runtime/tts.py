@@ -12,6 +12,7 @@ import numpy as np
 from ..core.arrays import I64Array
 from ..core.closing import Closing
 from ..models.levels import DEFAULT_LEVEL
+from ..native.llama import KvType
 from .audio.loudness import normalise
 from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
@@ -53,6 +54,8 @@ class MisoTTS(Closing):
         options: EngineOptions | None = None,
         threads: int | None = None,
         gpu_layers: int | None = None,
+        kv_type: KvType | None = None,
+        context: int | None = None,
         sequences: int | None = None,
         verify: bool = False,
     ) -> "MisoTTS":
@@ -64,6 +67,8 @@ class MisoTTS(Closing):
             options: Where and how to compute.
             threads: As in `options`, and stronger.
             gpu_layers: As in `options`, and stronger.
+            kv_type: As in `options`, and stronger.
+            context: As in `options`, and stronger.
             sequences: As in `options`, and stronger.
             verify: Hash every file first.
 
@@ -75,8 +80,14 @@ class MisoTTS(Closing):
         """
         if not isinstance(options, EngineOptions | None):
             raise TypeError(f"options must be EngineOptions, not {options!r}")
-        knobs = {"threads": threads, "gpu_layers": gpu_layers, "sequences": sequences}
-        asked: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
+        knobs: dict[str, Any] = {
+            "threads": threads,
+            "gpu_layers": gpu_layers,
+            "kv_type": kv_type,
+            "context": context,
+            "sequences": sequences,
+        }
+        asked = {name: value for name, value in knobs.items() if value is not None}
         return cls.of(open_level(source, level, verify=verify), replace(options or EngineOptions(), **asked))
 
     @classmethod

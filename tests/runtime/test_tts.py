@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from speaking import load_tts, random_codes, segments
 
 import miso_gguf
-from miso_gguf import MisoTTS, Segment, SpeechOptions, Voice
+from miso_gguf import EngineOptions, MisoTTS, Segment, SpeechOptions, Voice
 from miso_gguf.core.errors import MisoError
 from miso_gguf.native.device import Device
+from miso_gguf.runtime.bundle import OpenLevel
 from miso_gguf.runtime.lm import engine as engine_module
-from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.speech import Speech
 from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
 
@@ -454,6 +455,23 @@ def test_a_keyword_is_stronger_than_the_options(bundle: Path) -> None:
         assert (tts.engine.backbone.sequences, tts.engine.spec.max_positions) == (2, 100)
     with MisoTTS.load(bundle, "q4_k_m", options=options) as tts:
         assert tts.engine.backbone.sequences == 3
+
+
+@pytest.mark.parametrize(
+    "keyword", [{"threads": 2}, {"gpu_layers": 3}, {"kv_type": "q8_0"}, {"context": 200}, {"sequences": 2}], ids=str
+)
+def test_every_keyword_is_one_of_the_options(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, keyword: dict[str, Any]
+) -> None:
+    asked: list[EngineOptions] = []
+
+    def noted(_level: OpenLevel, options: EngineOptions) -> None:
+        asked.append(options)
+
+    monkeypatch.setattr(MisoTTS, "of", noted)
+    options = EngineOptions(threads=1, gpu_layers=0, sequences=3, context=100)
+    MisoTTS.load(bundle, "q4_k_m", options=options, **keyword)
+    assert asked == [replace(options, **keyword)]
 
 
 def test_a_quantised_kv_cache_speaks_too(bundle: Path) -> None:
