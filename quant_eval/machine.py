@@ -9,13 +9,13 @@ import os
 import platform
 from collections.abc import Callable
 
-from .. import __version__
 from ..core.errors import MisoError
 from ..core.units import size_text
 from ..native.device import devices
 from ..native.nvml import Nvml, NvmlMissing, opened_nvml
 from ..native.threads import default_threads
 from ..runtime.fit import cpu_memory
+from ..version import __version__
 
 _LIBRARIES = (
     "llama-cpp-python",
