@@ -211,7 +211,8 @@ def verify(
             with sources_of as sources, opens(sources.checkpoint) as opened:
                 findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
         except OtherCheckpointError as error:
-            findings = [Finding("source", checkpoint, str(error), ok=False)]
+            findings = verify_bundle(directory, manifest, None, threads, progress_bar)
+            findings.append(Finding("source", checkpoint, str(error), ok=False))
     return _print_findings(directory, findings, as_json)
 
 
