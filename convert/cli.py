@@ -200,6 +200,8 @@ def verify(
             raise
         return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], as_json)
     if checkpoint is None:
+        if revision is not None:
+            raise click.UsageError("--revision is of CHECKPOINT: pass the repository too")
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
         opens = partial(open_checkpoint, config=config)
