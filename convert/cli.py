@@ -59,6 +59,7 @@ def _common(command: Command) -> Command:
     """Options of both convert and verify."""
     for option in (
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
+        click.option("--key", metavar="NAME", help="Where in CHECKPOINT the weights are, if it holds several: ema."),
         click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):
@@ -101,17 +102,18 @@ def convert(
     dry_run: bool,
     as_json: bool,
     config: Path | None,
+    key: str | None,
     threads: int,
     debug: bool,
 ) -> int:
     """Turn CHECKPOINT into a bundle of GGUF and ONNX files.
 
-    CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
-    model that needs no download).
+    CHECKPOINT is a .safetensors file or one that torch.save wrote, a directory that holds one, a Hugging Face repo id,
+    or 'tiny' (the small model that needs no download).
     """
     request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
     sources_of = resolve(checkpoint, mimi, tokenizer, fetch=not dry_run)
-    with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
+    with sources_of as sources, open_checkpoint(sources.checkpoint, config, key) as opened:
         directory = out or Path(f"{opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
@@ -161,6 +163,7 @@ def verify(
     checkpoint: str | None,
     as_json: bool,
     config: Path | None,
+    key: str | None,
     threads: int,
     debug: bool,
 ) -> int:
@@ -179,7 +182,7 @@ def verify(
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        with resolve_checkpoint(checkpoint) as path, open_checkpoint(path, config) as opened:
+        with resolve_checkpoint(checkpoint) as path, open_checkpoint(path, config, key) as opened:
             findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
     return _print_findings(directory, findings, as_json)
 

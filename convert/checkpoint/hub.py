@@ -14,7 +14,7 @@ from ...hub.path import HubPath
 from .layouts import CONFIG_NAMES, codec_prefix, may_hold_codec
 from .safetensors import SafetensorsFile
 from .sharded import INDEX_NAME, read_index
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 from .tokenizer import read_tokenizer
 
 TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")

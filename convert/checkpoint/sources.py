@@ -11,7 +11,7 @@ from ...models import tiny
 from ...models.mimi import MIMI_NAME
 from ...models.synthetic import TOKENIZER_NAME
 from .hub import MIMI_FILE, find_sources, find_tokenizer, is_repo_id
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 
 TINY_NAME = "tiny"
 DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
