@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 
 log = logging.getLogger(__name__)
 

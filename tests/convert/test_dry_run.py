@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from builders import Inputs, make_inputs
 from miso_gguf.convert.bundle import convert as run_conversion
-from miso_gguf.convert.checkpoint import pickle as pickle_file
 from miso_gguf.convert.checkpoint.hub import MIMI_FILE, MIMI_REPO
 from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.checkpoint.sources import resolve
@@ -128,8 +127,10 @@ def test_the_8b_model_costs_its_headers(hub: HubServer, home: Path, tmp_path: Pa
         (MISO, "model.safetensors"), (MIMI_REPO, MIMI_FILE)
     ))  # fmt: skip
     tokenizer_url, config_url = f"/{MIRROR}/resolve/{hub.commit}/tokenizer", codec_url.replace(MIMI_FILE, "config.json")
+    # What the file is, whatever it is called, and then its header.
     weights_header, codec_header = (
-        [f"GET {cdn}{url} bytes=0-131071" for cdn in ("", "/cdn")] for url in (weights_url, codec_url)
+        [f"GET {cdn}{url} {part}" for part in ("bytes=0-15", "bytes=0-131071") for cdn in ("", "/cdn")]
+        for url in (weights_url, codec_url)
     )
     assert [request for request in hub.requests if "HEAD /cdn" not in request] == [
         f"GET /api/models/{MISO}", f"HEAD {weights_url}", *weights_header,
@@ -191,10 +192,11 @@ def test_shards_with_their_codec(hub: HubServer, home: Path, csm: Path) -> None:
     assert not [request for request in hub.requests if MIMI_REPO in request]
 
 
-def test_a_pickled_checkpoint(hub: HubServer, home: Path, tiny: Inputs) -> None:
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_a_pickled_checkpoint(hub: HubServer, home: Path, tiny: Inputs, is_zip: bool) -> None:
     """Sesame's own file is one: shapes are read, no data."""
     pickled = io.BytesIO()
-    torch.save(load_file(tiny.checkpoint), pickled)
+    torch.save(load_file(tiny.checkpoint), pickled, _use_new_zipfile_serialization=is_zip)
     content = pickled.getvalue()
     hub.repos[TINY_REPO] = {"ckpt.pt": content}
     arguments = ("--quant", "q4_0", "--mimi", tiny.mimi)
@@ -220,18 +222,13 @@ def test_a_pickled_checkpoint(hub: HubServer, home: Path, tiny: Inputs) -> None:
 def test_a_server_at_fault_is_blamed_and_not_the_file(
     hub: HubServer, look: Callable[..., str], tiny: Inputs, fault: dict[str, bool], message: str
 ) -> None:
-    """Not by torch either, which makes of a failed read what it likes."""
+    """Also where the zip's directory is what cannot be read."""
     pickled = io.BytesIO()
     torch.save(load_file(tiny.checkpoint), pickled)
     hub.repos[TINY_REPO] = {"ckpt.pt": pickled.getvalue()}
     for name, value in fault.items():
         setattr(hub, name, value)
     assert re.fullmatch(f"{TINY_REPO}/ckpt\\.pt: {message}", look(TINY_REPO, tiny.mimi, tiny.tokenizer))
-
-
-def test_a_pickled_checkpoint_of_old_torch_says_that_it_must_be_fetched() -> None:
-    with pytest.raises(CheckpointError, match=r"^a/b/ckpt\.pt: of the format before torch 1\.6, which cannot be"):
-        pickle_file._without_data(torch, HubPath("a/b", "ckpt.pt"), is_zip=False)
 
 
 def test_local_weights_with_a_tokenizer_on_the_hub(hub: HubServer, home: Path, tiny: Inputs) -> None:
