@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
 from ..models.mimi import mimi_shapes, recognise_mimi
+from .checkpoint.foreign import CODEC, refuse_tensors
 from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
 from .checkpoint.source_path import SourcePath
@@ -58,7 +59,11 @@ class Codec:
         if isinstance(path, Path):
             _check_config_beside(path)
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
-        found = recognise_mimi(kyutai_shapes(shapes))
+        try:
+            found = recognise_mimi(kyutai_shapes(shapes))
+        except CheckpointError:
+            refuse_tensors(shapes, self._name, CODEC)
+            raise
         spec = checkpoint.spec
         if found.codebooks < spec.codebooks or found.cardinality > spec.audio_vocab:
             raise CheckpointError(

@@ -5,12 +5,14 @@ What layouts there are is `layouts.py`'s business, where the files come from, an
 
 import hashlib
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
+from .foreign import refuse_directory, refuse_file, refuse_tensors
 from .layouts import UPSTREAM, Layout, layout_of, spec_of
 from .pickle import PickleFile
 from .safetensors import SafetensorsFile
@@ -91,6 +93,12 @@ def open_checkpoint(path: SourcePath, config: Path | None = None) -> Checkpoint:
         layout = layout_of(store.shapes)
         checkpoint = Checkpoint(store, spec_of(layout, store.shapes, config, directory, path), layout)
         _check_shapes(checkpoint, path)
+    except CheckpointError:
+        store.close()
+        refuse_tensors(store.shapes, path)
+        if isinstance(path, Path) and path.is_dir():
+            _refuse_folder(path)
+        raise
     except BaseException:
         store.close()
         raise
@@ -100,8 +108,13 @@ def open_checkpoint(path: SourcePath, config: Path | None = None) -> Checkpoint:
 def open_store(path: SourcePath) -> TensorStore:
     """The tensors of a file, or of the one checkpoint in a directory. Raises `CheckpointError`."""
     if isinstance(path, Path) and path.is_dir():
-        path = _checkpoint_in(path)
+        try:
+            path = _checkpoint_in(path)
+        except CheckpointError:
+            _refuse_folder(path)
+            raise
     if not path.exists():
+        refuse_file(path)
         raise CheckpointError(f"{path}: no such file")
     if path.name.endswith(".index.json"):
         return ShardedFiles(path)
@@ -127,6 +140,19 @@ def _checkpoint_in(directory: Path) -> Path:
             "Pass the file itself."
         )
     return found[0]
+
+
+def _refuse_folder(directory: Path) -> None:
+    """Raises `CheckpointError` if a folder whose checkpoint cannot be used is known for something else."""
+
+    def read(name: str) -> bytes | None:
+        try:
+            return (directory / name).read_bytes()
+        except OSError:
+            return None
+
+    with suppress(OSError):
+        refuse_directory([file.name for file in directory.iterdir()], read, directory)
 
 
 def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:

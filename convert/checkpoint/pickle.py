@@ -14,6 +14,7 @@ import numpy as np
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
 from ...hub.path import HubPath
+from .foreign import refuse_file
 from .source_path import SourcePath
 from .tensor_store import Shape, is_plain_name
 
@@ -28,7 +29,11 @@ class PickleFile:
 
     def __init__(self, path: SourcePath) -> None:
         self._path = path
-        self._tensors: dict[str, Any] = _load(path)
+        try:
+            self._tensors: dict[str, Any] = _load(path)
+        except CheckpointError:
+            refuse_file(path)
+            raise
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         self._starts, start = {}, 0
         for name, tensor in self._tensors.items():

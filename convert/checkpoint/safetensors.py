@@ -21,6 +21,7 @@ import numpy as np
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
+from .foreign import refuse_file
 from .source_path import SourcePath
 from .tensor_store import Shape, is_plain_name
 
@@ -52,6 +53,10 @@ class SafetensorsFile:
         except OSError as error:
             self._file.close()
             raise CheckpointError(f"{path}: its header cannot be read ({error.strerror or error})") from error
+        except CheckpointError:
+            self._file.close()
+            refuse_file(path)
+            raise
         except BaseException:
             self._file.close()
             raise

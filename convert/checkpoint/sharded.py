@@ -7,6 +7,7 @@ from pathlib import PureWindowsPath
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
+from .foreign import INDEX, refuse_file
 from .safetensors import SafetensorsFile
 from .source_path import SourcePath
 from .tensor_store import Shape
@@ -80,6 +81,14 @@ class ShardedFiles:
 
 def read_index(index: SourcePath) -> dict[str, str]:
     """Tensor name -> the file beside `index` that holds it. Raises `CheckpointError` if it names anything else."""
+    try:
+        return _read_index(index)
+    except CheckpointError:
+        refuse_file(index, INDEX)
+        raise
+
+
+def _read_index(index: SourcePath) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
     except OSError as error:

@@ -170,13 +170,16 @@ def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save(STATE, path)
     whole = path.read_bytes()
-    for content in (b"", b"PK\x03\x04", b"hello", whole[: len(whole) // 2], whole[:-30], b"PK\x03\x04" + bytes(500)):
+    for content in (b"PK\x03\x04", whole[: len(whole) // 2], whole[:-30], b"PK\x03\x04" + bytes(500)):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"x\.pt: refused: .*\(it may hold code, or be damaged\): .+"):
+        with pytest.raises(CheckpointError, match=r"x\.pt: is the beginning of a zip file, .*: truncated: download it "):
             PickleFile(path)
+    path.write_bytes(b"\x80\x02" + whole[2:])
+    with pytest.raises(CheckpointError, match=r"x\.pt: refused: .*\(it may hold code, or be damaged\): .+"):
+        PickleFile(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"refused: .*\(it may hold code, or be damaged\): .+"):
+    with pytest.raises(CheckpointError, match="is a zip archive: unpack it"):
         PickleFile(path)
 
 
