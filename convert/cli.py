@@ -84,6 +84,7 @@ def _common(command: Command) -> Command:
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
+@click.option("--allow-zero", is_flag=True, help="Convert weights that are zero in bulk as they are.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; fetch and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @_common
@@ -98,6 +99,7 @@ def convert(
     imatrix_backbone: Path | None,
     imatrix_decoder: Path | None,
     allow_nonfinite: bool,
+    allow_zero: bool,
     dry_run: bool,
     as_json: bool,
     config: Path | None,
@@ -109,7 +111,7 @@ def convert(
     CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
     model that needs no download).
     """
-    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
+    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero)
     sources_of = resolve(checkpoint, mimi, tokenizer, fetch=not dry_run)
     with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
         directory = out or Path(f"{opened.spec.name}-GGUF")

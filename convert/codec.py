@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
-from ..models.mimi import mimi_shapes, recognise_mimi
+from ..models.mimi import codebook_names, mimi_shapes, recognise_mimi
 from .checkpoint.foreign import CODEC, refuse_tensors
 from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
 from .checkpoint.source_path import SourcePath
+from .checkpoint.zeros import refuse_arrays
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
 
 DECODER_NAME = "mimi-decoder.onnx"
@@ -50,7 +51,8 @@ class Codec:
     Raises `CheckpointError` if there is no codec, or not one for this model.
     """
 
-    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint) -> None:
+    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint, allow_zero: bool = False) -> None:
+        self._allow_zero = allow_zero
         self._path = path
         self._checkpoint = checkpoint
         if path is None and not checkpoint.codec_shapes:
@@ -109,6 +111,9 @@ class Codec:
                 if shape:
                     tensors[name] = store.read(name, 0, shape[0])
             weights = mimi_weights(tensors, self.spec)[1]
+            if not self._allow_zero:
+                books = {f"{name}.embedding_sum" for name in codebook_names(self.spec)}
+                refuse_arrays(weights, books, self._name)
             return {name: array for name, array in weights.items() if wanted(name)}
         finally:
             if self._path is not None:

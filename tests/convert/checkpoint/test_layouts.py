@@ -76,7 +76,8 @@ def test_a_new_entry_is_read(checkpoint: Path, weights: dict[str, NDArray[np.flo
 
 def test_what_it_does_not_know_is_named(checkpoint: Path) -> None:
     save_file(
-        {"theirs.decoder.more": np.zeros((2, 3), np.float32), "optimiser.step": np.zeros(1, np.float32)}, checkpoint / "b"
+        {"theirs.decoder.more": np.zeros((2, 3), np.float32), "optimiser.step": np.zeros(1, np.float32)},
+        checkpoint / "b",
     )
     with pytest.raises(CheckpointError, match=r"missing   theirs\.text_embeddings\.weight") as caught:
         open_checkpoint(checkpoint / "b")

@@ -172,7 +172,9 @@ def test_damaged_files(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"PK\x03\x04", whole[: len(whole) // 2], whole[:-30], b"PK\x03\x04" + bytes(500)):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"x\.pt: is the beginning of a zip file, .*: truncated: download it "):
+        with pytest.raises(
+            CheckpointError, match=r"x\.pt: is the beginning of a zip file, .*: truncated: download it "
+        ):
             PickleFile(path)
     path.write_bytes(b"\x80\x02" + whole[2:])
     with pytest.raises(CheckpointError, match=r"x\.pt: refused: .*\(it may hold code, or be damaged\): .+"):
