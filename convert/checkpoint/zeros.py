@@ -5,6 +5,7 @@ about 256 rows for reserved tokens that are exactly zero, 0.2 % of it, and model
 """
 
 import math
+import re
 import threading
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ _SHARE, _ROWS = 0.01, 16
 _SAMPLES, _TABLE_SAMPLES = 5, 33
 _CHUNK_WEIGHTS = 1 << 20
 _RANGES = 3
+_ADDED = re.compile(r"\.block\.|_transformer\.")
+"""In the names of a codec's layers whose output is added to their input."""
 
 Mask = NDArray[np.bool_]
 
@@ -72,14 +75,19 @@ def refuse_sampled(checkpoint: Checkpoint) -> None:
 def refuse_arrays(arrays: Mapping[str, NDArray[Any]], codebooks: Collection[str], path: object) -> None:
     """The same of a codec's arrays: matrices that are zero, and `codebooks` of which more than half is.
 
-    Vectors may be zero: biases are. Raises `CheckpointError`.
+    Vectors may be zero: biases are. So may all of what is only added to a signal: a codec can do without (the tiny
+    model's does). Raises `CheckpointError`.
     """
-    bad = {}
+    bad, added = {}, 0
     for name, array in arrays.items():
-        mask = np.zeros(_rows_of(array.shape), bool)
-        mask[zero_rows(array, array.shape)] = True
-        if array.ndim > 1 and mask.mean() > (0.5 if name in codebooks else 1 - 1 / (2 * mask.size)):
-            bad[name] = mask
+        if array.ndim > 1:
+            added += bool(_ADDED.search(name))
+            mask = np.zeros(_rows_of(array.shape), bool)
+            mask[zero_rows(array, array.shape)] = True
+            if mask.mean() > 0.5 if name in codebooks else mask.all():
+                bad[name] = mask
+    if sum(bool(_ADDED.search(name)) for name in bad) == added:
+        bad = {name: mask for name, mask in bad.items() if not _ADDED.search(name)}
     if bad:
         _refuse(path, bad, {})
 
