@@ -147,7 +147,7 @@ _KINDS = (
         tensor=r"\b(exp_avg|exp_avg_sq|momentum_buffer)\b",
     ),
     _Kind("the output of a trainer", "pass one of its checkpoint folders", name=r"checkpoint-\d+(/.*)?"),
-    _Kind("a folder of the hub's cache", "pass the folder of a version, snapshots/COMMIT", name=r"snapshots"),
+    _Kind("a repository as the hub's cache keeps it", "pass a version in it, snapshots/COMMIT", name=r"snapshots"),
     # Quantised weights.
     _Kind("quantised by bitsandbytes to 4 bits", _UNQUANTISED, tensor=r"\.quant_state\.bitsandbytes__|\.absmax$"),
     _Kind("quantised by bitsandbytes to 8 bits", _UNQUANTISED, tensor=r"\.SCB$|\.weight_format$"),
@@ -219,7 +219,7 @@ _KINDS = (
 _WEIGHTS = re.compile(r"[^/]+\.(safetensors|pt|pth|bin|ckpt)(\.index\.json)?")
 _OURS = re.compile(r"backbone|decoder|text_embeddings|audio_embeddings|codebook0_head|audio_head|quantizer")
 _UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".opdownload", ".aria2", ".download", ".tmp")
-_HEAD_BYTES, _MAX_BYTES = 4096, 1 << 24
+_HEAD_BYTES, _MAX_BYTES, _SAID = 4096, 1 << 24, 100
 
 
 def refuse_file(path: SourcePath, wanted: str = CHECKPOINT) -> None:
@@ -297,7 +297,7 @@ def _refuse_kind(
 ) -> None:
     kind = next((kind for kind in _KINDS if is_it(kind)), None)
     if kind and wanted not in kind.fine_as:
-        said = reprlib.repr(" ".join(re.findall(r"[!-~]+", head.decode("latin-1")))[:200])
+        said = repr(" ".join(re.findall(r"[!-~]+", head.decode("latin-1")))[:_SAID])
         verb = "holds" if is_folder and not kind.what.startswith("quantised") else "is"
         _refuse(place, f"{verb} {kind.what.format(said=said)}", kind.instead.format(wanted=wanted))
 

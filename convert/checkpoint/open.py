@@ -95,9 +95,9 @@ def open_checkpoint(path: SourcePath, config: Path | None = None) -> Checkpoint:
         _check_shapes(checkpoint, path)
     except CheckpointError:
         store.close()
-        refuse_tensors(store.shapes, path)
-        if isinstance(path, Path) and path.is_dir():
+        if isinstance(path, Path):
             _refuse_folder(path)
+        refuse_tensors(store.shapes, path)
         raise
     except BaseException:
         store.close()
@@ -142,8 +142,9 @@ def _checkpoint_in(directory: Path) -> Path:
     return found[0]
 
 
-def _refuse_folder(directory: Path) -> None:
-    """Raises `CheckpointError` if a folder whose checkpoint cannot be used is known for something else."""
+def _refuse_folder(path: Path) -> None:
+    """Raises `CheckpointError` if a folder, or that of a file, which cannot be used is known for something else."""
+    directory = path if path.is_dir() else path.parent
 
     def read(name: str) -> bytes | None:
         try:
@@ -152,7 +153,7 @@ def _refuse_folder(directory: Path) -> None:
             return None
 
     with suppress(OSError):
-        refuse_directory([file.name for file in directory.iterdir()], read, directory)
+        refuse_directory([file.name for file in path.iterdir()] if path.is_dir() else [], read, path)
 
 
 def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:

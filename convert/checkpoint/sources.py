@@ -10,6 +10,7 @@ from ...core.errors import CheckpointError
 from ...models import tiny
 from ...models.mimi import MIMI_NAME
 from ...models.synthetic import TOKENIZER_NAME
+from .foreign import refuse_file
 from .hub import MIMI_FILE, find_sources, find_tokenizer, is_repo_id
 from .source_path import SourcePath
 
@@ -55,6 +56,7 @@ def resolve(
     elif is_repo_id(checkpoint):
         yield Sources(*find_sources(checkpoint, mimi, tokenizer, fetch=fetch))
     else:
+        refuse_file(path)  # where the beginning of its download lies, it says so
         raise CheckpointError(
             f"{checkpoint}: no such file or directory, and not a Hugging Face repo id (OWNER/NAME) or '{TINY_NAME}'"
         )

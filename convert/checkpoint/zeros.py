@@ -67,8 +67,12 @@ def refuse_sampled(checkpoint: Checkpoint) -> None:
     if any(isinstance(file, HubPath) for file in checkpoint.store.files):
         return
     zeros = ZeroRows(checkpoint)
-    for name in sorted(checkpoint.shapes, key=checkpoint.position):
-        _look_at(checkpoint, name, zeros)
+    names = sorted(checkpoint.shapes, key=checkpoint.position)
+    is_suspicious = [False, *(_is_suspicious(checkpoint, name) for name in names), False]
+    for i, name in enumerate(names):
+        # A hole in a file begins and ends inside tensors: those before and behind are counted too.
+        if any(is_suspicious[i : i + 3]):
+            _look_at(checkpoint, name, zeros)
     zeros.refuse()
 
 
@@ -109,18 +113,20 @@ def _rows_of(shape: Shape) -> int:
     return max(1, math.prod(shape[:-1]))
 
 
-def _look_at(checkpoint: Checkpoint, name: str, zeros: ZeroRows) -> None:
+def _is_suspicious(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tenth of a few rows is zero. A row of a tensor with three dimensions is a matrix."""
     shape, unit = checkpoint.shapes[name], checkpoint.row_step(name)
     if len(shape) == 1:
-        zeros.look(name, 0, checkpoint.read(name, 0, shape[0]))
-        return
+        return zero_rows(checkpoint.read(name, 0, shape[0]), shape).size > 0
     samples = _TABLE_SAMPLES if name.endswith("embeddings.weight") else _SAMPLES
     starts = {int(start) // unit * unit for start in np.linspace(0, shape[0] - unit, samples)}
-    # Of the three-dimensional one a row is a matrix.
-    suspicious = sum(zero_rows(checkpoint.read(name, start, start + unit), shape).size > 0 for start in sorted(starts))
-    if suspicious * 10 < len(starts):
-        return
-    step = max(1, _CHUNK_WEIGHTS // (math.prod(shape[1:]) * unit)) * unit
+    zero = sum(zero_rows(checkpoint.read(name, start, start + unit), shape).size > 0 for start in sorted(starts))
+    return zero * 10 >= len(starts)
+
+
+def _look_at(checkpoint: Checkpoint, name: str, zeros: ZeroRows) -> None:
+    shape, unit = checkpoint.shapes[name], checkpoint.row_step(name)
+    step = shape[0] if len(shape) == 1 else max(1, _CHUNK_WEIGHTS // (math.prod(shape[1:]) * unit)) * unit
     for start in range(0, shape[0], step):
         zeros.look(name, start, checkpoint.read(name, start, min(start + step, shape[0])))
 
@@ -128,7 +134,8 @@ def _look_at(checkpoint: Checkpoint, name: str, zeros: ZeroRows) -> None:
 def _refuse(path: object, bad: Mapping[str, Mask], where: Mapping[str, str]) -> NoReturn:
     lines = [f"  {name}{where.get(name, '')}: {_described(mask)}" for name, mask in sorted(bad.items())]
     raise CheckpointError(
-        f"{path}: {len(bad)} tensors are zero, wholly or in bulk: an upload or download that broke off, or weights "
+        f"{path}: {len(bad)} tensor{'s are' if len(bad) > 1 else ' is'} zero, wholly or in bulk: an upload or download "
+        "that broke off, or weights "
         "that were never trained. Download it again, or convert it as it is with --allow-zero:\n" + "\n".join(lines)
     )
 
