@@ -144,7 +144,7 @@ _KINDS = (
     _Kind(
         "the state of an optimizer or trainer", "pass the model's weights, which are saved beside it",
         name=r"(optimizer|scheduler|scaler|rng_state.*|random_states.*|training_args)(_\d+)?\.(pt|pth|bin|pkl)",
-        tensor=r"\b(exp_avg|exp_avg_sq|momentum_buffer)\b",
+        tensor=r"\b(exp_avg|exp_avg_sq|momentum_buffer)\b", without=r"^(?!.*(exp_avg|momentum|\bstep$)).*backbone",
     ),
     _Kind("the output of a trainer", "pass one of its checkpoint folders", name=r"checkpoint-\d+(/.*)?"),
     _Kind("a repository as the hub's cache keeps it", "pass a version in it, snapshots/COMMIT", name=r"snapshots"),

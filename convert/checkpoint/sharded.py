@@ -7,7 +7,7 @@ from pathlib import PureWindowsPath
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
-from .foreign import INDEX, refuse_file
+from .foreign import CHECKPOINT, INDEX, refuse_file
 from .safetensors import SafetensorsFile
 from .source_path import SourcePath
 from .tensor_store import Shape
@@ -84,7 +84,7 @@ def read_index(index: SourcePath) -> dict[str, str]:
     try:
         return _read_index(index)
     except CheckpointError:
-        refuse_file(index, INDEX)
+        refuse_file(index, INDEX if index.name.endswith(".index.json") else CHECKPOINT)
         raise
 
 

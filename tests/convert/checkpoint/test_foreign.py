@@ -186,6 +186,24 @@ def test_what_cannot_be_read_is_left_to_who_tried(tmp_path: Path, monkeypatch: p
     refuse_file(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["state.0.exp_avg", "state.0.step"], "is the state of an optimizer"),
+        (["state.backbone.norm.scale.exp_avg", "state.backbone.norm.scale.step"], "is the state of an optimizer"),
+        (["optimizer.0.exp_avg", "model.backbone.norm.scale", "ema.backbone.norm.scale"], ""),
+        (["backbone.layers.0.attn.q_proj.lora_magnitude_vector.weight"], "is a LoRA adapter"),
+        (["decoder.layers.0.conv.weight", "quantizer.semantic_residual_vector_quantizer.x"], "is Mimi, the codec"),
+        (["x.qweight", "x.g_idx"], "is quantised by GPTQ"),
+        (["x.weight", "x.scales", "x.biases"], "is an MLX model"),
+        ([], ""),
+    ],
+)
+def test_tensors_of_something_else(names: list[str], words: str) -> None:
+    assert said(refuse_tensors, names, "x").startswith(f"x: {words}" if words else "")
+    assert bool(said(refuse_tensors, names, "x")) == bool(words)
+
+
 def test_many_names_take_no_time() -> None:
     """Whose patterns went back and forth would never end here."""
     names = [f"layers.{i}.scales" for i in range(100_000)] + ["backbone.x"]
