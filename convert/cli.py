@@ -62,6 +62,7 @@ def _common(command: Command) -> Command:
     for option in (
         click.option("--revision", metavar="REV", help="Branch, tag or commit, where CHECKPOINT is a hub repo."),
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
+        click.option("--key", metavar="NAME", help="Where in CHECKPOINT the weights are, if it holds several: ema."),
         click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):
@@ -115,16 +116,17 @@ def convert(
     as_json: bool,
     revision: str | None,
     config: Path | None,
+    key: str | None,
     threads: int,
     debug: bool,
 ) -> int:
     """Turn CHECKPOINT into a bundle of GGUF and ONNX files.
 
-    CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
-    model that needs no download).
+    CHECKPOINT is a .safetensors file or one that torch.save wrote, a directory that holds one, a Hugging Face repo id,
+    or 'tiny' (the small model that needs no download).
     """
     request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero)
-    opens = partial(open_checkpoint, config=config)
+    opens = partial(open_checkpoint, config=config, key=key)
     sources_of = resolve(
         checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens
     )
@@ -186,6 +188,7 @@ def verify(
     as_json: bool,
     revision: str | None,
     config: Path | None,
+    key: str | None,
     threads: int,
     debug: bool,
 ) -> int:
@@ -204,7 +207,7 @@ def verify(
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        opens = partial(open_checkpoint, config=config)
+        opens = partial(open_checkpoint, config=config, key=key)
         made_from = manifest.sources_of("checkpoint")
         sources_of = resolve_for_verify(
             checkpoint, None, None, revision, made_from=made_from, progress=progress_bar, opens=opens

@@ -1,6 +1,7 @@
 """The two Mimi graphs of a bundle, from a Mimi checkpoint or from the codec tensors inside a CSM checkpoint."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +12,15 @@ from ..models.mimi import codebook_names, mimi_shapes, recognise_mimi
 from .checkpoint.foreign import CODEC, refuse_tensors
 from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
-from .checkpoint.source_path import SourcePath
+from .checkpoint.tensor_store import SourcePath
+from .checkpoint.wrapping import Unwrapped, unwrap
 from .checkpoint.zeros import refuse_arrays
-from .mimi.weights import Weights, kyutai_shapes, mimi_weights
+from .mimi.weights import ANCHORS, Weights, kyutai_shapes, mimi_weights
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"
+
+log = logging.getLogger(__name__)
 
 _GRAPH_OVERHEAD = 1.2
 """The graphs' own bytes, and tables that are stored multiplied out."""
@@ -94,14 +98,14 @@ class Codec:
         return export_encoder(self.spec, self._weights(_in_encoder), "float32")
 
     def _open_shapes(self, path: SourcePath) -> dict[str, tuple[int, ...]]:
-        store = open_store(path)
-        try:
-            return dict(store.shapes)
-        finally:
-            store.close()
+        codec = _open(path)
+        if codec.note:
+            log.warning("%s", codec.note)
+        codec.store.close()
+        return dict(codec.store.shapes)
 
     def _weights(self, wanted: Callable[[str], bool]) -> Weights:
-        store = self._checkpoint.store if self._path is None else open_store(self._path)
+        store = self._checkpoint.store if self._path is None else _open(self._path).store
         try:
             names = self._checkpoint.codec_shapes if self._path is None else store.shapes
             tensors: dict[str, F32Array] = {}
@@ -117,3 +121,12 @@ class Codec:
         finally:
             if self._path is not None:
                 store.close()
+
+
+def _open(path: SourcePath) -> Unwrapped:
+    store = open_store(path)
+    try:
+        return unwrap(store, path, ANCHORS, choose="save the one that is meant alone, and pass that with --mimi")
+    except BaseException:
+        store.close()
+        raise

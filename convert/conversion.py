@@ -14,7 +14,7 @@ from ..models.levels import Level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, Role, SourceFile, read_manifest
 from ..models.tensors import PARTS, Part, gguf_tensors
 from .checkpoint.open import Checkpoint
-from .checkpoint.source_path import SourcePath
+from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import check_tokenizer, gguf_keys, read_tokenizer
 from .checkpoint.zeros import refuse_sampled
 from .codec import DECODER_NAME, ENCODER_NAME, Codec

@@ -441,7 +441,7 @@ REFUSED = (
     Case("EXL2", _tensors(*_hf_names("q_weight", "q_scale", "q_invperm")), "EXL2"),
     Case(
         "a folder that its `config.json` calls quantised",
-        _folder("weights.bin", config='{"quantization_config": {"quant_method": "exl3"}}'),
+        _also(_tensors(*_hf_names("weight")), config='{"quantization_config": {"quant_method": "exl3"}}'),
         "by 'exl3'",
         checkpoint=_DIR,
     ),

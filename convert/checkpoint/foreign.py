@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ...core.errors import CheckpointError
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 
 CHECKPOINT = "the model's .safetensors or .pt checkpoint"
 CODEC = "Kyutai's Mimi checkpoint"

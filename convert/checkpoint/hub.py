@@ -18,7 +18,7 @@ from ...models.synthetic import TOKENIZER_NAME
 from .foreign import refuse_directory
 from .layouts import CONFIG_NAMES
 from .sharded import INDEX_NAME, read_index
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 
 GATED_REPO = "meta-llama/Llama-3.2-1B"
 TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", GATED_REPO)

@@ -19,7 +19,7 @@ from .foreign import refuse_file
 from .hub import MIMI_NAMES, PASS_MIMI, Place, Places, names_in
 from .open import Checkpoint, open_checkpoint
 from .sharded import read_index
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 from .tokenizer import read_tokenizer
 
 TINY_NAME = "tiny"

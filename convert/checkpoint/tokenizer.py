@@ -14,7 +14,7 @@ from typing import Any
 from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
 from .foreign import TOKENIZER, refuse_file
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 
 log = logging.getLogger(__name__)
 

@@ -39,6 +39,7 @@ THEIRS = Layout(
     has_config=lambda config: "their_model" in config,
     spec_from_config=lambda config: ModelSpec.from_dict(config["their_model"]),
     sources=_sources,
+    anchors=tuple(f"theirs.{name}" for name in UPSTREAM.anchors),
     config_name="theirs.json",
     unpermuted=_upside_down,
     is_ignored=lambda name: name == "optimiser.step" or name.startswith("ear."),

@@ -219,6 +219,7 @@ class Shapes:
     """A store of shapes without data."""
 
     files = ()
+    left_out = ()
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = shapes
