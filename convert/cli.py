@@ -96,6 +96,7 @@ def _common(command: Command) -> Command:
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
+@click.option("--allow-zero", is_flag=True, help="Convert weights that are zero in bulk as they are.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; fetch and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @_common
@@ -110,6 +111,7 @@ def convert(
     imatrix_backbone: Path | None,
     imatrix_decoder: Path | None,
     allow_nonfinite: bool,
+    allow_zero: bool,
     dry_run: bool,
     as_json: bool,
     revision: str | None,
@@ -123,7 +125,7 @@ def convert(
     CHECKPOINT is a .safetensors file or one that torch.save wrote, a directory that holds one, a Hugging Face repo id,
     or 'tiny' (the small model that needs no download).
     """
-    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
+    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero)
     opens = partial(open_checkpoint, config=config, key=key)
     sources_of = resolve(
         checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
-from ..models.mimi import mimi_shapes, recognise_mimi
+from ..models.mimi import codebook_names, mimi_shapes, recognise_mimi
+from .checkpoint.foreign import CODEC, refuse_tensors
 from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
 from .checkpoint.tensor_store import SourcePath
 from .checkpoint.wrapping import Unwrapped, unwrap
+from .checkpoint.zeros import refuse_arrays
 from .mimi.weights import ANCHORS, Weights, kyutai_shapes, mimi_weights
 
 DECODER_NAME = "mimi-decoder.onnx"
@@ -52,7 +54,8 @@ class Codec:
     Raises `CheckpointError` if there is no codec, or not one for this model.
     """
 
-    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint) -> None:
+    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint, allow_zero: bool = False) -> None:
+        self._allow_zero = allow_zero
         self._path = path
         self._checkpoint = checkpoint
         if path is None and not checkpoint.codec_shapes:
@@ -61,7 +64,11 @@ class Codec:
         if path is not None:
             _check_config_beside(path)
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
-        found = recognise_mimi(kyutai_shapes(shapes))
+        try:
+            found = recognise_mimi(kyutai_shapes(shapes))
+        except CheckpointError:
+            refuse_tensors(shapes, self._name, CODEC)
+            raise
         spec = checkpoint.spec
         if found.codebooks < spec.codebooks or found.cardinality > spec.audio_vocab:
             raise CheckpointError(
@@ -107,6 +114,9 @@ class Codec:
                 if shape:
                     tensors[name] = store.read(name, 0, shape[0])
             weights = mimi_weights(tensors, self.spec)[1]
+            if not self._allow_zero:
+                books = {f"{name}.embedding_sum" for name in codebook_names(self.spec)}
+                refuse_arrays(weights, books, self._name)
             return {name: array for name, array in weights.items() if wanted(name)}
         finally:
             if self._path is not None:

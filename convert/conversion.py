@@ -16,6 +16,7 @@ from ..models.tensors import PARTS, Part, gguf_tensors
 from .checkpoint.open import Checkpoint
 from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import check_tokenizer, gguf_keys, read_tokenizer
+from .checkpoint.zeros import refuse_sampled
 from .codec import DECODER_NAME, ENCODER_NAME, Codec
 from .gguf_header import tokenizer_keys
 from .imatrix import Imatrix, read_imatrix
@@ -33,6 +34,7 @@ class Request:
     imatrix_decoder: Path | None = None
     threads: int = 2
     allow_nonfinite: bool = False
+    allow_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def plan_conversion(
     metadata = read_tokenizer(tokenizer)
     check_tokenizer(metadata, spec)
     keys = tokenizer_keys(gguf_keys(metadata))
-    codec = Codec(mimi, checkpoint)
+    codec = Codec(mimi, checkpoint, request.allow_zero)
     imatrices = _imatrices(checkpoint, request)
-    reader = RowReader(checkpoint, request.allow_nonfinite)
+    reader = RowReader(checkpoint, request.allow_nonfinite, request.allow_zero)
     existing = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
     is_compared = existing is not None
@@ -125,6 +127,8 @@ def plan_conversion(
                 plans[name] = plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix)
     if existing is not None:
         _check_imatrices(directory, existing, levels, whole)
+    if plans and not request.allow_zero:
+        refuse_sampled(checkpoint)
     return Conversion(
         directory=directory,
         checkpoint=checkpoint,

@@ -16,6 +16,7 @@ from ...hub.fetch import Hub, Repository, is_repo_id, no_progress
 from ...models.mimi import MIMI_NAME
 from ...models.synthetic import TOKENIZER_NAME
 from .directory import PREFERRED, checkpoint_name, shards_of
+from .foreign import refuse_directory
 from .layouts import CONFIG_NAMES
 from .sharded import read_index
 from .tensor_store import SourcePath
@@ -61,7 +62,13 @@ class Places:
         return place / name
 
     def checkpoint_in(self, repository: Repository) -> SourcePath:
-        """A look at a repository's checkpoint: that all of its files are there, and that one is let in."""
+        """A look at a repository's checkpoint: that it is one, all of its files are there, and that one is let in."""
+
+        def read(name: str) -> bytes | None:
+            there = name in repository.files
+            return repository.look(name, PASS_CHECKPOINT).read_bytes() if there else None
+
+        refuse_directory(repository.files, read, repository)
         try:
             name = checkpoint_name(repository.files, repository)
         except CheckpointError:

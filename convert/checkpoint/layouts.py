@@ -19,6 +19,7 @@ from ...models.flavors import recognise
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
 from . import hf_layout
+from .foreign import CONFIG, refuse_file
 from .tensor_store import Shape, SourcePath, TensorSource
 
 _MAX_LAYERS = 1000
@@ -133,6 +134,14 @@ def spec_of(
 
 
 def _read_config(layout: Layout, path: SourcePath) -> ModelSpec:
+    try:
+        return _config_of(layout, path)
+    except CheckpointError:
+        refuse_file(path, CONFIG)
+        raise
+
+
+def _config_of(layout: Layout, path: SourcePath) -> ModelSpec:
     try:
         config: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:

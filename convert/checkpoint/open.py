@@ -6,6 +6,7 @@ What layouts there are is `layouts.py`'s business, where the files come from, an
 import hashlib
 import logging
 from collections.abc import Collection, Container
+from contextlib import suppress
 from pathlib import Path
 
 from ...core.arrays import F32Array
@@ -13,6 +14,7 @@ from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
 from .directory import checkpoint_name, shards_of
+from .foreign import refuse_directory, refuse_file, refuse_tensors
 from .layouts import UPSTREAM, Layout, anchors, layout_of, spec_of
 from .sharded import ShardedFiles, head_of, open_file
 from .tensor_store import Shape, SourcePath, TensorStore
@@ -103,6 +105,12 @@ def open_checkpoint(
         layout = layout_of(store.shapes)
         checkpoint = Checkpoint(store, spec_of(layout, store.shapes, config, directory, path), layout)
         _check_shapes(checkpoint, path)
+    except CheckpointError:
+        store.close()
+        if isinstance(path, Path):
+            _refuse_folder(path)
+        refuse_tensors(store.shapes, path)
+        raise
     except BaseException:
         store.close()
         raise
@@ -112,8 +120,13 @@ def open_checkpoint(
 def open_store(path: SourcePath) -> TensorStore:
     """The tensors of a file, or of the one checkpoint in a directory, as it names them. Raises `CheckpointError`."""
     if isinstance(path, Path) and path.is_dir():
-        path = _checkpoint_in(path)
+        try:
+            path = _checkpoint_in(path)
+        except CheckpointError:
+            _refuse_folder(path)
+            raise
     if not path.exists():
+        refuse_file(path)
         raise CheckpointError(f"{path}: no such file")
     head = b"" if path.name.endswith(_INDEX) else head_of(path)
     if path.name.endswith(_INDEX) or _is_json(head):
@@ -143,6 +156,20 @@ def _checkpoint_in(directory: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be listed ({error.strerror or error})") from error
     return directory / checkpoint_name(names, directory)
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raises `CheckpointError` if a folder, or that of a file, which cannot be used is known for something else."""
+    directory = path if path.is_dir() else path.parent
+
+    def read(name: str) -> bytes | None:
+        try:
+            return (directory / name).read_bytes()
+        except OSError:
+            return None
+
+    with suppress(OSError):
+        refuse_directory([file.name for file in path.iterdir()] if path.is_dir() else [], read, path)
 
 
 def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:

@@ -11,6 +11,7 @@ from pathlib import PureWindowsPath
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
 from ...hub.path import HubPath
+from .foreign import CHECKPOINT, INDEX, refuse_file
 from .pickle import PickleFile, is_pickle
 from .safetensors import SafetensorsFile, is_safetensors
 from .tensor_store import Shape, SourcePath, TensorFile
@@ -27,9 +28,13 @@ _MAX_NAME_BYTES = 255
 def open_file(path: SourcePath, head: bytes | None = None) -> TensorFile:
     """One file of either format, which begins with `head`. Its name decides only what is said if it is of none."""
     head = head_of(path) if head is None else head
-    if is_safetensors(head) or not (is_pickle(head) or path.suffix in _PICKLE_SUFFIXES):
-        return SafetensorsFile(path)
-    return PickleFile(path)
+    try:
+        if is_safetensors(head) or not (is_pickle(head) or path.suffix in _PICKLE_SUFFIXES):
+            return SafetensorsFile(path)
+        return PickleFile(path)
+    except CheckpointError:
+        refuse_file(path)
+        raise
 
 
 def head_of(path: SourcePath) -> bytes:
@@ -120,6 +125,14 @@ class ShardedFiles:
 
 def read_index(index: SourcePath) -> dict[str, str]:
     """Tensor name -> the file beside `index` that holds it. Raises `CheckpointError` if it names anything else."""
+    try:
+        return _read_index(index)
+    except CheckpointError:
+        refuse_file(index, INDEX if index.name.endswith(".index.json") else CHECKPOINT)
+        raise
+
+
+def _read_index(index: SourcePath) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
     except OSError as error:

@@ -16,6 +16,7 @@ from ...hub.path import HubPath
 from ...models import tiny
 from ...models.manifest import SourceFile
 from ...models.synthetic import TOKENIZER_NAME
+from .foreign import refuse_file
 from .hub import MIMI_NAMES, PASS_MIMI, Place, Places, checkpoint_files, names_in
 from .open import Checkpoint, open_checkpoint
 from .tensor_store import SourcePath
@@ -142,6 +143,7 @@ def _look(places: Places, checkpoint: str, revision: str | None) -> tuple[Place,
             raise CheckpointError(f"{checkpoint} is on this machine: --revision is of a repository on the hub")
         return path if path.is_dir() else path.parent, path
     if not is_repo_id(checkpoint):
+        refuse_file(path)  # where the beginning of its download lies, it says so
         raise CheckpointError(
             f"{checkpoint}: no such file or directory, and not a Hugging Face repo id (OWNER/NAME) or '{TINY_NAME}'"
         )

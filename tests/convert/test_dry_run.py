@@ -371,7 +371,7 @@ def test_when_all_is_there_it_says_so(hub: HubServer, home: Path, tiny: Inputs, 
         (lambda hub: hub.repos[MIMI_REPO].clear(), f"{NO_CODEC} ({MIMI_REPO}/{MIMI_FILE}: the hub has no such file)"),
         (
             lambda hub: hub.repos[MISO].update({"model.safetensors": b"<!doctype html><html>"}),
-            f"{MISO}/model.safetensors: not a safetensors file (its first 8 bytes are no plausible header length)",
+            f"{MISO}/model.safetensors: is a web page: the link was to a page about the file, or a login was needed",
         ),
         (
             lambda hub: hub.repos[MISO].update({"model.safetensors": Zeros(b"\xff\xff\x10", 33 << 30)}),

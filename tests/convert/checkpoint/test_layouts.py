@@ -77,11 +77,12 @@ def test_a_new_entry_is_read(checkpoint: Path, weights: dict[str, NDArray[np.flo
 
 def test_what_it_does_not_know_is_named(checkpoint: Path) -> None:
     save_file(
-        {"theirs.more": np.zeros((2, 3), np.float32), "optimiser.step": np.zeros(1, np.float32)}, checkpoint / "b"
+        {"theirs.decoder.more": np.zeros((2, 3), np.float32), "optimiser.step": np.zeros(1, np.float32)},
+        checkpoint / "b",
     )
     with pytest.raises(CheckpointError, match=r"missing   theirs\.text_embeddings\.weight") as caught:
         open_checkpoint(checkpoint / "b")
-    assert "unknown   theirs.more [2, 3]" in str(caught.value)
+    assert "unknown   theirs.decoder.more [2, 3]" in str(caught.value)
     assert "step" not in str(caught.value)
 
 
