@@ -142,6 +142,7 @@ _GGUF: dict[str, Signature] = {
     "gguf_get_arr_type": (_i, [_p, _i64]),
     "gguf_get_arr_n": (_size, [_p, _i64]),
     "gguf_get_arr_str": (_text, [_p, _i64, _size]),
+    "gguf_get_arr_data": (_p, [_p, _i64]),
     "gguf_get_n_tensors": (_i64, [_p]),
     "gguf_get_tensor_name": (_text, [_p, _i64]),
     "gguf_get_tensor_ne": (ctypes.POINTER(_i64), [_p, _i64]),
