@@ -19,7 +19,7 @@ from ..models.memory import level_memory
 from ..version import __version__
 from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
-from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint
+from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
@@ -179,7 +179,8 @@ def verify(
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        with resolve_checkpoint(checkpoint) as path, open_checkpoint(path, config) as opened:
+        sources_of = resolve_for_verify(checkpoint, None, None)
+        with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
             findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
     return _print_findings(directory, findings, as_json)
 

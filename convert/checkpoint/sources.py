@@ -21,11 +21,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Files, local unless they are only looked at. `mimi` is None when the codec lies inside the checkpoint (CSM)."""
+class Found:
+    """What there is to compare a bundle with. What is None was not found."""
 
     checkpoint: SourcePath
     mimi: SourcePath | None
+    tokenizer: SourcePath | None
+
+
+@dataclass(frozen=True)
+class Sources(Found):
+    """Files, local unless they are only looked at. `mimi` is None when the codec lies inside the checkpoint (CSM)."""
+
     tokenizer: SourcePath
 
 
@@ -61,15 +68,19 @@ def resolve(
 
 
 @contextmanager
-def resolve_checkpoint(checkpoint: str) -> Iterator[Path]:
-    """The checkpoint alone, when nothing is to be converted: local weights need no codec and no tokenizer."""
+def resolve_for_verify(
+    checkpoint: str, mimi: str | None, tokenizer: str | None, revision: str | None = None
+) -> Iterator[Found]:
+    """What a bundle is compared with: codec and tokenizer only where they lie with the checkpoint or are passed."""
     path = Path(checkpoint)
     if path.exists() and checkpoint.lower() != TINY_NAME:
-        yield path
+        directory = path if path.is_dir() else path.parent
+        beside = directory / TOKENIZER_NAME
+        found = find_tokenizer(tokenizer) if tokenizer else beside if beside.exists() else None
+        yield Found(path, Path(mimi) if mimi else _mimi_beside(directory), found)
     else:
-        with resolve(checkpoint) as sources:
-            assert isinstance(sources.checkpoint, Path), "it was fetched"
-            yield sources.checkpoint
+        with resolve(checkpoint, Path(mimi) if mimi else None, tokenizer) as sources:
+            yield sources
 
 
 def _local(path: Path, mimi: Path | None, tokenizer: str | None, fetch: bool) -> Sources:
