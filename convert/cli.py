@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import click
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
+from ..hub.path import HubPath
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
@@ -23,7 +25,7 @@ from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
-from .verify import Finding, verify_bundle
+from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)
 _LEVEL = DEFAULT_LEVEL.key
@@ -34,7 +36,7 @@ Examples:
   miso-convert model.safetensors --quant {Q8_0.key} --quant {_LEVEL} --tokenizer tokenizer.json --mimi mimi.safetensors
   miso-convert --quant {_LEVEL} --dry-run             sizes and time: nothing fetched, nothing written
   miso-convert inspect DIR                          parts, sizes, VRAM
-  miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
+  miso-convert verify DIR [CHECKPOINT]              hashes, headers, codec; with CHECKPOINT all against its sources
 """
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -154,20 +156,29 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", type=_FILE)
 @click.argument("checkpoint", required=False)
+@click.option("--mimi", help="The codec's source [default: beside CHECKPOINT, or inside it].")
+@click.option("--tokenizer", help="The tokenizer's source [default: beside CHECKPOINT].")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_common
 def verify(
     directory: Path,
     checkpoint: str | None,
+    mimi: str | None,
+    tokenizer: str | None,
     as_json: bool,
     config: Path | None,
     threads: int,
     debug: bool,
 ) -> int:
-    """Check a bundle: file hashes; with CHECKPOINT also every tensor against its source, and logits if torch is there.
+    """Check a bundle: its files' hashes, headers and vocabularies, and that its codec runs.
+
+    With CHECKPOINT also every tensor, every entry of the tokenizer and the codec against their sources, and, if torch
+    is installed, logits against the PyTorch reference.
 
     Exit code 0: all is well. 1: something differs. 2: it could not be checked.
     """
+    if checkpoint is None and (mimi or tokenizer):
+        raise click.UsageError("--mimi and --tokenizer say what lies beside CHECKPOINT: pass that too")
     try:
         manifest = read_manifest(directory)
     except NewerBundleError:
@@ -175,26 +186,46 @@ def verify(
     except BundleError as error:
         if not (directory / MANIFEST_NAME).exists():
             raise
-        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], as_json)
+        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], [], as_json)
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        sources_of = resolve_for_verify(checkpoint, None, None)
+        sources_of = resolve_for_verify(checkpoint, mimi, tokenizer)
         with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
-            findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
-    return _print_findings(directory, findings, as_json)
+            codec, vocabulary = sources.mimi, sources.tokenizer
+            assert not isinstance(codec, HubPath), "it was fetched"
+            assert not isinstance(vocabulary, HubPath), "it was fetched"
+            findings = verify_bundle(
+                directory, manifest, opened, threads, progress_bar, mimi=codec, tokenizer=vocabulary
+            )
+    given = {"--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
+    inputs = [checkpoint or "CHECKPOINT", *(str(word) for pair in given.items() if pair[1] for word in pair)]
+    mending = [
+        shlex.join(["miso-convert", *inputs, *options, "--out", str(directory)])
+        for options in mends(manifest, findings)
+    ]
+    return _print_findings(directory, findings, mending, as_json)
 
 
-def _print_findings(directory: Path, findings: list[Finding], as_json: bool) -> int:
+def _print_findings(directory: Path, findings: list[Finding], mending: list[str], as_json: bool) -> int:
     bad = sum(not finding.ok for finding in findings)
     if as_json:
-        print(json.dumps({"ok": not bad, "findings": [finding.as_dict() for finding in findings]}, indent=2))
+        entries = [finding.as_dict() for finding in findings]
+        print(json.dumps({"ok": not bad, "findings": entries, "mend": mending}, indent=2))
     else:
-        rows = [[f.check, f.subject, f.measured, "ok" if f.ok else "DIFFERS"] for f in findings]
+        rows = [[f.check, f.subject, f.measured, _result(f)] for f in findings]
         stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
-        verdict = f"{bad} of {len(findings)} checks failed" if bad else "all is well"
-        stdout.print(f"{directory}: {verdict}", markup=False)
+        skipped = sum(finding.skipped for finding in findings)
+        verdict = f"{bad} of {len(findings) - skipped} checks failed" if bad else "all is well"
+        left_out = f", {skipped} left out" if skipped else ""
+        stdout.print(f"{directory}: {verdict}{left_out}", markup=False)
+        for command in mending:
+            stdout.print(f"To mend it: {command}", markup=False, soft_wrap=True)
     return NO if bad else DONE
+
+
+def _result(finding: Finding) -> str:
+    return "skipped" if finding.skipped else "ok" if finding.ok else "DIFFERS"
 
 
 def _already(conversion: Conversion) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
@@ -13,6 +14,9 @@ from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
 from .checkpoint.source_path import SourcePath
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
+
+if TYPE_CHECKING:
+    from .mimi.graph import WeightDtype
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"
@@ -75,11 +79,11 @@ class Codec:
             size_bytes += math.prod(shape) * (2 * _in_decoder(name) + 4 * _in_encoder(name))
         return int(size_bytes * _GRAPH_OVERHEAD)
 
-    def decoder_graph(self) -> bytes:
+    def decoder_graph(self, weight_dtype: "WeightDtype" = "float16") -> bytes:
         """The streaming decoder as ONNX, weights stored as F16 and computed in F32."""
         from .mimi.export import export_decoder  # noqa: PLC0415  (spox: half of the time that a command takes to start)
 
-        return export_decoder(self.spec, self._weights(_in_decoder), "float16")
+        return export_decoder(self.spec, self._weights(_in_decoder), weight_dtype)
 
     def encoder_graph(self) -> bytes:
         """The encoder as ONNX, weights in F32: rounding them would change codes."""
