@@ -60,21 +60,28 @@ def check_codec(path: Path, side: Side, spec: ModelSpec, source: Codec | None, t
         values = _values(content)
         graph = _Graph(content, side, spec, threads)
         found = graph.run_in_two_ways()
-    except _TooOldError as error:
+        if source is None:
+            return f"opens and computes {_FRAMES} frames", True
+    except Exception as error:  # onnx and ONNX Runtime raise what they like, and a damaged file is no reason to end
+        return _verdict(error)
+    made = source.decoder_graph("float32") if side == "decoder" else source.encoder_graph()
+    try:
+        reference = _Graph(made, side, spec, threads)
+        for name, number in reference.numbers.items():
+            if graph.numbers[name] != number:
+                return f"miso.{name} is {graph.numbers[name]}, its source has {number}", False
+        weights, are_equal = _compared_weights(values, _values(made), side)
+        output, is_equal = _compared_output(found, reference.run_in_two_ways(), side)
+    except Exception as error:
+        return _verdict(error)
+    return f"{weights}; {output}", are_equal and is_equal
+
+
+def _verdict(error: Exception) -> Verdict:
+    if isinstance(error, _TooOldError):
         version = onnxruntime.__version__
         return f"not run: onnxruntime {version} is too old for it ({error}): pip install --upgrade onnxruntime", None
-    except Exception as error:  # onnx and ONNX Runtime raise what they like, and a damaged file is no reason to end
-        return str(error) if isinstance(error, _FaultError) else f"cannot be computed: {_one_line(error)}", False
-    if source is None:
-        return f"opens and computes {_FRAMES} frames", True
-    made = source.decoder_graph("float32") if side == "decoder" else source.encoder_graph()
-    reference = _Graph(made, side, spec, threads)
-    for name, number in reference.numbers.items():
-        if graph.numbers[name] != number:
-            return f"miso.{name} is {graph.numbers[name]}, its source has {number}", False
-    weights, are_equal = _compared_weights(values, _values(made), side)
-    output, is_equal = _compared_output(found, reference.run_in_two_ways(), side)
-    return f"{weights}; {output}", are_equal and is_equal
+    return str(error) if isinstance(error, _FaultError) else f"cannot be computed: {_one_line(error)}", False
 
 
 class _Graph:
@@ -85,7 +92,10 @@ class _Graph:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
         try:
-            self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            # Its fallback to the CPU, where we are, prints to stdout.
+            self._session: Any = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             if newer := _TOO_OLD.search(str(error)):
                 raise _TooOldError(newer[0]) from error

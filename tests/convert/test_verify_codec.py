@@ -147,13 +147,21 @@ WITHOUT_SOURCE: dict[str, tuple[bytes | Change, str]] = {
     "no number": (_metadata("miso.codebooks", "\x1b[2J"), "is no mimi-"),
     "more codes": (_metadata("miso.cardinality", "9999"), "miso.cardinality is 9999, the model has 515 codes"),
     "state exchanged": (_forget_state, "another in two calls|cannot be computed|something else in two calls"),
+    "a name that is no text": (
+        lambda model: model.graph.node[0].ParseFromString(
+            model.graph.node[0].SerializeToString().replace(b"_0", b"_\xc9")
+        ),
+        "cannot be opened",
+    ),
     "weights elsewhere": (_outside, "weights lie outside of the file"),
 }
 
 
 @pytest.mark.parametrize("case", WITHOUT_SOURCE)
 @pytest.mark.parametrize("side", SIDES)
-def test_found_without_the_source(case: str, side: Side, graphs: dict[Side, bytes], tmp_path: Path) -> None:
+def test_found_without_the_source(
+    case: str, side: Side, graphs: dict[Side, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     change, message = WITHOUT_SOURCE[case]
     path = tmp_path / "graph.onnx"
     path.write_bytes(change if isinstance(change, bytes) else _edited(graphs[side], change))
@@ -161,6 +169,7 @@ def test_found_without_the_source(case: str, side: Side, graphs: dict[Side, byte
     assert ok is False
     assert any(part in measured for part in message.split("|")), measured
     assert measured.isprintable()
+    assert capfd.readouterr().out == ""
 
 
 def test_cut_off(graphs: dict[Side, bytes], tmp_path: Path) -> None:
