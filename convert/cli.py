@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import click
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
+from ..hub.fetch import origin
 from ..hub.path import HubPath
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
@@ -21,7 +23,7 @@ from ..models.memory import level_memory
 from ..version import __version__
 from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
-from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_for_verify
+from .checkpoint.sources import DEFAULT_CHECKPOINT, OtherCheckpointError, Sources, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
@@ -60,6 +62,7 @@ class _LevelType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # ge
 def _common(command: Command) -> Command:
     """Options of both convert and verify."""
     for option in (
+        click.option("--revision", metavar="REV", help="Branch, tag or commit, where CHECKPOINT is a hub repo."),
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
         click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
@@ -80,8 +83,16 @@ def _common(command: Command) -> Command:
     help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
 )
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
-@click.option("--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's].")
-@click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT].")
+@click.option(
+    "--mimi",
+    metavar="WHERE",
+    help="Mimi: file, directory or hub repo [default: inside CHECKPOINT, beside it, or the hub's].",
+)
+@click.option(
+    "--tokenizer",
+    metavar="WHERE",
+    help="tokenizer.json: file, directory or hub repo [default: beside CHECKPOINT, or the hub's].",
+)
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
@@ -94,7 +105,7 @@ def convert(
     checkpoint: str,
     levels: tuple[Level, ...],
     out: Path | None,
-    mimi: Path | None,
+    mimi: str | None,
     tokenizer: str | None,
     decoder_quant: Level | None,
     imatrix_backbone: Path | None,
@@ -102,6 +113,7 @@ def convert(
     allow_nonfinite: bool,
     dry_run: bool,
     as_json: bool,
+    revision: str | None,
     config: Path | None,
     threads: int,
     debug: bool,
@@ -112,13 +124,19 @@ def convert(
     model that needs no download).
     """
     request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
-    sources_of = resolve(checkpoint, mimi, tokenizer, fetch=not dry_run)
-    with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
+    opens = partial(open_checkpoint, config=config)
+    sources_of = resolve(
+        checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens
+    )
+    with sources_of as sources, opens(sources.checkpoint) as opened:
         directory = out or Path(f"{opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
             _print_plan(conversion, as_json)
+            if not as_json:
+                _print_origins(sources, stdout)
             return DONE
+        _print_origins(sources, stderr)
         if conversion.is_done:
             stderr.print(_already(conversion), markup=False)
         start = time.perf_counter()
@@ -148,8 +166,12 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
     stdout.print(_level_table(directory, manifest))
     rows = [[name, size_text(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
     stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
-    rows = [[source.role, source.name, source.sha256[:16]] for source in manifest.sources]
-    stdout.print(table(f"made by {manifest.converter} from", ["source", "file", "sha256"], rows))
+    rows = [
+        [source.role, source.name, source.sha256[:16], source.repo or "", (source.revision or "")[:12]]
+        for source in manifest.sources
+    ]
+    columns = ["source", "file", "sha256", "repository", "commit"]
+    stdout.print(table(f"made by {manifest.converter} from", columns, rows))
     return DONE
 
 
@@ -166,6 +188,7 @@ def verify(
     mimi: str | None,
     tokenizer: str | None,
     as_json: bool,
+    revision: str | None,
     config: Path | None,
     threads: int,
     debug: bool,
@@ -190,15 +213,22 @@ def verify(
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        sources_of = resolve_for_verify(checkpoint, mimi, tokenizer)
-        with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
-            codec, vocabulary = sources.mimi, sources.tokenizer
-            assert not isinstance(codec, HubPath), "it was fetched"
-            assert not isinstance(vocabulary, HubPath), "it was fetched"
-            findings = verify_bundle(
-                directory, manifest, opened, threads, progress_bar, mimi=codec, tokenizer=vocabulary
-            )
-    given = {"--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
+        opens = partial(open_checkpoint, config=config)
+        made_from = manifest.sources_of("checkpoint")
+        sources_of = resolve_for_verify(
+            checkpoint, mimi, tokenizer, revision, made_from=made_from, progress=progress_bar, opens=opens
+        )
+        try:
+            with sources_of as sources, opens(sources.checkpoint) as opened:
+                codec, vocabulary = sources.mimi, sources.tokenizer
+                assert not isinstance(codec, HubPath), "it was fetched"
+                assert not isinstance(vocabulary, HubPath), "it was fetched"
+                findings = verify_bundle(
+                    directory, manifest, opened, threads, progress_bar, mimi=codec, tokenizer=vocabulary
+                )
+        except OtherCheckpointError as error:
+            findings = [Finding("source", checkpoint, str(error), ok=False)]
+    given = {"--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
     inputs = [checkpoint or "CHECKPOINT", *(str(word) for pair in given.items() if pair[1] for word in pair)]
     mending = [
         shlex.join(["miso-convert", *inputs, *options, "--out", str(directory)])
@@ -226,6 +256,13 @@ def _print_findings(directory: Path, findings: list[Finding], mending: list[str]
 
 def _result(finding: Finding) -> str:
     return "skipped" if finding.skipped else "ok" if finding.ok else "DIFFERS"
+
+
+def _print_origins(sources: Sources, console: Any) -> None:
+    """Whose codec and tokenizer these are, where they come from the hub: few asked for them by name."""
+    for what, file in {"codec": sources.mimi, "tokenizer": sources.tokenizer}.items():
+        if file is not None and (found := origin(file)):
+            console.print(f"{what}: {found[0]}/{file.name} of commit {found[1][:12]}", markup=False, soft_wrap=True)
 
 
 def _already(conversion: Conversion) -> str:

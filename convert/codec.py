@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.arrays import F32Array
@@ -33,7 +32,7 @@ def _in_encoder(name: str) -> bool:
     return not name.startswith(("decoder", "upsample"))
 
 
-def _check_config_beside(path: Path) -> None:
+def _check_config_beside(path: SourcePath) -> None:
     """Hugging Face's Mimi has a config of its own; other models' may lie there too."""
     file = path.parent / "config.json"
     try:
@@ -59,7 +58,7 @@ class Codec:
         if path is None and not checkpoint.codec_shapes:
             raise CheckpointError("no Mimi codec beside the checkpoint: pass Kyutai's Mimi file with --mimi FILE")
         self._name = path or checkpoint.store.files[0]
-        if isinstance(path, Path):
+        if path is not None:
             _check_config_beside(path)
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
         found = recognise_mimi(kyutai_shapes(shapes))

@@ -8,6 +8,7 @@ from pydantic_core import to_json
 
 from ..core.errors import BundleError
 from ..core.files import file_sha256
+from ..hub.fetch import origin
 from ..hub.path import HubPath
 from ..models.levels import Level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, Role, SourceFile, read_manifest
@@ -105,9 +106,7 @@ def plan_conversion(
     small_files: dict[Role, SourcePath] = {"tokenizer": tokenizer}
     if mimi is not None:
         small_files["mimi"] = mimi
-    small = [
-        SourceFile(role=role, name=file.name, sha256=_sha256(file, is_compared)) for role, file in small_files.items()
-    ]
+    small = [source_file(role, file, _sha256(file, is_compared)) for role, file in small_files.items()]
     if existing is not None:
         _check_existing(directory, existing, checkpoint, fingerprint, small)
     whole = _whole_files(directory, existing) if existing else set()
@@ -140,6 +139,12 @@ def plan_conversion(
         plans=tuple(plans.values()),
         needs_codec=not {DECODER_NAME, ENCODER_NAME} <= whole,
     )
+
+
+def source_file(role: Role, file: SourcePath, sha256: str) -> SourceFile:
+    """A source for the manifest, with where it came from if that is the hub."""
+    repo, commit = origin(file) or (None, None)
+    return SourceFile(role=role, name=file.name, sha256=sha256, repo=repo, revision=commit)
 
 
 _UNKNOWN = "0" * 64
