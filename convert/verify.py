@@ -16,21 +16,21 @@ from gguf import GGMLQuantizationType
 
 from ..core.arrays import F32Array
 from ..core.files import file_sha256
+from ..models.gguf_parts import header_faults
 from ..models.levels import Level, halves
-from ..models.manifest import BY_NEWER, FORMAT_VERSION, MANIFEST_NAME, Manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
-from .gguf_header import miso_keys, uint32
-from .plan import part_keys
 from .rows import RowReader
 from .verify_logits import Prompt
 
 Qtype = GGMLQuantizationType
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
+_FILE_TYPE = "general.file_type"
 _GROUP = 256
 """Weights that are judged together: a super-block of the K-quants."""
 
@@ -108,15 +108,12 @@ def _check_headers(directory: Path, manifest: Manifest) -> list[Finding]:
         wanted[files.embeddings, "embeddings", None] = None
     findings = []
     for name, part, level in wanted:
-        expected = [uint32("general.file_type", level.ftype)] if level else []
-        expected += [*part_keys(spec, part, []), *miso_keys(spec, part, FORMAT_VERSION, manifest.fingerprint)]
         with GgufFile(directory / name) as file:
-            found = {key.name: file.value(key.name) for key in expected}
-        faults = {
-            key.name: f"{key.name} is {found[key.name]}, the manifest says {key.value}"
-            for key in expected
-            if found[key.name] != (np.float32(key.value) if isinstance(key.value, float) else key.value)
-        }
+            keys, tensors = file.keys(), {name: (found.qtype.name, found.shape) for name, found in file.tensors.items()}
+        faults = {}
+        if level and keys.get(_FILE_TYPE) != level.ftype:
+            faults[_FILE_TYPE] = f"{_FILE_TYPE} is {keys.get(_FILE_TYPE)}, the manifest says {level.ftype}"
+        faults |= dict(header_faults(spec, part, manifest.fingerprint, keys, tensors))
         # One that is of another checkpoint, and else as it should be, can be compared with this one's.
         check = "origin" if faults.keys() == {"miso.source.fingerprint"} else "header"
         measured = next(iter(faults.values()), f"{level.label} {part}" if level else part)
