@@ -17,8 +17,9 @@ from gguf import GGMLQuantizationType
 from ..core.arrays import F32Array
 from ..core.errors import BundleError
 from ..core.files import file_sha256
+from ..models.gguf_parts import header_faults
 from ..models.levels import Level, halves
-from ..models.manifest import BY_NEWER, FORMAT_VERSION, MANIFEST_NAME, BundleFile, Manifest, Role
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, Manifest, Role
 from ..models.synthetic import TOKENIZER_NAME
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
@@ -27,14 +28,13 @@ from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
 from .checkpoint.tokenizer import read_tokenizer
 from .codec import Codec
-from .gguf_header import miso_keys, uint32
-from .plan import part_keys
 from .rows import RowReader
 from .verify_logits import Prompt
 
 Qtype = GGMLQuantizationType
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
+_FILE_TYPE = "general.file_type"
 _GROUP = 256
 """Weights that are judged together: a super-block of the K-quants."""
 
@@ -154,22 +154,17 @@ def _check_headers(directory: Path, manifest: Manifest, whole: set[str]) -> list
     for name, part, level in wanted:
         if name not in whole:
             continue
-        expected = [uint32("general.file_type", level.ftype)] if level else []
-        expected += [*part_keys(spec, part, []), *miso_keys(spec, part, FORMAT_VERSION, manifest.fingerprint)]
         try:
             with GgufFile(directory / name) as file:
-                found = {key.name: file.value(key.name) for key in expected}
-                shapes = {tensor: stored.shape for tensor, stored in file.tensors.items()}
+                keys = file.keys()
+                tensors = {tensor: (found.qtype.name, found.shape) for tensor, found in file.tensors.items()}
         except BundleError as error:
             findings.append(Finding("header", name, str(error), ok=False))
             continue
-        faults = {
-            key.name: f"{key.name} is {found[key.name]}, the manifest says {key.value}"
-            for key in expected
-            if found[key.name] != (np.float32(key.value) if isinstance(key.value, float) else key.value)
-        }
-        if not faults and shapes != {tensor.name: tensor.shape for tensor in gguf_tensors(spec) if tensor.part == part}:
-            faults["tensors"] = "its tensors are not those of the manifest's spec"
+        faults = {}
+        if level and keys.get(_FILE_TYPE) != level.ftype:
+            faults[_FILE_TYPE] = f"{_FILE_TYPE} is {keys.get(_FILE_TYPE)}, the manifest says {level.ftype}"
+        faults |= dict(header_faults(spec, part, manifest.fingerprint, keys, tensors))
         check = "origin" if faults.keys() == {"miso.source.fingerprint"} else "header"
         measured = next(iter(faults.values()), f"{level.label} {part}" if level else part)
         findings.append(Finding(check, name, measured, not faults))

@@ -62,6 +62,8 @@ def _nonsense(arrays: Mapping[str, list[Any]], values: Mapping[str, Any], rows: 
     for index, text in enumerate(tokens):
         if last[text] != index:
             yield f"tokens {index} and {last[text]} are both {_shown(text)}"
+        if not text:
+            yield f"token {index} is empty"
         if types[index] not in _KINDS:
             yield f"token {index} {_shown(text)} is {_kind(types[index])}"
     for name in ("bos_token_id", "eos_token_id"):

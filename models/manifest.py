@@ -62,7 +62,7 @@ class Entry(BaseModel):
 class BundleFile(Entry):
     """One file of the bundle."""
 
-    size_bytes: int = Field(ge=0, strict=True)
+    size_bytes: int = Field(ge=0, lt=1 << 63, strict=True)
     sha256: Sha256
 
 

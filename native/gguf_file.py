@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from ..core.arrays import I64Array, U8Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
+from ..models.gguf_parts import FoundArray
 from .ggml import row_bytes
 from .libraries import ggml_base
 from .signatures import GGUF_GETTERS, GgufInitParams
@@ -72,6 +73,19 @@ class GgufFile(Closing):
             return None
         value: int | float | str | bool | bytes = getattr(lib, getter)(self._handle, index)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def keys(self) -> dict[str, int | float | str | bool | FoundArray | None]:
+        """All keys with their values, of arrays what they are arrays of; None for types that our files do not use."""
+        lib, found = ggml_base(), dict[str, int | float | str | bool | FoundArray | None]()
+        for index in range(lib.gguf_get_n_kv(self._handle)):
+            raw: bytes = lib.gguf_get_key(self._handle, index)
+            key = raw.decode("utf-8", "replace")
+            if lib.gguf_get_kv_type(self._handle, index) == GGUFValueType.ARRAY:
+                entries = GGUFValueType(lib.gguf_get_arr_type(self._handle, index)).name
+                found[key] = FoundArray(entries, lib.gguf_get_arr_n(self._handle, index))
+            else:
+                found[key] = self.value(key)
+        return found
 
     def texts(self, key: str) -> list[str] | None:
         """An array of texts; None if `key` is absent or anything else. What is no UTF-8 comes with lone surrogates."""

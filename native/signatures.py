@@ -134,6 +134,8 @@ _GGUF: dict[str, Signature] = {
     "gguf_free": (None, [_p]),
     "gguf_get_data_offset": (_size, [_p]),
     "gguf_find_key": (_i64, [_p, _text]),
+    "gguf_get_n_kv": (_i64, [_p]),
+    "gguf_get_key": (_text, [_p, _i64]),
     "gguf_get_kv_type": (_i, [_p, _i64]),
     "gguf_get_val_u32": (ctypes.c_uint32, [_p, _i64]),
     "gguf_get_val_f32": (_f, [_p, _i64]),

@@ -88,6 +88,7 @@ def test_other_than_its_source(tmp_path: Path, change: Callable[[Values], object
         (lambda values: values["token_type"].pop(), 1024, "1024 tokens, but 1023 types"),
         (lambda _: None, 1023, "1024 tokens, but 1023 text embeddings"),
         (_entry("tokens", 9, SOURCE.tokens[5]), 1024, "tokens 5 and 9 are both '&'"),
+        (_entry("tokens", 9, ""), 1024, "token 9 is empty"),
         (_entry("token_type", 9, 77), 1024, "token 9 '*' is of type 77"),
         (_set("bos_token_id", 1024), 1024, "tokenizer.ggml.bos_token_id is 1024, there are 1024 tokens"),
         (_drop("eos_token_id"), 1024, "tokenizer.ggml.eos_token_id is none, there are 1024 tokens"),
