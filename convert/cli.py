@@ -21,8 +21,7 @@ from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
 from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_checkpoint
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion, Request, plan_conversion
-from .estimate import estimate_seconds
+from .conversion import Conversion, Request, estimate_seconds, plan_conversion
 from .verify import Finding, verify_bundle
 
 _FILE = click.Path(path_type=Path)
@@ -33,6 +32,7 @@ Examples:
   miso-convert tiny --quant {_LEVEL} --out demo       the tiny model, offline, seconds
   miso-convert model.safetensors --quant {Q8_0.key} --quant {_LEVEL} --tokenizer tokenizer.json --mimi mimi.safetensors
   miso-convert --quant {_LEVEL} --dry-run             sizes and time: nothing fetched, nothing written
+  miso-convert model.safetensors --force {_LEVEL} --out DIR   that level anew: what is damaged is mended
   miso-convert inspect DIR                          parts, sizes, VRAM
   miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
 """
@@ -73,11 +73,18 @@ def _common(command: Command) -> Command:
     "levels",
     type=_LevelType(),
     multiple=True,
-    required=True,
     metavar="LEVEL",
     help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
 )
+@click.option(
+    "--force",
+    type=_LevelType(),
+    multiple=True,
+    metavar="LEVEL",
+    help="Write all files of this level anew, and a miso.json that is damaged; several. What is not named stays.",
+)
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
+@click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's].")
 @click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
@@ -91,7 +98,9 @@ def _common(command: Command) -> Command:
 def convert(
     checkpoint: str,
     levels: tuple[Level, ...],
+    force: tuple[Level, ...],
     out: Path | None,
+    name: str | None,
     mimi: Path | None,
     tokenizer: str | None,
     decoder_quant: Level | None,
@@ -109,10 +118,14 @@ def convert(
     CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
     model that needs no download).
     """
-    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
+    if not levels and not force:
+        raise click.UsageError("Missing option '--quant'.")
+    request = Request(
+        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, force=force, name=name
+    )
     sources_of = resolve(checkpoint, mimi, tokenizer, fetch=not dry_run)
     with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
-        directory = out or Path(f"{opened.spec.name}-GGUF")
+        directory = out or Path(f"{name or opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
             _print_plan(conversion, as_json)
@@ -144,8 +157,13 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE
     stdout.print(_level_table(directory, manifest))
-    rows = [[name, size_text(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
-    stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
+    made_by = {name: f"{program}, llama.cpp {llama}" for name, (program, llama) in manifest.versions.items()}
+    columns, rows = ["file", "size", "sha256"], []
+    for name, record in manifest.files.items():
+        rows.append([name, size_text(record.size_bytes), record.sha256[:16]])
+    if len(set(made_by.values())) > 1:
+        columns, rows = [*columns, "made by"], [[*row, made_by[row[0]]] for row in rows]
+    stdout.print(table("files", columns, rows, numeric=[1]))
     rows = [[source.role, source.name, source.sha256[:16]] for source in manifest.sources]
     stdout.print(table(f"made by {manifest.converter} from", ["source", "file", "sha256"], rows))
     return DONE

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,10 @@ def verify_bundle(
         findings += _check_headers(directory, manifest)
     if checkpoint is None or not all(finding.ok or finding.check == "origin" for finding in findings):
         return findings
-    if checkpoint.spec != manifest.model_spec or checkpoint.fingerprint() != manifest.fingerprint:
+    if (
+        replace(checkpoint.spec, name=manifest.model_spec.name) != manifest.model_spec
+        or checkpoint.fingerprint() != manifest.fingerprint
+    ):
         return [
             *findings,
             Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", False),
