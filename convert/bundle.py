@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import get_args
 
@@ -95,7 +95,8 @@ def _damaged_set_aside(conversion: Conversion) -> Iterator[None]:
         yield
         return
     path = conversion.directory / MANIFEST_NAME
-    names = (path.with_name(f"{MANIFEST_NAME}.damaged{end}") for end in ("", *(f".{n}" for n in count(2))))
+    first = path.with_name(f"{MANIFEST_NAME}.damaged")
+    names = chain([first], (first.with_name(f"{first.name}.{number}") for number in count(2)))
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)
     try:
@@ -220,8 +221,10 @@ def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: 
 
 
 def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], records: dict[str, BundleFile]) -> Manifest:
+    made = _versions()
     manifest = Manifest(
-        **_versions(),
+        converter=made["converter"],
+        llama_cpp=made["llama_cpp"],
         fingerprint=conversion.fingerprint,
         sources=[*checkpoint_sources, *conversion.small_sources],
         spec=conversion.spec.to_dict(),
