@@ -18,6 +18,8 @@ from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.codec import Codec
 from miso_gguf.convert.conversion import Conversion, Request, plan_conversion
+from miso_gguf.convert.quantize import run_pass
+from miso_gguf.convert.sink import Sink
 from miso_gguf.core.errors import BundleError, NewerBundleError
 from miso_gguf.core.files import PARTIAL_SUFFIX
 from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, Q8_0, Level
@@ -161,7 +163,7 @@ def test_an_error_on_the_way_leaves_the_old_files(
 ) -> None:
     make_bundle(inputs, tmp_path, [Q8_0])
     before = contents(tmp_path)
-    monkeypatch.setattr(bundle.Sink, "finish", lambda _self: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(Sink, "finish", lambda _self: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(BundleError, match="Input/output error"):
         make_bundle(inputs, tmp_path, [], force=[Q8_0])
     assert contents(tmp_path) == before
@@ -179,7 +181,7 @@ def test_other_bytes_are_announced(inputs: Inputs, tmp_path: Path, monkeypatch: 
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(bundle.Sink, "commit", killed)
+        patched.setattr(Sink, "commit", killed)
         with pytest.raises(Killed):
             make_bundle(inputs, out, [], force=[Q4_K_M], imatrix_backbone=matrix)
     assert [name for name, file in read_manifest(out).files.items() if not file.size_bytes] == [
@@ -305,11 +307,10 @@ def test_a_plan_made_before_another_was_done(
         make_bundle(inputs, tmp_path, [FP16])
     first, second = planned(inputs, tmp_path, [Q8_0]), planned(inputs, tmp_path, [Q4_K_M, Q8_0])
     written: list[str] = []
-    original = bundle.run_pass
 
     def noted(reader: Any, files: Any, *args: Any, **options: Any) -> None:
         written.extend(plan.name for plan, _ in files)
-        original(reader, files, *args, **options)
+        run_pass(reader, files, *args, **options)
 
     convert(first)
     monkeypatch.setattr(bundle, "run_pass", noted)
@@ -389,7 +390,7 @@ def test_nothing_is_written_through_a_link(inputs: Inputs, tmp_path: Path, name:
 def test_a_link_that_appears_meanwhile(tmp_path: Path) -> None:
     (tmp_path / f"file{PARTIAL_SUFFIX}").symlink_to("victim")
     with pytest.raises(FileExistsError):
-        bundle.Sink(tmp_path, "file")
+        Sink(tmp_path, "file")
     assert not (tmp_path / "victim").exists()
 
 

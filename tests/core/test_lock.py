@@ -25,7 +25,7 @@ def test_the_file_is_deleted_between_opening_and_locking(tmp_path: Path, monkeyp
     first = locked(path)
     first.__enter__()
     original: Callable[[int], None] = lock._lock
-    opened = []
+    opened: list[int] = []
 
     def lock_late(descriptor: int) -> None:
         if not opened:
