@@ -25,8 +25,7 @@ from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
 from .checkpoint.sources import DEFAULT_CHECKPOINT, OtherCheckpointError, Sources, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion, Request, plan_conversion
-from .estimate import estimate_seconds
+from .conversion import Conversion, Request, estimate_seconds, plan_conversion
 from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)
@@ -37,6 +36,7 @@ Examples:
   miso-convert tiny --quant {_LEVEL} --out demo       the tiny model, offline, seconds
   miso-convert model.safetensors --quant {Q8_0.key} --quant {_LEVEL} --tokenizer tokenizer.json --mimi mimi.safetensors
   miso-convert --quant {_LEVEL} --dry-run             sizes and time: nothing fetched, nothing written
+  miso-convert model.safetensors --force {_LEVEL} --out DIR   that level anew: what is damaged is mended
   miso-convert inspect DIR                          parts, sizes, VRAM
   miso-convert verify DIR [CHECKPOINT]              hashes, headers, codec; with CHECKPOINT all against its sources
 """
@@ -78,9 +78,15 @@ def _common(command: Command) -> Command:
     "levels",
     type=_LevelType(),
     multiple=True,
-    required=True,
     metavar="LEVEL",
     help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
+)
+@click.option(
+    "--force",
+    type=_LevelType(),
+    multiple=True,
+    metavar="LEVEL",
+    help="Write all files of this level anew, and a miso.json that is damaged; several. What is not named stays.",
 )
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
 @click.option(
@@ -93,6 +99,7 @@ def _common(command: Command) -> Command:
     metavar="WHERE",
     help="tokenizer.json: file, directory or hub repo [default: beside CHECKPOINT, or the hub's].",
 )
+@click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
@@ -104,7 +111,9 @@ def _common(command: Command) -> Command:
 def convert(
     checkpoint: str,
     levels: tuple[Level, ...],
+    force: tuple[Level, ...],
     out: Path | None,
+    name: str | None,
     mimi: str | None,
     tokenizer: str | None,
     decoder_quant: Level | None,
@@ -123,13 +132,17 @@ def convert(
     CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
     model that needs no download).
     """
-    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
+    if not levels and not force:
+        raise click.UsageError("Missing option '--quant'.")
+    request = Request(
+        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, force=force, name=name
+    )
     opens = partial(open_checkpoint, config=config)
     sources_of = resolve(
         checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens
     )
     with sources_of as sources, opens(sources.checkpoint) as opened:
-        directory = out or Path(f"{opened.spec.name}-GGUF")
+        directory = out or Path(f"{name or opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
             _print_plan(conversion, as_json)
@@ -164,8 +177,13 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE
     stdout.print(_level_table(directory, manifest))
-    rows = [[name, size_text(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
-    stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
+    made_by = {name: f"{program}, llama.cpp {llama}" for name, (program, llama) in manifest.versions.items()}
+    columns, rows = ["file", "size", "sha256"], []
+    for name, record in manifest.files.items():
+        rows.append([name, size_text(record.size_bytes), record.sha256[:16]])
+    if len(set(made_by.values())) > 1:
+        columns, rows = [*columns, "made by"], [[*row, made_by[row[0]]] for row in rows]
+    stdout.print(table("files", columns, rows, numeric=[1]))
     rows = [
         [source.role, source.name, source.sha256[:16], source.repo or "", (source.revision or "")[:12]]
         for source in manifest.sources
@@ -243,7 +261,7 @@ def _print_findings(directory: Path, findings: list[Finding], mending: list[str]
         entries = [finding.as_dict() for finding in findings]
         print(json.dumps({"ok": not bad, "findings": entries, "mend": mending}, indent=2))
     else:
-        rows = [[f.check, f.subject, f.measured, _result(f)] for f in findings]
+        rows = [[f.check, f.subject, f.measured, f.result] for f in findings]
         stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
         skipped = sum(finding.skipped for finding in findings)
         verdict = f"{bad} of {len(findings) - skipped} checks failed" if bad else "all is well"
@@ -252,10 +270,6 @@ def _print_findings(directory: Path, findings: list[Finding], mending: list[str]
         for command in mending:
             stdout.print(f"To mend it: {command}", markup=False, soft_wrap=True)
     return NO if bad else DONE
-
-
-def _result(finding: Finding) -> str:
-    return "skipped" if finding.skipped else "ok" if finding.ok else "DIFFERS"
 
 
 def _print_origins(sources: Sources, console: Any) -> None:

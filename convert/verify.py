@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,11 @@ class Finding:
     skipped: bool = False
     """Whether it was left out; `measured` says why."""
 
+    @property
+    def result(self) -> str:
+        """For people."""
+        return "skipped" if self.skipped else "ok" if self.ok else "DIFFERS"
+
     def as_dict(self) -> dict[str, str | bool]:
         """For JSON."""
         return asdict(self)
@@ -94,7 +99,8 @@ def verify_bundle(
     findings = [*_check_manifest(directory, manifest), *hashes, *headers]
     findings += _check_tokenizers(directory, manifest, whole, checkpoint, tokenizer)
     if checkpoint is not None and (
-        checkpoint.spec != manifest.model_spec or checkpoint.fingerprint() != manifest.fingerprint
+        replace(checkpoint.spec, name=manifest.model_spec.name) != manifest.model_spec
+        or checkpoint.fingerprint() != manifest.fingerprint
     ):
         other = Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", ok=False)
         return [*findings, *_check_codec(directory, manifest, whole, None, None, threads), other]
