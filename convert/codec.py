@@ -78,8 +78,15 @@ class Codec:
             size_bytes += math.prod(shape) * (2 * _in_decoder(name) + 4 * _in_encoder(name))
         return int(size_bytes * _GRAPH_OVERHEAD)
 
-    def decoder_graph(self, weight_dtype: "WeightDtype" = "float16") -> bytes:
+    def decoder_graph(self) -> bytes:
         """The streaming decoder as ONNX, weights stored as F16 and computed in F32."""
+        return self._decoder("float16")
+
+    def exact_decoder_graph(self) -> bytes:
+        """The same with weights that are not rounded: what the other one is compared with."""
+        return self._decoder("float32")
+
+    def _decoder(self, weight_dtype: "WeightDtype") -> bytes:
         from .mimi.export import export_decoder  # noqa: PLC0415  (spox: half of the time that a command takes to start)
 
         return export_decoder(self.spec, self._weights(_in_decoder), weight_dtype)

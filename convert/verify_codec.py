@@ -64,7 +64,7 @@ def check_codec(path: Path, side: Side, spec: ModelSpec, source: Codec | None, t
             return f"opens and computes {_FRAMES} frames", True
     except Exception as error:  # onnx and ONNX Runtime raise what they like, and a damaged file is no reason to end
         return _verdict(error)
-    made = source.decoder_graph("float32") if side == "decoder" else source.encoder_graph()
+    made = source.exact_decoder_graph() if side == "decoder" else source.encoder_graph()
     try:
         reference = _Graph(made, side, spec, threads)
         for name, number in reference.numbers.items():

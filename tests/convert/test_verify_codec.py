@@ -23,7 +23,7 @@ Change = Callable[[onnx.ModelProto], object]
 class _Cached(Codec):
     """Builds each graph once."""
 
-    decoder_graph = cache(Codec.decoder_graph)
+    exact_decoder_graph = cache(Codec.exact_decoder_graph)
     encoder_graph = cache(Codec.encoder_graph)
 
 
