@@ -58,7 +58,7 @@ def python() -> Path:
 
 def _make(folder: Path, lines: list[str]) -> None:
     venv.create(folder, clear=True, with_pip=True)
-    python = folder / "bin" / "python"
+    python = str(folder / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
     install = [python, "-m", "uv", "pip", "install", "--quiet", "--python", python, "--only-binary", ":all:"]
     subprocess.run([*install, "--resolution", "lowest-direct", *lines], check=True)
@@ -82,7 +82,7 @@ def _make(folder: Path, lines: list[str]) -> None:
 def _run(python: Path, place: Path, command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     code = f"import sys\nfrom miso_gguf.{command}.cli import main\nsys.exit(main())"
     # Isolated: neither this repository's tests nor packages of the user's are found.
-    line = [python, "-I", "-c", code, *map(str, arguments)]
+    line = [str(python), "-I", "-c", code, *map(str, arguments)]
     done = subprocess.run(line, check=False, capture_output=True, text=True, cwd=place, timeout=600)
     assert done.returncode == 0, done.stderr
     return done
@@ -92,7 +92,7 @@ def _run(python: Path, place: Path, command: str, *arguments: object) -> subproc
 def test_the_lowest_are_there(python: Path) -> None:
     names = [each.name for each in required()]
     code = "import importlib.metadata as m, json, sys\nprint(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
-    done = subprocess.run([python, "-I", "-c", code, *names], check=True, capture_output=True, text=True)
+    done = subprocess.run([str(python), "-I", "-c", code, *names], check=True, capture_output=True, text=True)
     found = {name: Version(version) for name, version in json.loads(done.stdout).items()}
     # Of packages with C code an old version may have no wheel for a new Python: then it is the first that has.
     higher = {each.name for each in required() if found[each.name] != lowest(each)}
