@@ -5,11 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from builders import MICRO, Built
+from miso_gguf.console import table
 from miso_gguf.models.levels import Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME
 
@@ -95,6 +98,16 @@ def test_a_full_disk(command: str, bad: Path) -> None:
         2,
         "miso-convert: error: standard output cannot be written: No space left on device\n",
     )
+
+
+def test_words_of_strangers_are_shown_as_they_are() -> None:
+    console = Console(width=60, file=StringIO())
+    console.print(table("[red]a[/nothing]", ["[b]c"], [["[/]"], ["a\x1b[31m\nb"]]))
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    for words in ("[red]a[/nothing]", "[b]c", "[/]", r"'a\x1b[31m\nb'"):
+        assert words in shown
+    assert "\x1b" not in shown
 
 
 def test_what_is_opened_does_not_become_a_standard_stream(tmp_path: Path) -> None:
