@@ -22,7 +22,7 @@ from ..core.units import size_text
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, CodecFiles, Manifest, Role, SourceFile
 from .checkpoint.source_hash import SourceHasher
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion, up_to_date
+from .conversion import Conversion, source_file, up_to_date
 from .plan import GgufPlan
 from .quantize import Progress, run_pass
 from .sink import Sink, remove_partials
@@ -214,10 +214,7 @@ def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: 
         digests = hasher.result()
     finally:
         hasher.stop()
-    return [
-        SourceFile(role="checkpoint", name=path.name, sha256=digest)
-        for path, digest in zip(paths, digests, strict=True)
-    ]
+    return [source_file("checkpoint", path, digest) for path, digest in zip(paths, digests, strict=True)]
 
 
 def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], records: dict[str, BundleFile]) -> Manifest:

@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType
 
 from ..core.errors import BundleError
 from ..core.files import file_sha256
+from ..hub.fetch import origin
 from ..hub.path import HubPath
 from ..models.levels import Level
 from ..models.manifest import LevelFiles, Manifest, Role, SourceFile
@@ -145,9 +146,7 @@ def plan_conversion(
     small_files: dict[Role, SourcePath] = {"tokenizer": tokenizer}
     if mimi is not None:
         small_files["mimi"] = mimi
-    small = [
-        SourceFile(role=role, name=file.name, sha256=_sha256(file, is_compared)) for role, file in small_files.items()
-    ]
+    small = [source_file(role, file, _sha256(file, is_compared)) for role, file in small_files.items()]
     if existing is not None:
         check_existing(directory, existing, len(checkpoint.store.files), spec, fingerprint, small)
     levels: dict[str, LevelFiles] = {}
@@ -184,6 +183,12 @@ def plan_conversion(
         plans=tuple(plans),
         needs_codec=not {DECODER_NAME, ENCODER_NAME} <= stays,
     )
+
+
+def source_file(role: Role, file: SourcePath, sha256: str) -> SourceFile:
+    """A source for the manifest, with where it came from if that is the hub."""
+    repo, commit = origin(file) or (None, None)
+    return SourceFile(role=role, name=file.name, sha256=sha256, repo=repo, revision=commit)
 
 
 def up_to_date(conversion: Conversion) -> Conversion:

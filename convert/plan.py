@@ -8,11 +8,11 @@ from functools import cached_property
 
 from gguf import GGML_QUANT_VERSION
 
+from ..models.gguf_parts import llama_values, miso_values
 from ..models.levels import LEVELS, Level
-from ..models.manifest import FORMAT_VERSION
 from ..models.spec import ModelSpec
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
-from .gguf_header import Key, TensorInfo, header_bytes, llama_keys, miso_keys, padded, text, uint32
+from .gguf_header import Key, TensorInfo, header_bytes, keys_of, padded, text, uint32
 from .imatrix import Imatrix
 from .mixture import tensor_types
 from .rows import RowReader
@@ -90,9 +90,10 @@ def plan_file(
         infos=tuple(TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors),
         keys=(
             *_general_keys(spec, part, level),
-            *part_keys(spec, part, tokenizer),
+            *keys_of(llama_values(spec, part)),
+            *(tokenizer if part == "embeddings" else ()),
             *_imatrix_keys(imatrix),
-            *miso_keys(spec, part, FORMAT_VERSION, fingerprint),
+            *keys_of(miso_values(spec, part, fingerprint)),
         ),
         imatrix=imatrix,
     )
@@ -106,15 +107,6 @@ def _general_keys(spec: ModelSpec, part: Part, level: Level) -> list[Key]:
         uint32("general.file_type", level.ftype),
         uint32("general.quantization_version", GGML_QUANT_VERSION),
     ]
-
-
-def part_keys(spec: ModelSpec, part: Part, tokenizer: Sequence[Key]) -> Sequence[Key]:
-    """What llama.cpp wants to know of a part."""
-    if part == "backbone":
-        return llama_keys(spec, spec.backbone, spec.audio_vocab)
-    if part == "decoder":
-        return llama_keys(spec, spec.decoder, spec.flat_audio_vocab)
-    return tokenizer
 
 
 def _imatrix_keys(imatrix: Imatrix | None) -> list[Key]:

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import from_json, to_json
 
 from ..core.errors import BundleError, NewerBundleError
@@ -54,7 +64,7 @@ class Entry(BaseModel):
 class BundleFile(Entry):
     """One file of the bundle."""
 
-    size_bytes: int = Field(ge=0, strict=True)
+    size_bytes: int = Field(ge=0, lt=1 << 63, strict=True)
     sha256: Sha256
     converter: str | None = None
     """Name and version of the program that wrote it: early manifests say it of all their files at once."""
@@ -69,6 +79,20 @@ class SourceFile(Entry):
     """One of `Role`, or what a newer version has beside them."""
     name: str
     sha256: Sha256
+    repo: Annotated[str | None, Field(pattern=r"^[\w.-]+/[\w.-]+$")] = None
+    """Where on the Hugging Face hub it is, if it came from there, ..."""
+    revision: Annotated[str | None, Field(pattern="^[0-9a-f]{40,64}$")] = None
+    """... and the commit. Says nothing of what it is: that is `sha256`."""
+
+    def updated(self, new: "SourceFile") -> "SourceFile":
+        """`new`, which may be the same file on this machine: then where it came from is known still."""
+        merged = super().updated(new)
+        return merged if new.repo else merged.model_copy(update={"repo": self.repo, "revision": self.revision})
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        entry: dict[str, Any] = handler(self)
+        return {key: value for key, value in entry.items() if value is not None or key not in ("repo", "revision")}
 
 
 class LevelFiles(Entry):
