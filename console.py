@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .core.errors import MisoError
 
@@ -165,10 +166,15 @@ def progress_bar(label: str, total: int) -> Iterator[Bar]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> Table:
-    """A table; `numeric` columns are right-aligned."""
-    result = Table(title=title, title_justify="left")
+    """A table; `numeric` columns are right-aligned. What is in it may be from strangers, and is shown as it is."""
+    result = Table(title=_plain(title, "table.title"), title_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index in numeric else "left", overflow="fold")
+        result.add_column(_plain(column), justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(_plain, row))
     return result
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """No markup, and nothing that a terminal obeys."""
+    return Text(text if text.isprintable() else repr(text), style)
