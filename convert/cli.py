@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
 from ..hub.fetch import origin
-from ..hub.path import HubPath
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
@@ -229,6 +227,8 @@ def verify(
             raise
         return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], [], as_json)
     if checkpoint is None:
+        if revision is not None:
+            raise click.UsageError("--revision is of CHECKPOINT: pass the repository too")
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
         opens = partial(open_checkpoint, config=config)
@@ -238,20 +238,13 @@ def verify(
         )
         try:
             with sources_of as sources, opens(sources.checkpoint) as opened:
-                codec, vocabulary = sources.mimi, sources.tokenizer
-                assert not isinstance(codec, HubPath), "it was fetched"
-                assert not isinstance(vocabulary, HubPath), "it was fetched"
-                findings = verify_bundle(
-                    directory, manifest, opened, threads, progress_bar, mimi=codec, tokenizer=vocabulary
-                )
+                beside = {"mimi": sources.mimi, "tokenizer": sources.tokenizer}
+                findings = verify_bundle(directory, manifest, opened, threads, progress_bar, **beside)
         except OtherCheckpointError as error:
-            findings = [Finding("source", checkpoint, str(error), ok=False)]
+            findings = verify_bundle(directory, manifest, None, threads, progress_bar)
+            findings.append(Finding("source", checkpoint, str(error), ok=False))
     given = {"--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
-    inputs = [checkpoint or "CHECKPOINT", *(str(word) for pair in given.items() if pair[1] for word in pair)]
-    mending = [
-        shlex.join(["miso-convert", *inputs, *options, "--out", str(directory)])
-        for options in mends(manifest, findings)
-    ]
+    mending = mends(directory, manifest, findings, checkpoint or "CHECKPOINT", given)
     return _print_findings(directory, findings, mending, as_json)
 
 

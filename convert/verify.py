@@ -5,7 +5,8 @@ sources read anew. What is left out is said, too. A file that is damaged is a fi
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -17,15 +18,17 @@ from gguf import GGMLQuantizationType
 from ..core.arrays import F32Array
 from ..core.errors import BundleError
 from ..core.files import file_sha256
+from ..hub.path import HubPath
 from ..models.gguf_parts import header_faults
 from ..models.levels import Level, halves
-from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, Manifest, Role
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, Manifest, Role, mending_command
 from ..models.synthetic import TOKENIZER_NAME
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
+from .checkpoint.source_path import SourcePath
 from .checkpoint.tokenizer import read_tokenizer
 from .codec import Codec
 from .rows import RowReader
@@ -75,22 +78,22 @@ def verify_bundle(
     threads: int,
     progress: ProgressBar,
     *,
-    mimi: Path | None = None,
-    tokenizer: Path | None = None,
+    mimi: SourcePath | None = None,
+    tokenizer: SourcePath | None = None,
 ) -> list[Finding]:
     """All findings, good and bad.
 
     Args:
-        directory: The bundle.
-        manifest: What it says of itself.
+        directory: The bundle, and what its `manifest` says.
         checkpoint: What it was made from; with it tensors and (if torch is installed) logits are compared too.
-        threads: Of the CPU.
-        progress: Shows how far it is.
+        threads: Of the CPU; `progress` shows how far they are.
         mimi: The codec's source; one that lies inside the checkpoint is found there.
         tokenizer: The source `tokenizer.json`.
 
     Raises `BundleError`, `CheckpointError` or `OSError` only where checking itself is impossible.
     """
+    assert not isinstance(mimi, HubPath), "it was fetched"
+    assert not isinstance(tokenizer, HubPath), "it was fetched"
     hashes = _check_hashes(directory, manifest, progress)
     whole = {finding.subject for finding in hashes if finding.ok}
     headers = _check_headers(directory, manifest, whole)
@@ -111,8 +114,14 @@ def verify_bundle(
     return [*findings, *_check_logits(directory, manifest, whole, checkpoint, threads)]
 
 
-def mends(manifest: Manifest, findings: Sequence[Finding]) -> list[list[str]]:
-    """Options of `miso-convert` that write the damaged files anew: for each command what it takes beside the sources.
+def mends(
+    directory: Path,
+    manifest: Manifest,
+    findings: Sequence[Finding],
+    checkpoint: str = "CHECKPOINT",
+    given: Mapping[str, object] | None = None,
+) -> list[str]:
+    """The commands that write the damaged files anew, from `checkpoint` and the options `given` that have a value.
 
     A level brings all of its files and the codec with it: of those that share a damaged one, the smallest is named.
     """
@@ -121,20 +130,18 @@ def mends(manifest: Manifest, findings: Sequence[Finding]) -> list[list[str]]:
     parts = {key: {files.backbone, files.decoder, files.embeddings} for key, files in manifest.levels.items()}
     sizes = {key: sum(manifest.files[name].size_bytes for name in names) for key, names in parts.items()}
     brought = {key: {key, *names, *graphs} for key, names in parts.items()}
-    commands: dict[tuple[str, ...], list[str]] = {}
+    commands: dict[tuple[object, ...], list[str]] = {}
     while key := max(brought, key=lambda key: (len(brought[key] & damaged), -sizes[key]), default=None):
         if not brought[key] & damaged:
             break
         damaged -= brought[key]
-        level, _, decoder = key.partition("+")
-        others = ["--decoder-quant", decoder] if decoder else []
-        for part in ("backbone", "decoder"):
-            others += [f"--imatrix-{part}", "FILE"] if getattr(manifest.levels[key], f"imatrix_{part}") else []
-        commands.setdefault(tuple(others), []).append(level)
-    return [
-        [*(word for level in levels for word in ("--quant", level, "--force", level)), *others]
-        for others, levels in commands.items()
-    ]
+        files = manifest.levels[key]
+        kind = (key.partition("+")[2], files.imatrix_backbone, files.imatrix_decoder)
+        commands.setdefault(kind, []).append(key)
+    options = (option for option in (given or {}).items() if option[1])
+    inputs = shlex.join([checkpoint, *(str(word) for option in options for word in option)])
+    written = [mending_command(directory, *keys, manifest=manifest) for keys in commands.values()]
+    return [command.replace("CHECKPOINT", inputs, 1) for command in written]
 
 
 def _left_out(check: str, subject: str, remedy: str) -> Finding:

@@ -62,7 +62,12 @@ class Places:
 
     def checkpoint_in(self, repository: Repository) -> SourcePath:
         """A look at a repository's checkpoint: that all of its files are there, and that one is let in."""
-        looked = repository.look(_checkpoint_name(repository.files, repository), PASS_CHECKPOINT)
+        try:
+            name = _checkpoint_name(repository.files, repository)
+        except CheckpointError:
+            repository.require(_WHOLE[0])
+            raise
+        looked = repository.look(name, PASS_CHECKPOINT)
         for shard in _shards(looked):
             repository.look(shard, PASS_CHECKPOINT)
         return looked

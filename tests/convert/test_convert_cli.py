@@ -96,7 +96,7 @@ def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  
     assert found.code == 1
     assert "DIFFERS" in found.out
     assert "1 of 11 checks failed, 4 left out" in found.out
-    mend = f"miso-convert CHECKPOINT --quant q8_0 --force q8_0 --out {tmp_path}"
+    mend = f"miso-convert CHECKPOINT --force q8_0 --out {tmp_path}"
     assert f"To mend it: {mend}" in found.out
     (tmp_path / "mimi-decoder.onnx").write_text("none")
     told = json.loads(miso_convert("verify", tmp_path, inputs.checkpoint, "--config", inputs.config, "--json").out)

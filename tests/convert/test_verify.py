@@ -254,7 +254,8 @@ def test_gguf_that_is_none(copy: Path, content: bytes) -> None:
     findings = _verify(copy)
     assert _bad(findings) == [("header", "Miso-Tiny-backbone-F16.gguf")]
     assert any("backbone-F16.gguf: not a whole GGUF file. Fetch or convert" in f.measured for f in findings)
-    assert mends(read_manifest(copy), findings) == [["--quant", "fp16", "--force", "fp16"]]
+    expected = f"miso-convert CHECKPOINT --force fp16 --out {copy}"
+    assert mends(copy, read_manifest(copy), findings) == [expected]
     assert time.process_time() - started < 5
     signal.alarm(0)
 
@@ -310,7 +311,9 @@ def test_two_swapped_entries_of_a_vocabulary(small: Path, small_inputs: Inputs) 
     assert _bad(findings) == [("tokenizer", name)]
     measured = next(finding.measured for finding in findings if not finding.ok)
     assert re.fullmatch(r"token \d+ is '(Ġmonth|Ġfirst)', tokenizer\.json says '(Ġmonth|Ġfirst)'", measured)
-    assert mends(read_manifest(small), findings) == [["--quant", "q4_0", "--force", "q4_0"]], "both levels use it"
+    expected = f"miso-convert x.pt --mimi 'a b' --force q4_0 --out {small}"
+    given = {"--mimi": "a b", "--tokenizer": None}
+    assert mends(small, read_manifest(small), findings, "x.pt", given) == [expected], "both levels use it"
 
 
 def test_what_is_left_out_is_said(small: Path, small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +339,7 @@ def test_other_sources(small: Path, small_inputs: Inputs, tmp_path: Path) -> Non
         others[role].write_bytes(getattr(small_inputs, role).read_bytes() + b" ")
     findings = _verify(small, small_inputs, **others)
     assert _bad(findings) == [("source", "other tokenizer"), ("source", "other mimi")]
-    assert mends(read_manifest(small), findings) == []
+    assert mends(small, read_manifest(small), findings) == []
 
 
 def test_what_mends(whole: Path) -> None:
@@ -347,19 +350,20 @@ def test_what_mends(whole: Path) -> None:
     manifest = manifest.model_copy(update={"levels": levels})
 
     def mended(*subjects: str) -> list[str]:
-        return [" ".join(words) for words in mends(manifest, [Finding("hash", name, "", False) for name in subjects])]
+        commands = mends(Path("out"), manifest, [Finding("hash", name, "", False) for name in subjects])
+        return [command.removeprefix("miso-convert CHECKPOINT ").removesuffix(" --out out") for command in commands]
 
     assert mended() == mended("Miso-Tiny", "other.txt") == []
-    assert mended("Miso-Tiny-backbone-Q5_K_M.gguf") == ["--quant q5_k_m --force q5_k_m"]
+    assert mended("Miso-Tiny-backbone-Q5_K_M.gguf") == ["--force q5_k_m"]
     assert mended("Miso-Tiny-decoder-Q5_K_M.gguf", "Miso-Tiny-backbone-Q5_K_M.gguf", "mimi-decoder.onnx") == [
-        "--quant q5_k_m --force q5_k_m"
+        "--force q5_k_m"
     ]
-    assert mended("mimi-decoder.onnx", "mimi-encoder.onnx") == ["--quant q4_0 --force q4_0"], "the smallest"
+    assert mended("mimi-decoder.onnx", "mimi-encoder.onnx") == ["--force q4_0"], "the smallest"
     assert mended("Miso-Tiny-backbone-Q5_K_M.gguf", "Miso-Tiny-decoder-Q4_K_M.gguf") == [
-        "--quant q4_k_m --force q4_k_m --quant q5_k_m --force q5_k_m"
+        "--force q4_k_m --force q5_k_m"
     ]
-    assert mended("q6_k") == ["--quant q6_k --force q6_k --imatrix-backbone FILE"]
-    assert mended("q4_0+q8_0") == ["--quant q4_0 --force q4_0 --decoder-quant q8_0"]
+    assert mended("q6_k") == ["--force q6_k --imatrix-backbone FILE"]
+    assert mended("q4_0+q8_0") == ["--force q4_0 --decoder-quant q8_0"]
 
 
 @pytest.mark.parametrize("qtype", MAX_GROUP_ERROR, ids=lambda qtype: qtype.name)
