@@ -30,16 +30,17 @@ from miso_gguf.console import stdout, table
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
-from miso_gguf.convert.gguf_header import llama_keys
+from miso_gguf.convert.gguf_header import keys_of
 from miso_gguf.convert.rows import RowReader
 from miso_gguf.convert.sink import Sink
 from miso_gguf.core.files import file_sha256
 from miso_gguf.models.flavors import MISO_8B
+from miso_gguf.models.gguf_parts import llama_values
 from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, Q8_0, Level
 from miso_gguf.models.mimi import MIMI_NAME, TINY_MIMI
 from miso_gguf.models.spec import ModelSpec
 from miso_gguf.models.synthetic import TOKENIZER_NAME, write_synthetic
-from miso_gguf.models.tensors import Projected, gguf_tensors
+from miso_gguf.models.tensors import PARTS, Part, Projected, gguf_tensors
 from miso_gguf.native.ggml import quantize
 from miso_gguf.native.llama import load_library
 
@@ -74,7 +75,7 @@ def llama_cpp(directory: Path, levels: list[Level], out: Path) -> float:
     start = time.perf_counter()
     out.mkdir(parents=True)
     with open_checkpoint(directory / "model.safetensors", directory / "spec.json") as checkpoint:
-        for part in ("backbone", "decoder"):
+        for part in PARTS[:2]:
             source = out / f"{part}-F16.gguf"
             write_f16(checkpoint, part, source)
             for level in levels:
@@ -95,15 +96,12 @@ def llama_cpp(directory: Path, levels: list[Level], out: Path) -> float:
     return time.perf_counter() - start
 
 
-def write_f16(checkpoint: Checkpoint, part: str, path: Path) -> None:
+def write_f16(checkpoint: Checkpoint, part: Part, path: Path) -> None:
     """An F16 GGUF, written by gguf-py tensor after tensor as llama.cpp's converter does."""
     spec = checkpoint.spec
     reader = RowReader(checkpoint)
-    transformer, vocab = (
-        (spec.backbone, spec.audio_vocab) if part == "backbone" else (spec.decoder, spec.flat_audio_vocab)
-    )
     writer = GGUFWriter(path, "llama")
-    for key in llama_keys(spec, transformer, vocab):
+    for key in keys_of(llama_values(spec, part)):
         writer.add_key_value(key.name, key.value, key.type)
     writer.add_file_type(FP16.ftype)
     tensors = [tensor for tensor in gguf_tensors(spec) if tensor.part == part]

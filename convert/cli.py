@@ -23,9 +23,8 @@ from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
 from .checkpoint.sources import DEFAULT_CHECKPOINT, OtherCheckpointError, Sources, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion, Request, plan_conversion
-from .estimate import estimate_seconds
-from .verify import Finding, verify_bundle
+from .conversion import Conversion, Request, estimate_seconds, plan_conversion
+from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)
 _LEVEL = DEFAULT_LEVEL.key
@@ -35,8 +34,9 @@ Examples:
   miso-convert tiny --quant {_LEVEL} --out demo       the tiny model, offline, seconds
   miso-convert model.safetensors --quant {Q8_0.key} --quant {_LEVEL} --tokenizer tokenizer.json --mimi mimi.safetensors
   miso-convert --quant {_LEVEL} --dry-run             sizes and time: nothing fetched, nothing written
+  miso-convert model.safetensors --force {_LEVEL} --out DIR   that level anew: what is damaged is mended
   miso-convert inspect DIR                          parts, sizes, VRAM
-  miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
+  miso-convert verify DIR [CHECKPOINT]              hashes, headers, codec; with CHECKPOINT all against its sources
 """
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -77,9 +77,15 @@ def _common(command: Command) -> Command:
     "levels",
     type=_LevelType(),
     multiple=True,
-    required=True,
     metavar="LEVEL",
     help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
+)
+@click.option(
+    "--force",
+    type=_LevelType(),
+    multiple=True,
+    metavar="LEVEL",
+    help="Write all files of this level anew, and a miso.json that is damaged; several. What is not named stays.",
 )
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
 @click.option(
@@ -92,6 +98,7 @@ def _common(command: Command) -> Command:
     metavar="WHERE",
     help="tokenizer.json: file, directory or hub repo [default: beside CHECKPOINT, or the hub's].",
 )
+@click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
@@ -104,7 +111,9 @@ def _common(command: Command) -> Command:
 def convert(
     checkpoint: str,
     levels: tuple[Level, ...],
+    force: tuple[Level, ...],
     out: Path | None,
+    name: str | None,
     mimi: str | None,
     tokenizer: str | None,
     decoder_quant: Level | None,
@@ -125,13 +134,25 @@ def convert(
     CHECKPOINT is a .safetensors file or one that torch.save wrote, a directory that holds one, a Hugging Face repo id,
     or 'tiny' (the small model that needs no download).
     """
-    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero)
+    if not levels and not force:
+        raise click.UsageError("Missing option '--quant'.")
+    request = Request(
+        levels,
+        decoder_quant,
+        imatrix_backbone,
+        imatrix_decoder,
+        threads,
+        allow_nonfinite,
+        allow_zero,
+        force=force,
+        name=name,
+    )
     opens = partial(open_checkpoint, config=config, key=key)
     sources_of = resolve(
         checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens
     )
     with sources_of as sources, opens(sources.checkpoint) as opened:
-        directory = out or Path(f"{opened.spec.name}-GGUF")
+        directory = out or Path(f"{name or opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
             _print_plan(conversion, as_json)
@@ -166,8 +187,13 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE
     stdout.print(_level_table(directory, manifest))
-    rows = [[name, size_text(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
-    stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
+    made_by = {name: f"{program}, llama.cpp {llama}" for name, (program, llama) in manifest.versions.items()}
+    columns, rows = ["file", "size", "sha256"], []
+    for name, record in manifest.files.items():
+        rows.append([name, size_text(record.size_bytes), record.sha256[:16]])
+    if len(set(made_by.values())) > 1:
+        columns, rows = [*columns, "made by"], [[*row, made_by[row[0]]] for row in rows]
+    stdout.print(table("files", columns, rows, numeric=[1]))
     rows = [
         [source.role, source.name, source.sha256[:16], source.repo or "", (source.revision or "")[:12]]
         for source in manifest.sources
@@ -180,11 +206,15 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", type=_FILE)
 @click.argument("checkpoint", required=False)
+@click.option("--mimi", help="The codec's source [default: beside CHECKPOINT, or inside it].")
+@click.option("--tokenizer", help="The tokenizer's source [default: beside CHECKPOINT].")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_common
 def verify(
     directory: Path,
     checkpoint: str | None,
+    mimi: str | None,
+    tokenizer: str | None,
     as_json: bool,
     revision: str | None,
     config: Path | None,
@@ -192,10 +222,15 @@ def verify(
     threads: int,
     debug: bool,
 ) -> int:
-    """Check a bundle: file hashes; with CHECKPOINT also every tensor against its source, and logits if torch is there.
+    """Check a bundle: its files' hashes, headers and vocabularies, and that its codec runs.
+
+    With CHECKPOINT also every tensor, every entry of the tokenizer and the codec against their sources, and, if torch
+    is installed, logits against the PyTorch reference.
 
     Exit code 0: all is well. 1: something differs. 2: it could not be checked.
     """
+    if checkpoint is None and (mimi or tokenizer):
+        raise click.UsageError("--mimi and --tokenizer say what lies beside CHECKPOINT: pass that too")
     try:
         manifest = read_manifest(directory)
     except NewerBundleError:
@@ -203,7 +238,7 @@ def verify(
     except BundleError as error:
         if not (directory / MANIFEST_NAME).exists():
             raise
-        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], as_json)
+        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], [], as_json)
     if checkpoint is None:
         if revision is not None:
             raise click.UsageError("--revision is of CHECKPOINT: pass the repository too")
@@ -212,26 +247,34 @@ def verify(
         opens = partial(open_checkpoint, config=config, key=key)
         made_from = manifest.sources_of("checkpoint")
         sources_of = resolve_for_verify(
-            checkpoint, None, None, revision, made_from=made_from, progress=progress_bar, opens=opens
+            checkpoint, mimi, tokenizer, revision, made_from=made_from, progress=progress_bar, opens=opens
         )
         try:
             with sources_of as sources, opens(sources.checkpoint) as opened:
-                findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
+                beside = {"mimi": sources.mimi, "tokenizer": sources.tokenizer}
+                findings = verify_bundle(directory, manifest, opened, threads, progress_bar, **beside)
         except OtherCheckpointError as error:
             findings = verify_bundle(directory, manifest, None, threads, progress_bar)
             findings.append(Finding("source", checkpoint, str(error), ok=False))
-    return _print_findings(directory, findings, as_json)
+    given = {"--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
+    mending = mends(directory, manifest, findings, checkpoint or "CHECKPOINT", given)
+    return _print_findings(directory, findings, mending, as_json)
 
 
-def _print_findings(directory: Path, findings: list[Finding], as_json: bool) -> int:
+def _print_findings(directory: Path, findings: list[Finding], mending: list[str], as_json: bool) -> int:
     bad = sum(not finding.ok for finding in findings)
     if as_json:
-        print(json.dumps({"ok": not bad, "findings": [finding.as_dict() for finding in findings]}, indent=2))
+        entries = [finding.as_dict() for finding in findings]
+        print(json.dumps({"ok": not bad, "findings": entries, "mend": mending}, indent=2))
     else:
-        rows = [[f.check, f.subject, f.measured, "ok" if f.ok else "DIFFERS"] for f in findings]
+        rows = [[f.check, f.subject, f.measured, f.result] for f in findings]
         stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
-        verdict = f"{bad} of {len(findings)} checks failed" if bad else "all is well"
-        stdout.print(f"{directory}: {verdict}", markup=False)
+        skipped = sum(finding.skipped for finding in findings)
+        verdict = f"{bad} of {len(findings) - skipped} checks failed" if bad else "all is well"
+        left_out = f", {skipped} left out" if skipped else ""
+        stdout.print(f"{directory}: {verdict}{left_out}", markup=False)
+        for command in mending:
+            stdout.print(f"To mend it: {command}", markup=False, soft_wrap=True)
     return NO if bad else DONE
 
 

@@ -4,7 +4,7 @@ Bytes are laid out by gguf-py, so they are what llama.cpp's own converter would 
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,8 +12,8 @@ import numpy as np
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
-from ..models.spec import ModelSpec, TransformerSpec
-from ..models.tensors import Part, Shape
+from ..models.gguf_parts import ARCHITECTURE, Value
+from ..models.tensors import Shape
 from ..native.ggml import row_bytes
 
 ALIGNMENT: int = GGUF_DEFAULT_ALIGNMENT
@@ -55,42 +55,10 @@ def uint32(name: str, value: int) -> Key:
     return Key(name, value, GGUFValueType.UINT32)
 
 
-def float32(name: str, value: float) -> Key:
-    """A float32 entry."""
-    return Key(name, value, GGUFValueType.FLOAT32)
-
-
-def llama_keys(spec: ModelSpec, transformer: TransformerSpec, vocab: int) -> list[Key]:
-    """What stock llama.cpp needs to load one of our transformers as a `llama` model without a tokenizer."""
-    return [
-        text("tokenizer.ggml.model", "none"),
-        uint32("llama.vocab_size", vocab),
-        uint32("llama.context_length", spec.max_positions),
-        uint32("llama.embedding_length", transformer.embed_dim),
-        uint32("llama.block_count", transformer.layers),
-        uint32("llama.feed_forward_length", transformer.ffn_dim),
-        uint32("llama.attention.head_count", transformer.heads),
-        uint32("llama.attention.head_count_kv", transformer.kv_heads),
-        uint32("llama.attention.key_length", transformer.head_dim),
-        uint32("llama.attention.value_length", transformer.head_dim),
-        float32("llama.attention.layer_norm_rms_epsilon", spec.norm_eps),
-        uint32("llama.rope.dimension_count", transformer.head_dim),
-        float32("llama.rope.freq_base", spec.rope_base),
-    ]
-
-
-def miso_keys(spec: ModelSpec, part: Part, format_version: int, fingerprint: str) -> list[Key]:
-    """What makes the file recognisable as ours, and as part of which model."""
-    return [
-        uint32("miso.format_version", format_version),
-        text("miso.part", part),
-        text("miso.source.fingerprint", fingerprint),
-        uint32("miso.num_codebooks", spec.codebooks),
-        uint32("miso.audio_vocab_size", spec.audio_vocab),
-        uint32("miso.text_vocab_size", spec.text_vocab),
-        uint32("miso.backbone_embedding_length", spec.backbone.embed_dim),
-        uint32("miso.decoder_embedding_length", spec.decoder.embed_dim),
-    ]
+def keys_of(values: Mapping[str, Value]) -> list[Key]:
+    """Entries of the types that llama.cpp reads."""
+    types = {int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
+    return [Key(name, value, types[type(value)]) for name, value in values.items()]
 
 
 def tokenizer_keys(entries: Iterable[tuple[str, Any]]) -> list[Key]:
@@ -101,7 +69,7 @@ def tokenizer_keys(entries: Iterable[tuple[str, Any]]) -> list[Key]:
 
 def header_bytes(keys: Iterable[Key], tensors: Sequence[TensorInfo]) -> bytes:
     """Everything of the file before its tensor data, padded to the alignment."""
-    writer = GGUFWriter(None, "llama")
+    writer = GGUFWriter(None, ARCHITECTURE)
     for key in keys:
         if key.type == GGUFValueType.ARRAY:
             writer.add_array(key.name, key.value)

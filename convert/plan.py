@@ -1,19 +1,26 @@
 """What a conversion will write: each GGUF file's tensors, types, offsets and size, known before the first byte."""
 
+import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from gguf import GGML_QUANT_VERSION
 
-from ..models.levels import Level
-from ..models.manifest import FORMAT_VERSION
+from ..models.gguf_parts import llama_values, miso_values
+from ..models.levels import LEVELS, Level
 from ..models.spec import ModelSpec
-from ..models.tensors import GgufTensor, Part, gguf_tensors
-from .gguf_header import Key, TensorInfo, header_bytes, llama_keys, miso_keys, padded, text, uint32
+from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
+from .gguf_header import Key, TensorInfo, header_bytes, keys_of, padded, text, uint32
 from .imatrix import Imatrix
 from .mixture import tensor_types
 from .rows import RowReader
+
+_LONGEST_NAME = 96
+"""As of a repository on the Hugging Face hub."""
+_RESERVED = {*PARTS, *(word for level in LEVELS.values() for word in (level.key, level.label.lower(), *level.aliases))}
+"""What a file's name says of it beside the model."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,17 @@ def file_name(spec: ModelSpec, part: Part, level: Level) -> str:
     return f"{spec.name}-{part}-{level.label}.gguf"
 
 
+def check_name(name: str) -> None:
+    """Raises `ValueError` if a model cannot be called so: its files could not, or could be taken for others."""
+    shown = reprlib.repr(name)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise ValueError(f"--name {shown}: use letters, digits and . _ + -, a letter or digit first: it names files")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"--name {shown}: has {len(name)} characters, at most {_LONGEST_NAME} go: it names files")
+    if word := next((word for word in re.split("[-.]", name) if word.lower() in _RESERVED), None):
+        raise ValueError(f"--name {shown}: leave {word!r} out: the files' names say part and level themselves")
+
+
 def plan_file(
     spec: ModelSpec,
     part: Part,
@@ -72,9 +90,10 @@ def plan_file(
         infos=tuple(TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors),
         keys=(
             *_general_keys(spec, part, level),
-            *part_keys(spec, part, tokenizer),
+            *keys_of(llama_values(spec, part)),
+            *(tokenizer if part == "embeddings" else ()),
             *_imatrix_keys(imatrix),
-            *miso_keys(spec, part, FORMAT_VERSION, fingerprint),
+            *keys_of(miso_values(spec, part, fingerprint)),
         ),
         imatrix=imatrix,
     )
@@ -88,15 +107,6 @@ def _general_keys(spec: ModelSpec, part: Part, level: Level) -> list[Key]:
         uint32("general.file_type", level.ftype),
         uint32("general.quantization_version", GGML_QUANT_VERSION),
     ]
-
-
-def part_keys(spec: ModelSpec, part: Part, tokenizer: Sequence[Key]) -> Sequence[Key]:
-    """What llama.cpp wants to know of a part."""
-    if part == "backbone":
-        return llama_keys(spec, spec.backbone, spec.audio_vocab)
-    if part == "decoder":
-        return llama_keys(spec, spec.decoder, spec.flat_audio_vocab)
-    return tokenizer
 
 
 def _imatrix_keys(imatrix: Imatrix | None) -> list[Key]:

@@ -5,8 +5,15 @@ It knows no tensor names (`tensors.py`), no known models (`flavors.py`) and no f
 
 import math
 import re
+import reprlib
+import string
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+_MOST = (1 << 31) - 1
+"""Of every number: what llama.cpp and our files have room for. A spec may come from strangers."""
+_MOST_LAYERS = 512
+"""Source: `LLAMA_MAX_LAYERS` in llama.cpp's llama-hparams.h."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,9 @@ class RopeScaling:
     original_context: int = 8192
 
     def __post_init__(self) -> None:
-        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor):
-            raise ValueError(f"RoPE scaling needs factor >= 1 and 0 < low < high, not {self}")
-        if self.original_context < 1:
-            raise ValueError(f"RoPE original context must be positive, not {self.original_context}")
+        if not (1 <= self.factor < _MOST and 0 < self.low_freq_factor < self.high_freq_factor < _MOST):
+            raise ValueError(f"RoPE scaling needs factor >= 1 and 0 < low < high, not {reprlib.repr(self)}")
+        _check_positive("RoPE original context", self.original_context)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class TransformerSpec:
     def __post_init__(self) -> None:
         for f in fields(self):
             _check_positive(f"transformer {f.name}", getattr(self, f.name))
+        if self.layers > _MOST_LAYERS:
+            raise ValueError(f"layers must be at most {_MOST_LAYERS}, not {self.layers}")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim % 2:
@@ -78,17 +86,24 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
-            raise ValueError(f"model name must be usable in a file name (letters, digits, . _ + -), not {self.name!r}")
+            raise ValueError(
+                f"model name must be usable in a file name (letters, digits, . _ + -), not {reprlib.repr(self.name)}"
+            )
         for label in ("text_vocab", "audio_vocab", "max_positions", "codebooks"):
             _check_positive(label, getattr(self, label))
         if self.codebooks < 2:
             raise ValueError(f"the depth decoder needs at least 2 codebooks, not {self.codebooks}")
-        if not self.norm_eps > 0 or not self.rope_base > 1:
-            raise ValueError(f"norm_eps ({self.norm_eps}) and rope_base ({self.rope_base}) must be positive")
-        if not isinstance(self.prompt, str) or "{text}" not in self.prompt or "{speaker}" not in self.prompt:
-            raise ValueError(f"prompt template needs {{speaker}} and {{text}}, not {self.prompt!r}")
+        if not 0 < self.norm_eps < 1 or not 1 < self.rope_base < _MOST:
+            raise ValueError(
+                f"norm_eps must be 0 to 1 and rope_base 1 to {_MOST}, "
+                f"not {reprlib.repr(self.norm_eps)} and {reprlib.repr(self.rope_base)}"
+            )
+        if not isinstance(self.prompt, str) or not _is_template(self.prompt):
+            raise ValueError(f"prompt template needs {{speaker}} and {{text}}, not {reprlib.repr(self.prompt)}")
         if not isinstance(self.tied_audio_embeddings, bool):
-            raise ValueError(f"tied_audio_embeddings must be true or false, not {self.tied_audio_embeddings!r}")
+            raise ValueError(
+                f"tied_audio_embeddings must be true or false, not {reprlib.repr(self.tied_audio_embeddings)}"
+            )
 
     @property
     def flat_audio_vocab(self) -> int:
@@ -128,7 +143,19 @@ class ModelSpec:
 
 def _check_positive(label: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{label} must be a positive integer, not {value!r}")
+        raise ValueError(f"{label} must be a positive integer, not {reprlib.repr(value)}")
+    if value > _MOST:
+        raise ValueError(f"{label} must be at most {_MOST}, not {reprlib.repr(value)}")
+
+
+def _is_template(prompt: str) -> bool:
+    """Whether it has both fields, and only them, as they are: `str.format` knows formats of gigabytes."""
+    try:
+        pieces = [*string.Formatter().parse(prompt)]
+    except ValueError:
+        return False
+    fields = [(name, layout, conversion) for _, name, layout, conversion in pieces if name is not None]
+    return set(fields) == {("speaker", "", None), ("text", "", None)}
 
 
 def rope_factors(spec: ModelSpec, head_dim: int) -> list[float]:

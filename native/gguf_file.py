@@ -3,6 +3,7 @@
 The parser is in C: a vocabulary of 128 256 tokens costs milliseconds. It knows nothing of what the tensors mean.
 """
 
+import ctypes
 import mmap
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from ..core.arrays import U8Array
+from ..core.arrays import I64Array, U8Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
+from ..models.gguf_parts import FoundArray
 from .ggml import row_bytes
 from .libraries import ggml_base
 from .signatures import GGUF_GETTERS, GgufInitParams
@@ -72,21 +74,53 @@ class GgufFile(Closing):
         value: int | float | str | bool | bytes = getattr(lib, getter)(self._handle, index)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
+    def keys(self) -> dict[str, int | float | str | bool | FoundArray | None]:
+        """All keys with their values, of arrays what they are arrays of; None for types that our files do not use."""
+        lib, found = ggml_base(), dict[str, int | float | str | bool | FoundArray | None]()
+        for index in range(lib.gguf_get_n_kv(self._handle)):
+            raw: bytes = lib.gguf_get_key(self._handle, index)
+            key = raw.decode("utf-8", "replace")
+            if lib.gguf_get_kv_type(self._handle, index) == GGUFValueType.ARRAY:
+                entries = GGUFValueType(lib.gguf_get_arr_type(self._handle, index)).name
+                found[key] = FoundArray(entries, lib.gguf_get_arr_n(self._handle, index))
+            else:
+                found[key] = self.value(key)
+        return found
+
+    def texts(self, key: str) -> list[str] | None:
+        """An array of texts; None if `key` is absent or anything else. What is no UTF-8 comes with lone surrogates."""
+        index, count = self._array(key, GGUFValueType.STRING)
+        if index is None:
+            return None
+        read = ggml_base().gguf_get_arr_str
+        return [read(self._handle, index, entry).decode("utf-8", "surrogateescape") for entry in range(count)]
+
+    def integers(self, key: str) -> I64Array | None:
+        """An array of int32; None if `key` is absent or anything else."""
+        index, count = self._array(key, GGUFValueType.INT32)
+        if index is None:
+            return None
+        data = ctypes.string_at(ggml_base().gguf_get_arr_data(self._handle, index), 4 * count) if count else b""
+        return np.frombuffer(data, np.int32).astype(np.int64)
+
     def first_text(self, key: str) -> str | None:
         """The first entry of an array of texts; None if `key` is absent, anything else, or no valid text."""
-        lib = ggml_base()
-        index = lib.gguf_find_key(self._handle, key.encode())
-        if index < 0 or lib.gguf_get_kv_type(self._handle, index) != GGUFValueType.ARRAY:
-            return None
-        if lib.gguf_get_arr_type(self._handle, index) != GGUFValueType.STRING:
-            return None
-        if lib.gguf_get_arr_n(self._handle, index) == 0:
-            return None
-        text: bytes = lib.gguf_get_arr_str(self._handle, index, 0)
+        index, count = self._array(key, GGUFValueType.STRING)
+        text: bytes = ggml_base().gguf_get_arr_str(self._handle, index, 0) if count else b"\xff"
         try:
             return text.decode("utf-8")
         except UnicodeDecodeError:
             return None
+
+    def _array(self, key: str, kind: GGUFValueType) -> tuple[int | None, int]:
+        """(index, length) of the array of `kind` under `key`."""
+        lib = ggml_base()
+        index = lib.gguf_find_key(self._handle, key.encode())
+        if index < 0 or lib.gguf_get_kv_type(self._handle, index) != GGUFValueType.ARRAY:
+            return None, 0
+        if lib.gguf_get_arr_type(self._handle, index) != kind:
+            return None, 0
+        return index, lib.gguf_get_arr_n(self._handle, index)
 
     def tensor(self, name: str, *shape: int) -> StoredTensor:
         """The tensor called `name`. Raises `BundleError` if it is not there or has another shape (rows first)."""

@@ -6,7 +6,6 @@ order of calls.
 
 import ctypes
 import importlib.util
-import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..core.errors import MisoError
+from .messages import listen
 from .self_test import REINSTALL, check_base, check_graph
 from .signatures import GGML, GGML_BASE, PROCEDURES, Signature
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _T = TypeVar("_T")
 _lock = threading.RLock()
-log = logging.getLogger(__name__)
 
 
 def once(make: Callable[[], _T]) -> Callable[[], _T]:
@@ -70,19 +69,11 @@ def bind(library: ctypes.CDLL, signatures: Mapping[str, Signature]) -> ctypes.CD
     return library
 
 
-def _to_logging(_level: int, message: bytes, _data: object) -> None:
-    """What ggml says of a damaged file, which becomes an exception. Of all else `llama.load_library` takes care."""
-    log.debug("%s", message.decode("utf-8", "replace").rstrip())
-
-
-_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_to_logging)
-
-
 @once
 def ggml_base() -> ctypes.CDLL:
     """What every build has. Raises `MisoError` if this llama-cpp-python's differs from what this package expects."""
     library = bind(open_library("ggml-base"), GGML_BASE)
-    library.ggml_log_set(_LOG_CALLBACK, None)
+    listen(library)
     check_base(library)
     return library
 

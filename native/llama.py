@@ -5,11 +5,9 @@ sequences share one context and step together. It knows nothing of speech.
 """
 
 import ctypes
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +16,8 @@ import numpy as np
 from ..core.arrays import F32Array
 from ..core.closing import Closing
 from ..core.errors import BundleError
-from .abort import note_error, report_aborts
-from .libraries import once
+from .libraries import ggml_base, once
+from .messages import listen_to_llama
 from .self_test import check_llama
 
 KvType = Literal["f32", "f16", "q8_0"]
@@ -28,14 +26,9 @@ KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 """`enum ggml_type`. Source: ggml.h."""
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
-_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4  # Source: ggml.h.
-TRACE = 5
-"""Level of `logging` for ggml's own debugging: lines about every graph. Only who asks for this level gets them."""
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
 _NO_DEVICES = (ctypes.c_void_p * 1)()
 """llama.cpp's list of devices, which ends with NULL, without any. It must outlive every call."""
-
-log = logging.getLogger(__name__)
 
 
 @once
@@ -46,25 +39,11 @@ def load_library() -> Any:
     """
     import llama_cpp.llama_cpp as library  # noqa: PLC0415  (takes a second: only those who run a model pay)
 
-    report_aborts()
-    library.llama_log_set(_forward_log(library), ctypes.c_void_p(0))  # after the library is open: see `ggml_base`
+    ggml_base()  # whose own log it takes over
+    listen_to_llama(library)
     library.llama_backend_init()
     check_llama(library)
     return library
-
-
-@lru_cache(maxsize=1)
-def _forward_log(library: Any) -> Any:
-    """The callback; cached, because ctypes needs it to outlive every call."""
-
-    def forward(level: int, message: bytes, _data: object) -> None:
-        if level == _LOG_LEVEL_ERROR:
-            note_error(message)
-        importance = TRACE if level == _LOG_LEVEL_DEBUG else logging.DEBUG
-        if log.isEnabledFor(importance):
-            log.log(importance, "%s", message.decode("utf-8", "replace").rstrip())
-
-    return library.llama_log_callback(forward)
 
 
 @dataclass(frozen=True)

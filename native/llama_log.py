@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from . import llama
+from . import messages
+from .llama import load_library
 
 BufferKind = Literal["model", "kv", "compute", "output"]
 
@@ -67,10 +68,10 @@ class _Capture(logging.Filter):
 def captured_log(level: int = logging.DEBUG) -> Iterator[list[str]]:
     """What llama.cpp logs in this thread within the block; nobody else hears more, or less, of it than before.
 
-    `level` is that of `logging`: `llama.TRACE` for ggml's own debugging too.
+    `level` is that of `logging`: `messages.TRACE` for ggml's own debugging too.
     """
-    llama.load_library()
-    log, earlier = llama.log, llama.log.level
+    load_library()
+    log, earlier = messages.log, messages.log.level
     capture = _Capture(log.getEffectiveLevel())
     log.addFilter(capture)
     log.setLevel(level)

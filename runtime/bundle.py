@@ -9,7 +9,8 @@ from ..hub.cache import Progress
 from ..hub.fetch import Hub, Repository, is_repo_id, no_progress, origin
 from ..models.levels import DEFAULT_LEVEL, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
-from ..native.gguf_file import GgufFile
+from ..models.tensors import Part
+from .part_check import check_part
 
 _REMEDY = "pass the directory of a bundle"
 
@@ -49,11 +50,11 @@ class Bundle:
                 f"Choose one of them{add}."
             )
         found = OpenLevel(self.directory or self._fetched(key), manifest, key)
-        parts = {"backbone": found.backbone, "decoder": found.decoder, "embeddings": found.embeddings}
+        parts: dict[Part, Path] = {"backbone": found.backbone, "decoder": found.decoder, "embeddings": found.embeddings}
         for path in [*parts.values(), found.codec_decoder]:
             _check_file(path, manifest, verify=verify)
         for part, path in parts.items():
-            _check_origin(path, part, manifest)
+            check_part(path, part, manifest)
         return found
 
     def _fetched(self, key: str) -> Path:
@@ -182,16 +183,3 @@ def _check_file(path: Path, manifest: Manifest, *, verify: bool) -> None:
 def _again(path: Path) -> str:
     """What helps against a damaged file. One in the hub's cache is not fetched anew while it has its size."""
     return f"Delete {path.resolve()} and run it again" if origin(path) else "Fetch or convert it again"
-
-
-def _check_origin(path: Path, part: str, manifest: Manifest) -> None:
-    with GgufFile(path) as file:
-        found_part, fingerprint = file.value("miso.part"), file.value("miso.source.fingerprint")
-    if found_part != part:
-        what = f"is a {found_part}" if found_part else "is not one of our files"
-        raise BundleError(f"{path}: {what}, expected the {part}. Fetch or convert the bundle again.")
-    if fingerprint != manifest.fingerprint:
-        raise BundleError(
-            f"{path}: comes from another checkpoint (fingerprint {str(fingerprint)[:12]}) than the bundle "
-            f"({manifest.fingerprint[:12]}). Files of different conversions do not work together: convert again."
-        )

@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
+from ..console import DONE, NO, abandon, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
 from ..hub.fetch import no_progress
 from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
-from .audio.pipe import RawWriter, abandon_stdout, open_output
+from .audio.pipe import RawWriter, open_output
 from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
@@ -126,7 +126,7 @@ def speak(**options: Any) -> int:
             log.warning("%s: left out %s, %s. %s.", request.model, ", ".join(newer), BY_NEWER, UPGRADE)
         return _print_plan(_memory_plan(bundle, request), request) if request.fit else _say(bundle, request)
     except BrokenPipeError:  # a player that was closed: it has heard enough
-        abandon_stdout()
+        abandon(sys.stdout)
         return DONE
 
 

@@ -246,7 +246,8 @@ class MisoTTS(Closing):
         number = speaker if speaker is not None else voice.speaker if voice is not None else 0
         if number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number}")
-        sentences = split_sentences(text) if options.split_sentences else [normalise_text(text)]
+        added = self.engine.prompts.added_tokens
+        sentences = split_sentences(text, whole_words=added) if options.split_sentences else [normalise_text(text)]
         # Only if both have the same number does the model take the voice for the speaker's.
         anchor = None if voice is None else segment(Segment(voice.text, voice.codes, number))
         return SpeechPlan(sentences, number, anchor, [segment(each) for each in context], options)

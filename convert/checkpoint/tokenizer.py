@@ -7,6 +7,7 @@ metadata is written into is `convert/gguf_header.py`'s business.
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ _LLAMA3_SPLIT = (
 """Source: `tokenizer.json` of Llama 3; llama.cpp calls what it does `llama-bpe`."""
 
 _BOS, _EOS = "<|begin_of_text|>", "<|end_of_text|>"
+_STRUCTURAL = re.compile(
+    r"<\|(?:begin_of_text|end_of_text|start_header_id|end_header_id|eot_id|eom_id|python_tag|finetune_right_pad_id"
+    r"|step_id|image|reserved_special_token_\d+|endoftext)\|>"
+)
+"""Llama 3's and GPT-2's own special tokens. Typed into a text they are ordinary text: nobody ends a prompt so."""
 _MAX_ENTRIES, _MAX_BYTES = 1 << 20, 1 << 30
 _PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 _ALPHABET = {chr(byte) for byte in _PRINTABLE} | {chr(256 + i) for i in range(256 - len(_PRINTABLE))}
@@ -144,6 +150,9 @@ def _parse(data: dict[str, Any], path: SourcePath) -> TokenizerMetadata:
     tokens, types = _entries(vocab, data.get("added_tokens") or [])
     merges = _merges(model.get("merges"), vocab)
     bos, eos = _specials(data, path, {text: i for i, text in enumerate(tokens) if types[i] != UNUSED})
+    for index in (bos, eos):
+        types[index] = CONTROL if types[index] == USER_DEFINED else types[index]
+    _check_added(data.get("added_tokens") or [], {tokens[i] for i, kind in enumerate(types) if kind == USER_DEFINED})
     return TokenizerMetadata(tokens, types, merges, bos, eos, pre)
 
 
@@ -196,8 +205,10 @@ def _entries(vocab: dict[str, int], added: Any) -> tuple[list[str], list[int]]:
     following = len(vocab)
     for token in added if isinstance(added, list) else [added]:
         content, token_id = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
-        if not isinstance(content, str) or not isinstance(token_id, int) or not 0 <= token_id < _MAX_ENTRIES:
+        if not isinstance(content, str) or type(token_id) is not int or not 0 <= token_id < _MAX_ENTRIES:
             raise _RefusedError(f"added_tokens: expected objects with content and id, found {token!r}")
+        if not content or "\0" in content:
+            raise _RefusedError(f"added token {content!r} with id {token_id} is no text that a GGUF file can hold")
         if entries.get(token_id, (content, 0))[0] != content or vocab.get(content, token_id) != token_id:
             raise _RefusedError(f"added token {content!r} has id {token_id}, which clashes with another token")
         if content not in vocab:
@@ -206,7 +217,8 @@ def _entries(vocab: dict[str, int], added: Any) -> tuple[list[str], list[int]]:
                 message = "added token %r has id %d; the tokenizers library would say %d"
                 log.warning(message, content, token_id, following)
             following = max(following, token_id + 1)
-        entries[token_id] = (content, CONTROL if token.get("special") else USER_DEFINED)
+        # `special` does not matter: whatever somebody added to be written into texts has to stay one token there.
+        entries[token_id] = (content, CONTROL if _STRUCTURAL.fullmatch(content) else USER_DEFINED)
     filled = [entries.get(index, (f"[PAD{index}]", UNUSED)) for index in range(max(entries) + 1)]
     texts, types = [text for text, _ in filled], [kind for _, kind in filled]
     if len(set(texts)) != len(texts):
@@ -216,6 +228,29 @@ def _entries(vocab: dict[str, int], added: Any) -> tuple[list[str], list[int]]:
     except UnicodeEncodeError as error:
         raise _RefusedError(f"a token's text is not Unicode ({error.reason})") from error
     return texts, types
+
+
+def _check_added(added: list[dict[str, Any]], matched: set[str]) -> None:
+    """Refuse what the library does where it finds one of the tokens `matched` in a text, and the runtime would not."""
+    added = [token for token in added if token["content"] in matched]
+    for token in added:
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token.get(flag):
+                raise _RefusedError(
+                    f"added token {token['content']!r} has {flag}, which a GGUF file cannot say: set it to false "
+                    "in the file, if the model was not trained to rely on it"
+                )
+    # The library looks for all tokens that are not "normalized" before it looks for the others.
+    first = {token["content"] for token in added if not token.get("normalized")}
+    heads = {text[:length] for text in first for length in range(1, len(text) + 1)}
+    for text in sorted(matched - first):
+        parts = {text[start:stop] for start in range(len(text)) for stop in range(start + 1, len(text) + 1)}
+        tails = {text[start:] for start in range(1, len(text))}
+        if overlapping := sorted(parts & first | tails & heads):
+            raise _RefusedError(
+                f"added token {text!r} overlaps with another one ({overlapping[0]!r}) that is not 'normalized' as it "
+                "is: give both the same setting in the file"
+            )
 
 
 def _merges(merges: Any, vocab: dict[str, int]) -> list[str]:

@@ -20,6 +20,7 @@ from ...native.buffer_types import is_interleaving_safe
 from ...native.device import Backends, Device, gpus
 from ..bundle import OpenLevel
 from ..options import ALL_LAYERS, EngineOptions
+from ..part_check import check_vocabulary
 from .backbone import Backbone
 from .depth.decoder import DepthDecoder
 from .embeddings import Embeddings
@@ -49,6 +50,7 @@ class Engine(Closing):
         # llama.cpp counts the output as a layer more.
         self.leaves_cpu_idle = layers == ALL_LAYERS or layers > self.spec.backbone.layers
         with ExitStack() as stack:
+            check_vocabulary(level.embeddings)
             tokenizer = stack.enter_context(Tokenizer(level.embeddings))
             self.prompts = PromptBuilder(self.spec, tokenizer)
             self._embeddings = Embeddings(level.embeddings, self.spec)

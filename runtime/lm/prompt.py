@@ -37,6 +37,8 @@ class PromptBuilder:
 
     def __init__(self, spec: ModelSpec, tokenizer: Tokenizer) -> None:
         self._spec, self._tokenizer = spec, tokenizer
+        self.added_tokens = tokenizer.added
+        """See `Tokenizer.added`."""
 
     def text(self, text: str, speaker: int) -> Block:
         """The text that is to be said, or was: a row for each token. Leading space goes, as upstream does it."""

@@ -1,16 +1,32 @@
-"""Text to token ids, by llama.cpp's own tokenizer, from the vocabulary inside a bundle's embeddings file."""
+"""Text to token ids, by llama.cpp's own tokenizer, from the vocabulary inside a bundle's embeddings file.
+
+Tokens that somebody added to be written into texts (`<laugh>`) are found here, leftmost and longest first, as the
+tokenizers library does: llama.cpp looks for the longest ones first, and takes some (`<|im_end|>`) for its own.
+"""
 
 import ctypes
+import re
 import threading
 from pathlib import Path
 
+import numpy as np
+
 from ...core.closing import Closing
 from ...core.errors import BundleError, MisoError
+from ...native.gguf_file import GgufFile
 from ...native.llama import load_library
+
+_USER_DEFINED = 4
+"""Source: llama.h, `enum llama_token_type`."""
 
 
 class Tokenizer(Closing):
-    """An open vocabulary. A context manager. Safe to use from several threads."""
+    """An open vocabulary. A context manager. Safe to use from several threads.
+
+    Attributes:
+        size: Entries of the vocabulary.
+        added: Finds the added tokens in a text, each of which is one id; None if there are none.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the vocabulary of a GGUF file. Raises `BundleError` if it has none."""
@@ -21,8 +37,17 @@ class Tokenizer(Closing):
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise BundleError(f"{path}: llama.cpp finds no tokenizer in it. Fetch or convert the bundle again.")
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self.size = int(lib.llama_vocab_n_tokens(self._vocab))
+        self._vocab = vocab = lib.llama_model_get_vocab(self._model)
+        self.size = int(lib.llama_vocab_n_tokens(vocab))
+        self._head = [lib.llama_vocab_bos(vocab)] if lib.llama_vocab_get_add_bos(vocab) else []
+        self._tail = [lib.llama_vocab_eos(vocab)] if lib.llama_vocab_get_add_eos(vocab) else []
+        try:
+            self._ids = self._added_ids(path)
+        except BaseException:
+            self.close()
+            raise
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self.added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
     def close(self) -> None:
         """Free the vocabulary. Idempotent."""
@@ -32,16 +57,30 @@ class Tokenizer(Closing):
                 self._model = None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, BOS and EOS included. What looks like a special token in it is ordinary text.
+        """Token ids of `text`, BOS and EOS included. An added token is one id.
+
+        What looks like a special token of the base tokenizer (`<|end_of_text|>`) is ordinary text.
 
         Raises `MisoError` after `close`.
         """
-        data = text.encode("utf-8", "replace")
-        room = len(data) + 8
-        ids = (ctypes.c_int32 * room)()
+        text = text.encode("utf-8", "replace").decode()
+        pieces = self.added.split(text) if self.added else [text]  # by turns text and an added token
         with self._lock:
             if not self._model:
                 raise MisoError("this model is closed")
-            count = self._lib.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
+            ids = [[self._ids[piece]] if index % 2 else self._split(piece) for index, piece in enumerate(pieces)]
+        return [*self._head, *(token for piece in ids for token in piece), *self._tail]
+
+    def _split(self, text: str) -> list[int]:
+        data = text.encode()
+        room = len(data) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = self._lib.llama_tokenize(self._vocab, data, len(data), ids, room, False, False)
         assert 0 <= count <= room, (len(data), count)
         return list(ids[:count])
+
+    def _added_ids(self, path: Path) -> dict[str, int]:
+        with GgufFile(path) as file:
+            types = file.integers("tokenizer.ggml.token_type")
+        ids = [] if types is None else np.flatnonzero(types[: self.size] == _USER_DEFINED).tolist()
+        return {self._lib.llama_vocab_get_text(self._vocab, i).decode("utf-8", "replace"): i for i in ids}

@@ -76,14 +76,16 @@ def normalise_text(text: str) -> str:
     return " ".join(_paragraphs(text))
 
 
-def split_sentences(text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS) -> list[str]:
+def split_sentences(
+    text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS, whole_words: re.Pattern[str] | None = None
+) -> list[str]:
     """The sentences of `text`, in order, each with a letter or digit and at most `max_chars` characters long.
 
     A blank line ends a sentence, a single line break is a space. A sentence shorter than `min_chars` is joined with the
     next one, or else with the one before, where that fits. One longer than `max_chars` is cut into even parts: behind
     a doubtful end of a sentence, else at ; or :, else at a comma or dash, else at a space, else between two characters
     as a reader sees them. Pieces are slices of `normalise_text(text)`; what is left out of them is white space and
-    lines without a letter or digit ("* * *").
+    lines without a letter or digit ("* * *"). What `whole_words` finds, as "<uh... laugh>", is not cut into parts.
 
     Raises `ValueError` on text with nothing to say, and on impossible limits.
     """
@@ -91,8 +93,10 @@ def split_sentences(text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_
         raise ValueError(f"max_chars must be at least 1 and min_chars at least 0, not {max_chars} and {min_chars}")
     paragraphs = _paragraphs(text)
     whole = " ".join(paragraphs)
-    breaks = {length - 1 for length in accumulate(len(paragraph) + 1 for paragraph in paragraphs)}
-    ends = list(_sentence_ends(whole))
+    found = whole_words.finditer(whole) if whole_words else ()
+    inside = frozenset(index for match in found for index in range(match.start() + 1, match.end()))
+    breaks = {length - 1 for length in accumulate(len(paragraph) + 1 for paragraph in paragraphs)} - inside
+    ends = [(end, is_strong) for end, is_strong in _sentence_ends(whole) if end not in inside]
     # A paragraph without a full stop is a title or an item of a list: it is joined to no other.
     titles = breaks.difference(end for end, _ in ends)
     strong = breaks.union(end for end, is_strong in ends if is_strong)
@@ -109,7 +113,7 @@ def split_sentences(text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_
         if len(pieces) > 1 and _length(pieces[-1]) < min_chars and are_joinable(*pieces[-2:]):
             pieces[-2:] = [(pieces[-2][0], pieces[-1][1])]
 
-    for span in _spans(whole, sorted(strong), weak, max_chars):
+    for span in _spans(whole, sorted(strong), weak, inside, max_chars):
         needs_join = pieces and (_length(pieces[-1]) < min_chars or not _is_speakable(whole[slice(*span)]))
         if needs_join and are_joinable(pieces[-1], span):
             pieces[-1] = (pieces[-1][0], span[1])
@@ -195,13 +199,13 @@ def _sentence_ends(text: str) -> Iterator[tuple[int, bool]]:
         yield end, not doubtful and not following.islower()
 
 
-def _spans(text: str, ends: list[int], weak: list[int], max_chars: int) -> Iterator[_Span]:
+def _spans(text: str, ends: list[int], weak: list[int], inside: frozenset[int], max_chars: int) -> Iterator[_Span]:
     """Sentences, and the parts of those that are too long, without space around them."""
     start = 0
     for end in ends:
         start += text.startswith(" ", start)
         while end - start > max_chars:
-            cut = _cut(text, start, end, weak, max_chars)
+            cut = _cut(text, start, end, weak, inside, max_chars)
             yield start, cut
             start = cut + text.startswith(" ", cut)
         if start < end:
@@ -209,7 +213,7 @@ def _spans(text: str, ends: list[int], weak: list[int], max_chars: int) -> Itera
             start = end
 
 
-def _cut(text: str, start: int, end: int, weak: list[int], max_chars: int) -> int:
+def _cut(text: str, start: int, end: int, weak: list[int], inside: frozenset[int], max_chars: int) -> int:
     """Where to end the first part of a long sentence: near an even share of it, so that no crumb is left over."""
     share = math.ceil((end - start) / math.ceil((end - start) / max_chars))
     lowest, highest = start + max(1, share // 2), start + max_chars
@@ -217,10 +221,11 @@ def _cut(text: str, start: int, end: int, weak: list[int], max_chars: int) -> in
     for pattern in _CUTS:
         # One character more, for those that look at the space behind the cut.
         candidates = candidates or [match.end() for match in pattern.finditer(text, lowest, highest + 1)]
-        candidates = [cut for cut in candidates if cut <= highest]
+        candidates = [cut for cut in candidates if cut <= highest and cut not in inside]
     if candidates:
         return min(candidates, key=lambda cut: abs(cut - start - share))
-    return next((cut for cut in range(start + share, start, -1) if _is_between_graphemes(text, cut)), highest)
+    anywhere = (*range(start + share, start, -1), *range(start + share + 1, highest))
+    return next((cut for cut in anywhere if cut not in inside and _is_between_graphemes(text, cut)), highest)
 
 
 def _is_between_graphemes(text: str, index: int) -> bool:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from miso_gguf.native import llama
+from miso_gguf.native import messages
+from miso_gguf.native.llama import load_library
 from miso_gguf.native.llama_log import captured_log
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +39,10 @@ def test_rehearsal(tmp_path: Path) -> None:
 
 
 def test_ggmls_debugging_is_heard_only_by_who_asks() -> None:
-    forward = llama._forward_log(llama.load_library())
+    load_library()
+    forward = messages._LOG_CALLBACK
     heard = {}
-    for level in (logging.DEBUG, llama.TRACE):
+    for level in (logging.DEBUG, messages.TRACE):
         with captured_log(level) as lines:
             forward(1, b"CUDA graph warmup complete\n", None)
             forward(2, b"something else\n", None)
@@ -48,7 +50,7 @@ def test_ggmls_debugging_is_heard_only_by_who_asks() -> None:
         forward(1, b"afterwards\n", None)
     assert heard == {
         logging.DEBUG: ["something else"],
-        llama.TRACE: ["CUDA graph warmup complete", "something else"],
+        messages.TRACE: ["CUDA graph warmup complete", "something else"],
     }
 
 

@@ -118,7 +118,7 @@ def test_accounted_compute_buffer_is_llama_cpps(bundle: Path) -> None:
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("miso_gguf.native.llama")
+    logger = logging.getLogger("miso_gguf.native.messages")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     lib = load_library()

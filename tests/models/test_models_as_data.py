@@ -73,8 +73,14 @@ def test_rope_factors() -> None:
         ({"name": ""}, "usable in a file name"),
         ({"prompt": "hello"}, "needs {speaker} and {text}"),
         ({"tied_audio_embeddings": "no"}, "tied_audio_embeddings must be true or false, not 'no'"),
-        ({"norm_eps": 0.0}, "must be positive"),
-        ({"norm_eps": float("nan")}, "must be positive"),
+        ({"prompt": "{speaker} {text:>99999999999}"}, "needs {speaker} and {text}"),
+        ({"prompt": "{speaker} {text.__class__}"}, "needs {speaker} and {text}"),
+        ({"prompt": "{speaker} {text} {"}, "needs {speaker} and {text}"),
+        ({"norm_eps": 0.0}, "norm_eps must be 0 to 1"),
+        ({"norm_eps": float("nan")}, "norm_eps must be 0 to 1"),
+        ({"norm_eps": float("inf")}, "norm_eps must be 0 to 1"),
+        ({"rope_base": 10**400}, "rope_base 1 to 2147483647, not 1e-05 and 1000+"),
+        ({"max_positions": 1 << 31}, "max_positions must be at most 2147483647, not 2147483648"),
     ],
 )
 def test_impossible_models(change: dict[str, object], message: str) -> None:
@@ -87,12 +93,18 @@ def test_impossible_transformers() -> None:
         ((2, 64, 3, 2, 32, 64), "multiple of kv_heads"),
         ((2, 64, 2, 1, 31, 64), "must be even"),
         ((0, 64, 2, 1, 32, 64), "layers must be a positive integer"),
+        ((513, 64, 2, 1, 32, 64), "layers must be at most 512, not 513"),
+        ((2, 1 << 31, 2, 1, 32, 64), "embed_dim must be at most 2147483647"),
         ((True, 64, 2, 1, 32, 64), "layers must be a positive integer"),
     ):
         with pytest.raises(ValueError, match=message):
             TransformerSpec(*sizes)
     with pytest.raises(ValueError, match="0 < low < high"):
         RopeScaling(low_freq_factor=4.0, high_freq_factor=1.0)
+    with pytest.raises(ValueError, match="factor >= 1"):
+        RopeScaling(factor=float("inf"))
+    with pytest.raises(ValueError, match="original context must be a positive integer, not 0"):
+        RopeScaling(original_context=0)
 
 
 @pytest.mark.parametrize("spec", FLAVORS.values(), ids=lambda spec: spec.name)

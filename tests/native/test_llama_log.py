@@ -8,7 +8,7 @@ import pytest
 
 from builders import MICRO, Built
 from miso_gguf.models.levels import LEVELS
-from miso_gguf.native import llama
+from miso_gguf.native import messages
 from miso_gguf.native.llama import LlamaModel, LlamaOptions
 from miso_gguf.native.llama_log import LoggedBuffer, captured_log, logged_buffers
 
@@ -73,31 +73,31 @@ def backbone(built: Built) -> Path:
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING, logging.DEBUG])
 def test_nobody_else_hears_more_or_less(backbone: Path, caplog: pytest.LogCaptureFixture, level: int) -> None:
-    with caplog.at_level(logging.WARNING), caplog.at_level(level, llama.log.name):
+    with caplog.at_level(logging.WARNING), caplog.at_level(level, messages.log.name):
         with LlamaModel(backbone, LlamaOptions(threads=1), context=64):
             before = len(caplog.records)
         with captured_log() as lines:
             LlamaModel(backbone, LlamaOptions(threads=1), context=64).close()
-            llama.log.warning("something else")
+            messages.log.warning("something else")
         assert len(caplog.records) == 2 * before + 1
         assert (before > 0) == (level == logging.DEBUG)
-        assert llama.log.level == level
+        assert messages.log.level == level
     assert {buffer.kind for buffer in logged_buffers(lines)} == {"model", "kv", "compute", "output"}
-    assert llama.log.filters == []
+    assert messages.log.filters == []
     assert lines[-1] == "something else"
 
 
 def test_other_threads_are_not_listened_to() -> None:
     with captured_log() as lines:
-        thread = threading.Thread(target=lambda: llama.log.debug("CUDA0 KV buffer size = 1.00 MiB"))
+        thread = threading.Thread(target=lambda: messages.log.debug("CUDA0 KV buffer size = 1.00 MiB"))
         thread.start()
         thread.join()
-        llama.log.debug("CUDA0 compute buffer size = 1.00 MiB")
+        messages.log.debug("CUDA0 compute buffer size = 1.00 MiB")
     assert lines == ["CUDA0 compute buffer size = 1.00 MiB"]
 
 
 def test_an_error_leaves_nothing_behind() -> None:
-    level = llama.log.level
+    level = messages.log.level
     with pytest.raises(ZeroDivisionError), captured_log():
         1 / 0  # noqa: B018
-    assert (llama.log.level, llama.log.filters) == (level, [])
+    assert (messages.log.level, messages.log.filters) == (level, [])

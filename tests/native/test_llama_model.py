@@ -215,7 +215,10 @@ def test_llama_cpp_logs_through_logging(
 ) -> None:
     # A command that a test ran before may have left its own handler, which prints.
     monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
-    with caplog.at_level(logging.DEBUG, "miso_gguf.native.llama"), LlamaModel(path, LlamaOptions(threads=1), context=8):
+    with (
+        caplog.at_level(logging.DEBUG, "miso_gguf.native.messages"),
+        LlamaModel(path, LlamaOptions(threads=1), context=8),
+    ):
         pass
     assert any("n_ctx" in record.getMessage() for record in caplog.records)
     assert capfd.readouterr() == ("", "")

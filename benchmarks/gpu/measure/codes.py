@@ -10,8 +10,8 @@ import numpy as np
 
 from miso_gguf import SpeechOptions
 from miso_gguf.core.arrays import F32Array, I64Array
-from miso_gguf.native.llama import TRACE
 from miso_gguf.native.llama_log import captured_log
+from miso_gguf.native.messages import TRACE
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.options import EngineOptions

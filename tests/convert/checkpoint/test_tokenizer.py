@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -387,6 +388,13 @@ _SPLIT = {"type": "Split", "pattern": {"Regex": r"\d+|\D+"}, "behavior": "Isolat
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 
 
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+def _added(content: str, **flags: bool) -> dict[str, object]:
+    return {"id": 1011, "content": content, "special": True, **dict.fromkeys(_FLAGS, False), **flags}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -428,6 +436,12 @@ _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": Fals
         ("added_tokens.3.id", -4, "expected objects with content and id"),
         ("added_tokens.3.id", 5, "'<|reserved_special_token_1|>' has id 5, which clashes"),
         ("added_tokens.3.id", 1009, "'<|reserved_special_token_1|>' has id 1009, which clashes"),
+        ("added_tokens.3.id", True, "expected objects with content and id"),
+        ("added_tokens.3.content", "", "added token '' with id 1011 is no text that a GGUF"),
+        ("added_tokens.3.content", "a\0", r"added token 'a\\x00' with id 1011 is no text"),
+        ("added_tokens.3", _added("<laugh>", lstrip=True), "added token '<laugh>' has lstrip, which a GGUF"),
+        ("added_tokens.3", _added("[BREATH]", rstrip=True), r"added token '\[BREATH\]' has rstrip, which a GGUF"),
+        ("added_tokens.3", _added("ah", single_word=True, special=False), "added token 'ah' has single_word"),
         ("model.merges", None, "model.merges is missing"),
         ("model.merges.7", "a b c", "merge 7 must be 'a b'"),
         ("model.merges.7", ["a"], "merge 7 must be 'a b'"),
@@ -447,6 +461,40 @@ def test_what_llama_cpp_would_get_wrong_is_refused(tmp_path: Path, path: str, va
     with pytest.raises(CheckpointError, match=message.replace("<|", r"<\|").replace("|>", r"\|>")) as caught:
         _read(tmp_path, data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["<|reserved_special_token_1|>", BOS])
+def test_flags_of_what_no_text_means_do_not_matter(tmp_path: Path, content: str) -> None:
+    data = tiny_tokenizer()
+    expected = _read(tmp_path, data)
+    for token in data["added_tokens"]:
+        token.update(dict.fromkeys(_FLAGS, token["content"] == content))
+    assert _read(tmp_path, data) == expected
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "text", "is_refused"),
+    [
+        ("<laugh>", "<sigh>", "<sigh><laugh>", False),
+        ("<laugh>", "h>!", "<laugh>!", False),
+        ("<laugh>", "<laugh>ing", "<laugh>ing", True),
+        ("sigh", "<sigh>", "<sigh>", True),
+        ("*laughs*", "*sighs*", "*sighs*laughs*", True),
+        ("laughs", "*laugh", "*laughs", True),
+    ],
+)
+def test_order_of_matching(tmp_path: Path, early: str, late: str, text: str, is_refused: bool) -> None:
+    """The library looks for tokens that are not normalized first: that one may hide another, and not by its place."""
+    data = tiny_tokenizer()
+    data["added_tokens"][3:5] = [_added(early), {**_added(late, normalized=True), "id": 1012}]
+    found = re.findall(f"{re.escape(late)}|{re.escape(early)}", text)
+    ids = [token for token in Tokenizer.from_str(json.dumps(data)).encode(text).ids if token in (1011, 1012)]
+    assert ([{1011: early, 1012: late}[token] for token in ids] != found) == is_refused
+    if is_refused:
+        with pytest.raises(CheckpointError, match="overlaps with another one"):
+            _read(tmp_path, data)
+    else:
+        assert _read(tmp_path, data).types[1011:1013] == [4, 4]
 
 
 def test_every_byte_has_a_letter(tmp_path: Path) -> None:

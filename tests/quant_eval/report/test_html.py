@@ -14,6 +14,7 @@ import soundfile
 from sample_results import HOSTILE, bare, hostile, sample, write_sounds
 
 from miso_gguf.core.errors import MisoError
+from miso_gguf.models import levels
 from miso_gguf.quant_eval.report import figures, html, plots
 from miso_gguf.quant_eval.report.html import embedded, page
 from miso_gguf.quant_eval.report.outline import sections
@@ -249,3 +250,12 @@ def test_without_the_extra_the_rest_is_written_and_the_remedy_named(
         write_reports(results, tmp_path, tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.json", "report.md", "comment.md", "junit.xml"}
+
+
+def test_every_level_has_a_colour_and_a_marker_of_its_own() -> None:
+    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text("utf-8")
+    for given in (plots.LEVEL_COLOURS, plots.MARKERS):
+        assert len(set(given)) == len(given) >= len(levels.LEVELS)
+    for index, colour in enumerate(plots.LEVEL_COLOURS):
+        light, dark = re.findall(rf"--level-{index}: (#[0-9a-f]{{6}});", css)
+        assert light == colour != dark
