@@ -1,19 +1,23 @@
 """What our commands share: errors as one line, exit codes, progress bars and tables. Imported by `cli.py` files only.
 
+A command outlives who reads it: `| head -1` ends what is shown, not the work, and does not change the answer.
+
 Exit codes: 0 done, 1 the answer is "no", 2 could not do it.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol, TextIO
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TextIO, cast
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .core.errors import MisoError
 
@@ -32,8 +36,80 @@ stderr = Console(stderr=True, width=_width(sys.stderr))
 stdout = Console(width=_width(sys.stdout))
 
 
+class _Stream:
+    """Standard output or error, whose end does not end the command: what cannot be written any more goes nowhere.
+
+    Bytes written to its `buffer` are as they were: whoever makes sound for a player wants to know that it was closed.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+        """Why it could not be written. That nobody reads a pipe any more is none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        abandon(self._stream)
+        if not isinstance(error, BrokenPipeError):
+            self.failure = error
+
+
+def abandon(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer, and all that comes, go nowhere, without a complaint at exit."""
+    with suppress(OSError):  # what is no file has no end either
+        descriptor, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def _open_closed() -> None:
+    """Take the place of standard streams that are closed, or the next file would have it, and get what is printed."""
+    with suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+
+
 def run(command: click.Command, arguments: Sequence[str], name: str) -> int:
     """Run a click command and return its exit code; a traceback is shown only with `--debug`."""
+    _open_closed()
+    kept = sys.stdout, sys.stderr
+    # Python has None for one that is closed: `command >&-`.
+    out, err = (_Stream(stream) if stream is not None else None for stream in kept)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
+    try:
+        code = _run(command, arguments, name)
+        for stream in filter(None, (out, err)):
+            stream.flush()
+        if out is not None and (failure := out.failure):
+            _say_error(name, f"error: standard output cannot be written: {failure.strerror}")
+            return FAILED
+        return code
+    finally:
+        sys.stdout, sys.stderr = kept
+
+
+def _say_error(name: str, message: str) -> None:
+    line = f"{name.split(maxsplit=1)[0]}: {message}"
+    stderr.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(command: click.Command, arguments: Sequence[str], name: str) -> int:
     debug = "--debug" in arguments
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
@@ -60,8 +136,10 @@ def run(command: click.Command, arguments: Sequence[str], name: str) -> int:
             raise
         expected = isinstance(error, MisoError | ValueError | OSError | MemoryError)
         kind = "error" if expected else f"internal error ({type(error).__name__}), --debug shows where"
-        message = f"{name.split(maxsplit=1)[0]}: {kind}: {str(error) or type(error).__name__}"
-        stderr.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        _say_error(name, f"{kind}: {str(error) or type(error).__name__}")
+        return FAILED
+    except SystemExit as stopped:  # click's answer to a broken pipe, which is none of the standard streams here
+        _say_error(name, f"error: {stopped.__context__ or 'stopped'}")
         return FAILED
     return result if isinstance(result, int) else DONE
 
@@ -88,10 +166,15 @@ def progress_bar(label: str, total: int) -> Iterator[Bar]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> Table:
-    """A table; `numeric` columns are right-aligned."""
-    result = Table(title=title, title_justify="left")
+    """A table; `numeric` columns are right-aligned. What is in it may be from strangers, and is shown as it is."""
+    result = Table(title=_plain(title, "table.title"), title_justify="left")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index in numeric else "left", overflow="fold")
+        result.add_column(_plain(column), justify="right" if index in numeric else "left", overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(_plain, row))
     return result
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """No markup, and nothing that a terminal obeys."""
+    return Text(text if text.isprintable() else repr(text), style)

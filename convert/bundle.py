@@ -5,23 +5,24 @@ A bundle is only ever extended. Files get their names when all of them are whole
 
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import get_args
 
-from filelock import FileLock, Timeout
-
 from ..core.errors import BundleError
 from ..core.files import sync_directory, write_whole
+from ..core.lock import locked
 from ..core.units import size_text
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, CodecFiles, Manifest, Role, SourceFile
 from .checkpoint.source_hash import SourceHasher
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion
+from .conversion import Conversion, source_file, up_to_date
 from .plan import GgufPlan
 from .quantize import Progress, run_pass
 from .sink import Sink, remove_partials
@@ -35,6 +36,8 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def convert(conversion: Conversion, progress: Progress = lambda _weights: None) -> Manifest:
     """Write what is missing. Returns the manifest of the bundle as it then is.
 
+    What another conversion wrote into the directory since this one was planned stays.
+
     Raises `CheckpointError` on weights that cannot be converted, `BundleError` if the directory cannot be written, is
     in use or runs full, `ValueError` if a source lies on the hub. Whatever happens, no half-written file keeps a
     finished name.
@@ -47,13 +50,15 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
         with _locked(directory):
             for name in remove_partials(directory):
                 log.warning("discarded %s, left by an interrupted run", name)
+            conversion = up_to_date(conversion)
             _check_space(conversion)
             if conversion.existing and conversion.existing.newer_levels:
                 names = ", ".join(conversion.existing.newer_names)
                 log.warning("%s: %s, %s, stays as it is", directory, names, BY_NEWER)
             manifest = _write(conversion, progress)
             if manifest != conversion.existing:
-                write_whole(directory / MANIFEST_NAME, manifest.to_json().encode())
+                with _damaged_set_aside(conversion):
+                    write_whole(directory / MANIFEST_NAME, manifest.to_json().encode())
                 sync_directory(directory)
             return manifest
     except OSError as error:
@@ -71,20 +76,48 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
 def _locked(directory: Path) -> Iterator[None]:
     """One conversion per directory at a time. The lock itself dies with the process, whatever ends it."""
     path = directory / LOCK_NAME
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BundleError(f"{directory}: another miso-convert is writing into it; wait for it to end") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except BlockingIOError as error:
+            raise BundleError(f"{directory}: another miso-convert is writing into it; wait for it to end") from error
+        except OSError as error:
+            if path.is_symlink() or path.is_dir():
+                raise BundleError(f"{path}: is no file that can be locked ({error.strerror}): delete it") from error
+            raise
+        yield
+
+
+@contextmanager
+def _damaged_set_aside(conversion: Conversion) -> Iterator[None]:
+    """Out of the way of the new one goes a manifest that cannot be read, and back if there comes none."""
+    if not conversion.found.damage:
+        yield
+        return
+    path = conversion.directory / MANIFEST_NAME
+    first = path.with_name(f"{MANIFEST_NAME}.damaged")
+    names = chain([first], (first.with_name(f"{first.name}.{number}") for number in count(2)))
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
     try:
         yield
-    finally:
-        with suppress(OSError):  # Windows: not while it is held
-            path.unlink()
-        lock.release()
+    except BaseException:
+        aside.rename(path)
+        raise
+    log.warning(
+        "%s: was damaged (%s) and is kept as %s: levels that only it named are to be converted again",
+        path,
+        conversion.found.damage,
+        aside.name,
+    )
 
 
 def _check_space(conversion: Conversion) -> None:
+    """That there is a place for every file, by name and by size."""
+    for name in [*(plan.name for plan in conversion.plans), DECODER_NAME, ENCODER_NAME]:
+        path = conversion.directory / name
+        if path.is_dir() and not path.is_symlink():
+            raise BundleError(f"{path}: is a directory: move it away, or choose another --out")
     free = shutil.disk_usage(conversion.directory).free
     if free < conversion.needed_bytes:
         raise BundleError(
@@ -128,12 +161,35 @@ def _write(conversion: Conversion, progress: Progress) -> Manifest:
                 )
             checkpoint_sources = hashed
         codec.result()
-        records = {sink.name: sink.finish() for sink in sinks}
+        records = {sink.name: sink.finish().model_copy(update=_versions()) for sink in sinks}
+        _announce(conversion, records)
         for sink in sinks:
             sink.commit()
         if sinks:
             sync_directory(conversion.directory)
     return _manifest(conversion, checkpoint_sources, records)
+
+
+def _versions() -> dict[str, str]:
+    """Of what is writing now."""
+    return {"converter": f"miso-gguf {version('miso-gguf')}", "llama_cpp": version("llama-cpp-python")}
+
+
+def _announce(conversion: Conversion, records: dict[str, BundleFile]) -> None:
+    """Before files get other bytes than the manifest says, it says that they have none.
+
+    A process that is killed between the first new file and the new manifest leaves what the next run mends.
+    """
+    there = conversion.existing.files if conversion.existing else {}
+    changing = {
+        name: file.model_copy(update={"size_bytes": 0})
+        for name, file in there.items()
+        if name in records and file.sha256 != records[name].sha256
+    }
+    if conversion.existing and changing:
+        announced = conversion.existing.model_copy(update={"files": {**there, **changing}})
+        write_whole(conversion.directory / MANIFEST_NAME, announced.to_json().encode())
+        sync_directory(conversion.directory)
 
 
 def _digests(sources: list[SourceFile]) -> list[str]:
@@ -158,19 +214,17 @@ def _pass(conversion: Conversion, files: list[tuple[GgufPlan, Sink]], progress: 
         digests = hasher.result()
     finally:
         hasher.stop()
-    return [
-        SourceFile(role="checkpoint", name=path.name, sha256=digest)
-        for path, digest in zip(paths, digests, strict=True)
-    ]
+    return [source_file("checkpoint", path, digest) for path, digest in zip(paths, digests, strict=True)]
 
 
 def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], records: dict[str, BundleFile]) -> Manifest:
+    made = _versions()
     manifest = Manifest(
-        converter=f"miso-gguf {version('miso-gguf')}",
-        llama_cpp=version("llama-cpp-python"),
+        converter=made["converter"],
+        llama_cpp=made["llama_cpp"],
         fingerprint=conversion.fingerprint,
         sources=[*checkpoint_sources, *conversion.small_sources],
-        spec=conversion.checkpoint.spec.to_dict(),
+        spec=conversion.spec.to_dict(),
         codec=CodecFiles(decoder=DECODER_NAME, encoder=ENCODER_NAME),
         levels=dict(sorted(conversion.levels.items())),
         files=dict(sorted(records.items())),
@@ -181,8 +235,15 @@ def _manifest(conversion: Conversion, checkpoint_sources: list[SourceFile], reco
 def _extended(existing: Manifest, new: Manifest) -> Manifest:
     """The manifest that is there with `new` added, and with all that this version does not know of it."""
     levels = {key: existing.levels[key].updated(new.levels[key]) for key in existing.levels.keys() & new.levels.keys()}
-    # What else is said of a file is of its bytes.
-    same = {name: file for name, file in existing.files.items() if file.sha256 == new.files.get(name, file).sha256}
+    files = dict(new.files)
+    # Early manifests say once for all files what made them.
+    is_other = (existing.converter, existing.llama_cpp) != (new.converter, new.llama_cpp)
+    for name, file in existing.files.items():
+        if name not in files:
+            made_by = dict(zip(("converter", "llama_cpp"), existing.versions[name], strict=True))
+            files[name] = file.model_copy(update=made_by) if is_other else file
+        elif file.sha256 == files[name].sha256:  # what else is said of a file is of its bytes
+            files[name] = file.updated(files[name])
     earlier = {(source.role, source.sha256): source for source in existing.sources}
     sources = [earlier.pop((source.role, source.sha256), source).updated(source) for source in new.sources]
     return existing.updated(
@@ -192,7 +253,7 @@ def _extended(existing: Manifest, new: Manifest) -> Manifest:
                 "spec": existing.spec,  # the same, as far as this version can tell
                 "codec": existing.codec.updated(new.codec),
                 "levels": dict(sorted({**existing.levels, **new.levels, **levels}.items())),
-                "files": dict(sorted({**existing.files, **new.files, **same}.items())),
+                "files": dict(sorted(files.items())),
             }
         )
     )

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,17 +15,18 @@ import click
 from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
+from ..hub.fetch import origin
+from ..hub.path import HubPath
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from ..version import __version__
 from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
-from .checkpoint.sources import DEFAULT_CHECKPOINT, resolve, resolve_for_verify
+from .checkpoint.sources import DEFAULT_CHECKPOINT, OtherCheckpointError, Sources, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion, Request, plan_conversion
-from .estimate import estimate_seconds
-from .verify import Finding, verify_bundle
+from .conversion import Conversion, Request, estimate_seconds, plan_conversion
+from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)
 _LEVEL = DEFAULT_LEVEL.key
@@ -33,8 +36,9 @@ Examples:
   miso-convert tiny --quant {_LEVEL} --out demo       the tiny model, offline, seconds
   miso-convert model.safetensors --quant {Q8_0.key} --quant {_LEVEL} --tokenizer tokenizer.json --mimi mimi.safetensors
   miso-convert --quant {_LEVEL} --dry-run             sizes and time: nothing fetched, nothing written
+  miso-convert model.safetensors --force {_LEVEL} --out DIR   that level anew: what is damaged is mended
   miso-convert inspect DIR                          parts, sizes, VRAM
-  miso-convert verify DIR [CHECKPOINT]              hashes; with CHECKPOINT every tensor, and logits if torch is there
+  miso-convert verify DIR [CHECKPOINT]              hashes, headers, codec; with CHECKPOINT all against its sources
 """
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,6 +62,7 @@ class _LevelType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # ge
 def _common(command: Command) -> Command:
     """Options of both convert and verify."""
     for option in (
+        click.option("--revision", metavar="REV", help="Branch, tag or commit, where CHECKPOINT is a hub repo."),
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
         click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
@@ -73,13 +78,28 @@ def _common(command: Command) -> Command:
     "levels",
     type=_LevelType(),
     multiple=True,
-    required=True,
     metavar="LEVEL",
     help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
 )
+@click.option(
+    "--force",
+    type=_LevelType(),
+    multiple=True,
+    metavar="LEVEL",
+    help="Write all files of this level anew, and a miso.json that is damaged; several. What is not named stays.",
+)
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
-@click.option("--mimi", type=_FILE, help="Mimi checkpoint [default: beside CHECKPOINT, inside it, or the hub's].")
-@click.option("--tokenizer", help="tokenizer.json, or a hub repo that has one [default: beside CHECKPOINT].")
+@click.option(
+    "--mimi",
+    metavar="WHERE",
+    help="Mimi: file, directory or hub repo [default: inside CHECKPOINT, beside it, or the hub's].",
+)
+@click.option(
+    "--tokenizer",
+    metavar="WHERE",
+    help="tokenizer.json: file, directory or hub repo [default: beside CHECKPOINT, or the hub's].",
+)
+@click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
@@ -91,8 +111,10 @@ def _common(command: Command) -> Command:
 def convert(
     checkpoint: str,
     levels: tuple[Level, ...],
+    force: tuple[Level, ...],
     out: Path | None,
-    mimi: Path | None,
+    name: str | None,
+    mimi: str | None,
     tokenizer: str | None,
     decoder_quant: Level | None,
     imatrix_backbone: Path | None,
@@ -100,6 +122,7 @@ def convert(
     allow_nonfinite: bool,
     dry_run: bool,
     as_json: bool,
+    revision: str | None,
     config: Path | None,
     threads: int,
     debug: bool,
@@ -109,14 +132,24 @@ def convert(
     CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
     model that needs no download).
     """
-    request = Request(levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite)
-    sources_of = resolve(checkpoint, mimi, tokenizer, fetch=not dry_run)
-    with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
-        directory = out or Path(f"{opened.spec.name}-GGUF")
+    if not levels and not force:
+        raise click.UsageError("Missing option '--quant'.")
+    request = Request(
+        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, force=force, name=name
+    )
+    opens = partial(open_checkpoint, config=config)
+    sources_of = resolve(
+        checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens
+    )
+    with sources_of as sources, opens(sources.checkpoint) as opened:
+        directory = out or Path(f"{name or opened.spec.name}-GGUF")
         conversion = plan_conversion(directory, opened, sources.mimi, sources.tokenizer, request)
         if dry_run:
             _print_plan(conversion, as_json)
+            if not as_json:
+                _print_origins(sources, stdout)
             return DONE
+        _print_origins(sources, stderr)
         if conversion.is_done:
             stderr.print(_already(conversion), markup=False)
         start = time.perf_counter()
@@ -144,30 +177,49 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
         print(json.dumps({key: level_memory(manifest, key).as_dict() for key in manifest.levels}, indent=2))
         return DONE
     stdout.print(_level_table(directory, manifest))
-    rows = [[name, size_text(record.size_bytes), record.sha256[:16]] for name, record in manifest.files.items()]
-    stdout.print(table("files", ["file", "size", "sha256"], rows, numeric=[1]))
-    rows = [[source.role, source.name, source.sha256[:16]] for source in manifest.sources]
-    stdout.print(table(f"made by {manifest.converter} from", ["source", "file", "sha256"], rows))
+    made_by = {name: f"{program}, llama.cpp {llama}" for name, (program, llama) in manifest.versions.items()}
+    columns, rows = ["file", "size", "sha256"], []
+    for name, record in manifest.files.items():
+        rows.append([name, size_text(record.size_bytes), record.sha256[:16]])
+    if len(set(made_by.values())) > 1:
+        columns, rows = [*columns, "made by"], [[*row, made_by[row[0]]] for row in rows]
+    stdout.print(table("files", columns, rows, numeric=[1]))
+    rows = [
+        [source.role, source.name, source.sha256[:16], source.repo or "", (source.revision or "")[:12]]
+        for source in manifest.sources
+    ]
+    columns = ["source", "file", "sha256", "repository", "commit"]
+    stdout.print(table(f"made by {manifest.converter} from", columns, rows))
     return DONE
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", type=_FILE)
 @click.argument("checkpoint", required=False)
+@click.option("--mimi", help="The codec's source [default: beside CHECKPOINT, or inside it].")
+@click.option("--tokenizer", help="The tokenizer's source [default: beside CHECKPOINT].")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_common
 def verify(
     directory: Path,
     checkpoint: str | None,
+    mimi: str | None,
+    tokenizer: str | None,
     as_json: bool,
+    revision: str | None,
     config: Path | None,
     threads: int,
     debug: bool,
 ) -> int:
-    """Check a bundle: file hashes; with CHECKPOINT also every tensor against its source, and logits if torch is there.
+    """Check a bundle: its files' hashes, headers and vocabularies, and that its codec runs.
+
+    With CHECKPOINT also every tensor, every entry of the tokenizer and the codec against their sources, and, if torch
+    is installed, logits against the PyTorch reference.
 
     Exit code 0: all is well. 1: something differs. 2: it could not be checked.
     """
+    if checkpoint is None and (mimi or tokenizer):
+        raise click.UsageError("--mimi and --tokenizer say what lies beside CHECKPOINT: pass that too")
     try:
         manifest = read_manifest(directory)
     except NewerBundleError:
@@ -175,26 +227,56 @@ def verify(
     except BundleError as error:
         if not (directory / MANIFEST_NAME).exists():
             raise
-        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], as_json)
+        return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], [], as_json)
     if checkpoint is None:
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        sources_of = resolve_for_verify(checkpoint, None, None)
-        with sources_of as sources, open_checkpoint(sources.checkpoint, config) as opened:
-            findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
-    return _print_findings(directory, findings, as_json)
+        opens = partial(open_checkpoint, config=config)
+        made_from = manifest.sources_of("checkpoint")
+        sources_of = resolve_for_verify(
+            checkpoint, mimi, tokenizer, revision, made_from=made_from, progress=progress_bar, opens=opens
+        )
+        try:
+            with sources_of as sources, opens(sources.checkpoint) as opened:
+                codec, vocabulary = sources.mimi, sources.tokenizer
+                assert not isinstance(codec, HubPath), "it was fetched"
+                assert not isinstance(vocabulary, HubPath), "it was fetched"
+                findings = verify_bundle(
+                    directory, manifest, opened, threads, progress_bar, mimi=codec, tokenizer=vocabulary
+                )
+        except OtherCheckpointError as error:
+            findings = [Finding("source", checkpoint, str(error), ok=False)]
+    given = {"--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
+    inputs = [checkpoint or "CHECKPOINT", *(str(word) for pair in given.items() if pair[1] for word in pair)]
+    mending = [
+        shlex.join(["miso-convert", *inputs, *options, "--out", str(directory)])
+        for options in mends(manifest, findings)
+    ]
+    return _print_findings(directory, findings, mending, as_json)
 
 
-def _print_findings(directory: Path, findings: list[Finding], as_json: bool) -> int:
+def _print_findings(directory: Path, findings: list[Finding], mending: list[str], as_json: bool) -> int:
     bad = sum(not finding.ok for finding in findings)
     if as_json:
-        print(json.dumps({"ok": not bad, "findings": [finding.as_dict() for finding in findings]}, indent=2))
+        entries = [finding.as_dict() for finding in findings]
+        print(json.dumps({"ok": not bad, "findings": entries, "mend": mending}, indent=2))
     else:
-        rows = [[f.check, f.subject, f.measured, "ok" if f.ok else "DIFFERS"] for f in findings]
+        rows = [[f.check, f.subject, f.measured, f.result] for f in findings]
         stdout.print(table(f"{directory}", ["check", "subject", "measured", "result"], rows))
-        verdict = f"{bad} of {len(findings)} checks failed" if bad else "all is well"
-        stdout.print(f"{directory}: {verdict}", markup=False)
+        skipped = sum(finding.skipped for finding in findings)
+        verdict = f"{bad} of {len(findings) - skipped} checks failed" if bad else "all is well"
+        left_out = f", {skipped} left out" if skipped else ""
+        stdout.print(f"{directory}: {verdict}{left_out}", markup=False)
+        for command in mending:
+            stdout.print(f"To mend it: {command}", markup=False, soft_wrap=True)
     return NO if bad else DONE
+
+
+def _print_origins(sources: Sources, console: Any) -> None:
+    """Whose codec and tokenizer these are, where they come from the hub: few asked for them by name."""
+    for what, file in {"codec": sources.mimi, "tokenizer": sources.tokenizer}.items():
+        if file is not None and (found := origin(file)):
+            console.print(f"{what}: {found[0]}/{file.name} of commit {found[1][:12]}", markup=False, soft_wrap=True)
 
 
 def _already(conversion: Conversion) -> str:

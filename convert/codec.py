@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
@@ -13,6 +13,9 @@ from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
 from .checkpoint.source_path import SourcePath
 from .mimi.weights import Weights, kyutai_shapes, mimi_weights
+
+if TYPE_CHECKING:
+    from .mimi.graph import WeightDtype
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"
@@ -32,7 +35,7 @@ def _in_encoder(name: str) -> bool:
     return not name.startswith(("decoder", "upsample"))
 
 
-def _check_config_beside(path: Path) -> None:
+def _check_config_beside(path: SourcePath) -> None:
     """Hugging Face's Mimi has a config of its own; other models' may lie there too."""
     file = path.parent / "config.json"
     try:
@@ -58,7 +61,7 @@ class Codec:
         if path is None and not checkpoint.codec_shapes:
             raise CheckpointError("no Mimi codec beside the checkpoint: pass Kyutai's Mimi file with --mimi FILE")
         self._name = path or checkpoint.store.files[0]
-        if isinstance(path, Path):
+        if path is not None:
             _check_config_beside(path)
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
         found = recognise_mimi(kyutai_shapes(shapes))
@@ -87,11 +90,11 @@ class Codec:
                 size_bytes += math.prod(shape) * 4
         return size_bytes
 
-    def decoder_graph(self) -> bytes:
+    def decoder_graph(self, weight_dtype: "WeightDtype" = "float16") -> bytes:
         """The streaming decoder as ONNX, weights stored as F16 and computed in F32."""
         from .mimi.export import export_decoder  # noqa: PLC0415  (spox: half of the time that a command takes to start)
 
-        return export_decoder(self.spec, self._weights(_in_decoder), "float16")
+        return export_decoder(self.spec, self._weights(_in_decoder), weight_dtype)
 
     def encoder_graph(self) -> bytes:
         """The encoder as ONNX, weights in F32: rounding them would change codes."""

@@ -1,37 +1,70 @@
-"""What a conversion is going to do: what is there already, what is missing, what it takes. Reads, never writes."""
+"""What a conversion is going to do: what is missing, what it takes, how long. Reads, never writes."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic_core import to_json
+import numpy as np
+from gguf import GGMLQuantizationType
 
 from ..core.errors import BundleError
 from ..core.files import file_sha256
+from ..hub.fetch import origin
 from ..hub.path import HubPath
 from ..models.levels import Level
-from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, Role, SourceFile, read_manifest
+from ..models.manifest import LevelFiles, Manifest, Role, SourceFile
+from ..models.spec import ModelSpec
 from ..models.tensors import PARTS, Part, gguf_tensors
+from ..native.ggml import quantize
 from .checkpoint.open import Checkpoint
 from .checkpoint.source_path import SourcePath
 from .checkpoint.tokenizer import check_tokenizer, gguf_keys, read_tokenizer
 from .codec import DECODER_NAME, ENCODER_NAME, Codec
+from .existing import Found, check_existing, check_imatrices, check_newer, look, named
 from .gguf_header import tokenizer_keys
 from .imatrix import Imatrix, read_imatrix
-from .plan import GgufPlan, file_name, plan_file
+from .plan import GgufPlan, check_name, file_name, plan_file
 from .rows import RowReader
+
+_TRIAL_SHAPE = (64, 4096)
+_OVERHEAD = 1.1
+"""Reading, checking, hashing and writing beside the quantiser: see benchmarks/convert.py."""
+
+_DISK_BYTES_PER_S = 400e6
+"""Of a plain SSD, reading and writing in turns: what bounds the levels that are quick to quantise."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """What the user asked for. Raises `ValueError` on a name that no model can have."""
 
     levels: Sequence[Level]
+    """To be there when it is done."""
     decoder_level: Level | None = None
     imatrix_backbone: Path | None = None
     imatrix_decoder: Path | None = None
     threads: int = 2
     allow_nonfinite: bool = False
+    force: Sequence[Level] = ()
+    """To be written anew, whatever is there."""
+    name: str | None = None
+    """Of the model; None: as the bundle that is there says, or the checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name)
+
+    @property
+    def keys(self) -> dict[str, Level]:
+        """All levels that are wanted, by their names in the manifest."""
+        return {self.key(level): level for level in [*self.levels, *self.force]}
+
+    def key(self, level: Level) -> str:
+        """What the manifest calls a level with the depth decoder's that was asked for."""
+        decoder = self.decoder_level or level
+        return level.key if decoder == level else f"{level.key}+{decoder.key}"
 
 
 @dataclass(frozen=True)
@@ -40,20 +73,27 @@ class Conversion:
 
     directory: Path
     checkpoint: Checkpoint
+    spec: ModelSpec
+    """The checkpoint's, by the name that the bundle has."""
     reader: RowReader
     request: Request
     fingerprint: str
     codec: Codec
-    small_files: tuple[SourcePath, ...]
+    small_files: Mapping[Role, SourcePath]
     """Tokenizer and, unless it lies inside the checkpoint, codec."""
     small_sources: tuple[SourceFile, ...]
     """The same, for the manifest."""
-    existing: Manifest | None
+    found: Found
     levels: dict[str, LevelFiles]
     plans: tuple[GgufPlan, ...]
     """The GGUF files still to be written."""
     needs_codec: bool
     """Whether the Mimi graphs are still to be written."""
+
+    @property
+    def existing(self) -> Manifest | None:
+        """The manifest of the bundle that is there."""
+        return self.found.manifest
 
     @property
     def is_done(self) -> bool:
@@ -68,7 +108,7 @@ class Conversion:
     @property
     def looked_at(self) -> list[HubPath]:
         """The sources that were only looked at, on the hub: while there are any, the conversion cannot run."""
-        files = [*self.checkpoint.store.files, *self.small_files]
+        files = [*self.checkpoint.store.files, *self.small_files.values()]
         return [file for file in files if isinstance(file, HubPath)]
 
     @property
@@ -90,56 +130,74 @@ def plan_conversion(
 
     Raises `CheckpointError` on an input that does not fit, `BundleError` if a bundle there is of other inputs.
     """
+    found = look(directory, request.keys, is_forced=bool(request.force))
+    existing = found.manifest
     checkpoint.check_dtypes()
-    spec = checkpoint.spec
+    spec = named(checkpoint.spec, existing, request.name)
     metadata = read_tokenizer(tokenizer)
     check_tokenizer(metadata, spec)
     keys = tokenizer_keys(gguf_keys(metadata))
     codec = Codec(mimi, checkpoint)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite)
-    existing = read_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
     is_compared = existing is not None
     fingerprint = _fingerprint(checkpoint, directory, existing)
     small_files: dict[Role, SourcePath] = {"tokenizer": tokenizer}
     if mimi is not None:
         small_files["mimi"] = mimi
-    small = [
-        SourceFile(role=role, name=file.name, sha256=_sha256(file, is_compared)) for role, file in small_files.items()
-    ]
+    small = [source_file(role, file, _sha256(file, is_compared)) for role, file in small_files.items()]
     if existing is not None:
-        _check_existing(directory, existing, checkpoint, fingerprint, small)
-    whole = _whole_files(directory, existing) if existing else set()
+        check_existing(directory, existing, len(checkpoint.store.files), spec, fingerprint, small)
     levels: dict[str, LevelFiles] = {}
-    plans: dict[str, GgufPlan] = {}
-    for level in request.levels:
+    wanted: dict[str, tuple[Part, Level]] = {}
+    for key, level in request.keys.items():
         decoder_level = request.decoder_level or level
         by_part: dict[Part, Level] = {"backbone": level, "decoder": decoder_level, "embeddings": level.embeddings}
         names = {part: file_name(spec, part, by_part[part]) for part in PARTS}
         used = {f"imatrix_{part}": imatrix.sha256 for part, imatrix in imatrices.items()}
-        key = level.key if decoder_level == level else f"{level.key}+{decoder_level.key}"
         levels[key] = LevelFiles(**names, **used)
-        for part, name in names.items():
-            if name not in whole and name not in plans:
-                imatrix = imatrices.get(part)
-                plans[name] = plan_file(spec, part, by_part[part], reader, fingerprint, keys, imatrix)
+        wanted |= {name: (part, by_part[part]) for part, name in names.items()}
+    forced = {name for level in request.force for name in _files(levels[request.key(level)])}
+    stays = found.whole - forced - ({DECODER_NAME, ENCODER_NAME} if forced else set())
+    plans = [
+        plan_file(spec, part, level, reader, fingerprint, keys, imatrices.get(part))
+        for name, (part, level) in wanted.items()
+        if name not in stays
+    ]
     if existing is not None:
-        _check_imatrices(directory, existing, levels, whole)
+        check_newer(directory, existing, levels, forced)
+        check_imatrices(directory, existing, levels, stays)
     return Conversion(
         directory=directory,
         checkpoint=checkpoint,
+        spec=spec,
         reader=reader,
         request=request,
         fingerprint=fingerprint,
         codec=codec,
-        small_files=tuple(small_files.values()),
+        small_files=small_files,
         small_sources=tuple(small),
-        existing=existing,
+        found=found,
         levels=levels,
-        plans=tuple(plans.values()),
-        needs_codec=not {DECODER_NAME, ENCODER_NAME} <= whole,
+        plans=tuple(plans),
+        needs_codec=not {DECODER_NAME, ENCODER_NAME} <= stays,
     )
+
+
+def source_file(role: Role, file: SourcePath, sha256: str) -> SourceFile:
+    """A source for the manifest, with where it came from if that is the hub."""
+    repo, commit = origin(file) or (None, None)
+    return SourceFile(role=role, name=file.name, sha256=sha256, repo=repo, revision=commit)
+
+
+def up_to_date(conversion: Conversion) -> Conversion:
+    """The same conversion, planned anew if what is in the directory has changed since. Raises as `plan_conversion`."""
+    request = conversion.request
+    if look(conversion.directory, request.keys, is_forced=bool(request.force)) == conversion.found:
+        return conversion
+    mimi, tokenizer = conversion.small_files.get("mimi"), conversion.small_files["tokenizer"]
+    return plan_conversion(conversion.directory, conversion.checkpoint, mimi, tokenizer, request)
 
 
 _UNKNOWN = "0" * 64
@@ -168,37 +226,6 @@ def _fingerprint(checkpoint: Checkpoint, directory: Path, existing: Manifest | N
     return existing.fingerprint
 
 
-def _check_existing(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint, fingerprint: str, small: Sequence[SourceFile]
-) -> None:
-    """Raises `BundleError` if the bundle that is there was made from anything else than what is given."""
-    if manifest.fingerprint != fingerprint:
-        raise BundleError(
-            f"{directory}: holds a bundle of another checkpoint "
-            f"(fingerprint {manifest.fingerprint[:12]}, this one's is {fingerprint[:12]}): choose another --out"
-        )
-    there, given = asdict(manifest.model_spec), asdict(checkpoint.spec)
-    if different := [name for name in given if there[name] != given[name]]:
-        raise BundleError(
-            f"{directory}: was made with another model spec ({', '.join(different)}): choose another --out"
-        )
-    if not manifest.is_kept:
-        raise BundleError(
-            f"{directory}: its {MANIFEST_NAME} has numbers that no float holds, which would be lost: "
-            "choose another --out"
-        )
-    files = len(checkpoint.store.files)
-    if len(manifest.sources_of("checkpoint")) != files:
-        raise BundleError(
-            f"{directory}: was made from a checkpoint of {len(manifest.sources_of('checkpoint'))} files, this one has "
-            f"{files}: choose another --out"
-        )
-    for role in ("mimi", "tokenizer"):
-        earlier = [source.sha256 for source in manifest.sources if source.role == role]
-        if earlier != [source.sha256 for source in small if source.role == role]:
-            raise BundleError(f"{directory}: was made with another {role} file: choose another --out")
-
-
 def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
     paths: dict[Part, Path | None] = {"backbone": request.imatrix_backbone, "decoder": request.imatrix_decoder}
     tensors = gguf_tensors(checkpoint.spec)
@@ -209,30 +236,28 @@ def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
     }
 
 
-def _whole_files(directory: Path, manifest: Manifest) -> set[str]:
-    """Names of the manifest's files that are there with their full size."""
-    whole = set()
-    for name, record in manifest.files.items():
-        path = directory / name
-        if path.is_file() and path.stat().st_size == record.size_bytes:
-            whole.add(name)
-    return whole
+def _files(level: LevelFiles) -> tuple[str, str, str]:
+    return level.backbone, level.decoder, level.embeddings
 
 
-def _check_imatrices(directory: Path, existing: Manifest, wanted: dict[str, LevelFiles], whole: set[str]) -> None:
-    """No level of the manifest may change under its name: neither those that stay, nor files that are kept."""
-    known = {name for files in existing.levels.values() for name in (files.backbone, files.decoder)}
-    newer = {key: to_json(entry).decode() for key, entry in existing.newer_levels.items()}
-    for name in sorted({name for files in wanted.values() for name in (files.backbone, files.decoder)} - known):
-        if key := next((key for key, entry in newer.items() if f'"{name}"' in entry), None):
-            raise BundleError(f"{directory}: {name} belongs to {key}, {BY_NEWER}. {UPGRADE}, or choose another --out.")
-    for part in ("backbone", "decoder"):
-        imatrices = {getattr(files, part): getattr(files, f"imatrix_{part}") for files in wanted.values()}
-        for key, files in existing.levels.items():
-            name = getattr(files, part)
-            stays = name in whole or key not in wanted
-            if stays and name in imatrices and imatrices[name] != getattr(files, f"imatrix_{part}"):
-                raise BundleError(
-                    f"{directory}: {name} belongs to {key}, quantised with another imatrix (or none): "
-                    "choose another --out"
-                )
+def estimate_seconds(conversion: Conversion) -> float:
+    """Wall seconds of `bundle.convert`, from the speed of each tensor type on one thread right now."""
+    weights: Counter[GGMLQuantizationType] = Counter()
+    counted: set[tuple[str, str, GGMLQuantizationType]] = set()
+    for plan in conversion.plans:
+        for tensor, info in zip(plan.tensors, plan.infos, strict=True):
+            # Equal types of one tensor are quantised once for all files.
+            if (plan.part, tensor.name, info.qtype) not in counted:
+                counted.add((plan.part, tensor.name, info.qtype))
+                weights[info.qtype] += tensor.weights
+    thread_seconds = sum(count / _weights_per_second(qtype) for qtype, count in weights.items())
+    moved_bytes = conversion.needed_bytes + sum(path.stat().st_size for path in conversion.checkpoint.store.files)
+    return max(_OVERHEAD * thread_seconds / conversion.request.threads, moved_bytes / _DISK_BYTES_PER_S)
+
+
+def _weights_per_second(qtype: GGMLQuantizationType) -> float:
+    rows = np.random.default_rng(0).standard_normal(_TRIAL_SHAPE, np.float32)
+    quantize(qtype, rows[:1])
+    start = time.perf_counter()
+    quantize(qtype, rows)
+    return rows.size / (time.perf_counter() - start)

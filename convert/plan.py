@@ -1,5 +1,7 @@
 """What a conversion will write: each GGUF file's tensors, types, offsets and size, known before the first byte."""
 
+import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,13 +9,18 @@ from functools import cached_property
 from gguf import GGML_QUANT_VERSION
 
 from ..models.gguf_parts import llama_values, miso_values
-from ..models.levels import Level
+from ..models.levels import LEVELS, Level
 from ..models.spec import ModelSpec
-from ..models.tensors import GgufTensor, Part, gguf_tensors
+from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from .gguf_header import Key, TensorInfo, header_bytes, keys_of, padded, text, uint32
 from .imatrix import Imatrix
 from .mixture import tensor_types
 from .rows import RowReader
+
+_LONGEST_NAME = 96
+"""As of a repository on the Hugging Face hub."""
+_RESERVED = {*PARTS, *(word for level in LEVELS.values() for word in (level.key, level.label.lower(), *level.aliases))}
+"""What a file's name says of it beside the model."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,17 @@ class GgufPlan:
 def file_name(spec: ModelSpec, part: Part, level: Level) -> str:
     """The name of a part at a level: `MisoTTS-8B-backbone-Q4_K_M.gguf`."""
     return f"{spec.name}-{part}-{level.label}.gguf"
+
+
+def check_name(name: str) -> None:
+    """Raises `ValueError` if a model cannot be called so: its files could not, or could be taken for others."""
+    shown = reprlib.repr(name)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise ValueError(f"--name {shown}: use letters, digits and . _ + -, a letter or digit first: it names files")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"--name {shown}: has {len(name)} characters, at most {_LONGEST_NAME} go: it names files")
+    if word := next((word for word in re.split("[-.]", name) if word.lower() in _RESERVED), None):
+        raise ValueError(f"--name {shown}: leave {word!r} out: the files' names say part and level themselves")
 
 
 def plan_file(

@@ -29,8 +29,9 @@ class Sink:
         self._size_bytes = 0
         self._flushed_bytes = 0
         self._flush: Future[None] | None = None
-        self._inode = 0
-        self._file = self._partial.open("wb", buffering=0)
+        # Exclusively: not through a link that has the name, nor into another's file.
+        self._file = self._partial.open("xb", buffering=0)
+        self._made = os.fstat(self._file.fileno())
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Raises `OSError` when the disk is full."""
@@ -50,7 +51,6 @@ class Sink:
         if self._flush is not None:
             self._flush.result()
         os.fsync(self._file.fileno())
-        self._inode = os.fstat(self._file.fileno()).st_ino
         self._file.close()
         return BundleFile(size_bytes=self._size_bytes, sha256=self._digest.hexdigest())
 
@@ -60,7 +60,7 @@ class Sink:
         Raises `BundleError` if it is not the file that was written: somebody else is at work in the directory.
         """
         assert self._file.closed, "finish() first"
-        if self._partial.stat().st_ino != self._inode:
+        if not self._is_ours():
             raise BundleError(f"{self._partial}: replaced by another program while it was written: start again")
         self._partial.replace(self._final)
 
@@ -69,17 +69,25 @@ class Sink:
         if self._flush is not None:
             self._flush.exception()  # waits: the thread must not sync a descriptor that is somebody else's by then
         self._file.close()
-        self._partial.unlink(missing_ok=True)
+        if self._is_ours():
+            self._partial.unlink()
+
+    def _is_ours(self) -> bool:
+        try:
+            return os.path.samestat(self._partial.lstat(), self._made)
+        except FileNotFoundError:
+            return False
 
 
 def remove_partials(directory: Path) -> list[str]:
-    """Delete what an interrupted run left. Returns the names."""
-    leftovers = sorted(path for path in directory.glob("*" + PARTIAL_SUFFIX) if path.is_file())
+    """Delete what an interrupted run left; of a link the link alone. Returns the names."""
+    leftovers = sorted(directory.glob("*" + PARTIAL_SUFFIX))
     for leftover in leftovers:
         try:
             leftover.unlink()
         except OSError as error:
             raise BundleError(
-                f"{leftover}: left by an interrupted run, cannot be deleted ({error.strerror})"
+                f"{leftover}: in the way, cannot be deleted ({error.strerror or error}): move it away, or choose "
+                "another --out"
             ) from error
     return [leftover.name for leftover in leftovers]

@@ -1,29 +1,33 @@
-"""Checking a bundle: hashes, every tensor against its source, and logits against the PyTorch reference.
+"""Checking a bundle: hashes, every tensor, the tokenizer and the codec against their sources, and logits.
 
-It trusts nothing that the conversion computed: files are read back, dequantised by ggml, and compared with the
-checkpoint read anew.
+It trusts nothing that the conversion computed: files are read back, dequantised by ggml or run, and compared with the
+sources read anew. What is left out is said, too. A file that is damaged is a finding, never an error.
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..core.arrays import F32Array
+from ..core.errors import BundleError
 from ..core.files import file_sha256
 from ..models.gguf_parts import header_faults
 from ..models.levels import Level, halves
-from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, Manifest, Role
+from ..models.synthetic import TOKENIZER_NAME
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
+from .checkpoint.tokenizer import read_tokenizer
+from .codec import Codec
 from .rows import RowReader
 from .verify_logits import Prompt
 
@@ -51,6 +55,13 @@ class Finding:
     subject: str
     measured: str
     ok: bool
+    skipped: bool = False
+    """Whether it was left out; `measured` says why."""
+
+    @property
+    def result(self) -> str:
+        """For people."""
+        return "skipped" if self.skipped else "ok" if self.ok else "DIFFERS"
 
     def as_dict(self) -> dict[str, str | bool]:
         """For JSON."""
@@ -58,47 +69,86 @@ class Finding:
 
 
 def verify_bundle(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint | None, threads: int, progress: ProgressBar
+    directory: Path,
+    manifest: Manifest,
+    checkpoint: Checkpoint | None,
+    threads: int,
+    progress: ProgressBar,
+    *,
+    mimi: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> list[Finding]:
-    """All findings, good and bad. With `checkpoint`, tensors and (if torch is installed) logits are compared too.
+    """All findings, good and bad.
 
-    Raises `BundleError` or `OSError` only where checking itself is impossible.
+    Args:
+        directory: The bundle.
+        manifest: What it says of itself.
+        checkpoint: What it was made from; with it tensors and (if torch is installed) logits are compared too.
+        threads: Of the CPU.
+        progress: Shows how far it is.
+        mimi: The codec's source; one that lies inside the checkpoint is found there.
+        tokenizer: The source `tokenizer.json`.
+
+    Raises `BundleError`, `CheckpointError` or `OSError` only where checking itself is impossible.
     """
-    findings = [*_check_manifest(directory, manifest), *_check_hashes(directory, manifest, progress)]
-    if all(finding.ok for finding in findings):
-        findings += _check_headers(directory, manifest)
-    if checkpoint is None or not all(finding.ok or finding.check == "origin" for finding in findings):
-        return findings
-    if checkpoint.spec != manifest.model_spec or checkpoint.fingerprint() != manifest.fingerprint:
-        return [
-            *findings,
-            Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", False),
-        ]
-    names = {getattr(files, part): part for files in manifest.levels.values() for part in PARTS}
-    weighted = {files.backbone for files in manifest.levels.values() if files.imatrix_backbone}
-    weighted |= {files.decoder for files in manifest.levels.values() if files.imatrix_decoder}
-    total = sum(t.weights for part in names.values() for t in gguf_tensors(checkpoint.spec) if t.part == part)
-    with progress("comparing tensors", total) as bar, ThreadPoolExecutor(threads) as pool:
-        for name, part in names.items():
-            allowance = IMATRIX_ALLOWANCE if name in weighted else 1.0
-            findings.append(_check_tensors(directory / name, part, checkpoint, allowance, pool, bar))
-    if importlib.util.find_spec("torch") is None:
-        return findings
-    prompt = Prompt(checkpoint)
-    for key, files in manifest.levels.items():
-        measured, ok = prompt.compare(directory, key, files, threads)
-        findings.append(Finding("logits", key, measured, ok))
-    return findings
+    hashes = _check_hashes(directory, manifest, progress)
+    whole = {finding.subject for finding in hashes if finding.ok}
+    headers = _check_headers(directory, manifest, whole)
+    # One that is only of another checkpoint, and else as it should be, can be compared with this one's.
+    whole -= {finding.subject for finding in headers if not finding.ok and finding.check != "origin"}
+    findings = [*_check_manifest(directory, manifest), *hashes, *headers]
+    findings += _check_tokenizers(directory, manifest, whole, checkpoint, tokenizer)
+    if checkpoint is not None and (
+        replace(checkpoint.spec, name=manifest.model_spec.name) != manifest.model_spec
+        or checkpoint.fingerprint() != manifest.fingerprint
+    ):
+        other = Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", ok=False)
+        return [*findings, *_check_codec(directory, manifest, whole, None, None, threads), other]
+    findings += _check_codec(directory, manifest, whole, checkpoint, mimi, threads)
+    if checkpoint is None:
+        return [*findings, *(_left_out(check, "every level", "pass CHECKPOINT") for check in ("tensors", "logits"))]
+    findings += _check_all_tensors(directory, manifest, whole, checkpoint, threads, progress)
+    return [*findings, *_check_logits(directory, manifest, whole, checkpoint, threads)]
+
+
+def mends(manifest: Manifest, findings: Sequence[Finding]) -> list[list[str]]:
+    """Options of `miso-convert` that write the damaged files anew: for each command what it takes beside the sources.
+
+    A level brings all of its files and the codec with it: of those that share a damaged one, the smallest is named.
+    """
+    damaged = {finding.subject for finding in findings if not finding.ok}
+    graphs = {manifest.codec.decoder, manifest.codec.encoder}
+    parts = {key: {files.backbone, files.decoder, files.embeddings} for key, files in manifest.levels.items()}
+    sizes = {key: sum(manifest.files[name].size_bytes for name in names) for key, names in parts.items()}
+    brought = {key: {key, *names, *graphs} for key, names in parts.items()}
+    commands: dict[tuple[str, ...], list[str]] = {}
+    while key := max(brought, key=lambda key: (len(brought[key] & damaged), -sizes[key]), default=None):
+        if not brought[key] & damaged:
+            break
+        damaged -= brought[key]
+        level, _, decoder = key.partition("+")
+        others = ["--decoder-quant", decoder] if decoder else []
+        for part in ("backbone", "decoder"):
+            others += [f"--imatrix-{part}", "FILE"] if getattr(manifest.levels[key], f"imatrix_{part}") else []
+        commands.setdefault(tuple(others), []).append(level)
+    return [
+        [*(word for level in levels for word in ("--quant", level, "--force", level)), *others]
+        for others, levels in commands.items()
+    ]
+
+
+def _left_out(check: str, subject: str, remedy: str) -> Finding:
+    return Finding(check, subject, f"not compared: {remedy}", ok=True, skipped=True)
 
 
 def _check_manifest(directory: Path, manifest: Manifest) -> list[Finding]:
     """That it can be read was seen before; here it is named, with what of it cannot be checked."""
     read = Finding("manifest", MANIFEST_NAME, file_sha256(directory / MANIFEST_NAME)[:16], ok=True)
     unchecked = f"{BY_NEWER}: of its files only the hashes are checked"
-    return [read, *(Finding("level", key, unchecked, ok=True) for key in manifest.newer_names)]
+    return [read, *(Finding("level", key, unchecked, ok=True, skipped=True) for key in manifest.newer_names)]
 
 
-def _check_headers(directory: Path, manifest: Manifest) -> list[Finding]:
+def _check_headers(directory: Path, manifest: Manifest, whole: set[str]) -> list[Finding]:
     """What each file says of model, checkpoint and level, against the manifest: that may have been edited."""
     spec, wanted = manifest.model_spec, dict[tuple[str, Part, Level | None], None]()
     for key, files in manifest.levels.items():
@@ -108,13 +158,19 @@ def _check_headers(directory: Path, manifest: Manifest) -> list[Finding]:
         wanted[files.embeddings, "embeddings", None] = None
     findings = []
     for name, part, level in wanted:
-        with GgufFile(directory / name) as file:
-            keys, tensors = file.keys(), {name: (found.qtype.name, found.shape) for name, found in file.tensors.items()}
+        if name not in whole:
+            continue
+        try:
+            with GgufFile(directory / name) as file:
+                keys = file.keys()
+                tensors = {tensor: (found.qtype.name, found.shape) for tensor, found in file.tensors.items()}
+        except BundleError as error:
+            findings.append(Finding("header", name, str(error), ok=False))
+            continue
         faults = {}
         if level and keys.get(_FILE_TYPE) != level.ftype:
             faults[_FILE_TYPE] = f"{_FILE_TYPE} is {keys.get(_FILE_TYPE)}, the manifest says {level.ftype}"
         faults |= dict(header_faults(spec, part, manifest.fingerprint, keys, tensors))
-        # One that is of another checkpoint, and else as it should be, can be compared with this one's.
         check = "origin" if faults.keys() == {"miso.source.fingerprint"} else "header"
         measured = next(iter(faults.values()), f"{level.label} {part}" if level else part)
         findings.append(Finding(check, name, measured, not faults))
@@ -126,17 +182,112 @@ def _check_hashes(directory: Path, manifest: Manifest, progress: ProgressBar) ->
     with progress("hashing", sum(record.size_bytes for record in manifest.files.values())) as bar:
         for name, record in manifest.files.items():
             path = directory / name
-            if not path.is_file():
-                findings.append(Finding("hash", name, "missing", False))
-            elif path.stat().st_size != record.size_bytes:
-                measured = f"{path.stat().st_size} bytes, expected {record.size_bytes}"
-                findings.append(Finding("hash", name, measured, False))
-            else:
-                digest = file_sha256(path)
-                ok = digest == record.sha256
-                measured = digest[:16] if ok else f"sha256 {digest[:16]}, expected {record.sha256[:16]}"
-                findings.append(Finding("hash", name, measured, ok))
+            try:
+                measured, ok = _hashed(path, record)
+            except OSError as error:
+                measured, ok = f"cannot be read ({error.strerror or error})", False
+            findings.append(Finding("hash", name, measured, ok))
             bar(record.size_bytes)
+    return findings
+
+
+def _hashed(path: Path, record: BundleFile) -> tuple[str, bool]:
+    if not path.is_file():
+        return "missing", False
+    if (size_bytes := path.stat().st_size) != record.size_bytes:
+        return f"{size_bytes} bytes, expected {record.size_bytes}", False
+    digest = file_sha256(path)
+    if digest != record.sha256:
+        return f"sha256 {digest[:16]}, expected {record.sha256[:16]}", False
+    return digest[:16], True
+
+
+def _check_source(manifest: Manifest, role: Role, source: Path) -> list[Finding]:
+    """Whether the bundle was made from this file."""
+    if file_sha256(source) in {made_from.sha256 for made_from in manifest.sources_of(role)}:
+        return []
+    return [Finding("source", source.name, f"the bundle was made from another {role} file: pass that one", ok=False)]
+
+
+def _check_tokenizers(
+    directory: Path, manifest: Manifest, whole: set[str], checkpoint: Checkpoint | None, source: Path | None
+) -> list[Finding]:
+    from .verify_tokenizer import check_tokenizer_of  # noqa: PLC0415
+
+    if source is not None and source.is_dir():
+        source /= TOKENIZER_NAME
+    other = _check_source(manifest, "tokenizer", source) if source else []
+    metadata = read_tokenizer(source) if source and not other else None
+    names = dict.fromkeys(files.embeddings for files in manifest.levels.values())
+    findings = [Finding("tokenizer", n, *check_tokenizer_of(directory / n, metadata)) for n in names if n in whole]
+    if source is None:
+        remedy = "pass its source with --tokenizer FILE" if checkpoint else "pass CHECKPOINT"
+        other = [_left_out("tokenizer", "every vocabulary", remedy)]
+    return [*findings, *other]
+
+
+def _check_codec(
+    directory: Path,
+    manifest: Manifest,
+    whole: set[str],
+    checkpoint: Checkpoint | None,
+    mimi: Path | None,
+    threads: int,
+) -> list[Finding]:
+    from .verify_codec import Side, check_codec  # noqa: PLC0415  (onnx and ONNX Runtime: half a second)
+
+    is_inside = not manifest.sources_of("mimi")
+    other = _check_source(manifest, "mimi", mimi) if mimi and checkpoint and not is_inside else []
+    source = None
+    if checkpoint and not other and (checkpoint.codec_shapes if is_inside else mimi):
+        source = Codec(None if is_inside else mimi, checkpoint)
+    findings = []
+    graphs: dict[Side, str] = {"decoder": manifest.codec.decoder, "encoder": manifest.codec.encoder}
+    for side, name in graphs.items():
+        if name in whole:
+            measured, ok = check_codec(directory / name, side, manifest.model_spec, source, threads)
+            findings.append(Finding("codec", name, measured, ok is not False, skipped=ok is None))
+    if source is None and not other:
+        remedy = "pass CHECKPOINT" if is_inside or checkpoint is None else "pass its source with --mimi FILE"
+        other = [_left_out("codec", "both graphs", remedy)]
+    return [*findings, *other]
+
+
+def _check_all_tensors(
+    directory: Path, manifest: Manifest, whole: set[str], checkpoint: Checkpoint, threads: int, progress: ProgressBar
+) -> list[Finding]:
+    findings = []
+    names = {getattr(files, part): part for files in manifest.levels.values() for part in PARTS}
+    names = {name: part for name, part in names.items() if name in whole}
+    weighted = {files.backbone for files in manifest.levels.values() if files.imatrix_backbone}
+    weighted |= {files.decoder for files in manifest.levels.values() if files.imatrix_decoder}
+    total = sum(t.weights for part in names.values() for t in gguf_tensors(checkpoint.spec) if t.part == part)
+    with progress("comparing tensors", total) as bar, ThreadPoolExecutor(threads) as pool:
+        for name, part in names.items():
+            allowance = IMATRIX_ALLOWANCE if name in weighted else 1.0
+            findings.append(_check_tensors(directory / name, part, checkpoint, allowance, pool, bar))
+    return findings
+
+
+def _check_logits(
+    directory: Path, manifest: Manifest, whole: set[str], checkpoint: Checkpoint, threads: int
+) -> list[Finding]:
+    """Of the levels whose files are whole: of the others it is known already that they are not well."""
+    levels = {
+        key: files
+        for key, files in manifest.levels.items()
+        if whole >= {files.backbone, files.decoder, files.embeddings}
+    }
+    if importlib.util.find_spec("torch") is None:
+        return [_left_out("logits", key, "needs PyTorch: pip install 'miso-gguf[reference]'") for key in levels]
+    findings = []
+    prompt = Prompt(checkpoint)
+    for key, files in levels.items():
+        try:
+            measured, ok = prompt.compare(directory, key, files, threads)
+        except BundleError as error:
+            measured, ok = str(error), False
+        findings.append(Finding("logits", key, measured, ok))
     return findings
 
 

@@ -18,3 +18,7 @@ class BundleError(MisoError):
 
 class NewerBundleError(BundleError):
     """A bundle that nothing is wrong with, and that only a newer version of this program can read."""
+
+
+class HubError(CheckpointError, BundleError):
+    """A file on the Hugging Face hub cannot be had, be it of a checkpoint or of a bundle."""

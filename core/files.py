@@ -4,7 +4,10 @@ import errno
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".miso-partial"
 """A file is written under a name with this ending, and renamed when it is whole."""
@@ -21,20 +24,28 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file: nobody ever sees half of it, and what was there stays until it is on disk.
+@contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write: it gets its name, replacing what has it, when the block is done and all is on disk.
 
-    Raises `OSError`; nothing is left over then.
+    It is made under a name that nobody else has, so that neither another process nor a link can be written through: a
+    link called `path` is replaced, and what it points to stays. Raises `OSError`; nothing is left over then.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
         with partial.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file, as `open_whole`."""
+    with open_whole(path) as file:
+        file.write(content)
 
 
 def sync_directory(directory: Path) -> None:

@@ -1,1 +1,1 @@
-"""What a conversion asks of the Hugging Face hub: a client whose errors are one line, and files read where they are."""
+"""The Hugging Face hub for converter and runtime: a repository at one commit, looked at or fetched; one-line errors."""

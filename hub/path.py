@@ -1,6 +1,6 @@
 """A file on the Hugging Face hub, read where it lies: the ranges that are asked for, and nothing is written.
 
-For whoever looks at a checkpoint without converting it: the header of a 33 GB file is 45 kB.
+For whoever looks at a checkpoint without converting it, or before: the header of a 33 GB file is 45 kB.
 """
 
 import errno
@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..core.errors import CheckpointError
+from ..core.errors import HubError
 from .client import calling, library, read_range
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _REMEDY = "download it by other means and pass the file"
 class HubPath:
     """One file of a repository, with as much of `pathlib.Path` as reading takes.
 
-    Every method raises `CheckpointError` where the hub does not answer or does not let one in.
+    Every method raises `HubError` where the hub does not answer or does not let one in.
     """
 
     repo: str
@@ -68,10 +68,12 @@ class HubPath:
         """The file of another name beside this one."""
         return self.parent / name
 
-    def require(self, remedy: str) -> None:
-        """Raises `CheckpointError` that ends in `remedy` unless the repository has the file and lets one in."""
-        if self._asked(remedy) is None:
-            raise CheckpointError(f"{self}: the hub has no such file: {remedy}")
+    def require(self, remedy: str) -> tuple[int, str]:
+        """Size and etag. Raises `HubError` that ends in `remedy` unless the repository has it and lets one in."""
+        found = self._asked(remedy)
+        if found is None:
+            raise HubError(f"{self}: the hub has no such file: {remedy}")
+        return found
 
     def exists(self) -> bool:
         """Whether the repository has the file."""
@@ -95,7 +97,7 @@ class HubPath:
         return io.BufferedReader(HubFile(self, self._found()[0]), _READ_AHEAD_BYTES)
 
     def read_bytes(self) -> bytes:
-        """The whole of a small file, which is kept. Raises `FileNotFoundError`, `CheckpointError` for a large one."""
+        """The whole of a small file, which is kept. Raises `FileNotFoundError`, `HubError` for a large one."""
         return self._content
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -104,7 +106,7 @@ class HubPath:
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Bytes `[start, stop)`."""
-        return calling(str(self), _REMEDY, lambda: read_range(self._url, str(self), start, stop))
+        return calling(str(self), _REMEDY, lambda: read_range(self.url, str(self), start, stop))
 
     @property
     def sha256(self) -> str:
@@ -119,7 +121,8 @@ class HubPath:
         return 0 if isinstance(cached, str) else self._found()[0]
 
     @property
-    def _url(self) -> str:
+    def url(self) -> str:
+        """Where its bytes are to be had."""
         url: str = library().hf_hub_url(self.repo, self.file, revision=self.commit)
         return url
 
@@ -128,18 +131,18 @@ class HubPath:
         """Size and etag; None if the repository has no such file. Raises whatever the library raises."""
         hub = library()
         try:
-            found = hub.get_hf_file_metadata(self._url)
+            found = hub.get_hf_file_metadata(self.url)
         except hub.errors.EntryNotFoundError:
             return None
         if found.size is None or not 0 <= found.size < _MAX_BYTES:
-            raise CheckpointError(f"{self}: the hub does not give a plausible size ({found.size}): {_REMEDY}")
+            raise HubError(f"{self}: the hub does not give a plausible size ({found.size}): {_REMEDY}")
         return found.size, found.etag or ""
 
     @cached_property
     def _content(self) -> bytes:
         size_bytes = self._found()[0]
         if size_bytes > _SMALL_BYTES:
-            raise CheckpointError(f"{self}: of {size_bytes} bytes, too large to be only looked at: {_REMEDY}")
+            raise HubError(f"{self}: of {size_bytes} bytes, too large to be only looked at: {_REMEDY}")
         return self.read_range(0, size_bytes) if size_bytes else b""
 
     def _asked(self, remedy: str = _REMEDY) -> tuple[int, str] | None:
@@ -161,7 +164,7 @@ class HubFile(io.RawIOBase):
     """
 
     def __init__(self, path: HubPath, size_bytes: int) -> None:
-        self.error: CheckpointError | None = None
+        self.error: HubError | None = None
         self._path = path
         self._size_bytes = size_bytes
         self._position = 0
@@ -194,9 +197,9 @@ class HubFile(io.RawIOBase):
         self._read_bytes += stop - self._position
         try:
             if self._read_bytes > _SMALL_BYTES:
-                raise CheckpointError(f"{self._path}: what describes its tensors is too large to be only looked at")
+                raise HubError(f"{self._path}: what describes its tensors is too large to be only looked at")
             data = self._path.read_range(self._position, stop)
-        except CheckpointError as error:
+        except HubError as error:
             self.error = error
             raise
         view[: len(data)] = data

@@ -5,11 +5,23 @@ a `schema_version` manifests only ever grow: what this version does not know, it
 """
 
 import re
+import reprlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import from_json, to_json
 
 from ..core.errors import BundleError, NewerBundleError
@@ -54,6 +66,10 @@ class BundleFile(Entry):
 
     size_bytes: int = Field(ge=0, lt=1 << 63, strict=True)
     sha256: Sha256
+    converter: str | None = None
+    """Name and version of the program that wrote it: early manifests say it of all their files at once."""
+    llama_cpp: str | None = None
+    """Version of llama-cpp-python at the time."""
 
 
 class SourceFile(Entry):
@@ -63,6 +79,20 @@ class SourceFile(Entry):
     """One of `Role`, or what a newer version has beside them."""
     name: str
     sha256: Sha256
+    repo: Annotated[str | None, Field(pattern=r"^[\w.-]+/[\w.-]+$")] = None
+    """Where on the Hugging Face hub it is, if it came from there, ..."""
+    revision: Annotated[str | None, Field(pattern="^[0-9a-f]{40,64}$")] = None
+    """... and the commit. Says nothing of what it is: that is `sha256`."""
+
+    def updated(self, new: "SourceFile") -> "SourceFile":
+        """`new`, which may be the same file on this machine: then where it came from is known still."""
+        merged = super().updated(new)
+        return merged if new.repo else merged.model_copy(update={"repo": self.repo, "revision": self.revision})
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        entry: dict[str, Any] = handler(self)
+        return {key: value for key, value in entry.items() if value is not None or key not in ("repo", "revision")}
 
 
 class LevelFiles(Entry):
@@ -88,9 +118,9 @@ class Manifest(Entry):
     schema_version: Literal[1] = SCHEMA_VERSION
     format_version: Literal[1] = FORMAT_VERSION
     converter: str
-    """Name and version of the program that wrote the bundle."""
+    """Name and version of the program that wrote the manifest last."""
     llama_cpp: str
-    """Version of llama-cpp-python, whose ggml quantised it."""
+    """Version of llama-cpp-python, whose ggml quantises, at that time."""
     fingerprint: Sha256
     """Identifies the checkpoint's weights: see `convert/checkpoint/open.py`."""
     sources: list[SourceFile]
@@ -132,6 +162,14 @@ class Manifest(Entry):
         return Manifest.model_validate(from_json(self.to_json())) == self
 
     @property
+    def versions(self) -> dict[str, tuple[str, str]]:
+        """What wrote each file: program, and llama-cpp-python."""
+        return {
+            name: (file.converter or self.converter, file.llama_cpp or self.llama_cpp)
+            for name, file in self.files.items()
+        }
+
+    @property
     def model_spec(self) -> ModelSpec:
         """The model's dimensions."""
         return ModelSpec.from_dict(self.spec, ignore_unknown=True)
@@ -151,6 +189,10 @@ class Manifest(Entry):
         """The file's text: stable key order, so that equal bundles have equal bytes."""
         entries = self.model_dump()
         entries["levels"] = dict(sorted({**entries["levels"], **self._newer_levels}.items()))
+        for entry in entries["files"].values():
+            for key in ("converter", "llama_cpp"):
+                if entry[key] is None:
+                    del entry[key]
         return to_json(entries, indent=2, inf_nan_mode="null").decode() + "\n"
 
 
@@ -159,22 +201,58 @@ def _is_known(key: str) -> bool:
     return len(halves) <= 2 and set(halves) <= LEVELS.keys()
 
 
+class DamagedManifestError(BundleError):
+    """A `miso.json` that is there and cannot be used.
+
+    Attributes:
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}. Fetch it again, or make it anew: {mending_command(path.parent)}")
+        self.problem = problem
+
+
+def mending_command(directory: Path | str, *keys: str, manifest: Manifest | None = None) -> str:
+    """The command that writes levels anew, whatever is there in their files' place.
+
+    Args:
+        directory: Of the bundle.
+        keys: The manifest's names of the levels: none for one that is to be filled in, several only if all combine
+            with one level for the depth decoder.
+        manifest: If given, it says which levels were quantised with an importance matrix.
+    """
+    words = ["miso-convert", "CHECKPOINT"]
+    for key in keys or ("LEVEL",):
+        words += ["--force", key.partition("+")[0]]
+    if decoder := next((key.partition("+")[2] for key in keys if "+" in key), None):
+        words += ["--decoder-quant", decoder]
+    used = [manifest.levels[key] for key in keys if key in manifest.levels] if manifest else []
+    for part in ("backbone", "decoder"):
+        if any(getattr(files, f"imatrix_{part}") for files in used):
+            words += [f"--imatrix-{part}", "FILE"]
+    return " ".join([*words, "--out", shlex.quote(str(directory))])
+
+
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the bundle in `directory`. Raises `BundleError` naming what is wrong and what to do.
 
-    It is a `NewerBundleError` if the bundle is not damaged, but of a kind that only a newer version can read.
+    It is a `DamagedManifestError` if there is one that cannot be used, a `NewerBundleError` if it is not damaged, but
+    of a kind that only a newer version can read.
     """
     path = directory / MANIFEST_NAME
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise DamagedManifestError(path, "not a file")
         data = from_json(path.read_bytes(), allow_inf_nan=False)
     except FileNotFoundError as error:
         raise BundleError(f"{directory}: not a bundle (no {MANIFEST_NAME}). Make one with miso-convert.") from error
+    except PermissionError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}). Change its permissions.") from error
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DamagedManifestError(path, f"cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise BundleError(
-            f"{path}: not a valid manifest: JSON cut off or damaged ({error}). Fetch it or convert again."
-        ) from error
+        raise DamagedManifestError(path, f"not a valid manifest: JSON cut off or damaged ({error})") from error
     _check_versions(path, data)
     try:
         manifest = Manifest.model_validate(data)
@@ -183,11 +261,11 @@ def read_manifest(directory: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "JSON"
         where = where if where.isprintable() else repr(where)
-        raise BundleError(f"{path}: not a valid manifest: {where}: {first['msg']}. Convert again.") from error
+        raise DamagedManifestError(path, f"not a valid manifest: {where}: {first['msg']}") from error
     except ValueError as error:
-        raise BundleError(f"{path}: not a valid manifest: {error}. Convert again.") from error
+        raise DamagedManifestError(path, f"not a valid manifest: {error}") from error
     if missing := manifest.missing_entries():
-        raise BundleError(f"{path}: not a valid manifest: no entry for {', '.join(missing)}. Convert again.")
+        raise DamagedManifestError(path, f"not a valid manifest: no entry for {', '.join(missing)}")
     return manifest
 
 
@@ -197,4 +275,4 @@ def _check_versions(path: Path, data: Any) -> None:
         if type(found) is int and found > known:
             raise NewerBundleError(f"{path}: {key} is {found}, known is {known}: {BY_NEWER}. {UPGRADE}.")
         if type(found) is not int or found < known:
-            raise BundleError(f"{path}: not a valid manifest: {key} is {found!r}, expected {known}. Convert again.")
+            raise DamagedManifestError(path, f"not a valid manifest: {key} is {reprlib.repr(found)}, expected {known}")

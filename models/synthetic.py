@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..core.arrays import F32Array
+from ..core.files import open_whole, write_whole
 from .flavors import FLAVORS
 from .mimi import MIMI, MIMI_NAME, TINY_MIMI, MimiSpec
 from .spec import ModelSpec
@@ -44,16 +45,14 @@ def write_synthetic(
     """
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = json.dumps(synthetic_tokenizer(spec), ensure_ascii=False, indent=1)
-    (directory / TOKENIZER_NAME).write_text(tokenizer + "\n", "utf-8")
+    write_whole(directory / TOKENIZER_NAME, (tokenizer + "\n").encode())
     codec = random_mimi(mimi, seed)
-    with (directory / MIMI_NAME).open("wb") as file:
+    with open_whole(directory / MIMI_NAME) as file:
         _write_safetensors(file, {name: value.shape for name, value in codec.items()}, lambda name: [codec[name]])
     path = directory / CHECKPOINT_NAME
-    partial = path.with_suffix(".partial")
     shapes = checkpoint_shapes(spec)
-    with partial.open("wb") as file, ThreadPoolExecutor(_THREADS) as pool:
+    with open_whole(path) as file, ThreadPoolExecutor(_THREADS) as pool:
         _write_safetensors(file, shapes, lambda name: _random_chunks(name, shapes[name], seed, pool), progress)
-    partial.replace(path)
     return path
 
 

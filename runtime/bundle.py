@@ -1,18 +1,18 @@
 """Opening a bundle, once, and its levels; files that do not belong together are refused before anything is loaded."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import BundleError, MisoError
+from ..core.errors import BundleError
 from ..core.files import file_sha256
-from ..models.levels import parse_level
+from ..hub.cache import Progress
+from ..hub.fetch import Hub, Repository, is_repo_id, no_progress, origin
+from ..models.levels import DEFAULT_LEVEL, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
 from ..models.tensors import Part
 from .part_check import check_part
+
+_REMEDY = "pass the directory of a bundle"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Bundle:
     directory: Path | None
     """None for a repo: a level's files are fetched when it is opened."""
     manifest: Manifest
+    repository: Repository | None = None
+    """The repo, at the one commit that the manifest is of."""
 
     def key(self, level: str) -> str:
         """`level_key`. Raises `BundleError` on a level that only a newer version knows, `ValueError` if none does."""
@@ -57,10 +59,13 @@ class Bundle:
 
     def _fetched(self, key: str) -> Path:
         """The directory that the files of a level were fetched to, without the levels that nobody asked for."""
+        assert self.repository is not None
         files, codec = self.manifest.levels[key], self.manifest.codec
-        wanted = [codec.decoder, codec.encoder, MANIFEST_NAME, files.backbone, files.decoder, files.embeddings]
-        with _hub(self.source) as hub:
-            return Path(hub.snapshot_download(self.source, allow_patterns=wanted))
+        # The small ones first: what is wrong with the repository or the cache costs no gigabytes.
+        for name in (codec.decoder, codec.encoder, files.embeddings, files.decoder, files.backbone):
+            record = self.manifest.files[name]
+            path = self.repository.get(name, _REMEDY, size_bytes=record.size_bytes, sha256=record.sha256)
+        return path.parent
 
 
 @dataclass(frozen=True)
@@ -101,24 +106,55 @@ class OpenLevel:
         return self.directory / self.manifest.codec.encoder
 
 
-def open_bundle(source: "Path | str | Bundle") -> Bundle:
+def open_bundle(
+    source: "Path | str | Bundle", revision: str | None = None, *, progress: Progress = no_progress
+) -> Bundle:
     """A bundle directory or Hugging Face repo, of which nothing but the manifest is read. One that is open stays so.
 
-    Raises `BundleError`, and `MisoError` if fetching needs a package that is not installed.
+    Args:
+        source: Directory, repo (`OWNER/NAME`), or bundle that is open.
+        revision: Branch, tag or commit of the repo; all that is fetched is of that one commit.
+        progress: Shows what is fetched.
+
+    Raises `BundleError`.
     """
     if isinstance(source, Bundle):
         return source
     path = Path(source)
     if path.is_dir():
+        if revision is not None:
+            raise BundleError(f"{source}: is a directory: a revision is of a Hugging Face repo")
         return Bundle(str(source), path, read_manifest(path))
-    with _hub(source) as hub:
-        manifest = read_manifest(Path(hub.hf_hub_download(str(source), MANIFEST_NAME)).parent)
-    return Bundle(str(source), None, manifest)
+    if path.exists():
+        raise BundleError(f"{source}: is a file; expected the directory that miso-convert wrote")
+    if not is_repo_id(str(source)):
+        raise BundleError(f"{source}: no such directory. Make a bundle with miso-convert, or give a Hugging Face repo.")
+    repository = Hub(progress).open(str(source), _REMEDY, revision)
+    if MANIFEST_NAME not in repository.files:
+        raise _no_bundle(repository)
+    manifest = read_manifest(repository.get(MANIFEST_NAME, _REMEDY).parent)
+    return Bundle(str(source), None, manifest, repository)
 
 
-def open_level(source: Path | str | Bundle, level: str, *, verify: bool = False) -> OpenLevel:
+def _no_bundle(repository: Repository) -> BundleError:
+    is_checkpoint = any(name.endswith((".safetensors", ".pt", ".pth", ".bin", ".ckpt")) for name in repository.files)
+    convert = f"Convert it first: miso-convert {repository} --quant {DEFAULT_LEVEL.key} --out DIR, then --model DIR."
+    return BundleError(
+        f"{repository}: is no bundle (no {MANIFEST_NAME} in the repository at commit {repository.commit[:12]}). "
+        + (convert if is_checkpoint else "Make one with miso-convert.")
+    )
+
+
+def open_level(
+    source: Path | str | Bundle,
+    level: str,
+    *,
+    revision: str | None = None,
+    verify: bool = False,
+    progress: Progress = no_progress,
+) -> OpenLevel:
     """`Bundle.level` of a bundle that nothing else is wanted of."""
-    return open_bundle(source).level(level, verify=verify)
+    return open_bundle(source, revision, progress=progress).level(level, verify=verify)
 
 
 def level_key(level: str) -> str:
@@ -139,22 +175,10 @@ def _check_file(path: Path, manifest: Manifest, *, verify: bool) -> None:
         if digest != record.sha256:
             raise BundleError(
                 f"{path}: sha256 is {digest[:12]}..., {MANIFEST_NAME} says {record.sha256[:12]}...: the "
-                "file was changed or damaged. Fetch or convert it again."
+                f"file was changed or damaged. {_again(path)}."
             )
 
 
-@contextmanager
-def _hub(source: Path | str) -> Iterator[Any]:
-    """huggingface_hub, for something of the repo `source`."""
-    if Path(source).exists():
-        raise BundleError(f"{source}: is a file; expected the directory that miso-convert wrote")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        raise BundleError(f"{source}: no such directory. Make a bundle with miso-convert, or give a Hugging Face repo.")
-    try:
-        import huggingface_hub  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        raise MisoError(f"{source}: fetching from Hugging Face needs pip install 'miso-gguf[hub]'") from error
-    try:
-        yield huggingface_hub
-    except (OSError, ValueError) as error:  # the hub's errors are of both kinds
-        raise BundleError(f"{source}: no such directory, and not to be had from Hugging Face: {error}") from error
+def _again(path: Path) -> str:
+    """What helps against a damaged file. One in the hub's cache is not fetched anew while it has its size."""
+    return f"Delete {path.resolve()} and run it again" if origin(path) else "Fetch or convert it again"

@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
-from ..console import DONE, NO, run, stderr, stdout, table
+from ..console import DONE, NO, abandon, progress_bar, run, stderr, stdout, table
 from ..core.units import size_text
+from ..hub.fetch import no_progress
 from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
-from .audio.pipe import RawWriter, abandon_stdout, open_output
+from .audio.pipe import RawWriter, open_output
 from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
@@ -58,6 +59,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
 @click.argument("words", nargs=-1, metavar="[TEXT]")
 @click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines.")
 @click.option("--model", metavar="DIR", envvar="MISO_MODEL", show_envvar=True, help="Bundle, or Hugging Face repo.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of the repo [default: the latest].")
 @click.option(
     "--quant",
     metavar="LEVEL",
@@ -118,12 +120,13 @@ def speak(**options: Any) -> int:
         logging.getLogger().setLevel(logging.ERROR)
     try:
         assert request.model is not None
-        bundle = open_bundle(request.model)
+        show = no_progress if request.quiet else progress_bar
+        bundle = open_bundle(request.model, request.revision, progress=show)
         if request.quant == AUTO and bundle.manifest.levels and (newer := bundle.manifest.newer_names):
             log.warning("%s: left out %s, %s. %s.", request.model, ", ".join(newer), BY_NEWER, UPGRADE)
         return _print_plan(_memory_plan(bundle, request), request) if request.fit else _say(bundle, request)
     except BrokenPipeError:  # a player that was closed: it has heard enough
-        abandon_stdout()
+        abandon(sys.stdout)
         return DONE
 
 
@@ -177,8 +180,9 @@ def _speak(conversation: Conversation, writer: AudioWriter | RawWriter, request:
 
 
 def _load(bundle: Bundle, level: str, engine: EngineOptions, request: SpeakRequest) -> MisoTTS:
+    opened = bundle.level(level, verify=request.verify)  # what is to be fetched first has a bar of its own
     with _status(request, f"loading {level}"):
-        return MisoTTS.load(bundle, level, options=engine, verify=request.verify)
+        return MisoTTS.of(opened, engine)
 
 
 def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOptions]:

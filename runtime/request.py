@@ -25,6 +25,7 @@ class SpeakRequest:
     words: tuple[str, ...]
     file: str | None
     model: str | None
+    revision: str | None
     quant: str
     out: str
     sample_rate: int

@@ -58,6 +58,7 @@ class MisoTTS(Closing):
         context: int | None = None,
         sequences: int | None = None,
         verify: bool = False,
+        revision: str | None = None,
     ) -> "MisoTTS":
         """Load one level of a bundle.
 
@@ -71,9 +72,10 @@ class MisoTTS(Closing):
             context: As in `options`, and stronger.
             sequences: As in `options`, and stronger.
             verify: Hash every file first.
+            revision: Branch, tag or commit of a Hugging Face repo.
 
         Raises:
-            BundleError: If the bundle is incomplete, damaged, mixed, or has no such level.
+            BundleError: If the bundle is incomplete, damaged, mixed, has no such level, or cannot be fetched.
             ValueError: On an unknown level or an option that makes no sense.
             TypeError: On `options` of another kind: how to speak is a matter of `generate` and `stream`.
             MisoError, MemoryError: If this machine cannot run it.
@@ -88,7 +90,8 @@ class MisoTTS(Closing):
             "sequences": sequences,
         }
         asked = {name: value for name, value in knobs.items() if value is not None}
-        return cls.of(open_level(source, level, verify=verify), replace(options or EngineOptions(), **asked))
+        opened = open_level(source, level, revision=revision, verify=verify)
+        return cls.of(opened, replace(options or EngineOptions(), **asked))
 
     @classmethod
     def of(cls, level: OpenLevel, options: EngineOptions) -> "MisoTTS":

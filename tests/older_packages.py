@@ -30,7 +30,7 @@ def hub_folder(version: str) -> Path:
 
 def environment(folder: Path) -> Mapping[str, str]:
     """Variables with which a program of ours takes what is in `folder` instead of what is installed."""
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.getenv("PYTHONPATH")])])}
 
 
 def _folder(requirement: str, *more: str) -> Path:

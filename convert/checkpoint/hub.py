@@ -1,157 +1,174 @@
-"""A checkpoint's files on the Hugging Face hub: fetched, small and gated ones first and the 33 GB last, or looked at.
+"""Files of a conversion by the directory or repository that holds them: a checkpoint, a codec, a tokenizer.
 
-Downloads resume and show their own progress; both are huggingface-hub's work. What is only looked at stays where it is
-(`HubPath`).
+A repository is looked at or fetched, as the command needs it; a directory is a repository that is here already.
 """
 
-import logging
+import json
 import re
+from collections.abc import Collection
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 from ...core.errors import CheckpointError
-from ...hub.client import TIMEOUT_S, calling, library
-from ...hub.path import HubPath
-from .layouts import CONFIG_NAMES, codec_prefix, may_hold_codec
-from .safetensors import SafetensorsFile
+from ...hub.cache import Progress
+from ...hub.fetch import Hub, Repository, is_repo_id, no_progress
+from ...models.mimi import MIMI_NAME
+from ...models.synthetic import TOKENIZER_NAME
+from .layouts import CONFIG_NAMES
 from .sharded import INDEX_NAME, read_index
 from .source_path import SourcePath
-from .tokenizer import read_tokenizer
 
-TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", "meta-llama/Llama-3.2-1B")
+GATED_REPO = "meta-llama/Llama-3.2-1B"
+TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", GATED_REPO)
 """Tried in this order: upstream names the second, which is gated; the first is an ungated mirror."""
 MIMI_REPO = "kyutai/moshiko-pytorch-bf16"
 MIMI_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
+MIMI_NAMES = (MIMI_NAME, MIMI_FILE)
+"""What can only be the codec, beside whatever it lies."""
+PASS_TOKENIZER = "pass Llama 3.2's tokenizer.json with --tokenizer FILE, DIR or REPO"
+PASS_MIMI = "pass Kyutai's Mimi checkpoint with --mimi FILE, DIR or REPO"
+PASS_CHECKPOINT = "download it by other means and pass the file or directory"
 _WHOLE = ("model.safetensors", "ckpt.pt")
-_TOKENIZER = "tokenizer.json"
+_CONFIG = "config.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
-_PASS_CHECKPOINT = "download it by other means and pass the file or directory"
-_PASS_TOKENIZER = "pass a tokenizer.json with --tokenizer FILE"
-_REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".json")
 
-log = logging.getLogger(__name__)
+Place = Path | Repository
+"""A directory on this machine, or a repository on the hub."""
 
 
-def is_repo_id(name: str) -> bool:
-    """Whether `name` can be OWNER/NAME on the hub, rather than a mistyped path to a file."""
-    # The hub forbids "--" and "..", and huggingface-hub raises on them.
-    return bool(_REPO_ID.fullmatch(name)) and not name.endswith(_FILE_SUFFIXES) and not re.search(r"--|\.\.", name)
+class Places:
+    """Directories and repositories as one command meets them: with `fetch` what is on the hub comes to this machine."""
 
-
-def find_sources(
-    repo: str, mimi: Path | None, tokenizer: str | None, *, fetch: bool = True
-) -> tuple[SourcePath, SourcePath | None, SourcePath]:
-    """(checkpoint, codec or None if inside the checkpoint, tokenizer). Raises `CheckpointError`.
-
-    The tokenizer is read before anything large is fetched, so that a missing permission costs no download. Without
-    `fetch` nothing is fetched to disk at all: what is on the hub is read there or, where the hub is out of reach, what
-    was downloaded before.
-    """
-    hub = _Hub(fetch)
-    files = hub.files(repo, "pass a local checkpoint instead")
-    found = _find_tokenizer(hub, tokenizer) if tokenizer else _default_tokenizer(hub, repo, files)
-    read_tokenizer(found)
-    for config in CONFIG_NAMES:
-        if config in files:
-            hub.get(repo, config, _PASS_CHECKPOINT)
-    if INDEX_NAME in files:
-        checkpoint = hub.get(repo, INDEX_NAME, _PASS_CHECKPOINT)
-        owner = read_index(checkpoint)
-        codec = mimi if mimi or codec_prefix(owner) else _mimi(hub)
-        for shard in sorted(set(owner.values())):
-            hub.get(repo, shard, _PASS_CHECKPOINT)
-        return checkpoint, codec, found
-    for name in _WHOLE:
-        if name in files:
-            codec = mimi or (None if may_hold_codec(files) else _mimi(hub))
-            checkpoint = hub.get(repo, name, _PASS_CHECKPOINT)
-            return checkpoint, codec or (None if _has_codec(checkpoint) else _mimi(hub)), found
-    raise CheckpointError(f"{repo}: the repository holds no {_WHOLE[0]}, {INDEX_NAME} or {_WHOLE[1]}")
-
-
-def find_tokenizer(name: str, *, fetch: bool = True) -> SourcePath:
-    """The `tokenizer.json` that `name` means: a file, a directory or a repo that has one. Raises `CheckpointError`."""
-    return _find_tokenizer(_Hub(fetch), name)
-
-
-class _Hub:
-    """Files of repositories: fetched, or only looked at where they lie."""
-
-    def __init__(self, fetch: bool) -> None:
+    def __init__(self, *, fetch: bool = True, progress: Progress = no_progress) -> None:
+        self._hub = Hub(progress)
         self._fetch = fetch
-        self._commits: dict[str, str | None] = {}
-        self._out_of_reach = False
 
-    def files(self, repo: str, remedy: str) -> list[str]:
-        """The repository's files; offline, those of interest that were downloaded before."""
-        hub = library()
+    def only_looking(self) -> "Places":
+        """The same, of which nothing more is fetched."""
+        result = copy(self)
+        result._fetch = False
+        return result
+
+    def repository(self, repo: str, remedy: str, revision: str | None = None) -> Repository:
+        """A repository, opened once. Raises `HubError`."""
+        return self._hub.open(repo, remedy, revision)
+
+    def take(self, place: Place, name: str, remedy: str) -> SourcePath:
+        """A file, on this machine if the command fetches."""
+        if isinstance(place, Repository):
+            return place.get(name, remedy) if self._fetch else place.look(name, remedy)
+        return place / name
+
+    def checkpoint_in(self, repository: Repository) -> SourcePath:
+        """A look at a repository's checkpoint: that all of its files are there, and that one is let in."""
+        looked = repository.look(_checkpoint_name(repository.files, repository), PASS_CHECKPOINT)
+        for shard in _shards(looked):
+            repository.look(shard, PASS_CHECKPOINT)
+        return looked
+
+    def take_checkpoint(self, repository: Repository, looked: SourcePath) -> SourcePath:
+        """All files of the checkpoint that was looked at, the small ones first."""
+        if not self._fetch:
+            return looked
+        for config in CONFIG_NAMES:
+            if config in repository.files:
+                self.take(repository, config, PASS_CHECKPOINT)
+        checkpoint = self.take(repository, looked.name, PASS_CHECKPOINT)
+        for shard in _shards(checkpoint):
+            self.take(repository, shard, PASS_CHECKPOINT)
+        return checkpoint
+
+    def tokenizer(self, name: str) -> SourcePath:
+        """The `tokenizer.json` that `name` means: a file, or a directory or repository that has one."""
+        found = self._place(name, PASS_TOKENIZER)
+        return found if isinstance(found, Path) and not found.is_dir() else self.tokenizer_in(found)
+
+    def tokenizer_in(self, place: Place) -> SourcePath:
+        """`tokenizer.json`, with the small files that explain it. Raises `CheckpointError`."""
+        if isinstance(place, Path) and not (place / TOKENIZER_NAME).exists():
+            raise CheckpointError(f"{place / TOKENIZER_NAME}: no such file: {PASS_TOKENIZER}")
+        for extra in _TOKENIZER_EXTRAS:
+            if extra in names_in(place):
+                self.take(place, extra, PASS_TOKENIZER)
+        return self.take(place, TOKENIZER_NAME, PASS_TOKENIZER)
+
+    def mimi(self, name: str) -> SourcePath:
+        """The codec that `name` means: a file, or a directory or repository that has one. Raises `CheckpointError`."""
+        found = self._place(name, PASS_MIMI)
+        return found if isinstance(found, Path) and not found.is_dir() else self.mimi_in(found)
+
+    def mimi_in(self, place: Place) -> SourcePath:
+        """Kyutai's file, or Hugging Face's with its config. Raises `CheckpointError`."""
+        names = names_in(place)
+        weights = [name for name in names if name.endswith(".safetensors")]
+        wanted = next((name for name in (MIMI_FILE, MIMI_NAME, "model.safetensors") if name in names), None)
+        if wanted is None and len(weights) == 1:
+            wanted = weights[0]
+        if wanted is None:
+            raise CheckpointError(f"{place}: holds no Mimi codec ({MIMI_FILE} or model.safetensors): {PASS_MIMI}")
+        if _CONFIG in names and wanted not in MIMI_NAMES:
+            self._check_is_mimi(place)
+        return self.take(place, wanted, PASS_MIMI)
+
+    def default_tokenizer(self) -> SourcePath:
+        """The one that upstream names, from the hub. Raises `CheckpointError` that says of each repo why not."""
+        problems = []
+        for repo in TOKENIZER_REPOS:
+            try:
+                return self.tokenizer_in(self.repository(repo, PASS_TOKENIZER))
+            except CheckpointError as error:
+                problems.append(error)
+        raise _neither("no tokenizer.json beside the checkpoint", PASS_TOKENIZER, problems)
+
+    def default_mimi(self) -> SourcePath:
+        """Kyutai's, from the hub. Raises `CheckpointError`."""
         try:
-            # Not list_repo_files: it retries for half a minute before it says that there is no network.
-            info = calling(repo, remedy, lambda: hub.HfApi().model_info(repo, timeout=TIMEOUT_S))
-            self._commits[repo] = getattr(info, "sha", None)
-            return [file.rfilename for file in info.siblings or ()]
+            return self.take(self.repository(MIMI_REPO, PASS_MIMI), MIMI_FILE, PASS_MIMI)
         except CheckpointError as error:
-            wanted = (INDEX_NAME, *CONFIG_NAMES, *_WHOLE, _TOKENIZER, *_TOKENIZER_EXTRAS)
-            cached = [name for name in wanted if isinstance(hub.try_to_load_from_cache(repo, name), str)]
-            if not cached:
-                raise
-            log.warning("%s; going on with what was downloaded before", error)
-            self._out_of_reach = True
-            return cached
+            raise _neither("no codec inside the checkpoint or beside it", PASS_MIMI, [error]) from error
 
-    def get(self, repo: str, name: str, remedy: str) -> SourcePath:
-        """One file. Raises `CheckpointError` that ends in `remedy`."""
-        if not self._fetch and not self._out_of_reach:
-            path = HubPath(repo, name, self._commits.get(repo))
-            path.require(remedy)
+    def _check_is_mimi(self, place: Place) -> None:
+        """Before something large is fetched for it: other models' files have the same name."""
+        config: object = None
+        path = self.take(place, _CONFIG, PASS_MIMI)
+        with suppress(OSError, ValueError, RecursionError):
+            config = json.loads(path.read_text("utf-8"))
+        if isinstance(config, dict) and config.get("model_type", "mimi") != "mimi":
+            kind = str(config["model_type"])
+            raise CheckpointError(f"{path}: says that this is {kind[:40]!r}, not Mimi: {PASS_MIMI}")
+
+    def _place(self, name: str, remedy: str) -> Place:
+        path = Path(name)
+        if path.exists():
             return path
-        hub, options = library(), {} if self._fetch else {"local_files_only": True}
-        return Path(calling(f"{repo}/{name}", remedy, lambda: str(hub.hf_hub_download(repo, name, **options))))
+        if is_repo_id(name):
+            return self.repository(name, remedy)
+        raise CheckpointError(f"{path}: no such file: {remedy}")
 
 
-def _find_tokenizer(hub: _Hub, name: str) -> SourcePath:
-    path = Path(name)
-    if not path.exists() and is_repo_id(name):
-        return _hub_tokenizer(hub, name)
-    path = path / _TOKENIZER if path.is_dir() else path
-    if path.exists():
-        return path
-    raise CheckpointError(
-        f"{path}: no such file: pass Llama 3.2's tokenizer.json with --tokenizer FILE "
-        f"(it is in {TOKENIZER_REPOS[1]}, gated, and its mirror {TOKENIZER_REPOS[0]})"
-    )
+def names_in(place: Place) -> Collection[str]:
+    """The names of the files of a directory or repository."""
+    if isinstance(place, Repository):
+        return place.files
+    with suppress(OSError):
+        return sorted(path.name for path in place.iterdir())
+    return []
 
 
-def _hub_tokenizer(hub: _Hub, repo: str) -> SourcePath:
-    """`tokenizer.json` of `repo`, and the small files that explain it."""
-    files = hub.files(repo, _PASS_TOKENIZER)
-    for extra in _TOKENIZER_EXTRAS:
-        if extra in files:
-            hub.get(repo, extra, _PASS_TOKENIZER)
-    return hub.get(repo, _TOKENIZER, _PASS_TOKENIZER)
+def _neither(what: str, remedy: str, problems: list[CheckpointError]) -> CheckpointError:
+    """What is not there, nor to be had from the hub; the remedy that each of the problems ends in is said once."""
+    reasons = [re.sub(f"(, or|:) {re.escape(remedy)}$", "", str(problem)) for problem in problems]
+    return CheckpointError(f"{what}, and the hub's cannot be had: {remedy} ({'; '.join(reasons)})")
 
 
-def _default_tokenizer(hub: _Hub, repo: str, files: list[str]) -> SourcePath:
-    if _TOKENIZER in files:
-        return _hub_tokenizer(hub, repo)
-    problems = []
-    for candidate in TOKENIZER_REPOS:
-        try:
-            return _hub_tokenizer(hub, candidate)
-        except CheckpointError as error:
-            problems.append(str(error))
-    raise CheckpointError(f"no tokenizer can be fetched; {_PASS_TOKENIZER}. " + " ".join(problems))
+def _shards(checkpoint: SourcePath) -> list[str]:
+    is_index = checkpoint.name.endswith(".index.json")
+    return sorted(set(read_index(checkpoint).values())) if is_index else []
 
 
-def _has_codec(checkpoint: SourcePath) -> bool:
-    if checkpoint.suffix != ".safetensors":
-        return False
-    file = SafetensorsFile(checkpoint)
-    try:
-        return codec_prefix(file.shapes) is not None
-    finally:
-        file.close()
-
-
-def _mimi(hub: _Hub) -> SourcePath:
-    return hub.get(MIMI_REPO, MIMI_FILE, "pass Kyutai's Mimi checkpoint with --mimi FILE")
+def _checkpoint_name(names: Collection[str], place: object) -> str:
+    for name in (INDEX_NAME, *_WHOLE):
+        if name in names:
+            return name
+    raise CheckpointError(f"{place}: the repository holds no {_WHOLE[0]}, {INDEX_NAME} or {_WHOLE[1]}")

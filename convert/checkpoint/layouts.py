@@ -95,11 +95,6 @@ def codec_prefix(names: Collection[str]) -> str | None:
     return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), None)
 
 
-def may_hold_codec(files: Collection[str]) -> bool:
-    """Whether a checkpoint among these files can have the codec inside."""
-    return any(layout.codec_prefix and layout.config_name in files for layout in LAYOUTS)
-
-
 def spec_of(
     layout: Layout, shapes: Mapping[str, Shape], config: Path | None, directory: SourcePath, path: SourcePath
 ) -> ModelSpec:

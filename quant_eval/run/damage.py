@@ -76,6 +76,8 @@ def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: i
     if out.exists():
         return _reused(out, key, origin)
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
+    if partial.is_symlink():
+        partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

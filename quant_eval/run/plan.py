@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +205,7 @@ def _can_fail(asked: Asked, corpus: Corpus) -> bool:
 def _corpus(manifest: Manifest, asked: Asked) -> Corpus:
     source = asked.corpus
     if source == "auto":
-        source = "tiny" if manifest.model_spec.name == TINY.name else "builtin"
+        source = "tiny" if replace(manifest.model_spec, name=TINY.name) == TINY else "builtin"
     corpus = load_corpus(source)
     return corpus if asked.prompts is None else corpus.first(max(1, asked.prompts))
 

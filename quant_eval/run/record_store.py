@@ -9,15 +9,15 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ...core.closing import Closing
 from ...core.errors import MisoError
 from ...core.files import sync_directory
+from ...core.lock import locked
 from .record import Record, RecordKey
 
 SCHEMA_VERSION = 2
@@ -41,12 +41,12 @@ class Records(Closing):
         """See `open`."""
         self.directory, self._fingerprint = directory, fingerprint
         self._path = directory / f"{_PREFIX}{part}{_SUFFIX}"
-        self._lock = FileLock(directory / f".{part}.lock")
+        self._lock = ExitStack()
         self._file: int | None = None
         self._records: dict[RecordKey, Record] = {}
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
+            self._lock.enter_context(locked(directory / f".{part}.lock"))
+        except BlockingIOError as error:
             raise RecordError(
                 f"{self._path}: another run is writing to it. Wait for it, or give another --out"
             ) from error
@@ -83,7 +83,7 @@ class Records(Closing):
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        self._lock.release()
+        self._lock.close()
 
     def refresh(self) -> None:
         """Read what all processes have written by now. Raises as `open`."""

@@ -8,8 +8,6 @@ by all that its content depends on; one that is damaged or of something else is 
 import hashlib
 import json
 import logging
-import os
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import numpy as np
 
 from ...core.arrays import F32Array, I64Array
 from ...core.errors import MisoError
-from ...core.files import PARTIAL_SUFFIX
+from ...core.files import open_whole
 from ...models.spec import ModelSpec
 from ...runtime.bundle import OpenLevel
 from ...runtime.lm.prompt import Block
@@ -134,25 +132,16 @@ class ReferenceLogits:
 
     def write(self, key: str, clip: ReferenceClip) -> None:
         """Keep `clip` under `key`. Nobody ever sees half of it. Raises `OSError`."""
-        path = self.path(key)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
         replayed = clip.replayed
-        try:
-            with partial.open("wb") as file:
-                np.savez(
-                    file,
-                    key=np.array(key),
-                    codes=replayed.codes,
-                    hidden=replayed.hidden,
-                    logits0=replayed.logits0,
-                    depth_logits=clip.depth_logits,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with open_whole(self.path(key)) as file:
+            np.savez(
+                file,
+                key=np.array(key),
+                codes=replayed.codes,
+                hidden=replayed.hidden,
+                logits0=replayed.logits0,
+                depth_logits=clip.depth_logits,
+            )
 
     def _clip(self, arrays: Mapping[str, Any]) -> ReferenceClip:
         spec = self._spec

@@ -3,7 +3,6 @@
 Knows what standard output may not be; the formats are `writer.py`'s.
 """
 
-import os
 import sys
 from types import TracebackType
 from typing import BinaryIO
@@ -69,10 +68,3 @@ def open_output(target: str, sample_rate_hz: int) -> AudioWriter | RawWriter:
             f"`| aplay -f S16_LE -c 1 -r {sample_rate_hz}`, or pass --out FILE"
         )
     return RawWriter(sys.stdout.buffer, sample_rate_hz)
-
-
-def abandon_stdout() -> None:
-    """Nobody reads standard output any more: let what is left in its buffer go nowhere, without a complaint at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

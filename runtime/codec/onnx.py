@@ -90,7 +90,10 @@ class OnnxStream:
         # A thread that spins while it waits takes a core from the language model beside it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+            # From the CPU there is nothing to fall back to, and that would be printed to stdout.
+            return onnxruntime.InferenceSession(
+                str(self.path), options, providers=providers, enable_fallback=len(providers) - 1
+            )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             if newer := _TOO_NEW.search(str(error)):
                 raise MisoError(

@@ -95,7 +95,15 @@ def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  
     found = miso_convert("verify", tmp_path)
     assert found.code == 1
     assert "DIFFERS" in found.out
-    assert "1 of 6 checks failed" in found.out
+    assert "1 of 11 checks failed, 4 left out" in found.out
+    mend = f"miso-convert CHECKPOINT --quant q8_0 --force q8_0 --out {tmp_path}"
+    assert f"To mend it: {mend}" in found.out
+    (tmp_path / "mimi-decoder.onnx").write_text("none")
+    told = json.loads(miso_convert("verify", tmp_path, inputs.checkpoint, "--config", inputs.config, "--json").out)
+    assert [finding["subject"] for finding in told["findings"] if not finding["ok"]] == [path.name, "mimi-decoder.onnx"]
+    assert told["mend"] == [mend.replace("CHECKPOINT", f"{inputs.checkpoint} --config {inputs.config}")]
+    alone = miso_convert("verify", tmp_path, "--mimi", inputs.mimi)
+    assert (alone.code, "pass that too" in alone.err) == (2, True)
     (tmp_path / MANIFEST_NAME).write_text("{")
     unreadable = miso_convert("verify", tmp_path, "--json")  # a table breaks its lines where a path is long
     assert unreadable.code == 1

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import older_packages
 import pytest
 import torch
 from hf_csm import random_csm
-from hub_server import TOKEN, Content, HubServer, Zeros, serving
-from huggingface_hub import constants
+from hub_server import TOKEN, Content, HubServer, Zeros, meet, serving
 from older_packages import OLDEST_HUB, hub_folder
 from safetensors.torch import load_file
 
@@ -39,6 +39,10 @@ MIRROR = "unsloth/Llama-3.2-1B"
 TOKENIZER = json.dumps(tiny_tokenizer()).encode()
 CONFIG = "tokenizer_config.json"
 WITHOUT_ENDS = json.dumps({**tiny_tokenizer(), "post_processor": None}).replace("_of_text|>", "|>").encode()
+NO_CODEC = (
+    "no codec inside the checkpoint or beside it, and the hub's cannot be had: "
+    "pass Kyutai's Mimi checkpoint with --mimi FILE, DIR or REPO"
+)
 SMALL_BYTES = 600_000
 """More than all headers and the tokenizer; a two-hundredth of the smallest weights here, but for the tiny model's."""
 
@@ -85,10 +89,7 @@ def convert(hub: HubServer, home: Path, *arguments: object, **more: str) -> subp
 @pytest.fixture
 def look(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """What a dry run says of what cannot be looked at, without the second that a program takes to start."""
-    endpoint = f"http://127.0.0.1:{hub.port}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+    meet(hub, home, monkeypatch)
 
     def message(repo: str = MISO, mimi: Path | None = None, tokenizer: Path | None = None) -> str:
         with pytest.raises(CheckpointError) as caught, ExitStack() as stack:  # noqa: PT012  (any of these may refuse)
@@ -104,7 +105,7 @@ def look(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 def environment(library: str) -> Mapping[str, str]:
     """Variables with which a program of ours takes this version of huggingface-hub."""
-    return {} if library == "installed" else {"PYTHONPATH": str(hub_folder(library))}
+    return {} if library == "installed" else older_packages.environment(hub_folder(library))
 
 
 def plan(hub: HubServer, home: Path, *arguments: object, **more: str) -> dict[str, Any]:
@@ -123,16 +124,20 @@ def test_the_8b_model_costs_its_headers(hub: HubServer, home: Path, tmp_path: Pa
     assert found["download_bytes"] == len(weights) + len(codec) + len(TOKENIZER)
     assert 33e9 < found["download_bytes"] < 34e9
     assert hub.sent_bytes < SMALL_BYTES
-    weights_url, codec_url = f"/{MISO}/resolve/{hub.commit}/model.safetensors", f"/{MIMI_REPO}/resolve/main/{MIMI_FILE}"
-    tokenizer_url = f"/{MIRROR}/resolve/{hub.commit}/tokenizer"
-    header = "bytes=0-131071"
+    weights_url, codec_url = (f"/{repo}/resolve/{hub.commit}/{name}" for repo, name in (
+        (MISO, "model.safetensors"), (MIMI_REPO, MIMI_FILE)
+    ))  # fmt: skip
+    tokenizer_url, config_url = f"/{MIRROR}/resolve/{hub.commit}/tokenizer", codec_url.replace(MIMI_FILE, "config.json")
+    weights_header, codec_header = (
+        [f"GET {cdn}{url} bytes=0-131071" for cdn in ("", "/cdn")] for url in (weights_url, codec_url)
+    )
     assert [request for request in hub.requests if "HEAD /cdn" not in request] == [
-        f"GET /api/models/{MISO}", f"GET /api/models/{MIRROR}",
+        f"GET /api/models/{MISO}", f"HEAD {weights_url}", *weights_header,
+        f"GET /api/models/{MIRROR}",
         f"HEAD {tokenizer_url}_config.json", f"HEAD {tokenizer_url}.json",
         *(f"GET {cdn}{tokenizer_url}.json bytes=0-{len(TOKENIZER) - 1}" for cdn in ("", "/cdn")),
-        f"HEAD {codec_url}", f"HEAD {weights_url}",
-        *(f"GET {cdn}{weights_url} {header}" for cdn in ("", "/cdn")),
-        *(f"GET {cdn}{codec_url} {header}" for cdn in ("", "/cdn")),
+        f"GET /api/models/{MIMI_REPO}", f"HEAD {codec_url}",
+        *weights_header, f"HEAD {config_url}", *codec_header,
     ]  # fmt: skip
     local = [tmp_path / name for name in ("model.safetensors", "mimi.safetensors")]
     for path, content in zip(local, (weights, codec), strict=True):
@@ -295,18 +300,17 @@ def test_offline_what_was_fetched_before_is_looked_at(hub: HubServer, home: Path
 def test_a_hub_that_lists_nothing_does_not_make_it_fetch(hub: HubServer, home: Path, csm: Path) -> None:
     """After an interrupted download: the index is in the cache, the shards are not."""
     hub.repos[CSM] = files_in(csm)
-    shards = {name: content for name, content in hub.repos[CSM].items() if name.startswith("model-")}
-    for shard in shards:
-        del hub.repos[CSM][shard]
+    hub.failing = f"/cdn/{CSM}/resolve/{hub.commit}/model-"
     assert convert(hub, home, CSM, "--quant", "q8_0").returncode == 2
     assert list(home.rglob("model.safetensors.index.json"))
-    hub.repos[CSM].update(shards)
     hub.failing, hub.sent_bytes = "/api/models", 0
     done = convert(hub, home, CSM, "--quant", "q8_0", "--dry-run")
     assert done.returncode == 2
-    assert re.search(r"error: sesame/csm-1b/model-\S+: cannot be fetched, the hub is out of reach \(", done.stderr)
+    assert re.search(
+        r"error: sesame/csm-1b/model-\S+: was not downloaded before, and cannot be fetched, the", done.stderr
+    )
     assert hub.sent_bytes == 0
-    assert not list(home.rglob("model-*"))
+    assert not list(home.rglob("model-*.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", ["F64", "I8"])
@@ -365,9 +369,9 @@ def test_when_all_is_there_it_says_so(hub: HubServer, home: Path, tiny: Inputs, 
     ("change", "message"),
     [
         (lambda hub: hub.gated.add(MISO), f"{MISO}/model.safetensors: the repository is gated: accept its terms"),
-        (lambda hub: hub.gated.add(MIMI_REPO), f"{MIMI_REPO}/{MIMI_FILE}: the repository is gated: accept its terms"),
+        (lambda hub: hub.gated.add(MIMI_REPO), f"{NO_CODEC} ({MIMI_REPO}/{MIMI_FILE}: the repository is gated: a"),
         (lambda hub: hub.repos.pop(MISO), f"{MISO}: no such repository on the hub (or it is private)"),
-        (lambda hub: hub.repos[MIMI_REPO].clear(), f"{MIMI_REPO}/{MIMI_FILE}: the hub has no such file: pass Kyutai's"),
+        (lambda hub: hub.repos[MIMI_REPO].clear(), f"{NO_CODEC} ({MIMI_REPO}/{MIMI_FILE}: the hub has no such file)"),
         (
             lambda hub: hub.repos[MISO].update({"model.safetensors": b"<!doctype html><html>"}),
             f"{MISO}/model.safetensors: not a safetensors file (its first 8 bytes are no plausible header length)",

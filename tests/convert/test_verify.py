@@ -1,6 +1,8 @@
 """`verify` finds what is wrong with a bundle, and only that."""
 
+import importlib.util
 import json
+import re
 import shutil
 import signal
 import struct
@@ -16,8 +18,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 
 from builders import MICRO, Built, Inputs, make_bundle, make_inputs, write_imatrix
 from miso_gguf.convert.checkpoint.open import open_checkpoint
-from miso_gguf.convert.verify import MAX_GROUP_ERROR, Finding, _worst_group, verify_bundle
-from miso_gguf.core.errors import BundleError
+from miso_gguf.convert.verify import MAX_GROUP_ERROR, Finding, _worst_group, mends, verify_bundle
 from miso_gguf.core.files import file_sha256
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import LEVELS, Q4_0, Q4_K_M, Q8_0
@@ -49,12 +50,13 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
-def _verify(directory: Path, inputs: Inputs | None = None) -> list[Finding]:
+def _verify(directory: Path, inputs: Inputs | None = None, **others: Path | None) -> list[Finding]:
     manifest = read_manifest(directory)
     if inputs is None:
         return verify_bundle(directory, manifest, None, 2, _quiet)
+    sources = {"mimi": inputs.mimi, "tokenizer": inputs.tokenizer, **others}
     with open_checkpoint(inputs.checkpoint, inputs.config) as checkpoint:
-        return verify_bundle(directory, manifest, checkpoint, 2, _quiet)
+        return verify_bundle(directory, manifest, checkpoint, 2, _quiet, **sources)
 
 
 def _bad(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -69,6 +71,8 @@ def test_whole_bundle_is_well(whole: Path, inputs: Inputs) -> None:
     assert checks.count("hash") == len(read_manifest(whole).files)
     assert checks.count("tensors") == len(LEVELS) * 2 + 3
     assert checks.count("logits") == len(LEVELS) + 1
+    assert (checks.count("codec"), checks.count("tokenizer")) == (2, 3)
+    assert not any(finding.skipped for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -242,15 +246,120 @@ def test_another_checkpoint(whole: Path, tmp_path: Path) -> None:
     ],
     ids=["nonsense", "endless keys", "endless tensors", "endless texts"],
 )
-def test_gguf_that_is_none(copy: Path, inputs: Inputs, content: bytes) -> None:
+def test_gguf_that_is_none(copy: Path, content: bytes) -> None:
     """It ends at once: the alarm would end the process."""
     _forge(copy, "Miso-Tiny-backbone-F16.gguf", lambda path: path.write_bytes(content))
     signal.alarm(30)
     started = time.process_time()
-    with pytest.raises(BundleError, match=r"backbone-F16.gguf: not a whole GGUF file\. Fetch or convert .*\.$"):
-        _verify(copy, inputs)
+    findings = _verify(copy)
+    assert _bad(findings) == [("header", "Miso-Tiny-backbone-F16.gguf")]
+    assert any("backbone-F16.gguf: not a whole GGUF file. Fetch or convert" in f.measured for f in findings)
+    assert mends(read_manifest(copy), findings) == [["--quant", "fp16", "--force", "fp16"]]
     assert time.process_time() - started < 5
     signal.alarm(0)
+
+
+@pytest.fixture(scope="module")
+def small_inputs(built: Built) -> Inputs:
+    return built.inputs(MICRO)
+
+
+@pytest.fixture
+def small(built: Built, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built.bundle([Q8_0, Q4_0], MICRO), tmp_path / "small"))
+
+
+def test_files_that_are_none(small: Path) -> None:
+    """One of each kind, and the manifest agrees: each is found, and the others are still looked at."""
+    for name in ("mimi-encoder.onnx", "Micro-backbone-Q4_0.gguf", "Micro-embeddings-Q8_0.gguf"):
+        _forge(small, name, lambda path: path.write_text("This is none."))
+    findings = _verify(small)
+    assert _bad(findings) == [
+        ("header", "Micro-backbone-Q4_0.gguf"),
+        ("header", "Micro-embeddings-Q8_0.gguf"),
+        ("codec", "mimi-encoder.onnx"),
+    ]
+    assert ("codec", "mimi-decoder.onnx") in [(finding.check, finding.subject) for finding in findings]
+
+
+def test_gguf_with_another_s_tensors(small: Path) -> None:
+    _forge(small, "Micro-decoder-Q8_0.gguf", _rename(b"blk.0.ffn_up.weight", b"blk.0.ffn_uq.weight"))
+    assert _bad(_verify(small)) == [("header", "Micro-decoder-Q8_0.gguf")]
+
+
+def _rename(old: bytes, new: bytes) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        content = path.read_bytes()
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+
+    return change
+
+
+def test_two_swapped_entries_of_a_vocabulary(small: Path, small_inputs: Inputs) -> None:
+    def swap(path: Path) -> None:
+        content = path.read_bytes()
+        first, second = (struct.pack("<Q", 7) + text.encode() for text in ("Ġmonth", "Ġfirst"))
+        assert content.count(first) == content.count(second) == 1
+        path.write_bytes(content.replace(first, b"<swap>").replace(second, first).replace(b"<swap>", second))
+
+    name = "Micro-embeddings-Q8_0.gguf"
+    _forge(small, name, swap)
+    assert _bad(_verify(small)) == []
+    findings = _verify(small, small_inputs)
+    assert _bad(findings) == [("tokenizer", name)]
+    measured = next(finding.measured for finding in findings if not finding.ok)
+    assert re.fullmatch(r"token \d+ is '(Ġmonth|Ġfirst)', tokenizer\.json says '(Ġmonth|Ġfirst)'", measured)
+    assert mends(read_manifest(small), findings) == [["--quant", "q4_0", "--force", "q4_0"]], "both levels use it"
+
+
+def test_what_is_left_out_is_said(small: Path, small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_out(findings: list[Finding]) -> dict[str, str]:
+        assert _bad(findings) == []
+        return {finding.check: finding.measured for finding in findings if finding.skipped}
+
+    assert left_out(_verify(small)) == dict.fromkeys(
+        ("tensors", "logits", "codec", "tokenizer"), "not compared: pass CHECKPOINT"
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert left_out(_verify(small, small_inputs, mimi=None, tokenizer=None)) == {
+        "codec": "not compared: pass its source with --mimi FILE",
+        "tokenizer": "not compared: pass its source with --tokenizer FILE",
+        "logits": "not compared: needs PyTorch: pip install 'miso-gguf[reference]'",
+    }
+
+
+def test_other_sources(small: Path, small_inputs: Inputs, tmp_path: Path) -> None:
+    others: dict[str, Path] = {}
+    for role in ("mimi", "tokenizer"):
+        others[role] = tmp_path / f"other {role}"
+        others[role].write_bytes(getattr(small_inputs, role).read_bytes() + b" ")
+    findings = _verify(small, small_inputs, **others)
+    assert _bad(findings) == [("source", "other tokenizer"), ("source", "other mimi")]
+    assert mends(read_manifest(small), findings) == []
+
+
+def test_what_mends(whole: Path) -> None:
+    """As few levels as bring all damaged files."""
+    manifest = read_manifest(whole)
+    imatrix = {"imatrix_backbone": "0" * 64}
+    levels = {**manifest.levels, "q6_k": manifest.levels["q6_k"].model_copy(update=imatrix)}
+    manifest = manifest.model_copy(update={"levels": levels})
+
+    def mended(*subjects: str) -> list[str]:
+        return [" ".join(words) for words in mends(manifest, [Finding("hash", name, "", False) for name in subjects])]
+
+    assert mended() == mended("Miso-Tiny", "other.txt") == []
+    assert mended("Miso-Tiny-backbone-Q5_K_M.gguf") == ["--quant q5_k_m --force q5_k_m"]
+    assert mended("Miso-Tiny-decoder-Q5_K_M.gguf", "Miso-Tiny-backbone-Q5_K_M.gguf", "mimi-decoder.onnx") == [
+        "--quant q5_k_m --force q5_k_m"
+    ]
+    assert mended("mimi-decoder.onnx", "mimi-encoder.onnx") == ["--quant q4_0 --force q4_0"], "the smallest"
+    assert mended("Miso-Tiny-backbone-Q5_K_M.gguf", "Miso-Tiny-decoder-Q4_K_M.gguf") == [
+        "--quant q4_k_m --force q4_k_m --quant q5_k_m --force q5_k_m"
+    ]
+    assert mended("q6_k") == ["--quant q6_k --force q6_k --imatrix-backbone FILE"]
+    assert mended("q4_0+q8_0") == ["--quant q4_0 --force q4_0 --decoder-quant q8_0"]
 
 
 @pytest.mark.parametrize("qtype", MAX_GROUP_ERROR, ids=lambda qtype: qtype.name)

@@ -1,24 +1,26 @@
 """Opening a bundle: whatever is wrong with it is said before anything heavy is loaded, with what to do."""
 
 import json
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
+from hub_server import HubServer, meet, serving
 from speaking import load_tts
 
 from builders import make_bundle, make_inputs
-from miso_gguf.core.errors import BundleError, MisoError
+from miso_gguf.core.errors import BundleError
+from miso_gguf.hub.fetch import Hub
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, FP16, Q4_K_M, Q8_0, finest_first
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.mimi import TINY_MIMI
 from miso_gguf.models.synthetic import write_synthetic
-from miso_gguf.runtime.bundle import level_key, open_level
+from miso_gguf.runtime.bundle import level_key, open_bundle, open_level
 from miso_gguf.runtime.tts import MisoTTS
 
 
@@ -182,7 +184,7 @@ def test_what_cannot_be_a_repo_is_not_asked_for(source: str, monkeypatch: pytest
     def never(*_: object, **__: object) -> str:
         raise AssertionError("asked the hub")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
+    monkeypatch.setattr(Hub, "open", never)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     message = "no such directory. Make a bundle with miso-convert" if source else "not a bundle"
@@ -190,51 +192,115 @@ def test_what_cannot_be_a_repo_is_not_asked_for(source: str, monkeypatch: pytest
         open_level(source, "q4_k_m")
 
 
-class Hub:
-    """A Hugging Face that has one bundle; it copies what is asked for."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bundle: Path, cache: Path) -> None:
-        self._bundle, self._cache = bundle, cache
-        cache.mkdir()
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self._one)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", self._some)
-
-    def _one(self, repo: str, name: str) -> str:
-        if repo != "someone/bundle":
-            raise OSError("404: no such repository")
-        shutil.copy(self._bundle / name, self._cache / name)
-        return str(self._cache / name)
-
-    def _some(self, repo: str, allow_patterns: list[str]) -> str:
-        for name in allow_patterns:
-            self._one(repo, name)
-        return str(self._cache)
+REPO = "someone/bundle"
+LEVEL_FILES = [
+    "Miso-Tiny-backbone-Q4_K_M.gguf",
+    "Miso-Tiny-decoder-Q4_K_M.gguf",
+    "Miso-Tiny-embeddings-Q8_0.gguf",
+    "mimi-decoder.onnx",
+    "mimi-encoder.onnx",
+    "miso.json",
+]
 
 
-def test_only_the_level_itself_is_fetched(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Hub(monkeypatch, bundle, tmp_path / "cache")
+@pytest.fixture
+def hub(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub that has one bundle."""
+    server = HubServer()
+    server.publish(REPO, {path.name: path.read_bytes() for path in bundle.iterdir()})
     monkeypatch.chdir(tmp_path)
-    found = open_level("someone/bundle", "q4_k_m", verify=True)
-    assert {path.name for path in found.directory.iterdir()} == {
-        "miso.json",
-        "mimi-decoder.onnx",
-        "mimi-encoder.onnx",
-        "Miso-Tiny-backbone-Q4_K_M.gguf",
-        "Miso-Tiny-decoder-Q4_K_M.gguf",
-        "Miso-Tiny-embeddings-Q8_0.gguf",
-    }
+    with serving(server):
+        meet(server, tmp_path / "cache", monkeypatch)
+        yield server
+
+
+def test_only_the_level_itself_is_fetched(hub: HubServer) -> None:
+    found = open_level(REPO, "q4_k_m", verify=True)
+    assert sorted(path.name for path in found.directory.iterdir()) == LEVEL_FILES
+    assert hub.sent_bytes == sum(len(hub.repos[REPO][name]) for name in LEVEL_FILES)
+    hub.requests.clear()
+    assert open_level(REPO, "q4_k_m").backbone == found.backbone
+    assert hub.requests == [f"GET /api/models/{REPO}"]
     with pytest.raises(BundleError, match="has no level q4_0, only f32"):
-        open_level("someone/bundle", "q4_0")
-    with pytest.raises(BundleError, match="someone/else: no such directory, and not to be had from Hugging Face: 404"):
+        open_level(REPO, "q4_0")
+    with pytest.raises(BundleError, match=r"^someone/else: no such repository on the hub \(or it is private\): check"):
         open_level("someone/else", "q4_0")
     with pytest.raises(ValueError, match="unknown level 'q3'"):
-        open_level("someone/bundle", "q3")
+        open_level(REPO, "q3")
+
+
+def test_manifest_and_files_are_of_one_commit(hub: HubServer) -> None:
+    first, files = hub.refs[REPO, "main"], hub.repos[REPO]
+    opened = open_bundle(REPO)
+    hub.publish(REPO, dict.fromkeys(files, b"another"))
+    assert opened.level("q8_0", verify=True).directory.name == first
+    assert open_level(REPO, "q4_k_m", revision=first, verify=True).directory.name == first
+    with pytest.raises(BundleError, match=rf"^{REPO}@v9: the repository has no such branch, tag or commit: pass one"):
+        open_bundle(REPO, "v9")
+
+
+def test_what_does_not_fit_the_manifest_is_refused_before_it_is_fetched(hub: HubServer) -> None:
+    name = LEVEL_FILES[0]
+    content = hub.repos[REPO][name]
+    assert isinstance(content, bytes)
+    hub.publish(REPO, {**hub.repos[REPO], name: content[:-1] + bytes([content[-1] ^ 1])})
+    with pytest.raises(BundleError, match=rf"^{REPO}/{name}: is another file than it should be"):
+        open_level(REPO, "q4_k_m")
+    hub.large = False  # the hub names no sha256: it is seen when it has come
+    with pytest.raises(BundleError, match=rf"^{REPO}/{name}: what arrived is damaged"):
+        open_level(REPO, "q4_k_m")
+    hub.publish(REPO, {**hub.repos[REPO], name: content})
+    assert open_level(REPO, "q4_k_m", verify=True).backbone.read_bytes() == content
+
+
+def test_offline_with_all_of_the_level(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
+    found = open_level(REPO, "q4_k_m")
+    hub.failing, count = "/", len(hub.requests)
+    assert open_level(REPO, "q4_k_m") == found
+    assert "going on with what was downloaded before" in caplog.text
+    with pytest.raises(
+        BundleError, match=rf"^{REPO}/Miso-Tiny-decoder-Q8_0\.gguf: was not downloaded before, and canno"
+    ):
+        open_level(REPO, "q8_0")
+    assert len(hub.requests) == count + 2
+
+
+def test_a_damaged_file_in_the_cache(hub: HubServer) -> None:
+    path = open_level(REPO, "q4_k_m").backbone
+    content = path.read_bytes()
+    path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BundleError, match=rf"damaged\. Delete {re.escape(str(path.resolve()))} and run it again\.$"):
+        open_level(REPO, "q4_k_m", verify=True)
+    path.resolve().unlink()
+    assert open_level(REPO, "q4_k_m", verify=True).backbone.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (
+            ["model.safetensors", "config.json"],
+            r"Convert it first: miso-convert a/b --quant q4_k_m --out DIR, then --mod",
+        ),
+        (["README.md", "x.gguf"], r"Make one with miso-convert\.$"),
+        ([], r"Make one with miso-convert\.$"),
+    ],
+)
+def test_a_repository_that_is_no_bundle(hub: HubServer, files: list[str], advice: str) -> None:
+    hub.publish("a/b", dict.fromkeys(files, b""))
+    with pytest.raises(BundleError, match=rf"^a/b: is no bundle \(no miso\.json in .* at commit \w{{12}}\)\. {advice}"):
+        open_bundle("a/b")
+
+
+def test_a_revision_of_a_directory(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r": is a directory: a revision is of a Hugging Face repo$"):
+        open_bundle(bundle, "main")
 
 
 def test_without_the_hub_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MisoError, match=r"someone/bundle: fetching from Hugging Face needs pip install"):
+    with pytest.raises(BundleError, match=r"^someone/bundle: needs huggingface-hub: pip install 'miso-gguf\[hub\]'"):
         open_level("someone/bundle", "q4_k_m")
 
 

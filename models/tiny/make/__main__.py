@@ -6,7 +6,6 @@ from. Needs espeak-ng and the extra `train`; an hour and a half on two cores.
 
 import argparse
 import logging
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -44,7 +43,7 @@ def main() -> None:
     out: Path = arguments.out
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    (work / TOKENIZER_NAME).write_text(make_tokenizer(), "utf-8", newline="\n")
+    write_whole(work / TOKENIZER_NAME, make_tokenizer().encode())
     renderings = Renderings(work / "renderings")
     log.info("rendering the vocabulary and fitting the codec")
     write_mimi(as_mimi(make_codec(renderings), CODEC_SPEC), work / MIMI_NAME)
@@ -64,10 +63,8 @@ def main() -> None:
     weights = train(TINY, corpus, lambda text: tokenizer.encode(text).ids, recipe, state, data, tell)
     write_whole(work / MODEL_NAME, save({name: weight.half().contiguous() for name, weight in weights.items()}))
     # All three together at the end: they are of no use with one another's older versions.
-    for name in (TOKENIZER_NAME, MIMI_NAME, MODEL_NAME):
-        shutil.copyfile(work / name, out / f"{name}.part")
-    for name in (TOKENIZER_NAME, MIMI_NAME, MODEL_NAME):
-        (out / f"{name}.part").replace(out / name)
+    for name, content in [(name, (work / name).read_bytes()) for name in (TOKENIZER_NAME, MIMI_NAME, MODEL_NAME)]:
+        write_whole(out / name, content)
     log.info("wrote %s, %s and %s to %s", TOKENIZER_NAME, MIMI_NAME, MODEL_NAME, out)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from ....core.files import open_whole
 from ...mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from .high_band import with_fixed_hiss
 from .words import KINDS, SPEAKERS, VARIANTS, WORDS, Speaker, canonical
@@ -184,10 +184,8 @@ class Renderings:
         made = {key: render(word, kind, speaker, variant) for key, (kind, variant) in keys.items()}
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            with part.open("wb") as file:
+            with open_whole(path) as file:
                 np.savez_compressed(file, **made)  # type: ignore[arg-type]
-            part.replace(path)
         return made
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from ....core.files import write_whole
 from .words import WORDS
 
 VOCABULARY = 1024
@@ -118,4 +119,4 @@ def make_tokenizer() -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).parent.with_name("tokenizer.json").write_text(make_tokenizer(), "utf-8", newline="\n")
+    write_whole(Path(__file__).parent.with_name("tokenizer.json"), make_tokenizer().encode())

@@ -8,7 +8,6 @@ was cut off goes on as if it had not been.
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
+from ....core.files import open_whole
 from ...reference import Reference, Segment, prompt_rows
 from ...spec import ModelSpec
 from ...tensors import checkpoint_shapes
@@ -220,9 +220,8 @@ def train(
 
 def _save(path: Path, made_of: MadeOf, step: int, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save({"made_of": made_of, "step": step, "weights": weights, "optimiser": optimiser.state_dict()}, part)
-    part.replace(path)
+    with open_whole(path) as file:
+        torch.save({"made_of": made_of, "step": step, "weights": weights, "optimiser": optimiser.state_dict()}, file)
 
 
 def _restore(path: Path, made_of: MadeOf, weights: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> int:

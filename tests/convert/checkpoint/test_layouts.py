@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from builders import MICRO
 from miso_gguf.convert.checkpoint import layouts
-from miso_gguf.convert.checkpoint.layouts import HUGGING_FACE, UPSTREAM, Layout, codec_prefix, layout_of, may_hold_codec
+from miso_gguf.convert.checkpoint.layouts import HUGGING_FACE, UPSTREAM, Layout, codec_prefix, layout_of
 from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.checkpoint.tensor_store import TensorSource
 from miso_gguf.core.errors import CheckpointError
@@ -103,10 +103,6 @@ def test_the_two_that_there_are() -> None:
     assert layout_of(["lm_head.weight", "depth_decoder.model.norm.weight"]) is HUGGING_FACE
     assert codec_prefix(upstream) is None
     assert codec_prefix(["lm_head.weight", "codec_model.x"]) == "codec_model."
-    assert [may_hold_codec(files) for files in (["model.safetensors"], ["config.json", "model.safetensors"])] == [
-        False,
-        True,
-    ]
 
 
 def test_nobody_else_asks_for_a_layout() -> None:

@@ -132,6 +132,8 @@ def verify(directory: Path, source: Path) -> list[Finding]:
 def test_verify_finds_it_well(untied: Path, converted: tuple[Path, Manifest]) -> None:
     findings = verify(converted[0], untied)
     assert [finding for finding in findings if not finding.ok] == []
+    codec = [finding.measured for finding in findings if finding.check == "codec"]
+    assert [measured.split(";")[0] for measured in codec] == ["weights as in its source"] * 2, "inside the checkpoint"
     assert [finding.subject for finding in findings if finding.check == "logits"] == ["f32"]
 
 
