@@ -119,7 +119,8 @@ def check_newer(directory: Path, existing: Manifest, wanted: Mapping[str, LevelF
     """No file of a level that this version does not know is written: nobody knows what it was made with."""
     known = {name for files in existing.levels.values() for name in (files.backbone, files.decoder)}
     new = {name for files in wanted.values() for name in (files.backbone, files.decoder)} - known
-    newer = {key: to_json(entry).decode() for key, entry in existing.newer_levels.items()}
+    entries = (to_json(entry).decode() for entry in existing.newer_levels.values())
+    newer = dict(zip(existing.newer_names, entries, strict=True))
     for name in sorted(new | forced):
         if key := next((key for key, entry in newer.items() if f'"{name}"' in entry), None):
             shown = key if key.isprintable() else repr(key)

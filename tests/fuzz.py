@@ -23,6 +23,8 @@ from pathlib import Path
 from random import Random
 
 NAMES = ("safetensors", "gguf", "manifest")
+OTHERS = ("codec", "mimi", "tokenizer", "imatrix")
+"""Kinds of files, rows of `fuzz_kinds.KINDS`: what bundles and checkpoints are, and what else a conversion reads."""
 _MEMORY_BYTES = 2 << 30
 """Of address space, above what a process has when it starts."""
 _LONGEST_CPU_S, _LONGEST_S = 20.0, 300.0
@@ -33,7 +35,7 @@ _LONGEST_CPU_S, _LONGEST_S = 20.0, 300.0
 class Result:
     """What came of all cases."""
 
-    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in NAMES})
+    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in NAMES + OTHERS})
     """By kind of file."""
     findings: list[str] = field(default_factory=list)
     """Folders: the file and what happened."""
@@ -201,7 +203,7 @@ def _contents(place: Path) -> dict[str, tuple[int, int]]:
 
 
 def _table(result: Result) -> str:
-    kinds = [name for name in NAMES if result.outcomes[name]]
+    kinds = [name for name in NAMES + OTHERS if result.outcomes[name]]
     rows = sorted({outcome for name in kinds for outcome in result.outcomes[name]})
     lines = [f"{'outcome':40}" + "".join(f"{name:>14}" for name in kinds)]
     lines += [f"{row:40}" + "".join(f"{result.outcomes[name][row]:14}" for name in kinds) for row in rows]
@@ -213,7 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Damage files, and use them as a user's commands would.")
     parser.add_argument("--count", type=int, default=10000, help="cases of all kinds together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", action="append", choices=NAMES, help="one kind; may be given several times")
+    parser.add_argument("--kind", action="append", choices=NAMES + OTHERS, help="several times: several kinds")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--found", type=Path, default=Path("build/fuzz"), help="folder for findings")
     wanted = parser.parse_args()

@@ -10,18 +10,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from gguf_mutations import damage_gguf
 from mutations import damage_json, damage_safetensors, flip_bytes, parse_json
 
-from builders import MICRO, Inputs, make_bundle, make_inputs
+from builders import MICRO, Inputs, make_bundle, make_inputs, write_imatrix
 from miso_gguf.convert import cli
 from miso_gguf.core.errors import MisoError
 from miso_gguf.models.levels import Q4_K_M
 from miso_gguf.models.manifest import MANIFEST_NAME
+from miso_gguf.models.tensors import gguf_tensors
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.tts import MisoTTS
@@ -39,13 +41,21 @@ class Seeds:
 
     inputs: Inputs
     bundle: Path
+    imatrix: Path
 
     @classmethod
     def make(cls, directory: Path) -> "Seeds":
         """A checkpoint of a very small model, and its bundle."""
         inputs, bundle = make_inputs(directory / "inputs", MICRO), directory / "bundle"
         make_bundle(inputs, bundle, [_LEVEL], threads=1)
-        return cls(inputs, bundle)
+        columns = {tensor.name: tensor.shape[-1] for tensor in gguf_tensors(MICRO) if tensor.part == "backbone"}
+        imatrix = directory / "imatrix.gguf"
+        write_imatrix(
+            imatrix,
+            {name: np.arange(count, dtype=np.float32) for name, count in columns.items()},
+            dict.fromkeys(columns, 5.0),
+        )
+        return cls(inputs, bundle, imatrix)
 
 
 @dataclass(frozen=True)
@@ -88,15 +98,38 @@ def _run(command: object, *arguments: object) -> int:
     return int(command.main(args=[*map(str, arguments)], standalone_mode=False))  # type: ignore[attr-defined]
 
 
-def _convert(inputs: Inputs, checkpoint: Path, out: Path) -> None:
+def _convert(inputs: Inputs, checkpoint: Path, out: Path, *options: object) -> None:
     sources = ("--mimi", inputs.mimi, "--tokenizer", inputs.tokenizer, "--config", inputs.config)
-    _run(cli.convert, checkpoint, "--quant", _LEVEL.key, "--threads", 1, *sources, "--out", out)
+    _run(cli.convert, checkpoint, "--quant", _LEVEL.key, "--threads", 1, *sources, *options, "--out", out)
+
+
+def _damage_json(content: bytes, random: Random) -> bytes:
+    return damage_json(parse_json(content), random)
 
 
 def _use_checkpoint(seeds: Seeds, directory: Path, path: Path, _random: Random) -> str:
     refused: list[str] = []
     with _refusal(refused):
         _convert(seeds.inputs, path, directory / "out")
+    return "refused" if refused else "converted"
+
+
+def _use_input(field: str) -> Callable[[Seeds, Path, Path, Random], str]:
+    """Of a conversion, in the place of another one."""
+
+    def use(seeds: Seeds, directory: Path, path: Path, _random: Random) -> str:
+        refused: list[str] = []
+        with _refusal(refused):
+            _convert(replace(seeds.inputs, **{field: path}), seeds.inputs.checkpoint, directory / "out")
+        return "refused" if refused else "converted"
+
+    return use
+
+
+def _use_imatrix(seeds: Seeds, directory: Path, path: Path, _random: Random) -> str:
+    refused: list[str] = []
+    with _refusal(refused):
+        _convert(seeds.inputs, seeds.inputs.checkpoint, directory / "out", "--imatrix-backbone", path)
     return "refused" if refused else "converted"
 
 
@@ -129,7 +162,9 @@ def _use_part(seeds: Seeds, directory: Path, path: Path, random: Random) -> str:
 def _speak(bundle: Path, random: Random) -> None:
     options = SpeechOptions(temperature=random.choice((0.0, 0.9)), max_seconds=0.3, retry=False)
     with MisoTTS.load(bundle, _LEVEL.key, threads=1, gpu_layers=0) as tts:
-        tts.generate("Hi there.", options=options)
+        speech = tts.generate("Hi there.", options=options)
+        if speech.samples.size:
+            tts.codec.encode(speech.samples)
 
 
 def _use_manifest(seeds: Seeds, directory: Path, path: Path, random: Random) -> str:
@@ -155,8 +190,17 @@ KINDS = {
     "gguf": Kind(lambda seeds: sorted(seeds.bundle.glob("*.gguf")), damage_gguf, 6000, _use_part),
     "manifest": Kind(
         lambda seeds: [seeds.bundle / MANIFEST_NAME],
-        lambda content, random: damage_json(parse_json(content), random),
+        _damage_json,
         1 << 20,
         _use_manifest,
     ),
+    "codec": Kind(
+        lambda seeds: sorted(seeds.bundle.glob("*.onnx")),
+        lambda content, random: flip_bytes(content, random, 1 << 20),
+        20000,
+        _use_part,
+    ),
+    "mimi": Kind(lambda seeds: [seeds.inputs.mimi], damage_safetensors, 4000, _use_input("mimi")),
+    "tokenizer": Kind(lambda seeds: [seeds.inputs.tokenizer], _damage_json, 1 << 20, _use_input("tokenizer")),
+    "imatrix": Kind(lambda seeds: [seeds.imatrix], damage_gguf, 2000, _use_imatrix),
 }

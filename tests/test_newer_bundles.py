@@ -126,6 +126,12 @@ def test_a_file_of_a_newer_level_is_left_alone(bundle: Path, inputs: Inputs, is_
     make_bundle(inputs, bundle, [FP16])
 
 
+def test_the_name_of_a_level_that_nobody_knows_obeys_no_terminal(bundle: Path, inputs: Inputs) -> None:
+    edit(bundle, lambda data: data["levels"].update({"a\x1b[2J": {"decoder": "Micro-decoder-Q4_0.gguf"}}))
+    with pytest.raises(BundleError, match=r"Micro-decoder-Q4_0.gguf belongs to 'a\\x1b\[2J', made by a newer version"):
+        make_bundle(inputs, bundle, [Q4_0])
+
+
 def test_what_is_known_of_it_is_used(bundle: Path, made: Path) -> None:
     found, plain = open_bundle(bundle).level("q8_0", verify=True), open_bundle(made).level("q8_0")
     assert found.backbone.name == plain.backbone.name
