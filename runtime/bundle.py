@@ -8,7 +8,7 @@ from ..core.files import file_sha256
 from ..hub.cache import Progress
 from ..hub.fetch import Hub, Repository, is_repo_id, no_progress, origin
 from ..models.levels import DEFAULT_LEVEL, parse_level
-from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, read_manifest
+from ..models.manifest import BY_NEWER, MANIFEST_NAME, UPGRADE, LevelFiles, Manifest, mending_command, read_manifest
 from ..models.tensors import Part
 from .part_check import check_part
 
@@ -52,7 +52,7 @@ class Bundle:
         found = OpenLevel(self.directory or self._fetched(key), manifest, key)
         parts: dict[Part, Path] = {"backbone": found.backbone, "decoder": found.decoder, "embeddings": found.embeddings}
         for path in [*parts.values(), found.codec_decoder]:
-            _check_file(path, manifest, verify=verify)
+            _check_file(path, found, verify=verify)
         for part, path in parts.items():
             check_part(path, part, manifest)
         return found
@@ -163,23 +163,25 @@ def level_key(level: str) -> str:
     return "+".join(parse_level(part).key for part in level.split("+"))
 
 
-def _check_file(path: Path, manifest: Manifest, *, verify: bool) -> None:
-    record = manifest.files[path.name]
+def _check_file(path: Path, level: OpenLevel, *, verify: bool) -> None:
+    record = level.manifest.files[path.name]
     if not path.is_file():
-        raise BundleError(f"{path}: is missing from the bundle. Fetch or convert it again.")
+        raise BundleError(f"{path}: is missing from the bundle. {_again(path, level)}")
     if path.stat().st_size != record.size_bytes:
         raise BundleError(
-            f"{path}: has {path.stat().st_size} bytes, expected {record.size_bytes}. Fetch or convert it again."
+            f"{path}: has {path.stat().st_size} bytes, expected {record.size_bytes}. {_again(path, level)}"
         )
     if verify:
         digest = file_sha256(path)
         if digest != record.sha256:
             raise BundleError(
                 f"{path}: sha256 is {digest[:12]}..., {MANIFEST_NAME} says {record.sha256[:12]}...: the "
-                f"file was changed or damaged. {_again(path)}."
+                f"file was changed or damaged. {_again(path, level)}"
             )
 
 
-def _again(path: Path) -> str:
+def _again(path: Path, level: OpenLevel) -> str:
     """What helps against a damaged file. One in the hub's cache is not fetched anew while it has its size."""
-    return f"Delete {path.resolve()} and run it again" if origin(path) else "Fetch or convert it again"
+    if origin(path):
+        return f"Delete {path.resolve()} and run it again."
+    return f"Fetch or convert it again: {mending_command(level.directory, level.key, manifest=level.manifest)}"

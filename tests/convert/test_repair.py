@@ -48,8 +48,13 @@ def graphs(inputs: Inputs) -> tuple[bytes, bytes]:
 @pytest.fixture(autouse=True)
 def codec_made_once(graphs: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all that is written here, the graphs take longest, and they are always the same."""
-    monkeypatch.setattr(Codec, "decoder_graph", lambda _codec: graphs[0])
-    monkeypatch.setattr(Codec, "encoder_graph", lambda _codec: graphs[1])
+    for name, graph in zip(("decoder_graph", "encoder_graph"), graphs, strict=True):
+        original = getattr(Codec, name)
+
+        def made(codec: Codec, *dtype: Any, graph: bytes = graph, original: Any = original) -> bytes:
+            return original(codec, *dtype) if dtype else graph
+
+        monkeypatch.setattr(Codec, name, made)
 
 
 @pytest.fixture
