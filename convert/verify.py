@@ -28,7 +28,7 @@ from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
-from .checkpoint.source_path import SourcePath
+from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import read_tokenizer
 from .codec import Codec
 from .rows import RowReader

@@ -180,7 +180,8 @@ code.interact pickle.loads webbrowser.open timeit.timeit os.path.join _posixsubp
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", ATTACKS.split())
 def test_what_no_checkpoint_needs_is_refused_by_name(tmp_path: Path, name: str, protocol: int) -> None:
-    path = save_pickled(tmp_path / "x.pt", asking(*name.rsplit(".", 1), protocol))
+    module, attribute = name.rsplit(".", 1)
+    path = save_pickled(tmp_path / "x.pt", asking(module, attribute, protocol))
     with pytest.raises(CheckpointError) as caught:
         PickleFile(path)
     assert str(caught.value).startswith(
@@ -235,7 +236,7 @@ def test_the_pickle_written_here_is_torchs(tmp_path: Path) -> None:
     ids=str,
 )  # fmt: skip
 def test_tensors_that_are_not_in_their_storage(tmp_path: Path, change: dict[str, Any]) -> None:
-    path = save_pickled(tmp_path / "x.pt", pickled_tensor(**{**tensor_of(), **change}))  # type: ignore[arg-type]
+    path = save_pickled(tmp_path / "x.pt", pickled_tensor(**{**tensor_of(), **change}))
     with pytest.raises(
         CheckpointError, match=r"x\.pt: (refused: not a plain dictionary|tensor x has dtype F32 repeated)"
     ):
