@@ -78,7 +78,7 @@ _REBUILD: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_tensor_v2"): _view,
     Name("torch._utils", "_rebuild_tensor_v3"): _view_of_bytes,
     Name("torch._utils", "_rebuild_qtensor"): lambda *args: _view(*args[:4], dtype="a quantised integer"),
-    Name("torch._tensor", "_rebuild_from_type_v2"): lambda function, _, arguments, *__: _REBUILD[function](*arguments),
+    Name("torch._tensor", "_rebuild_from_type_v2"): lambda function, _, arguments, *__: _rebuilt(function, arguments),
     Name("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     Name("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
     Name("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): lambda data, *_: data,
@@ -86,6 +86,10 @@ _REBUILD: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_meta_tensor_no_storage"): _without_data("none: it has no data, as on 'meta'", 1),
     Name("torch._utils", "_rebuild_wrapper_subclass"): _without_data("of a wrapper (a part of a sharded tensor?)", 2),
 }
+
+
+def _rebuilt(function: Any, arguments: Any) -> Any:
+    return _REBUILD[function](*arguments) if function in _REBUILD else None
 
 
 def is_pickle(head: bytes) -> bool:
@@ -133,7 +137,7 @@ class PickleFile(TensorFile):
         if len(members) < len(self._zip.infolist()):
             raise ValueError("a member of the zip is there twice")
         root = _root(members)
-        order = self._zip.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        order = self._zip.open(f"{root}byteorder").read(9) if f"{root}byteorder" in members else b"little"
         if order != b"little":
             raise CheckpointError(f"{self._path}: saved on a big-endian machine: save it anew on another")
         storages: dict[str, Storage] = {}
