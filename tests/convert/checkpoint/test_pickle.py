@@ -24,6 +24,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miso_gguf.convert.checkpoint import unpickle
 from miso_gguf.convert.checkpoint.pickle import PickleFile
 from miso_gguf.core.errors import CheckpointError
 
@@ -127,6 +128,44 @@ def test_a_zip_that_was_packed_again(tmp_path: Path, kind: int) -> None:
         np.testing.assert_array_equal(store.read(name, len(rows) - 1, len(rows)), rows[-1:])
     assert store.position("a.weight") < store.position("a.scale") < store.position("head")
     store.close()
+
+
+class _Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.mark}'",)
+
+
+def _save_zip(value: object, path: Path) -> None:
+    torch.save(value, path)
+
+
+def _save_legacy(value: object, path: Path) -> None:
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+def _save_bare(value: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("save", [_save_zip, _save_legacy, _save_bare])
+@pytest.mark.parametrize("where", ["value", "nested", "alone"])
+def test_malicious_pickles_are_refused_and_not_run(tmp_path: Path, save: Any, where: str) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "ckpt.pt"
+    evil = _Malicious(mark)
+    save({"value": {**STATE, "x": evil}, "nested": {"model": {"x": evil}}, "alone": evil}[where], path)
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt: refused: not a plain dictionary of tensors") as caught:
+        PickleFile(path)
+    assert not mark.exists()
+    # torch's own message advises to load it without the protection.
+    assert "weights_only" not in str(caught.value)
+    if save is not _save_bare:
+        assert f"(it asks for {os.system.__module__}.system)" in str(caught.value)
+        # It would have run: the test is worth something.
+        torch.load(path, weights_only=False)
+        assert mark.exists()
 
 
 def asking(module: str, name: str, protocol: int) -> bytes:
@@ -245,7 +284,6 @@ HOSTILE = {
     "a name of numbers": _NUMBER + _NUMBER + b"\x93",
     "rebuilt of nothing": b"ctorch._utils\n_rebuild_tensor_v2\n)R",
     "rebuilt of itself": b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00(h\x00N(h\x00N)Nt" + b"NtR",
-    "millions of instructions": b"N0" * 1_100_000,
 }
 
 
@@ -253,6 +291,18 @@ HOSTILE = {
 def test_pickles_made_to_break_their_reader(tmp_path: Path, what: str) -> None:
     path = save_pickled(tmp_path / "x.pt", b"\x80\x04" + HOSTILE[what] + b".")
     with pytest.raises(CheckpointError, match=r"x\.pt: (refused: not a plain dictionary|not a state dict)"):
+        PickleFile(path)
+
+
+def test_pickles_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_pickled(tmp_path / "x.pt", b"\x80\x04" + b"N0" * 1000 + b"N.")
+    with pytest.raises(CheckpointError, match="there is no tensor in it"):
+        PickleFile(path)
+    monkeypatch.setattr(unpickle, "_MAX_INSTRUCTIONS", 2000)
+    with pytest.raises(CheckpointError, match="a pickle of more than 2000 instructions"):
+        PickleFile(path)
+    monkeypatch.setattr(unpickle, "MAX_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="a pickle of more than 1000 bytes"):
         PickleFile(path)
 
 
