@@ -1,10 +1,13 @@
 """`.pt` checkpoints: the rows that torch reads, without torch, and no code of theirs is run."""
 
 import argparse
+import configparser
 import datetime
 import enum
 import errno
 import functools
+import inspect
+import logging
 import os
 import pickle
 import sys
@@ -390,6 +393,9 @@ HARMLESS: dict[str, object] = {
     "deque": deque([1, 2], maxlen=3),
     "complex": 1 + 2j,
     "simple": types.SimpleNamespace(a=1),
+    "config": configparser.ConfigParser(),
+    "nothing": inspect.Parameter.empty,
+    "logger": logging.getLogger("x"),
 }
 
 
