@@ -9,6 +9,7 @@ import math
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from io import BufferedReader, FileIO
 from typing import Any
@@ -25,7 +26,7 @@ _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, ArithmeticError, RuntimeError,
-            MemoryError, struct.error, zipfile.BadZipFile, zipfile.LargeZipFile)  # fmt: skip
+            MemoryError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 _DTYPES = {
@@ -136,6 +137,8 @@ class PickleFile(TensorFile):
         members = {info.filename: info for info in self._zip.infolist()}
         if len(members) < len(self._zip.infolist()):
             raise ValueError("a member of the zip is there twice")
+        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members.values()):
+            raise ValueError("a zip that is compressed as torch never does")
         root = _root(members)
         order = self._zip.open(f"{root}byteorder").read(9) if f"{root}byteorder" in members else b"little"
         if order != b"little":

@@ -131,6 +131,24 @@ def test_a_zip_that_was_packed_again(tmp_path: Path, kind: int) -> None:
         np.testing.assert_array_equal(store.read(name, len(rows) - 1, len(rows)), rows[-1:])
     assert store.position("a.weight") < store.position("a.scale") < store.position("head")
     store.close()
+    with zipfile.ZipFile(tmp_path / "y") as packed, zipfile.ZipFile(tmp_path / "z", "w", zipfile.ZIP_LZMA) as out:
+        out.writestr("x/data.pkl", packed.read("x/data.pkl"))
+    with pytest.raises(CheckpointError, match="compressed as torch never does"):
+        PickleFile(tmp_path / "z")
+
+
+def test_damaged_compressed_storages(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickled_tensor(**tensor_of()))  # type: ignore[arg-type]
+        archive.writestr("x/data/0", bytes(64))
+        place = archive.getinfo("x/data/0").header_offset + 30 + len("x/data/0")
+    content = bytearray((tmp_path / "x.pt").read_bytes())
+    content[place] = 0xFF
+    (tmp_path / "x.pt").write_bytes(content)
+    store = PickleFile(tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt: reading tensor x failed \("):
+        store.read("x", 0, 2)
+    store.close()
 
 
 class _Malicious:
