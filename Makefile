@@ -43,8 +43,9 @@ check: $(STAMPS)/dev  ## ruff, mypy --strict, and whether the tables of files ar
 	MYPYPATH=$(MYPY_PATH):docs:tests:benchmarks:benchmarks/gpu $(BIN)/mypy --explicit-package-bases docs tests benchmarks
 	$(BIN)/python docs/file_tables.py --check
 
-docs: $(STAMPS)/dev  ## write the tables of files in README and docs
+docs: $(STAMPS)/dev  ## write the tables of files in README and docs, and docs/inputs.md
 	$(BIN)/python docs/file_tables.py
+	PYTHONPATH=tests $(BIN)/python docs/inputs.py
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .

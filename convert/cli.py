@@ -62,6 +62,7 @@ def _common(command: Command) -> Command:
     for option in (
         click.option("--revision", metavar="REV", help="Branch, tag or commit, where CHECKPOINT is a hub repo."),
         click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
+        click.option("--key", metavar="NAME", help="Where in CHECKPOINT the weights are, if it holds several: ema."),
         click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):
@@ -102,6 +103,7 @@ def _common(command: Command) -> Command:
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
+@click.option("--allow-zero", is_flag=True, help="Convert weights that are zero in bulk as they are.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; fetch and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @_common
@@ -118,24 +120,26 @@ def convert(
     imatrix_backbone: Path | None,
     imatrix_decoder: Path | None,
     allow_nonfinite: bool,
+    allow_zero: bool,
     dry_run: bool,
     as_json: bool,
     revision: str | None,
     config: Path | None,
+    key: str | None,
     threads: int,
     debug: bool,
 ) -> int:
     """Turn CHECKPOINT into a bundle of GGUF and ONNX files.
 
-    CHECKPOINT is a .safetensors or .pt file, a directory that holds one, a Hugging Face repo id, or 'tiny' (the small
-    model that needs no download).
+    CHECKPOINT is a .safetensors file or one that torch.save wrote, a directory that holds one, a Hugging Face repo id,
+    or 'tiny' (the small model that needs no download).
     """
     if not levels and not force:
         raise click.UsageError("Missing option '--quant'.")
     request = Request(
-        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, force=force, name=name
+        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero, force, name
     )
-    opens = partial(open_checkpoint, config=config)
+    opens = partial(open_checkpoint, config=config, key=key)
     sources_of = resolve(
         checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens
     )
@@ -206,6 +210,7 @@ def verify(
     as_json: bool,
     revision: str | None,
     config: Path | None,
+    key: str | None,
     threads: int,
     debug: bool,
 ) -> int:
@@ -231,7 +236,7 @@ def verify(
             raise click.UsageError("--revision is of CHECKPOINT: pass the repository too")
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
-        opens = partial(open_checkpoint, config=config)
+        opens = partial(open_checkpoint, config=config, key=key)
         made_from = manifest.sources_of("checkpoint")
         sources_of = resolve_for_verify(
             checkpoint, mimi, tokenizer, revision, made_from=made_from, progress=progress_bar, opens=opens
@@ -243,7 +248,7 @@ def verify(
         except OtherCheckpointError as error:
             findings = verify_bundle(directory, manifest, None, threads, progress_bar)
             findings.append(Finding("source", checkpoint, str(error), ok=False))
-    given = {"--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
+    given = {"--key": key, "--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
     mending = mends(directory, manifest, findings, checkpoint or "CHECKPOINT", given)
     return _print_findings(directory, findings, mending, as_json)
 

@@ -1,6 +1,7 @@
 """The two Mimi graphs of a bundle, from a Mimi checkpoint or from the codec tensors inside a CSM checkpoint."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,17 +9,22 @@ from typing import TYPE_CHECKING
 
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
-from ..models.mimi import mimi_shapes, recognise_mimi
+from ..models.mimi import codebook_names, mimi_shapes, recognise_mimi
+from .checkpoint.foreign import CODEC, refuse_tensors
 from .checkpoint.hf_layout import check_mimi_config
 from .checkpoint.open import Checkpoint, open_store
-from .checkpoint.source_path import SourcePath
-from .mimi.weights import Weights, kyutai_shapes, mimi_weights
+from .checkpoint.tensor_store import SourcePath
+from .checkpoint.wrapping import Unwrapped, unwrap
+from .checkpoint.zeros import refuse_arrays
+from .mimi.weights import ANCHORS, Weights, kyutai_shapes, mimi_weights
 
 if TYPE_CHECKING:
     from .mimi.graph import WeightDtype
 
 DECODER_NAME = "mimi-decoder.onnx"
 ENCODER_NAME = "mimi-encoder.onnx"
+
+log = logging.getLogger(__name__)
 
 _GRAPH_BYTES, _GRAPH_LAYER_BYTES = 64_000, 15_300
 """Of both graphs without their weights: of convolutions and quantiser, and of a layer of the transformers.
@@ -55,7 +61,8 @@ class Codec:
     Raises `CheckpointError` if there is no codec, or not one for this model.
     """
 
-    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint) -> None:
+    def __init__(self, path: SourcePath | None, checkpoint: Checkpoint, allow_zero: bool = False) -> None:
+        self._allow_zero = allow_zero
         self._path = path
         self._checkpoint = checkpoint
         if path is None and not checkpoint.codec_shapes:
@@ -64,7 +71,11 @@ class Codec:
         if path is not None:
             _check_config_beside(path)
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
-        found = recognise_mimi(kyutai_shapes(shapes))
+        try:
+            found = recognise_mimi(kyutai_shapes(shapes))
+        except CheckpointError:
+            refuse_tensors(shapes, self._name, CODEC)
+            raise
         spec = checkpoint.spec
         if found.codebooks < spec.codebooks or found.cardinality > spec.audio_vocab:
             raise CheckpointError(
@@ -110,14 +121,14 @@ class Codec:
         return export_encoder(self.spec, self._weights(_in_encoder), "float32")
 
     def _open_shapes(self, path: SourcePath) -> dict[str, tuple[int, ...]]:
-        store = open_store(path)
-        try:
-            return dict(store.shapes)
-        finally:
-            store.close()
+        codec = _open(path)
+        if codec.note:
+            log.warning("%s", codec.note)
+        codec.store.close()
+        return dict(codec.store.shapes)
 
     def _weights(self, wanted: Callable[[str], bool]) -> Weights:
-        store = self._checkpoint.store if self._path is None else open_store(self._path)
+        store = self._checkpoint.store if self._path is None else _open(self._path).store
         try:
             names = self._checkpoint.codec_shapes if self._path is None else store.shapes
             tensors: dict[str, F32Array] = {}
@@ -126,7 +137,19 @@ class Codec:
                 if shape:
                     tensors[name] = store.read(name, 0, shape[0])
             weights = mimi_weights(tensors, self.spec)[1]
+            if not self._allow_zero:
+                books = {f"{name}.embedding_sum" for name in codebook_names(self.spec)}
+                refuse_arrays(weights, books, self._name)
             return {name: array for name, array in weights.items() if wanted(name)}
         finally:
             if self._path is not None:
                 store.close()
+
+
+def _open(path: SourcePath) -> Unwrapped:
+    store = open_store(path)
+    try:
+        return unwrap(store, path, ANCHORS, choose="save the one that is meant alone, and pass that with --mimi")
+    except BaseException:
+        store.close()
+        raise

@@ -19,8 +19,9 @@ from ..models.spec import ModelSpec
 from ..models.tensors import PARTS, Part, gguf_tensors
 from ..native.ggml import quantize
 from .checkpoint.open import Checkpoint
-from .checkpoint.source_path import SourcePath
+from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import check_tokenizer, gguf_keys, read_tokenizer
+from .checkpoint.zeros import refuse_sampled
 from .codec import DECODER_NAME, ENCODER_NAME, Codec
 from .existing import Found, check_existing, check_imatrices, check_newer, look, named
 from .gguf_header import tokenizer_keys
@@ -47,6 +48,7 @@ class Request:
     imatrix_decoder: Path | None = None
     threads: int = 2
     allow_nonfinite: bool = False
+    allow_zero: bool = False
     force: Sequence[Level] = ()
     """To be written anew, whatever is there."""
     name: str | None = None
@@ -137,9 +139,9 @@ def plan_conversion(
     metadata = read_tokenizer(tokenizer)
     check_tokenizer(metadata, spec)
     keys = tokenizer_keys(gguf_keys(metadata))
-    codec = Codec(mimi, checkpoint)
+    codec = Codec(mimi, checkpoint, request.allow_zero)
     imatrices = _imatrices(checkpoint, request)
-    reader = RowReader(checkpoint, request.allow_nonfinite)
+    reader = RowReader(checkpoint, request.allow_nonfinite, request.allow_zero)
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
     is_compared = existing is not None
     fingerprint = _fingerprint(checkpoint, directory, existing)
@@ -168,6 +170,8 @@ def plan_conversion(
     if existing is not None:
         check_newer(directory, existing, levels, forced)
         check_imatrices(directory, existing, levels, stays)
+    if plans and not request.allow_zero:
+        refuse_sampled(checkpoint)
     return Conversion(
         directory=directory,
         checkpoint=checkpoint,

@@ -16,6 +16,7 @@ from ..core.errors import BundleError, CheckpointError
 from ..core.files import file_sha256
 from ..models.tensors import GgufTensor
 from ..native.gguf_file import GgufFile
+from .checkpoint.foreign import IMATRIX, refuse_file
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -69,6 +70,7 @@ def _open(path: Path) -> GgufFile:
     except BundleError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from error
+        refuse_file(path, IMATRIX)
         reason = error.__cause__ or "truncated, damaged, or of another format"
         raise CheckpointError(f"{path}: not an imatrix in GGUF format ({reason})") from error
 

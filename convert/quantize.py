@@ -66,7 +66,7 @@ def run_pass(
     """Write the tensor data of all `files`, whose headers are written, in one pass over the checkpoint.
 
     `reached(file, offset)` is told where the pass reads. Raises `CheckpointError` on weights that cannot be
-    represented, `OSError` when a disk is full.
+    represented or are zero in bulk, `OSError` when a disk is full.
     """
 
     def make(chunk: _Chunk) -> Mapping[GGMLQuantizationType, U8Array]:
@@ -88,6 +88,7 @@ def run_pass(
             for _, future in window:
                 future.cancel()
             raise
+    reader.refuse_zeros()
 
 
 def _chunks(reader: RowReader, files: Sequence[tuple[GgufPlan, Sink]]) -> Iterator[_Chunk]:

@@ -1,4 +1,4 @@
-"""The rows of a GGUF tensor, made from the checkpoint a few at a time, checked for NaN, Inf and F16 overflow."""
+"""The rows of a GGUF tensor, made from the checkpoint a few at a time, checked for NaN, Inf and zeros."""
 
 import math
 
@@ -9,6 +9,7 @@ from ..core.errors import CheckpointError
 from ..models.spec import rope_factors
 from ..models.tensors import GgufTensor, Projected, RopeFactors, Rows, StackedHeads
 from .checkpoint.open import Checkpoint
+from .checkpoint.zeros import ZeroRows
 
 _CHUNK_WEIGHTS = 1 << 20
 """4 MiB of float32: stays in a core's cache between reading, checking and quantising."""
@@ -17,8 +18,9 @@ _CHUNK_WEIGHTS = 1 << 20
 class RowReader:
     """Reads any `GgufTensor` of one checkpoint. Safe from several threads."""
 
-    def __init__(self, checkpoint: Checkpoint, allow_nonfinite: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, allow_nonfinite: bool = False, allow_zero: bool = False) -> None:
         self._checkpoint = checkpoint
+        self._zeros = None if allow_zero else ZeroRows(checkpoint)
         self._allow_nonfinite = allow_nonfinite
         self._projection: F32Array | None = None
 
@@ -68,6 +70,11 @@ class RowReader:
             case RopeFactors():
                 return np.array([rope_factors(self._checkpoint.spec, source.head_dim)], np.float32)
 
+    def refuse_zeros(self) -> None:
+        """Raises `CheckpointError` if too much of what was read is zero."""
+        if self._zeros:
+            self._zeros.refuse()
+
     def _projection_of(self, source: Projected) -> F32Array:
         if self._projection is None:
             rows = self._checkpoint.shapes[source.projection][0]
@@ -86,6 +93,8 @@ class RowReader:
 
     def _checked(self, name: str, start: int, stop: int) -> F32Array:
         rows = self._checkpoint.read(name, start, stop)
+        if self._zeros:
+            self._zeros.look(name, start, rows)
         # NaN wins every comparison in numpy's min and max, so two passes find NaN and Inf alike.
         if not self._allow_nonfinite and not (math.isfinite(rows.min()) and math.isfinite(rows.max())):
             bad = np.argwhere(~np.isfinite(rows.reshape(rows.shape[0], -1)))

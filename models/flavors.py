@@ -4,6 +4,7 @@ Source of the dimensions: the torchtune flavours of the Sesame CSM and MisoTTS u
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..core.errors import CheckpointError
 from .spec import ModelSpec, TransformerSpec
@@ -34,7 +35,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> ModelSpec:
     """The known model whose tensors best match `shapes` (upstream names), decided by its widest tensors.
 
     Only the shapes of embeddings, projection and heads decide, so that a checkpoint with a missing or
-    mis-shaped tensor is still recognised and the problem can be named. Raises `CheckpointError` if none matches.
+    mis-shaped tensor is still recognised and the problem can be named. The text embeddings may have any number of rows:
+    fine-tunes add tokens, trainers pad. Raises `CheckpointError` if none matches.
     """
     keys = ("text_embeddings.weight", "audio_embeddings.weight", "projection.weight", "audio_head")
     best, best_votes = None, 0
@@ -50,4 +52,5 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> ModelSpec:
             f"these tensor shapes are of no known model ({known}); found {found}. "
             "If it is a model of the CSM design, pass its dimensions with --config FILE."
         )
-    return best
+    text = shapes.get("text_embeddings.weight", ())
+    return replace(best, text_vocab=text[0]) if text[1:] == (best.backbone.embed_dim,) and text[0] else best

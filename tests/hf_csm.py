@@ -71,4 +71,7 @@ def random_csm(*, tied: bool = True) -> CsmForConditionalGeneration:
             else:
                 # Logits of a spread of about 3 and attention that is neither flat nor saturated.
                 parameter.normal_(std=(2.0 if "q_proj" in name or "k_proj" in name else 1.5) / WIDTH**0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("embed_sum"):  # transformers' codebooks are zeros before they are trained
+                buffer.normal_()
     return model

@@ -45,7 +45,6 @@ _GLOBAL = {
     "codebook0_head.weight": ("lm_head.weight",),
     "audio_head": ("depth_decoder.codebooks_head.weight",),
 }
-_BUFFERS = ("audio_tokens_offsets", "rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
 
 
 def hf_sources(spec: ModelSpec, names: Collection[str] = ()) -> dict[str, TensorSource]:
@@ -88,10 +87,9 @@ def completed(spec: ModelSpec, names: Collection[str]) -> ModelSpec:
 def hf_ignored(name: str) -> bool:
     """Whether a tensor that `hf_sources` does not list may be passed over.
 
-    That is the codec's, and buffers that are computed anew. A tensor under a second name is not: which is meant cannot
-    be known.
+    That is the codec's. A tensor under a second name is not: which is meant cannot be known.
     """
-    return name.startswith(CODEC_PREFIX) or name.endswith(_BUFFERS)
+    return name.startswith(CODEC_PREFIX)
 
 
 def hf_other_name(name: str, names: Collection[str]) -> str | None:
@@ -173,9 +171,13 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         )
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    known = (replace(spec, name=flavor.name, prompt=flavor.prompt) for flavor in FLAVORS.values())
-    named = next((candidate for candidate in known if candidate in FLAVORS.values()), spec)
-    return replace(named, tied_audio_embeddings=bool(tied))
+    flavor = next((flavor for flavor in FLAVORS.values() if _is_of(spec, flavor)), spec)
+    return replace(spec, name=flavor.name, prompt=flavor.prompt, tied_audio_embeddings=bool(tied))
+
+
+def _is_of(spec: ModelSpec, flavor: ModelSpec) -> bool:
+    """Whether the dimensions are a known model's, but for rows of text embeddings, which fine-tunes add."""
+    return replace(spec, name=flavor.name, prompt=flavor.prompt, text_vocab=flavor.text_vocab) == flavor
 
 
 def check_mimi_config(config: Mapping[str, Any], prefix: str = "") -> None:

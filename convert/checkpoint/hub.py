@@ -15,9 +15,10 @@ from ...hub.cache import Progress
 from ...hub.fetch import Hub, Repository, is_repo_id, no_progress
 from ...models.mimi import MIMI_NAME
 from ...models.synthetic import TOKENIZER_NAME
+from .foreign import refuse_directory
 from .layouts import CONFIG_NAMES
 from .sharded import INDEX_NAME, read_index
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 
 GATED_REPO = "meta-llama/Llama-3.2-1B"
 TOKENIZER_REPOS = ("unsloth/Llama-3.2-1B", GATED_REPO)
@@ -61,7 +62,13 @@ class Places:
         return place / name
 
     def checkpoint_in(self, repository: Repository) -> SourcePath:
-        """A look at a repository's checkpoint: that all of its files are there, and that one is let in."""
+        """A look at a repository's checkpoint: that it is one, all of its files are there, and that one is let in."""
+
+        def read(name: str) -> bytes | None:
+            there = name in repository.files
+            return repository.look(name, PASS_CHECKPOINT).read_bytes() if there else None
+
+        refuse_directory(repository.files, read, repository)
         try:
             name = _checkpoint_name(repository.files, repository)
         except CheckpointError:

@@ -19,8 +19,8 @@ from ...models.flavors import recognise
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
 from . import hf_layout
-from .source_path import SourcePath
-from .tensor_store import Shape, TensorSource
+from .foreign import CONFIG, refuse_file
+from .tensor_store import Shape, SourcePath, TensorSource
 
 _MAX_LAYERS = 1000
 """A config is data from strangers: the tensor table is written out layer by layer."""
@@ -41,6 +41,8 @@ class Layout:
     """Raises `CheckpointError` or `ValueError` on a config that no bundle could express."""
     sources: Callable[[ModelSpec, Collection[str]], Mapping[str, TensorSource]]
     """Of every upstream tensor, where it is among a checkpoint's names."""
+    anchors: tuple[str, ...] = ()
+    """Some of the names, by which weights are found where they lie under a prefix."""
     config_name: str | None = None
     """The file beside the checkpoint without which its dimensions are not known."""
     completed: Callable[[ModelSpec, Collection[str]], ModelSpec] = lambda spec, _names: spec
@@ -61,6 +63,15 @@ UPSTREAM = Layout(
     has_config=lambda config: "backbone" in config,
     spec_from_config=lambda config: ModelSpec.from_dict(dict(config)),
     sources=lambda spec, _names: {name: TensorSource(name) for name in checkpoint_shapes(spec)},
+    anchors=(
+        "backbone.norm.scale",
+        "decoder.norm.scale",
+        "text_embeddings.weight",
+        "audio_embeddings.weight",
+        "projection.weight",
+        "codebook0_head.weight",
+        "audio_head",
+    ),
 )
 """torchtune's names, as Miso and Sesame publish them; its config is a model spec as the manifest has it."""
 
@@ -70,6 +81,13 @@ HUGGING_FACE = Layout(
     has_config=lambda config: "backbone" not in config,  # what it lacks is named
     spec_from_config=hf_layout.spec_from_config,
     sources=hf_layout.hf_sources,
+    anchors=(
+        "backbone_model.norm.weight",
+        "depth_decoder.model.norm.weight",
+        "depth_decoder.model.inputs_embeds_projector.weight",
+        "depth_decoder.codebooks_head.weight",
+        "lm_head.weight",
+    ),
     config_name="config.json",
     completed=hf_layout.completed,
     unpermuted=hf_layout.unpermute_rows,
@@ -82,6 +100,11 @@ HUGGING_FACE = Layout(
 LAYOUTS = (HUGGING_FACE, UPSTREAM)
 """In the order in which they are tried."""
 CONFIG_NAMES = tuple(layout.config_name for layout in LAYOUTS if layout.config_name)
+
+
+def anchors() -> list[tuple[str, ...]]:
+    """Each layout's, for `wrapping.unwrap`."""
+    return [layout.anchors for layout in LAYOUTS]
 
 
 def layout_of(names: Collection[str]) -> Layout:
@@ -111,6 +134,14 @@ def spec_of(
 
 
 def _read_config(layout: Layout, path: SourcePath) -> ModelSpec:
+    try:
+        return _config_of(layout, path)
+    except CheckpointError:
+        refuse_file(path, CONFIG)
+        raise
+
+
+def _config_of(layout: Layout, path: SourcePath) -> ModelSpec:
     try:
         config: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:

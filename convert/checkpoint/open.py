@@ -4,19 +4,25 @@ What layouts there are is `layouts.py`'s business, where the files come from, an
 """
 
 import hashlib
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Container
+from contextlib import suppress
 from pathlib import Path
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
-from .layouts import UPSTREAM, Layout, layout_of, spec_of
-from .pickle import PickleFile
-from .safetensors import SafetensorsFile
-from .sharded import INDEX_NAME, ShardedFiles
-from .source_path import SourcePath
-from .tensor_store import Shape, TensorStore
+from .directory import checkpoint_name, shards_of
+from .foreign import refuse_directory, refuse_file, refuse_tensors
+from .layouts import UPSTREAM, Layout, anchors, layout_of, spec_of
+from .sharded import ShardedFiles, head_of, open_file
+from .tensor_store import Shape, SourcePath, TensorStore
+from .wrapping import unwrap
+
+_INDEX = ".index.json"
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoint:
@@ -79,18 +85,29 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def open_checkpoint(path: SourcePath, config: Path | None = None) -> Checkpoint:
-    """Open the checkpoint at `path`: a `.safetensors` or `.pt` file, or a directory that holds one.
+def open_checkpoint(path: SourcePath, config: Path | None = None, key: str | None = None) -> Checkpoint:
+    """Open the checkpoint at `path`: a file that `torch.save` or safetensors wrote, or a directory that holds one.
 
     `config` is a Hugging Face `config.json`, or a model spec as in the manifest, for dimensions that cannot be
-    recognised. Raises `CheckpointError`, listing all missing, unknown and mis-shaped tensors at once.
+    recognised. `key` says where in the file the weights are, if there are several (`ema`). Raises `CheckpointError`,
+    listing all missing, unknown and mis-shaped tensors at once.
     """
     store = open_store(path)
     try:
+        unwrapped = unwrap(store, path, anchors(), key)
+        if unwrapped.note:
+            log.warning("%s", unwrapped.note)
+        store = unwrapped.store
         directory = path if path.is_dir() else path.parent
         layout = layout_of(store.shapes)
         checkpoint = Checkpoint(store, spec_of(layout, store.shapes, config, directory, path), layout)
         _check_shapes(checkpoint, path)
+    except CheckpointError:
+        store.close()
+        if isinstance(path, Path):
+            _refuse_folder(path)
+        refuse_tensors(store.shapes, path)
+        raise
     except BaseException:
         store.close()
         raise
@@ -98,35 +115,58 @@ def open_checkpoint(path: SourcePath, config: Path | None = None) -> Checkpoint:
 
 
 def open_store(path: SourcePath) -> TensorStore:
-    """The tensors of a file, or of the one checkpoint in a directory. Raises `CheckpointError`."""
+    """The tensors of a file, or of the one checkpoint in a directory, as it names them. Raises `CheckpointError`."""
     if isinstance(path, Path) and path.is_dir():
-        path = _checkpoint_in(path)
+        try:
+            path = _checkpoint_in(path)
+        except CheckpointError:
+            _refuse_folder(path)
+            raise
     if not path.exists():
+        refuse_file(path)
         raise CheckpointError(f"{path}: no such file")
-    if path.name.endswith(".index.json"):
+    head = b"" if path.name.endswith(_INDEX) else head_of(path)
+    if path.name.endswith(_INDEX) or _is_json(head):
         return ShardedFiles(path)
-    if path.suffix in (".pt", ".pth", ".bin"):
-        return PickleFile(path)
-    return SafetensorsFile(path)
+    shards = shards_of(path.name, _Beside(path), path.parent)
+    return open_file(path, head) if len(shards) == 1 else ShardedFiles(path, shards)
+
+
+class _Beside(Container[str]):
+    """The names of the files where a file is."""
+
+    def __init__(self, path: SourcePath) -> None:
+        self._directory = path.parent
+
+    def __contains__(self, name: object) -> bool:
+        return (self._directory / str(name)).exists()
+
+
+def _is_json(head: bytes) -> bool:
+    # A safetensors file may begin with the same byte, of a length.
+    return bool(head) and head.lstrip()[:1] == b"{" and head.lstrip()[1:].lstrip()[:1] == b'"'
 
 
 def _checkpoint_in(directory: Path) -> Path:
-    for name in (INDEX_NAME, "model.safetensors", "ckpt.pt"):
-        if (directory / name).exists():
-            return directory / name
     try:
-        files = sorted(directory.iterdir())
+        names = [file.name for file in directory.iterdir()]
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be listed ({error.strerror or error})") from error
-    found = [file for file in files if file.name.endswith(".safetensors.index.json")]
-    found = found or [file for file in files if file.suffix in (".safetensors", ".pt", ".pth")]
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise CheckpointError(
-            f"{directory}: expected one checkpoint (model.safetensors, {INDEX_NAME} or a .pt file), found {names}. "
-            "Pass the file itself."
-        )
-    return found[0]
+    return directory / checkpoint_name(names, directory)
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raises `CheckpointError` if a folder, or that of a file, which cannot be used is known for something else."""
+    directory = path if path.is_dir() else path.parent
+
+    def read(name: str) -> bytes | None:
+        try:
+            return (directory / name).read_bytes()
+        except OSError:
+            return None
+
+    with suppress(OSError):
+        refuse_directory([file.name for file in path.iterdir()] if path.is_dir() else [], read, path)
 
 
 def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:
@@ -138,7 +178,7 @@ def _check_shapes(checkpoint: Checkpoint, path: SourcePath) -> None:
     unknown = [name for name in found if name not in expected and not layout.is_ignored(name)]
     wrong = [name for name in expected if name in found and tuple(found[name]) != expected[name]]
     # transformers, which reads shards without their index, would take these as well.
-    left_out = checkpoint.store.left_out if isinstance(checkpoint.store, ShardedFiles) else ()
+    left_out = checkpoint.store.left_out
     beside = [name for name in left_out if name in expected or layout.other_name(name, expected)]
     problems = [
         *(f"  left out by the index  {name}: it is in a shard, remove it there or name it" for name in beside),

@@ -1,145 +1,279 @@
-"""A PyTorch `.pt` checkpoint, opened with `weights_only`: no code in the file is ever run. Needs torch.
+"""A checkpoint that `torch.save` wrote, read lazily, without torch, and without running what is in it.
 
-Of one on the hub, which is only looked at, shapes and types are read and no data.
+Two formats: the zip of torch 1.6 and later (a pickle, and a member for each storage), and the one before it (pickles,
+and the storages one after another). Source: torch/serialization.py.
 """
 
-import importlib
+import io
+import math
 import re
-import warnings
-from collections.abc import Mapping, Sequence
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from io import BufferedReader, FileIO
 from typing import Any
 
-import numpy as np
-
-from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
 from ...hub.path import HubPath
-from .source_path import SourcePath
-from .tensor_store import Shape, is_plain_name
+from .tensor_store import ITEM_BYTES, Bytes, Entry, TensorFile, is_plain_name, is_plausible, size_of
+from .unpickle import MAX_BYTES, Name, Storage, Tensor, UnusablePickleError, unpickle
+from .wrapping import flatten
 
-_DTYPES = ("float32", "float16", "bfloat16")
-_ZIP_MAGIC = b"PK\x03\x04"
-_SAFE_TORCH = (2, 6)
-"""Before it, `weights_only` could be made to run code (CVE-2025-32434)."""
-
-
-class PickleFile:
-    """An open `.pt` file: memory-mapped, or read whole if it is of the format before torch 1.6."""
-
-    def __init__(self, path: SourcePath) -> None:
-        self._path = path
-        self._tensors: dict[str, Any] = _load(path)
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        self._starts, start = {}, 0
-        for name, tensor in self._tensors.items():
-            self._starts[name] = start
-            start += tensor.numel() * tensor.element_size()
-
-    @property
-    def files(self) -> Sequence[SourcePath]:
-        """The one file."""
-        return (self._path,)
-
-    @property
-    def shapes(self) -> Mapping[str, Shape]:
-        """Every tensor's shape."""
-        return self._shapes
-
-    def position(self, name: str, row: int = 0) -> tuple[int, int]:
-        """(0, about where the row is): torch saves tensors in the order of their dictionary."""
-        tensor = self._tensors[name]
-        row_bytes = tensor.numel() // max(1, len(tensor)) * tensor.element_size() if tensor.ndim else 0
-        return 0, self._starts[name] + row * row_bytes
-
-    def check_dtype(self, name: str) -> None:
-        """Raises `CheckpointError` on an unsupported dtype."""
-        dtype = str(self._tensors[name].dtype).removeprefix("torch.")
-        if dtype not in _DTYPES:
-            raise CheckpointError(
-                f"{self._path}: tensor {name} has dtype {dtype}; supported are {', '.join(_DTYPES)}. "
-                "Save the checkpoint in one of these."
-            )
-
-    def read(self, name: str, start: int, stop: int) -> F32Array:
-        """Rows `[start, stop)` as float32. Raises `CheckpointError` on an unsupported dtype."""
-        tensor = self._tensors[name]
-        self.check_dtype(name)
-        rows = tensor[start:stop] if tensor.ndim else tensor.reshape(1)[start:stop]
-        # force: a saved nn.Parameter requires a gradient.
-        return np.array(rows.float().numpy(force=True), dtype=np.float32, order="C")
-
-    def close(self) -> None:
-        """Drop the mapping."""
-        self._tensors = {}
+_ZIP = b"PK\x03\x04"
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+"""What the format without a zip begins with, pickled."""
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, ArithmeticError, RuntimeError,
+            MemoryError, struct.error, zipfile.BadZipFile, zipfile.LargeZipFile)  # fmt: skip
 
 
-def _load(path: SourcePath) -> dict[str, Any]:
-    torch = _import_torch(path)
-    try:
-        with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror or error})") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of no use to whoever did not write the file
-            if isinstance(path, HubPath):
-                state = _without_data(torch, path, is_zip)
-            else:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch raises a dozen kinds for one meaning
-        raise CheckpointError(
-            f"{path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {_reason(error)}"
-        ) from error
-    device = "meta" if isinstance(path, HubPath) else "cpu"
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(_is_plain_tensor(torch, value, device) for value in state.values()):
-        raise CheckpointError(f"{path}: not a state dict (a plain dictionary of dense tensors)")
-    if not all(isinstance(name, str) and is_plain_name(name) for name in state):
-        raise CheckpointError(f"{path}: not a state dict (it has keys that are no tensor names)")
-    return dict(state)
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2", "complex64": "C64", "complex128": "C128", "bool": "BOOL", "int64": "I64",
+    "uint64": "U64", "int32": "I32", "uint32": "U32", "int16": "I16", "uint16": "U16", "int8": "I8", "uint8": "U8",
+}  # fmt: skip
+"""torch's dtypes by the names that safetensors uses."""
+_STORAGES = {
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+    "ComplexFloatStorage": "C64", "ComplexDoubleStorage": "C128", "BoolStorage": "BOOL", "LongStorage": "I64",
+    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "UntypedStorage": "U8",
+}  # fmt: skip
 
 
-def _without_data(torch: Any, path: HubPath, is_zip: bool) -> Any:
-    """What `torch.load` gives, with tensors that have shapes and types only."""
-    if not is_zip:
-        raise CheckpointError(f"{path}: of the format before torch 1.6, which cannot be looked at without fetching it")
-    with path.open() as file, torch.serialization.skip_data():
+def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any, dtype: str | None = None) -> Tensor:
+    shape, strides = _sizes(size), _sizes(stride)
+    if not isinstance(storage, Storage) or len(strides) != len(shape) or not is_plausible(shape):
+        raise ValueError("a tensor without a storage or with an impossible shape")
+    (offset,) = _sizes((offset,))
+    return Tensor(dtype or storage.dtype, shape, strides, storage.first + offset, storage)
+
+
+def _view_of_bytes(*arguments: Any) -> Tensor:
+    dtype = arguments[6]
+    name = dtype.name if isinstance(dtype, Name) else "unknown"
+    return _view(*arguments[:4], dtype=_DTYPES.get(name, name))
+
+
+def _without_data(kind: str, size_at: int) -> Callable[..., Tensor]:
+    """A tensor whose numbers are not in one storage: `size_at` is where among the arguments its shape is."""
+
+    def rebuild(*args: Any) -> Tensor:
+        size = args[size_at] if size_at >= 0 else args[1][2]
+        return Tensor(kind, _sizes(size))
+
+    return rebuild
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    numbers = tuple(values)
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+        raise ValueError("sizes of a tensor that are no sizes")
+    return numbers
+
+
+_REBUILD: dict[Name, Callable[..., Any]] = {
+    Name("torch", "Size"): tuple,
+    Name("torch._utils", "_rebuild_tensor"): _view,
+    Name("torch._utils", "_rebuild_tensor_v2"): _view,
+    Name("torch._utils", "_rebuild_tensor_v3"): _view_of_bytes,
+    Name("torch._utils", "_rebuild_qtensor"): lambda *args: _view(*args[:4], dtype="a quantised integer"),
+    Name("torch._tensor", "_rebuild_from_type_v2"): lambda function, _, arguments, *__: _REBUILD[function](*arguments),
+    Name("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    Name("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
+    Name("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): lambda data, *_: data,
+    Name("torch._utils", "_rebuild_sparse_tensor"): _without_data("sparse", -1),
+    Name("torch._utils", "_rebuild_meta_tensor_no_storage"): _without_data("none: it has no data, as on 'meta'", 1),
+    Name("torch._utils", "_rebuild_wrapper_subclass"): _without_data("of a wrapper (a part of a sharded tensor?)", 2),
+}
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is of one of the formats, or a pickle of another kind."""
+    return head.startswith(_ZIP) or bool(_PICKLE.match(head))
+
+
+class PickleFile(TensorFile):
+    """An open `.pt` file. Raises `CheckpointError` if it is not one, or asks for more than tensors."""
+
+    def _parse(self, file: FileIO | BufferedReader) -> dict[str, Entry]:
+        self._packed: dict[int, zipfile.ZipInfo] = {}
+        """By the offset that entries have instead of a place in the file: storages that a zip holds compressed."""
+        buffered: Any = file if isinstance(file, BufferedReader) else io.BufferedReader(file)
+        self._file = buffered
         try:
-            return torch.load(file, map_location="meta", weights_only=True)
-        except Exception as error:
-            # What torch makes of a read that failed says nothing of the reason.
-            raise getattr(file.raw, "error", None) or error from None
+            head = buffered.read(len(_ZIP))
+            size_bytes = size_of(buffered)
+            if head.startswith(_ZIP):
+                tensors, starts = self._parse_zip(buffered, size_bytes)
+            elif _PICKLE.match(head):
+                tensors, starts = self._parse_legacy(buffered, size_bytes)
+            else:
+                raise ValueError("not written by torch.save")
+            return {name: _entry(tensor, starts) for name, tensor in tensors.items()}
+        except CheckpointError:
+            raise
+        except UnusablePickleError as error:
+            raise CheckpointError(
+                f"{self._path}: refused: not a plain dictionary of tensors ({error}). "
+                "Save the state dict alone: torch.save(model.state_dict(), FILE)"
+            ) from error
+        except _DAMAGED as error:
+            reason = re.sub(r"[^ -~]", "?", str(error) or type(error).__name__)[:300]
+            raise CheckpointError(
+                f"{self._path}: refused: not a plain dictionary of tensors (it may hold code, or be damaged): {reason}"
+            ) from error
+
+    def _parse_zip(self, file: BufferedReader, size_bytes: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise ValueError("its end is missing: download it again") from error
+        members = {info.filename: info for info in self._zip.infolist()}
+        if len(members) < len(self._zip.infolist()):
+            raise ValueError("a member of the zip is there twice")
+        root = _root(members)
+        order = self._zip.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        if order != b"little":
+            raise CheckpointError(f"{self._path}: saved on a big-endian machine: save it anew on another")
+        storages: dict[str, Storage] = {}
+
+        def storage_of(identity: Any) -> Storage:
+            kind, storage, key, _, items = identity
+            return _registered(storages, kind, key, Storage(key, _storage_dtype(storage), items))
+
+        with self._zip.open(members[f"{root}data.pkl"]) as member:
+            content = io.BytesIO(member.read(MAX_BYTES + 1))
+        tensors = self._flat(unpickle(content, storage_of, _REBUILD))
+        starts = {}
+        for key, storage in storages.items():
+            info = members[f"{root}data/{key}"]
+            if info.file_size < storage.items * ITEM_BYTES.get(storage.dtype, 0):
+                raise ValueError(f"storage {key} has {info.file_size} bytes, too few for {storage.items} numbers")
+            starts[key] = self._start_of(info, size_bytes)
+        return tensors, starts
+
+    def _start_of(self, info: zipfile.ZipInfo, size_bytes: int) -> int:
+        """Where a member's bytes begin in the file."""
+        if info.compress_type != zipfile.ZIP_STORED:
+            # Behind the end of the file, in an order that is that of the members.
+            self._packed[size_bytes + (info.header_offset << 50)] = info
+            return size_bytes + (info.header_offset << 50)
+        if isinstance(self._path, HubPath):
+            # A request for each: and what is only looked at is not read.
+            return info.header_offset
+        self._file.seek(info.header_offset)
+        magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
+        start: int = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+        if magic != _ZIP or start + info.file_size > size_bytes or info.flag_bits & 1:
+            raise ValueError("a member of the zip is not where its directory says, or is encrypted")
+        return start
+
+    def _parse_legacy(self, file: BufferedReader, size_bytes: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+        storages: dict[str, Storage] = {}
+
+        def storage_of(identity: Any) -> Storage:
+            kind, storage, key, _, items, view = identity
+            whole = _registered(storages, kind, key, Storage(key, _storage_dtype(storage), items))
+            if view is None:
+                return whole
+            _, first, items = view
+            if not 0 <= first <= first + items <= whole.items:
+                raise ValueError(f"a view of storage {key} beyond its end")
+            return Storage(key, whole.dtype, items, first)
+
+        if unpickle(file, storage_of) != _MAGIC_NUMBER:
+            raise ValueError("a pickle, but not torch.save's")
+        for _ in ("version", "about the machine"):
+            unpickle(file, storage_of)
+        tensors = self._flat(unpickle(file, storage_of, _REBUILD))
+        keys = unpickle(file, storage_of)
+        position, starts = file.tell(), {}
+        for key in keys:
+            storage = storages[key]
+            starts[key] = position + 8
+            if not isinstance(self._path, HubPath):
+                file.seek(position)
+                if int.from_bytes(file.read(8), "little") != storage.items:
+                    raise ValueError(f"storage {key} is not where it should be")
+            position += 8 + storage.items * ITEM_BYTES[storage.dtype]
+        if position > size_bytes:
+            raise ValueError(f"it ends at byte {size_bytes} of {position}: download it again")
+        return tensors, starts
+
+    def _flat(self, value: Any) -> dict[str, Tensor]:
+        if isinstance(value, Tensor):
+            raise CheckpointError(f"{self._path}: not a state dict (one tensor, without a name)")
+        result: dict[str, Tensor] = {}
+        for name, tensor in flatten(value):
+            if not is_plain_name(name) or name in result:
+                raise CheckpointError(f"{self._path}: not a state dict (it has keys that are no tensor names)")
+            result[name] = tensor
+        if not result:
+            raise CheckpointError(f"{self._path}: not a state dict (there is no tensor in it)")
+        return result
+
+    def _read_into(self, raw: Bytes, offset: int, name: str) -> None:
+        start = max((place for place in self._packed if place <= offset), default=None)
+        if start is None:
+            super()._read_into(raw, offset, name)
+            return
+        try:
+            with self._lock, self._zip.open(self._packed[start]) as member:
+                member.seek(offset - start)
+                raw[:] = memoryview(member.read(len(raw)))
+        except (*_DAMAGED, OSError) as error:
+            raise CheckpointError(f"{self._path}: reading tensor {name} failed ({error})") from error
 
 
-def _import_torch(path: SourcePath) -> Any:
-    try:
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError) as error:  # OSError: a shared library of torch's is missing
-        raise CheckpointError(
-            f"{path}: reading a .pt checkpoint needs PyTorch: pip install 'miso-gguf[reference]', "
-            "or pass the .safetensors file"
-        ) from error
-    version = str(torch.__version__)
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _SAFE_TORCH:
-        raise CheckpointError(
-            f"{path}: PyTorch {version} cannot be trusted with a .pt file of unknown origin: "
-            f"upgrade it to {'.'.join(map(str, _SAFE_TORCH))} or later, or pass the .safetensors file"
-        )
-    return torch
+def _storage_dtype(storage: Any) -> str:
+    """The type that a storage class of torch's holds, by the name that safetensors uses."""
+    if isinstance(storage, Name):
+        return _STORAGES.get(storage.name, storage.name.removesuffix("Storage"))
+    raise TypeError("a storage of no type")
 
 
-def _is_plain_tensor(torch: Any, value: Any, device: str) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == device
+def _registered(storages: dict[str, Storage], kind: Any, key: Any, storage: Storage) -> Storage:
+    if kind != "storage" or not isinstance(key, str) or type(storage.items) is not int or storage.items < 0:
+        raise ValueError("a storage without a name or size")
+    if storages.setdefault(key, storage) != storage:
+        raise ValueError(f"storage {key} is of two kinds")
+    return storage
 
 
-def _reason(error: Exception) -> str:
-    """The line of torch's message that says what is wrong, not the ones that advise to trust the file."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    plain = [line for line in lines if "weights_only" not in line and not line.startswith("Weights only load failed")]
-    reason = (plain or [type(error).__name__])[0]
-    return re.sub(r"[^ -~]", "?", reason)[:300]
+def _root(members: Mapping[str, zipfile.ZipInfo]) -> str:
+    """The folder in the zip that torch put everything into, with its slash."""
+    roots = [name.removesuffix("data.pkl") for name in members if re.fullmatch(r"(?:[^/]*/)?data\.pkl", name)]
+    if len(roots) != 1:
+        is_numpy = bool(members) and all(name.endswith(".npy") for name in members)
+        what = "NumPy's .npz" if is_numpy else "a zip file of something else, it has no data.pkl"
+        raise ValueError(f"{what}: save the weights as .safetensors")
+    if f"{roots[0]}constants.pkl" in members:
+        raise ValueError("a TorchScript program: load it with torch.jit.load and save its state_dict()")
+    return roots[0]
+
+
+def _entry(tensor: Tensor, starts: Mapping[str, int]) -> Entry:
+    storage, shape = tensor.storage, tensor.shape
+    if storage is None:
+        return Entry(tensor.dtype, shape, 0)
+    item_bytes = ITEM_BYTES.get(tensor.dtype, 0)
+    items, dtype = storage.items + storage.first, tensor.dtype
+    if dtype != storage.dtype and item_bytes:  # a storage of bytes
+        items = items * ITEM_BYTES.get(storage.dtype, 0) // item_bytes
+    used = 1 + sum((n - 1) * stride for n, stride in zip(shape, tensor.strides, strict=True)) if all(shape) else 0
+    if tensor.offset + used > items:
+        raise ValueError(f"a tensor of shape {list(shape)} beyond the end of its storage {storage.key}")
+    if math.prod(shape) > items:
+        dtype = f"{dtype} repeated"
+    return Entry(dtype, shape, starts[storage.key] + tensor.offset * item_bytes, _strides(tensor))
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...] | None:
+    """None where rows follow one another, as nearly always."""
+    step = 1
+    for n, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if n != 1 and stride != step:
+            return tensor.strides
+        step *= n
+    return None

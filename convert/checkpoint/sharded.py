@@ -1,4 +1,7 @@
-"""A checkpoint cut into several safetensors files, joined by Hugging Face's `*.safetensors.index.json`."""
+"""A checkpoint in one file or several: each opened by what its first bytes say it is, whatever it is called.
+
+Several are joined by Hugging Face's `*.index.json`, or by their numbers where there is no index.
+"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -7,35 +10,69 @@ from pathlib import PureWindowsPath
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
-from .safetensors import SafetensorsFile
-from .source_path import SourcePath
-from .tensor_store import Shape
+from ...hub.path import HubPath
+from .foreign import CHECKPOINT, INDEX, refuse_file
+from .pickle import PickleFile, is_pickle
+from .safetensors import SafetensorsFile, is_safetensors
+from .tensor_store import Shape, SourcePath, TensorFile
 
 INDEX_NAME = "model.safetensors.index.json"
 """What Hugging Face calls the index of a model."""
 
+_PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+_HEAD_BYTES = 16
 _LISTED = 5
 _MAX_NAME_BYTES = 255
 
 
-class ShardedFiles:
-    """The shards of one index, as one store. Raises `CheckpointError` if the index or a shard is not usable."""
+def open_file(path: SourcePath, head: bytes | None = None) -> TensorFile:
+    """One file of either format, which begins with `head`. Its name decides only what is said if it is of none."""
+    head = head_of(path) if head is None else head
+    try:
+        if is_safetensors(head) or not (is_pickle(head) or path.suffix in _PICKLE_SUFFIXES):
+            return SafetensorsFile(path)
+        return PickleFile(path)
+    except CheckpointError:
+        refuse_file(path)
+        raise
 
-    def __init__(self, index: SourcePath) -> None:
-        owner = read_index(index)
-        self._shards: dict[str, SafetensorsFile] = {}
-        shards = sorted(set(owner.values()))
-        missing = [shard for shard in shards if not (index.parent / shard).exists()]
+
+def head_of(path: SourcePath) -> bytes:
+    """The first bytes of a file; none if it cannot be read, which is for whoever opens it to say."""
+    try:
+        if isinstance(path, HubPath):
+            return path.read_range(0, min(_HEAD_BYTES, path.stat().st_size))
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+class ShardedFiles:
+    """The files of an index, or these `shards` without one, as one store.
+
+    Raises `CheckpointError` if the index or a file is not usable.
+    """
+
+    def __init__(self, index: SourcePath, shards: Sequence[str] | None = None) -> None:
+        owner = read_index(index) if shards is None else {}
+        names = sorted(set(owner.values())) if shards is None else shards
+        missing = [shard for shard in names if not (index.parent / shard).exists()]
         if missing:
             listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
             raise CheckpointError(
-                f"{index}: {len(missing)} of its {len(shards)} shards are missing beside it: {listed}. "
+                f"{index}: {len(missing)} of its {len(names)} shards are missing beside it: {listed}. "
                 "Download them too."
             )
+        self._shards: dict[str, TensorFile] = {}
         with ExitStack() as stack:
-            for shard in shards:
-                self._shards[shard] = SafetensorsFile(index.parent / shard)
+            for shard in names:
+                self._shards[shard] = open_file(index.parent / shard)
                 stack.callback(self._shards[shard].close)
+            if shards is not None:
+                owner = self._owners(index)
             for name, shard in owner.items():
                 if name not in self._shards[shard].shapes:
                     raise CheckpointError(f"{index}: names tensor {name!r} in {shard}, which does not hold it")
@@ -43,7 +80,15 @@ class ShardedFiles:
         self._owner = owner
         self._index = {shard: i for i, shard in enumerate(self._shards)}
         self._shapes = {name: self._shards[shard].shapes[name] for name, shard in owner.items()}
-        self._left_out = [name for shard in shards for name in self._shards[shard].shapes if owner.get(name) != shard]
+        self._left_out = [name for shard in names for name in self._shards[shard].shapes if owner.get(name) != shard]
+
+    def _owners(self, path: SourcePath) -> dict[str, str]:
+        owner: dict[str, str] = {}
+        for shard, file in self._shards.items():
+            for name in file.shapes:
+                if owner.setdefault(name, shard) != shard:
+                    raise CheckpointError(f"{path.parent / shard}: tensor {name} is in {owner[name]} too")
+        return owner
 
     @property
     def files(self) -> Sequence[SourcePath]:
@@ -80,6 +125,14 @@ class ShardedFiles:
 
 def read_index(index: SourcePath) -> dict[str, str]:
     """Tensor name -> the file beside `index` that holds it. Raises `CheckpointError` if it names anything else."""
+    try:
+        return _read_index(index)
+    except CheckpointError:
+        refuse_file(index, INDEX if index.name.endswith(".index.json") else CHECKPOINT)
+        raise
+
+
+def _read_index(index: SourcePath) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
     except OSError as error:

@@ -16,10 +16,11 @@ from ...hub.path import HubPath
 from ...models import tiny
 from ...models.manifest import SourceFile
 from ...models.synthetic import TOKENIZER_NAME
+from .foreign import refuse_file
 from .hub import MIMI_NAMES, PASS_MIMI, Place, Places, names_in
 from .open import Checkpoint, open_checkpoint
 from .sharded import read_index
-from .source_path import SourcePath
+from .tensor_store import SourcePath
 from .tokenizer import read_tokenizer
 
 TINY_NAME = "tiny"
@@ -141,6 +142,7 @@ def _look(places: Places, checkpoint: str, revision: str | None) -> tuple[Place,
             raise CheckpointError(f"{checkpoint} is on this machine: --revision is of a repository on the hub")
         return path if path.is_dir() else path.parent, path
     if not is_repo_id(checkpoint):
+        refuse_file(path)  # where the beginning of its download lies, it says so
         raise CheckpointError(
             f"{checkpoint}: no such file or directory, and not a Hugging Face repo id (OWNER/NAME) or '{TINY_NAME}'"
         )

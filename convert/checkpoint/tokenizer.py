@@ -9,11 +9,13 @@ import json
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
-from .source_path import SourcePath
+from .foreign import TOKENIZER, refuse_file
+from .tensor_store import SourcePath
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ _STRUCTURAL = re.compile(
     r"|step_id|image|reserved_special_token_\d+|endoftext)\|>"
 )
 """Llama 3's and GPT-2's own special tokens. Typed into a text they are ordinary text: nobody ends a prompt so."""
-_MAX_ENTRIES = 1 << 20
+_MAX_ENTRIES, _MAX_BYTES = 1 << 20, 1 << 30
 _PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 _ALPHABET = {chr(byte) for byte in _PRINTABLE} | {chr(256 + i) for i in range(256 - len(_PRINTABLE))}
 """What byte-level BPE writes for the 256 bytes. Source: GPT-2's `bytes_to_unicode`."""
@@ -75,10 +77,10 @@ def read_tokenizer(path: SourcePath) -> TokenizerMetadata:
     """
     if path.is_dir():
         path = path / "tokenizer.json"
-    data = _load(path)
     try:
-        return _parse(data, path)
+        return _parse(_load(path), path)
     except _RefusedError as error:
+        refuse_file(path, TOKENIZER)
         raise CheckpointError(f"{path}: {error}") from None
 
 
@@ -112,25 +114,19 @@ class _RefusedError(Exception):
 
 def _load(path: SourcePath) -> dict[str, Any]:
     try:
+        # What is on the hub has a limit of its own.
+        if isinstance(path, Path) and path.stat().st_size > _MAX_BYTES:
+            raise _RefusedError(f"is not a tokenizer.json: {path.stat().st_size} bytes are more than any has")
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    head = raw[:200].lstrip().lower()
-    if not head:
-        raise CheckpointError(f"{path}: is empty: download it again")
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(
-            f"{path}: is a web page, not JSON: the download needed a login (a gated repository) or failed"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file itself: run git lfs pull")
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: is not JSON ({reason}); expected a tokenizer.json") from error
+        raise _RefusedError(f"is not JSON ({reason}); expected a tokenizer.json") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: is not a tokenizer.json: expected a JSON object, found {type(data).__name__}")
+        raise _RefusedError(f"is not a tokenizer.json: expected a JSON object, found {type(data).__name__}")
     return data
 
 

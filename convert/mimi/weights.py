@@ -21,6 +21,26 @@ from ..checkpoint.layouts import codec_prefix
 
 Weights = dict[str, NDArray[np.float32]]
 
+_HF_ANCHORS = (
+    "encoder.layers.0.conv.weight",
+    "decoder.layers.0.conv.weight",
+    "upsample.conv.weight",
+    "quantizer.semantic_residual_vector_quantizer.input_proj.weight",
+    "quantizer.acoustic_residual_vector_quantizer.input_proj.weight",
+)
+ANCHORS = (
+    (
+        "encoder.model.0.conv.conv.weight",
+        "decoder.model.0.conv.conv.weight",
+        "upsample.convtr.convtr.convtr.weight",
+        "quantizer.rvq_first.input_proj.weight",
+        "quantizer.rvq_rest.input_proj.weight",
+    ),
+    _HF_ANCHORS,
+    tuple(f"codec_model.{name}" for name in _HF_ANCHORS),
+)
+"""Of each scheme some names, by which a codec is found where it lies under a prefix."""
+
 _ACOUSTIC_CODEBOOK = re.compile(r"quantizer\.rvq_rest\.vq\.layers\.(\d+)\._codebook\.(embedding_sum|cluster_usage)$")
 _IGNORED = re.compile(r".*\._?(initialized|inited)$")
 

@@ -171,7 +171,6 @@ _HUGE = 2**60
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"GGUF",
         b"\x01\x00\x00\x00legacy imatrix.dat",
         b"GGUF" + struct.pack("<I", 99) + bytes(40),

@@ -39,6 +39,7 @@ THEIRS = Layout(
     has_config=lambda config: "their_model" in config,
     spec_from_config=lambda config: ModelSpec.from_dict(config["their_model"]),
     sources=_sources,
+    anchors=tuple(f"theirs.{name}" for name in UPSTREAM.anchors),
     config_name="theirs.json",
     unpermuted=_upside_down,
     is_ignored=lambda name: name == "optimiser.step" or name.startswith("ear."),
@@ -76,11 +77,12 @@ def test_a_new_entry_is_read(checkpoint: Path, weights: dict[str, NDArray[np.flo
 
 def test_what_it_does_not_know_is_named(checkpoint: Path) -> None:
     save_file(
-        {"theirs.more": np.zeros((2, 3), np.float32), "optimiser.step": np.zeros(1, np.float32)}, checkpoint / "b"
+        {"theirs.decoder.more": np.zeros((2, 3), np.float32), "optimiser.step": np.zeros(1, np.float32)},
+        checkpoint / "b",
     )
     with pytest.raises(CheckpointError, match=r"missing   theirs\.text_embeddings\.weight") as caught:
         open_checkpoint(checkpoint / "b")
-    assert "unknown   theirs.more [2, 3]" in str(caught.value)
+    assert "unknown   theirs.decoder.more [2, 3]" in str(caught.value)
     assert "step" not in str(caught.value)
 
 

@@ -122,7 +122,6 @@ def test_a_damaged_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no readable weight_map"),
         (b'{"weight_map": {"a": "x', "no readable weight_map"),
         (b"\xff\xfe", "no readable weight_map"),
         (b"[" * 100_000, "no readable weight_map"),

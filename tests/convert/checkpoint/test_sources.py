@@ -247,6 +247,30 @@ def test_what_cannot_be_had_costs_no_weights(
 
 
 @pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"adapter_model.safetensors": b"", "adapter_config.json": b"{}"},
+            "holds a LoRA adapter, not a model: merge it",
+        ),
+        ({"m-Q4_K_M.gguf": b"", "config.json": b"{}"}, "holds a GGUF file, converted already"),
+        (
+            {WHOLE: b"", "config.json": b'{"quantization_config": {"quant_method": "awq"}}'},
+            "is quantised by 'awq', as its config.json says",
+        ),
+        ({WHOLE: b"", "config.json": b'{"quantization": {"group_size": 64, "bits": 4}}'}, "is quantised by MLX"),
+    ],
+    ids=["LoRA", "GGUF", "AWQ", "MLX"],
+)
+def test_a_repository_of_something_else_costs_no_download(
+    hub: HubServer, files: dict[str, Content], message: str
+) -> None:
+    hub.publish("a/b", files)
+    assert refusal("a/b").startswith(f"a/b: {message}")
+    assert fetched(hub) == []
+
+
+@pytest.mark.parametrize(
     ("mimi", "tokenizer", "message"),
     [
         (None, "typo.json", f"typo.json: no such file: {PASS_TOKENIZER}"),

@@ -359,8 +359,8 @@ def test_ids_that_the_library_would_not_give_are_warned_about(tmp_path: Path, ca
     [
         (b"", "is empty"),
         (b" \n ", "is empty"),
-        (b"<!DOCTYPE html><html>Access denied</html>", "is a web page, not JSON"),
-        (b"\n<html>", "is a web page, not JSON"),
+        (b"<!DOCTYPE html><html>Access denied</html>", "is a web page"),
+        (b"\n<html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
         (b'{"model": ', "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
