@@ -137,15 +137,7 @@ def convert(
     if not levels and not force:
         raise click.UsageError("Missing option '--quant'.")
     request = Request(
-        levels,
-        decoder_quant,
-        imatrix_backbone,
-        imatrix_decoder,
-        threads,
-        allow_nonfinite,
-        allow_zero,
-        force=force,
-        name=name,
+        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero, force, name
     )
     opens = partial(open_checkpoint, config=config, key=key)
     sources_of = resolve(
@@ -256,7 +248,7 @@ def verify(
         except OtherCheckpointError as error:
             findings = verify_bundle(directory, manifest, None, threads, progress_bar)
             findings.append(Finding("source", checkpoint, str(error), ok=False))
-    given = {"--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
+    given = {"--key": key, "--revision": revision, "--config": config, "--mimi": mimi, "--tokenizer": tokenizer}
     mending = mends(directory, manifest, findings, checkpoint or "CHECKPOINT", given)
     return _print_findings(directory, findings, mending, as_json)
 

@@ -247,7 +247,7 @@ def _check_codec(
     other = _check_source(manifest, "mimi", mimi) if mimi and checkpoint and not is_inside else []
     source = None
     if checkpoint and not other and (checkpoint.codec_shapes if is_inside else mimi):
-        source = Codec(None if is_inside else mimi, checkpoint)
+        source = Codec(None if is_inside else mimi, checkpoint, allow_zero=True)
     findings = []
     graphs: dict[Side, str] = {"decoder": manifest.codec.decoder, "encoder": manifest.codec.encoder}
     for side, name in graphs.items():
@@ -309,7 +309,7 @@ def _check_tensors(
     """Every tensor of one GGUF against its source; reports the group that uses most of its allowance."""
     with GgufFile(path) as file:
         found = file.tensors
-    reader = RowReader(checkpoint, allow_nonfinite=True)
+    reader = RowReader(checkpoint, allow_nonfinite=True, allow_zero=True)
     expected = {tensor.name: tensor for tensor in gguf_tensors(checkpoint.spec) if tensor.part == part}
     if set(found) != set(expected):
         return Finding("tensors", path.name, f"other tensors: {sorted(set(found) ^ set(expected))[:5]}", ok=False)
