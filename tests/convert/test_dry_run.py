@@ -127,8 +127,10 @@ def test_the_8b_model_costs_its_headers(hub: HubServer, home: Path, tmp_path: Pa
         (MISO, "model.safetensors"), (MIMI_REPO, MIMI_FILE)
     ))  # fmt: skip
     tokenizer_url, config_url = f"/{MIRROR}/resolve/{hub.commit}/tokenizer", codec_url.replace(MIMI_FILE, "config.json")
+    # What the file is, whatever it is called, and then its header.
     weights_header, codec_header = (
-        [f"GET {cdn}{url} bytes=0-131071" for cdn in ("", "/cdn")] for url in (weights_url, codec_url)
+        [f"GET {cdn}{url} bytes=0-{last}" for last in (15, 131071) for cdn in ("", "/cdn")]
+        for url in (weights_url, codec_url)
     )
     assert [request for request in hub.requests if "HEAD /cdn" not in request] == [
         f"GET /api/models/{MISO}", f"HEAD {weights_url}", *weights_header,
