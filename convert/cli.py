@@ -205,6 +205,8 @@ def verify(
             raise
         return _print_findings(directory, [Finding("manifest", MANIFEST_NAME, str(error), ok=False)], as_json)
     if checkpoint is None:
+        if revision is not None:
+            raise click.UsageError("--revision is of CHECKPOINT: pass the repository too")
         findings = verify_bundle(directory, manifest, None, threads, progress_bar)
     else:
         opens = partial(open_checkpoint, config=config, key=key)
@@ -216,7 +218,8 @@ def verify(
             with sources_of as sources, opens(sources.checkpoint) as opened:
                 findings = verify_bundle(directory, manifest, opened, threads, progress_bar)
         except OtherCheckpointError as error:
-            findings = [Finding("source", checkpoint, str(error), ok=False)]
+            findings = verify_bundle(directory, manifest, None, threads, progress_bar)
+            findings.append(Finding("source", checkpoint, str(error), ok=False))
     return _print_findings(directory, findings, as_json)
 
 

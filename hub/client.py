@@ -11,6 +11,7 @@ from ..core.errors import CheckpointError, HubError
 TIMEOUT_S = 20
 """For an answer's first byte."""
 _CHUNK_BYTES = 64 << 10
+_DISK = (errno.EFBIG, errno.EIO, errno.EROFS)
 _LONGEST = 200
 """Of what a library says of an error."""
 
@@ -52,8 +53,8 @@ def _reason(errors: Any, error: Exception) -> str:
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     has_token = response is not None and "authorization" in response.request.headers
-    # Of the disk; errors of the network name no file.
-    is_disk = isinstance(error, OSError) and response is None and error.filename is not None
+    # Of the disk: errors of the network name no file, those of writing to an open one neither.
+    is_disk = isinstance(error, OSError) and response is None and bool(error.filename or error.errno in _DISK)
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     file = getattr(error, "filename", None) or "the hub's cache"
     cases: tuple[tuple[bool, str], ...] = (
@@ -74,6 +75,7 @@ def _reason(errors: Any, error: Exception) -> str:
             "the repository has no such branch, tag or commit: pass one that it has, or ",
         ),
         (isinstance(error, errors.EntryNotFoundError) and status is not None, "the hub has no such file: "),
+        (status == 404, "the hub has nothing of that name (404): check it, or "),
         (status == 403, "the hub forbids it: check what your token may read, or "),
         (status == 429, "the hub has had too many requests from here (429): wait some minutes, or "),
         (is_offline(error), "the hub is not asked, as HF_HUB_OFFLINE is set: unset it, or "),

@@ -102,6 +102,11 @@ class Repository:
     def __str__(self) -> str:
         return self.repo
 
+    def require(self, name: str) -> None:
+        """Raises `HubError` if it cannot be known whether the repository has this file: the hub is out of reach."""
+        if self._unreachable is not None and self._cached(name) is None:
+            raise self._missing(name)
+
     def get(self, name: str, remedy: str, *, size_bytes: int | None = None, sha256: str | None = None) -> Path:
         """One file, fetched unless it was before. Raises `HubError` that ends in `remedy`.
 

@@ -132,7 +132,11 @@ class HubPath:
         hub = library()
         try:
             found = hub.get_hf_file_metadata(self.url)
-        except hub.errors.EntryNotFoundError:
+        except hub.errors.HfHubHTTPError as error:
+            # A mirror may not say of what nothing was found.
+            is_more = isinstance(error, hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError)
+            if error.response.status_code != 404 or is_more:
+                raise
             return None
         if found.size is None or not 0 <= found.size < _MAX_BYTES:
             raise HubError(f"{self}: the hub does not give a plausible size ({found.size}): {_REMEDY}")

@@ -180,9 +180,10 @@ def _speak(conversation: Conversation, writer: AudioWriter | RawWriter, request:
 
 
 def _load(bundle: Bundle, level: str, engine: EngineOptions, request: SpeakRequest) -> MisoTTS:
-    opened = bundle.level(level, verify=request.verify)  # what is to be fetched first has a bar of its own
+    if bundle.repository is not None:
+        bundle.level(level)  # what is to be fetched first has a bar of its own
     with _status(request, f"loading {level}"):
-        return MisoTTS.of(opened, engine)
+        return MisoTTS.load(bundle, level, options=engine, verify=request.verify)
 
 
 def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOptions]:

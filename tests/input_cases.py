@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -349,7 +350,7 @@ WRAPPED = (
     ),
     Case(
         "a folder with two models",
-        lambda kit: [_link(kit, name) for name in ("first.safetensors", "second.safetensors")],
+        lambda kit: list(map(partial(_link, kit), ("first.safetensors", "second.safetensors"))),
         "found first.safetensors, second.safetensors",
         checkpoint=_DIR,
     ),

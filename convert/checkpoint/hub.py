@@ -15,9 +15,10 @@ from ...hub.cache import Progress
 from ...hub.fetch import Hub, Repository, is_repo_id, no_progress
 from ...models.mimi import MIMI_NAME
 from ...models.synthetic import TOKENIZER_NAME
+from .directory import PREFERRED, checkpoint_name, shards_of
 from .foreign import refuse_directory
 from .layouts import CONFIG_NAMES
-from .sharded import INDEX_NAME, read_index
+from .sharded import read_index
 from .tensor_store import SourcePath
 
 GATED_REPO = "meta-llama/Llama-3.2-1B"
@@ -30,7 +31,6 @@ MIMI_NAMES = (MIMI_NAME, MIMI_FILE)
 PASS_TOKENIZER = "pass Llama 3.2's tokenizer.json with --tokenizer FILE, DIR or REPO"
 PASS_MIMI = "pass Kyutai's Mimi checkpoint with --mimi FILE, DIR or REPO"
 PASS_CHECKPOINT = "download it by other means and pass the file or directory"
-_WHOLE = ("model.safetensors", "ckpt.pt")
 _CONFIG = "config.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
 
@@ -69,9 +69,15 @@ class Places:
             return repository.look(name, PASS_CHECKPOINT).read_bytes() if there else None
 
         refuse_directory(repository.files, read, repository)
-        looked = repository.look(_checkpoint_name(repository.files, repository), PASS_CHECKPOINT)
-        for shard in _shards(looked):
-            repository.look(shard, PASS_CHECKPOINT)
+        try:
+            name = checkpoint_name(repository.files, repository)
+        except CheckpointError:
+            repository.require(PREFERRED[0])
+            raise
+        looked = repository.look(name, PASS_CHECKPOINT)
+        for file in checkpoint_files(looked, repository.files, repository):
+            if file != looked.name:
+                repository.look(file, PASS_CHECKPOINT)
         return looked
 
     def take_checkpoint(self, repository: Repository, looked: SourcePath) -> SourcePath:
@@ -82,8 +88,8 @@ class Places:
             if config in repository.files:
                 self.take(repository, config, PASS_CHECKPOINT)
         checkpoint = self.take(repository, looked.name, PASS_CHECKPOINT)
-        for shard in _shards(checkpoint):
-            self.take(repository, shard, PASS_CHECKPOINT)
+        for file in checkpoint_files(checkpoint, repository.files, repository):
+            self.take(repository, file, PASS_CHECKPOINT)
         return checkpoint
 
     def tokenizer(self, name: str) -> SourcePath:
@@ -169,13 +175,8 @@ def _neither(what: str, remedy: str, problems: list[CheckpointError]) -> Checkpo
     return CheckpointError(f"{what}, and the hub's cannot be had: {remedy} ({'; '.join(reasons)})")
 
 
-def _shards(checkpoint: SourcePath) -> list[str]:
-    is_index = checkpoint.name.endswith(".index.json")
-    return sorted(set(read_index(checkpoint).values())) if is_index else []
-
-
-def _checkpoint_name(names: Collection[str], place: object) -> str:
-    for name in (INDEX_NAME, *_WHOLE):
-        if name in names:
-            return name
-    raise CheckpointError(f"{place}: the repository holds no {_WHOLE[0]}, {INDEX_NAME} or {_WHOLE[1]}")
+def checkpoint_files(checkpoint: SourcePath, names: Collection[str], place: object) -> list[str]:
+    """The files that hold the weights of a checkpoint: itself, its shards, or those that it is the index of."""
+    if checkpoint.name.endswith(".index.json"):
+        return sorted(set(read_index(checkpoint).values()))
+    return shards_of(checkpoint.name, names, place)

@@ -85,17 +85,20 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def open_checkpoint(path: SourcePath, config: Path | None = None, key: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: SourcePath, config: Path | None = None, key: str | None = None, *, is_look: bool = False
+) -> Checkpoint:
     """Open the checkpoint at `path`: a file that `torch.save` or safetensors wrote, or a directory that holds one.
 
     `config` is a Hugging Face `config.json`, or a model spec as in the manifest, for dimensions that cannot be
     recognised. `key` says where in the file the weights are, if there are several (`ema`). Raises `CheckpointError`,
-    listing all missing, unknown and mis-shaped tensors at once.
+    listing all missing, unknown and mis-shaped tensors at once. What will be opened once more is but a look: what there
+    is to note of it is said then.
     """
     store = open_store(path)
     try:
         unwrapped = unwrap(store, path, anchors(), key)
-        if unwrapped.note:
+        if unwrapped.note and not is_look:
             log.warning("%s", unwrapped.note)
         store = unwrapped.store
         directory = path if path.is_dir() else path.parent

@@ -3,6 +3,7 @@
 What costs little is settled before anything large is fetched: that all of it is to be had, and what it is.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,8 @@ from ...models import tiny
 from ...models.manifest import SourceFile
 from ...models.synthetic import TOKENIZER_NAME
 from .foreign import refuse_file
-from .hub import MIMI_NAMES, PASS_MIMI, Place, Places, names_in
+from .hub import MIMI_NAMES, PASS_MIMI, Place, Places, checkpoint_files, names_in
 from .open import Checkpoint, open_checkpoint
-from .sharded import read_index
 from .tensor_store import SourcePath
 from .tokenizer import read_tokenizer
 
@@ -26,7 +26,8 @@ TINY_NAME = "tiny"
 DEFAULT_CHECKPOINT = "MisoLabs/MisoTTS"
 _PASS_LOCAL = "pass a local checkpoint instead"
 
-Opens = Callable[[SourcePath], Checkpoint]
+Opens = Callable[..., Checkpoint]
+"""As `open_checkpoint`, of which all but path and `is_look` is settled."""
 
 
 class OtherCheckpointError(CheckpointError):
@@ -84,7 +85,8 @@ def resolve(
     found_tokenizer = found_mimi = None
     try:
         found_tokenizer = _tokenizer(places, place, tokenizer) or places.default_tokenizer()
-        read_tokenizer(found_tokenizer)
+        if isinstance(place, Repository):
+            read_tokenizer(found_tokenizer)  # before gigabytes are fetched; the plan reads it anyway
     except CheckpointError as error:
         problems.append(error)
     try:
@@ -155,12 +157,12 @@ def _has_codec(checkpoint: SourcePath, opens: Opens) -> bool | None:
     Raises `CheckpointError` on what is no checkpoint: before 33 GB of it are fetched.
     """
     try:
-        with opens(checkpoint) as opened:
+        with opens(checkpoint, is_look=True) as opened:
             opened.check_dtypes()
             return bool(opened.codec_shapes)
     except CheckpointError as error:
         # A server may give no parts of files, and of old pickles nothing can be read without all of it.
-        is_legible = checkpoint.name.endswith((".safetensors", ".json"))
+        is_legible = checkpoint.name.endswith((".safetensors", ".json")) or importlib.util.find_spec("torch") is None
         if isinstance(checkpoint, HubPath) and (isinstance(error, HubError) or not is_legible):
             return None
         raise
@@ -186,9 +188,7 @@ def _mimi_beside(places: Places, place: Place) -> SourcePath | None:
 
 
 def _check_made_from(repository: Repository, looked: SourcePath, made_from: Sequence[SourceFile]) -> None:
-    files = [looked]
-    if looked.name.endswith(".index.json"):
-        files = [looked.with_name(shard) for shard in sorted(set(read_index(looked).values()))]
+    files = [looked.with_name(name) for name in checkpoint_files(looked, repository.files, repository)]
     try:
         named = [file.sha256 for file in files if isinstance(file, HubPath)]
     except HubError:  # a server that does not name them

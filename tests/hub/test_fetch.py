@@ -213,6 +213,9 @@ def test_out_of_reach_goes_on_with_the_commit_of_last_time(
     for call in (repository.get, repository.look):
         said = message(lambda call=call: call("big.bin", REMEDY))  # type: ignore[misc]
         assert said.startswith(f"{REPO}/big.bin: was not downloaded before, and cannot be fetched, the hub is out of")
+    with pytest.raises(HubError, match="was not downloaded before"):
+        repository.require("big.bin")
+    repository.require("small.json")
     assert len(hub.requests) == count + 1, "asked once, and never again"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hub_server import HubServer, meet, serving
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -656,6 +657,28 @@ def test_a_smaller_kv_cache_is_said(speak: Callable[..., Result], gpu_with: Call
     assert speak("a").err == speak("a", "--quant", "f32").err == note + error
     for unasked in (["--quiet"], ["--json"], ["--kv-type", "q8_0"], ["--quant", "q4_k_m"]):
         assert speak("a", *unasked).err == error
+
+
+def test_a_level_of_a_bundle_on_the_hub(
+    speak: Callable[..., Result], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched once, of the revision that was asked for; afterwards no hub is needed."""
+    hub, asked = HubServer(), ("a", *SHORT, "--quant", "q4_k_m", "--model", "a/b", "--revision", "v1")
+    hub.publish("a/b", {path.name: path.read_bytes() for path in bundle.iterdir()}, "v1")
+    hub.publish("a/b", {"README.md": b"", "model.safetensors": b""})
+    with serving(hub):
+        meet(hub, tmp_path / "cache", monkeypatch)
+        assert speak(*asked).code == 0
+        assert not [request for request in hub.requests if "F32" in request]
+        hub.failing, hub.failing_status = "/", 429
+        again = speak(*asked)
+        assert again.code == 0
+        said = "a/b@v1: the hub has had too many requests from here (429): wait some minutes, or pass the directory of"
+        assert said in " ".join(again.err.split())
+        hub.failing = ""
+        failed = speak("a", "--model", "a/b")
+    assert (failed.code, failed.err.count("\n")) == (2, 1)
+    assert "Convert it first: miso-convert a/b --quant q4_k_m --out DIR, then --model DIR." in failed.err
 
 
 def test_fit(speak: Callable[..., Result], gpu_with: Callable[[int], None]) -> None:
