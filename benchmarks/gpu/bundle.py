@@ -46,6 +46,7 @@ class RepeatedStore:
         """`label` is a file that stands for the checkpoint: a conversion hashes it."""
         self.files: Sequence[Path] = [label]
         self.shapes: Mapping[str, Shape] = checkpoint_shapes(spec)
+        self.left_out: Sequence[str] = ()
         self._order = {name: index for index, name in enumerate(sorted(self.shapes))}
         self._pool = np.random.default_rng(0).standard_normal(_POOL_ITEMS, np.float32)
 

@@ -9,6 +9,7 @@ import math
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from io import BufferedReader, FileIO
 from typing import Any
@@ -25,7 +26,7 @@ _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, ArithmeticError, RuntimeError,
-            MemoryError, struct.error, zipfile.BadZipFile, zipfile.LargeZipFile)  # fmt: skip
+            MemoryError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 _DTYPES = {
@@ -78,7 +79,7 @@ _REBUILD: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_tensor_v2"): _view,
     Name("torch._utils", "_rebuild_tensor_v3"): _view_of_bytes,
     Name("torch._utils", "_rebuild_qtensor"): lambda *args: _view(*args[:4], dtype="a quantised integer"),
-    Name("torch._tensor", "_rebuild_from_type_v2"): lambda function, _, arguments, *__: _REBUILD[function](*arguments),
+    Name("torch._tensor", "_rebuild_from_type_v2"): lambda function, _, arguments, *__: _rebuilt(function, arguments),
     Name("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     Name("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
     Name("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): lambda data, *_: data,
@@ -86,6 +87,10 @@ _REBUILD: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_meta_tensor_no_storage"): _without_data("none: it has no data, as on 'meta'", 1),
     Name("torch._utils", "_rebuild_wrapper_subclass"): _without_data("of a wrapper (a part of a sharded tensor?)", 2),
 }
+
+
+def _rebuilt(function: Any, arguments: Any) -> Any:
+    return _REBUILD[function](*arguments) if function in _REBUILD else None
 
 
 def is_pickle(head: bytes) -> bool:
@@ -132,8 +137,10 @@ class PickleFile(TensorFile):
         members = {info.filename: info for info in self._zip.infolist()}
         if len(members) < len(self._zip.infolist()):
             raise ValueError("a member of the zip is there twice")
+        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members.values()):
+            raise ValueError("a zip that is compressed as torch never does")
         root = _root(members)
-        order = self._zip.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        order = self._zip.open(f"{root}byteorder").read(9) if f"{root}byteorder" in members else b"little"
         if order != b"little":
             raise CheckpointError(f"{self._path}: saved on a big-endian machine: save it anew on another")
         storages: dict[str, Storage] = {}

@@ -17,9 +17,9 @@ MAX_BYTES, _MAX_INSTRUCTIONS = 64 << 20, 2_000_000
 """A checkpoint with its optimiser has a few hundred kB and thousands of instructions per thousand tensors."""
 
 _DATA_MODULES = (
-    "_codecs abc argparse array calendar collections copyreg dataclasses datetime decimal enum fractions functools "
-    "ipaddress logging numbers operator pathlib random re string threading time types typing uuid weakref "
-    "zoneinfo"
+    "_codecs abc argparse array calendar collections configparser contextlib copyreg dataclasses datetime decimal enum "
+    "fractions functools heapq inspect ipaddress itertools json logging numbers operator optparse pathlib queue random "
+    "re statistics string threading time types typing uuid weakref zoneinfo"
 )
 """Of Python's own modules, those that settings saved beside the weights may come from."""
 _DATA_BUILTINS = (

@@ -1,13 +1,16 @@
 """`miso-convert` as a user meets it: exit codes, one-line errors, tables, JSON."""
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from builders import MICRO, Inputs, make_inputs
 from miso_gguf.convert import cli
@@ -58,6 +61,23 @@ def test_convert_inspect_verify(miso_convert, inputs: Inputs, tmp_path: Path) ->
     again = miso_convert(*_arguments(inputs, tmp_path, "--quant", "fp16"))
     assert again.code == 0
     assert "fp16 already there" in again.err
+
+
+def test_of_two_copies_the_key_chooses(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    state = load_file(inputs.checkpoint)
+    double = {name: tensor * 2 for name, tensor in state.items()}
+    wrapped = replace(inputs, checkpoint=tmp_path / "ckpt.pt")
+    torch.save({"model": state, "ema": double, "args": argparse.Namespace(lr=1)}, wrapped.checkpoint)
+    beside = ("--mimi", inputs.mimi, "--tokenizer", inputs.tokenizer, "--quant", "q8_0")
+    asked = miso_convert(*_arguments(wrapped, tmp_path / "out", *beside))
+    assert asked.code == 2
+    assert "ckpt.pt: weights are in 2 places (model, ema): say which is meant with --key NAME" in asked.err
+    assert not (tmp_path / "out").exists()
+    done = miso_convert(*_arguments(wrapped, tmp_path / "out", *beside, "--key", "ema"))
+    assert done.code == 0
+    assert "the weights are under 'ema'; left out: model (" in " ".join(done.err.split())
+    verify = ("verify", tmp_path / "out", wrapped.checkpoint, "--config", inputs.config, "--key")
+    assert [miso_convert(*verify, key).code for key in ("ema", "model", "none")] == [0, 1, 2]
 
 
 def test_json(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -38,6 +38,7 @@ class Memory:
     """A checkpoint in memory. Positions are (0, 1000 * the tensor's place + row)."""
 
     files: Sequence[Path] = ()
+    left_out: Sequence[str] = ()
 
     def __init__(self, tensors: Mapping[str, F32Array]) -> None:
         self.tensors = tensors

@@ -165,6 +165,18 @@ def test_huggingface_needs_no_config_option(tmp_path: Path, expected_fingerprint
             assert checkpoint.codec_shapes == {"codec_model.decoder.weight": (2, 2)}
 
 
+@pytest.mark.parametrize("prefix", ["model.", "module.model.", "state_dict.csm._orig_mod."])
+def test_huggingface_under_a_prefix_brings_its_codec(tmp_path: Path, expected_fingerprint: str, prefix: str) -> None:
+    write_hf(tmp_path, WEIGHTS)
+    whole = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({f"{prefix}{name}": tensor for name, tensor in whole.items()}, tmp_path / "pytorch_model.bin")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.layout is HUGGING_FACE
+        assert checkpoint.fingerprint() == expected_fingerprint
+        assert checkpoint.codec_shapes == {"codec_model.decoder.weight": (2, 2)}
+
+
 def test_a_config_of_huggingface_serves_upstream_names_too(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps(hf_config()))
     with open_checkpoint(write_file(tmp_path, WEIGHTS), tmp_path / "other.json") as checkpoint:
@@ -278,6 +290,17 @@ def test_a_known_model_with_a_defect_is_recognised(
         open_shapes({**shapes, name: (3, 2**60)})
     assert f"not a whole {spec.name} checkpoint (0 missing, 0 unknown, 1 mis-shaped tensors)" in str(caught.value)
     assert str(caught.value).splitlines()[1:] == [f"  mis-shaped {name}: expected {wanted}, found [3, {2**60}]"]
+
+
+@FLAVORS
+def test_a_known_model_with_tokens_added_or_rows_padded(
+    open_shapes: Callable[..., Checkpoint], spec: ModelSpec
+) -> None:
+    for rows in (spec.text_vocab + 1, spec.text_vocab - 3, (spec.text_vocab // 512 + 1) * 512):
+        shapes = {**checkpoint_shapes(spec), "text_embeddings.weight": (rows, spec.backbone.embed_dim)}
+        assert open_shapes(shapes).spec == replace(spec, text_vocab=rows)
+    with pytest.raises(CheckpointError, match=r"mis-shaped text_embeddings\.weight"):
+        open_shapes({**checkpoint_shapes(spec), "text_embeddings.weight": (0, spec.backbone.embed_dim)})
 
 
 def test_an_unknown_model_asks_for_its_dimensions(open_shapes: Callable[..., Checkpoint], tmp_path: Path) -> None:

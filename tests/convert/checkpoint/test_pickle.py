@@ -1,10 +1,13 @@
 """`.pt` checkpoints: the rows that torch reads, without torch, and no code of theirs is run."""
 
 import argparse
+import configparser
 import datetime
 import enum
 import errno
 import functools
+import inspect
+import logging
 import os
 import pickle
 import sys
@@ -24,6 +27,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miso_gguf.convert.checkpoint import unpickle
 from miso_gguf.convert.checkpoint.pickle import PickleFile
 from miso_gguf.core.errors import CheckpointError
 
@@ -113,16 +117,37 @@ def test_views_of_any_shape(tmp_path: Path) -> None:
         store.close()
 
 
-def test_a_zip_that_was_packed_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_zip_that_was_packed_again(tmp_path: Path, kind: int) -> None:
+    """Compressed, or with the longer headers of what is larger than 4 GB."""
     torch.save(STATE, tmp_path / "x.pt")
-    with zipfile.ZipFile(tmp_path / "x.pt") as whole, zipfile.ZipFile(tmp_path / "y", "w", zipfile.ZIP_DEFLATED) as out:
+    with zipfile.ZipFile(tmp_path / "x.pt") as whole, zipfile.ZipFile(tmp_path / "y", "w", kind) as out:
         for info in whole.infolist():
-            out.writestr(info.filename, whole.read(info))
+            with out.open(info.filename, "w", force_zip64=True) as member:
+                member.write(whole.read(info))
     store = PickleFile(tmp_path / "y")
     for name, tensor in STATE.items():
         rows = tensor.float().reshape(tensor.shape or (1,)).numpy()
         np.testing.assert_array_equal(store.read(name, len(rows) - 1, len(rows)), rows[-1:])
     assert store.position("a.weight") < store.position("a.scale") < store.position("head")
+    store.close()
+    with zipfile.ZipFile(tmp_path / "y") as packed, zipfile.ZipFile(tmp_path / "z", "w", zipfile.ZIP_LZMA) as out:
+        out.writestr("x/data.pkl", packed.read("x/data.pkl"))
+    with pytest.raises(CheckpointError, match="compressed as torch never does"):
+        PickleFile(tmp_path / "z")
+
+
+def test_damaged_compressed_storages(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickled_tensor(**tensor_of()))  # type: ignore[arg-type]
+        archive.writestr("x/data/0", bytes(64))
+        place = archive.getinfo("x/data/0").header_offset + 30 + len("x/data/0")
+    content = bytearray((tmp_path / "x.pt").read_bytes())
+    content[place] = 0xFF
+    (tmp_path / "x.pt").write_bytes(content)
+    store = PickleFile(tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt: reading tensor x failed \("):
+        store.read("x", 0, 2)
     store.close()
 
 
@@ -180,7 +205,8 @@ code.interact pickle.loads webbrowser.open timeit.timeit os.path.join _posixsubp
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", ATTACKS.split())
 def test_what_no_checkpoint_needs_is_refused_by_name(tmp_path: Path, name: str, protocol: int) -> None:
-    path = save_pickled(tmp_path / "x.pt", asking(*name.rsplit(".", 1), protocol))
+    module, attribute = name.rsplit(".", 1)
+    path = save_pickled(tmp_path / "x.pt", asking(module, attribute, protocol))
     with pytest.raises(CheckpointError) as caught:
         PickleFile(path)
     assert str(caught.value).startswith(
@@ -235,7 +261,7 @@ def test_the_pickle_written_here_is_torchs(tmp_path: Path) -> None:
     ids=str,
 )  # fmt: skip
 def test_tensors_that_are_not_in_their_storage(tmp_path: Path, change: dict[str, Any]) -> None:
-    path = save_pickled(tmp_path / "x.pt", pickled_tensor(**{**tensor_of(), **change}))  # type: ignore[arg-type]
+    path = save_pickled(tmp_path / "x.pt", pickled_tensor(**{**tensor_of(), **change}))
     with pytest.raises(
         CheckpointError, match=r"x\.pt: (refused: not a plain dictionary|tensor x has dtype F32 repeated)"
     ):
@@ -279,7 +305,6 @@ HOSTILE = {
     "a name of numbers": _NUMBER + _NUMBER + b"\x93",
     "rebuilt of nothing": b"ctorch._utils\n_rebuild_tensor_v2\n)R",
     "rebuilt of itself": b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00(h\x00N(h\x00N)Nt" + b"NtR",
-    "millions of instructions": b"N0" * 1_100_000,
 }
 
 
@@ -287,6 +312,18 @@ HOSTILE = {
 def test_pickles_made_to_break_their_reader(tmp_path: Path, what: str) -> None:
     path = save_pickled(tmp_path / "x.pt", b"\x80\x04" + HOSTILE[what] + b".")
     with pytest.raises(CheckpointError, match=r"x\.pt: (refused: not a plain dictionary|not a state dict)"):
+        PickleFile(path)
+
+
+def test_pickles_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_pickled(tmp_path / "x.pt", b"\x80\x04" + b"N0" * 1000 + b"N.")
+    with pytest.raises(CheckpointError, match="there is no tensor in it"):
+        PickleFile(path)
+    monkeypatch.setattr(unpickle, "_MAX_INSTRUCTIONS", 2000)
+    with pytest.raises(CheckpointError, match="a pickle of more than 2000 instructions"):
+        PickleFile(path)
+    monkeypatch.setattr(unpickle, "MAX_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="a pickle of more than 1000 bytes"):
         PickleFile(path)
 
 
@@ -374,6 +411,9 @@ HARMLESS: dict[str, object] = {
     "deque": deque([1, 2], maxlen=3),
     "complex": 1 + 2j,
     "simple": types.SimpleNamespace(a=1),
+    "config": configparser.ConfigParser(),
+    "nothing": inspect.Parameter.empty,
+    "logger": logging.getLogger("x"),
 }
 
 

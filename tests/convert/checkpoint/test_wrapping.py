@@ -76,7 +76,7 @@ WRAPPED: dict[str, tuple[object, str]] = {
     "lightning": (
         {
             "pytorch-lightning_version": "2.4", "state_dict": prefixed("model."), "epoch": 1, "loops": {"x": 1},
-            "optimizer_states": [OPTIMIZER], "lr_schedulers": [], "hyper_parameters": ARGS, "callbacks": {"a": {"b": 1}},
+            "optimizer_states": [OPTIMIZER], "lr_schedulers": [], "hyper_parameters": ARGS, "callbacks": {"a": 1},
         },
         "state_dict.model",
     ),
@@ -118,9 +118,7 @@ def test_the_weights_inside(tmp_path: Path, config: Path, caplog: pytest.LogCapt
     assert (f"{path}: the weights are under '{prefix}'" in "".join(records)) == bool(prefix)
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "model.", "_orig_mod.module.", "model.net.", "backbone."], ids=lambda prefix: str(prefix)
-)
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module.", "model.net.", "backbone."])
 def test_prefixes_in_safetensors(tmp_path: Path, config: Path, prefix: str) -> None:
     save_file(prefixed(prefix), tmp_path / "model.safetensors")
     check_weights(tmp_path, config)
@@ -188,14 +186,16 @@ def test_a_key_where_there_is_nothing_to_choose(tmp_path: Path, config: Path) ->
         open_checkpoint(save({"a": torch.ones(2)}, tmp_path / "z.pt"), config, "x")
 
 
-@pytest.mark.parametrize(
-    "buffer",
-    """backbone_causal_mask decoder_causal_mask causal_mask backbone.layers.0.attn.causal_mask backbone.pos_embeddings.theta
-    backbone.layers.1.attn.pos_embeddings.cache decoder.layers.0.attn.rope.theta decoder.rope.cache freqs_cis
-    backbone.rotary_emb.inv_freq backbone.layers.0.attn.kv_cache.k_cache decoder.layers.0.attn.kv_cache.v_cache
-    backbone.layers.0.attn.kv_cache.cache_pos backbone.layers.0.mlp._extra_state norm.num_batches_tracked position_ids
-    cos_cached sin_cached n_averaged backbone.freqs_cos""".split(),  # noqa: SIM905
-)
+BUFFERS = """
+backbone_causal_mask decoder_causal_mask causal_mask backbone.layers.0.attn.causal_mask backbone.pos_embeddings.theta
+backbone.layers.1.attn.pos_embeddings.cache decoder.layers.0.attn.rope.theta decoder.rope.cache freqs_cis
+backbone.rotary_emb.inv_freq backbone.layers.0.attn.kv_cache.k_cache decoder.layers.0.attn.kv_cache.v_cache
+backbone.layers.0.attn.kv_cache.cache_pos backbone.layers.0.mlp._extra_state norm.num_batches_tracked position_ids
+cos_cached sin_cached n_averaged backbone.freqs_cos
+"""
+
+
+@pytest.mark.parametrize("buffer", BUFFERS.split())
 def test_buffers_are_left_out_with_a_note(
     tmp_path: Path, config: Path, caplog: pytest.LogCaptureFixture, buffer: str
 ) -> None:
