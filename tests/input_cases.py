@@ -3,6 +3,7 @@
 Each runs through the command in this process (`outcome`). A case that only has to be planned is not converted.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -11,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +25,9 @@ from builders import MICRO, Inputs, make_inputs
 from miso_gguf.convert.checkpoint.hf_layout import hf_sources
 from miso_gguf.convert.cli import convert
 from miso_gguf.core.errors import MisoError
+
+_DIR = ""
+"""The place itself, as what is passed."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -279,7 +284,78 @@ _HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
 _LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 33\n"
 _DAT = struct.pack("<ii", 2, 19) + b"blk.0.attn_q.weight" + struct.pack("<ii", 3, 4) + bytes(16)
 _TEXT = "text_embeddings.weight"
-_DIR = ""
+
+
+def _pt(wrap: Callable[[dict[str, torch.Tensor]], object], name: str = "ckpt.pt") -> Make:
+    """What a trainer makes of the weights, saved."""
+    return _save(lambda kit: wrap(_torch(kit.weights)), name)
+
+
+def _under(prefix: str) -> Make:
+    return _pt(lambda weights: {f"{prefix}{name}": tensor for name, tensor in weights.items()})
+
+
+def _trainer(weights: dict[str, torch.Tensor]) -> object:
+    moments = {0: {"exp_avg": torch.ones(2), "step": torch.tensor(7)}}
+    return {
+        "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
+        "optimizer_states": [{"state": moments, "param_groups": [{"lr": 1e-4, "params": [0]}]}],
+        "epoch": 3,
+        "hyper_parameters": {"lr": 1e-4},
+    }
+
+
+def _with_ema(weights: dict[str, torch.Tensor]) -> object:
+    return {"model": weights, "ema": {name: tensor + 1 for name, tensor in weights.items()}}
+
+
+def _bin_shards(kit: Kit, *, index: bool = True) -> None:
+    weights = _torch(kit.weights)
+    owner = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(weights)}
+    for shard in sorted(set(owner.values())):
+        torch.save({name: tensor for name, tensor in weights.items() if owner[name] == shard}, kit.place / shard)
+    if index:
+        (kit.place / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": owner}))
+
+
+WRAPPED = (
+    Case("the weights under `state_dict`", _pt(lambda w: {"state_dict": w}), "state_dict", True, "ckpt.pt"),
+    Case("the weights under `model_state_dict`", _pt(lambda w: {"model_state_dict": w}), "model", True, "ckpt.pt"),
+    Case(
+        "the weights and the arguments of a fine-tuning script",
+        _pt(lambda w: {"model": w, "args": argparse.Namespace(lr=1e-4, path=Path("data"))}),
+        "model",
+        True,
+        "ckpt.pt",
+    ),
+    Case("names that begin with `module.`", _under("module."), "", True, "ckpt.pt"),
+    Case("names that begin with `_orig_mod.`", _under("_orig_mod."), "", True, "ckpt.pt"),
+    Case("a trainer's `.ckpt` with its optimizer", _pt(_trainer, "last.ckpt"), "state_dict.model", True, "last.ckpt"),
+    Case("weights and their EMA copy", _pt(_with_ema), "--key", False, "ckpt.pt"),
+    Case("the same with `--key ema`", _pt(_with_ema), "ema", True, "ckpt.pt", {"--key": "ema"}),
+    Case("a `torch.save` called `model.safetensors`", _pt(lambda w: w, "model.safetensors"), "", True),
+    Case(
+        "upstream's masks and rotary tables saved along",
+        _tensors(
+            "backbone_causal_mask", "decoder_causal_mask", "backbone.layers.0.attn.pos_embeddings.cache", whole=True
+        ),
+        "backbone_causal_mask",
+        True,
+    ),
+    Case("a folder with `pytorch_model.bin`", _pt(lambda w: w, "pytorch_model.bin"), "", True, _DIR),
+    Case("a folder of `.bin` shards with their index", _bin_shards, "", True, _DIR),
+    Case("a folder of `.bin` shards without an index", lambda kit: _bin_shards(kit, index=False), "", True, _DIR),
+    Case(
+        "a folder with the model and a trainer's state", _with(_folder("optimizer.pt", "rng_state.pth")), "", True, _DIR
+    ),
+    Case(
+        "a folder with two models",
+        lambda kit: list(map(partial(_link, kit), ("first.safetensors", "second.safetensors"))),
+        "found first.safetensors, second.safetensors",
+        checkpoint=_DIR,
+    ),
+)
+"""Weights inside what trainers save, and folders of several files."""
 
 ACCEPTED = (
     Case("a `.safetensors` file in upstream's layout", _link, accepted=True),
@@ -643,6 +719,7 @@ ZEROED = (
 
 SECTIONS: Mapping[str, tuple[Case, ...]] = {
     "Checkpoints that are converted": ACCEPTED,
+    "Weights inside something, and folders": WRAPPED,
     "What is no checkpoint of the model": REFUSED,
     "What is passed beside it": OTHER_OPTIONS,
     "Zeroed weights": ZEROED,

@@ -172,9 +172,8 @@ def files_in(directory: Path) -> dict[str, Content]:
 def local_plan(checkpoint: Path, mimi: Path | None, tokenizer: Path, level: Level) -> dict[str, Any]:
     """The plan of the same files on this machine."""
     with open_checkpoint(checkpoint) as opened:
-        conversion = plan_conversion(
-            Path(f"{opened.spec.name}-GGUF"), opened, mimi, tokenizer, Request([level], allow_zero=True)
-        )
+        request = Request([level], allow_zero=True)  # as files with holes, that of the 8B model is here
+        conversion = plan_conversion(Path(f"{opened.spec.name}-GGUF"), opened, mimi, tokenizer, request)
         assert conversion.download_bytes == 0
         files = {plan.name: plan.size_bytes for plan in conversion.plans}
         return {"directory": str(conversion.directory), "files": files, "needed_bytes": conversion.needed_bytes}
