@@ -62,7 +62,7 @@ class Codec:
     """
 
     def __init__(self, path: SourcePath | None, checkpoint: Checkpoint, allow_zero: bool = False) -> None:
-        self._allow_zero = allow_zero
+        self._is_checked = allow_zero
         self._path = path
         self._checkpoint = checkpoint
         if path is None and not checkpoint.codec_shapes:
@@ -137,9 +137,10 @@ class Codec:
                 if shape:
                     tensors[name] = store.read(name, 0, shape[0])
             weights = mimi_weights(tensors, self.spec)[1]
-            if not self._allow_zero:
+            if not self._is_checked:  # once for both graphs
                 books = {f"{name}.embedding_sum" for name in codebook_names(self.spec)}
                 refuse_arrays(weights, books, self._name)
+                self._is_checked = True
             return {name: array for name, array in weights.items() if wanted(name)}
         finally:
             if self._path is not None:

@@ -703,7 +703,8 @@ ZEROED = (
     Case(
         "a codec whose codebooks were never trained",
         _changed_codec(_untrained),
-        "embedding_sum: all zero",
+        "was never trained",
+        accepted=True,
         options={"--mimi": "codec.safetensors"},
         runs=True,
     ),

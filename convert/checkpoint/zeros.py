@@ -4,6 +4,7 @@ Training leaves no row of a matrix at zero. Few may be, and are passed over: Lla
 about 256 rows for reserved tokens that are exactly zero, 0.2 % of it, and models of this family start from it.
 """
 
+import logging
 import math
 import re
 import threading
@@ -30,6 +31,8 @@ _ADDED = re.compile(r"\.block\.|_transformer\.")
 """In the names of a codec's layers whose output is added to their input."""
 
 Mask = NDArray[np.bool_]
+
+log = logging.getLogger(__name__)
 
 
 class ZeroRows:
@@ -86,7 +89,8 @@ def refuse_arrays(arrays: Mapping[str, NDArray[Any]], codebooks: Collection[str]
     """The same of a codec's arrays: matrices that are zero, and `codebooks` of which more than half is.
 
     Vectors may be zero: biases are. So may all of what is only added to a signal: a codec can do without (the tiny
-    model's does). Raises `CheckpointError`.
+    model's does). And a codec that was never trained has all codebooks zero, but not how often they were used: that is
+    said, and no damage. Raises `CheckpointError`.
     """
     bad, added = {}, 0
     for name, array in arrays.items():
@@ -98,8 +102,15 @@ def refuse_arrays(arrays: Mapping[str, NDArray[Any]], codebooks: Collection[str]
                 bad[name] = mask
     if sum(bool(_ADDED.search(name)) for name in bad) == added:
         bad = {name: mask for name, mask in bad.items() if not _ADDED.search(name)}
+    if all(name in bad and bad[name].all() and arrays[_usage(name)].all() for name in codebooks):
+        log.warning("%s: the codec was never trained, all of its codebooks are zero: nothing will be heard", path)
+        bad = {name: mask for name, mask in bad.items() if name not in codebooks}
     if bad:
         _refuse(path, bad, {})
+
+
+def _usage(codebook: str) -> str:
+    return codebook.replace("embedding_sum", "cluster_usage")
 
 
 def zero_rows(values: NDArray[Any], shape: Shape) -> NDArray[np.int64]:
