@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from builders import MICRO, Built
-from miso_gguf.console import DONE, run, table
+from miso_gguf.console import DONE, table
+from miso_gguf.console import run as run_command
 from miso_gguf.convert import cli as convert_cli
 from miso_gguf.core.note import NOTE
 from miso_gguf.models.levels import Q8_0
@@ -165,6 +166,6 @@ def test_a_note_is_no_warning_and_either_is_one_line(capsys: pytest.CaptureFixtu
         getLogger("a").warning("known %s", "x " * 80, extra=NOTE)
         getLogger("a").warning("wrong %s", "x " * 80)
 
-    assert run(command, [], "command") == DONE
+    assert run_command(command, [], "command") == DONE
     noted, warned = capsys.readouterr().err.splitlines()
     assert (noted.split()[:2], warned.split()[:2]) == (["NOTE", "known"], ["WARNING", "wrong"])
