@@ -169,3 +169,9 @@ def test_a_note_is_no_warning_and_either_is_one_line(capsys: pytest.CaptureFixtu
     assert run_command(command, [], "command") == DONE
     noted, warned = capsys.readouterr().err.splitlines()
     assert (noted.split()[:2], warned.split()[:2]) == (["NOTE", "known"], ["WARNING", "wrong"])
+
+
+@pytest.mark.parametrize("command", [convert_cli.convert, convert_cli.inspect, convert_cli.verify, speak_cli.speak])
+def test_every_option_is_explained(command: click.Command) -> None:
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert [option.name for option in options if not option.help] == []
