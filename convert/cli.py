@@ -330,7 +330,7 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
 
 
 def main() -> None:

@@ -255,7 +255,7 @@ def _check_codec(
             measured, ok = check_codec(directory / name, side, manifest.model_spec, source, threads)
             findings.append(Finding("codec", name, measured, ok is not False, skipped=ok is None))
     if source is None and not other:
-        remedy = "pass CHECKPOINT" if is_inside or checkpoint is None else "pass its source with --mimi"
+        remedy = "pass CHECKPOINT" if is_inside or checkpoint is None else "pass its source with --mimi FILE"
         other = [_left_out("codec", "both graphs", remedy)]
     return [*findings, *other]
 
