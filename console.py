@@ -14,12 +14,12 @@ from typing import Any, Protocol, TextIO, cast
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from .core.errors import MisoError
+from .core.note import is_note
 
 DONE, NO, FAILED = 0, 1, 2
 
@@ -114,7 +114,7 @@ def _run(command: click.Command, arguments: Sequence[str], name: str) -> int:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=stderr, show_time=False, show_path=False)],
+        handlers=[_Lines()],
         force=True,
     )
     for library, level in (
@@ -142,6 +142,15 @@ def _run(command: click.Command, arguments: Sequence[str], name: str) -> int:
         _say_error(name, f"error: {stopped.__context__ or 'stopped'}")
         return FAILED
     return result if isinstance(result, int) else DONE
+
+
+class _Lines(logging.Handler):
+    """The log, each record a line that only the terminal breaks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        label = "NOTE" if is_note(record) else record.levelname
+        style = f"logging.level.{'info' if label == 'NOTE' else label.lower()}"
+        stderr.print(Text.assemble((f"{label:8} ", style), self.format(record)), soft_wrap=True)
 
 
 class Bar(Protocol):

@@ -18,6 +18,7 @@ from typing import get_args
 from ..core.errors import BundleError
 from ..core.files import sync_directory, write_whole
 from ..core.lock import locked
+from ..core.note import NOTE
 from ..core.units import size_text
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, BundleFile, CodecFiles, Manifest, Role, SourceFile
 from .checkpoint.source_hash import SourceHasher
@@ -49,7 +50,7 @@ def convert(conversion: Conversion, progress: Progress = lambda _weights: None) 
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
             for name in remove_partials(directory):
-                log.warning("discarded %s, left by an interrupted run", name)
+                log.warning("discarded %s, left by an interrupted run", name, extra=NOTE)
             conversion = up_to_date(conversion)
             _check_space(conversion)
             if conversion.existing and conversion.existing.newer_levels:

@@ -28,6 +28,7 @@ from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)
 _LEVEL = DEFAULT_LEVEL.key
+_WHERE = ": file, directory or hub repo [default: beside CHECKPOINT"
 _EXAMPLES = f"""\b
 Examples:
   miso-convert --quant {_LEVEL}                       the 8B model from the hub, 5.8 GB out
@@ -61,9 +62,13 @@ def _common(command: Command) -> Command:
     """Options of both convert and verify."""
     for option in (
         click.option("--revision", metavar="REV", help="Branch, tag or commit, where CHECKPOINT is a hub repo."),
-        click.option("--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec."),
-        click.option("--key", metavar="NAME", help="Where in CHECKPOINT the weights are, if it holds several: ema."),
-        click.option("--threads", type=click.IntRange(1), default=_cores(), show_default="all cores"),
+        click.option(
+            "--config", type=_FILE, help="Dimensions of an unknown model: config.json or a model spec (JSON)."
+        ),
+        click.option("--key", metavar="NAME", help="Which weights, if CHECKPOINT holds several: model, ema."),
+        click.option(
+            "--threads", type=click.IntRange(1), metavar="N", default=_cores(), help="CPU threads [default: all]."
+        ),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):
         command = option(command)
@@ -78,30 +83,22 @@ def _common(command: Command) -> Command:
     type=_LevelType(),
     multiple=True,
     metavar="LEVEL",
-    help=f"{', '.join(LEVELS)}; several in one pass over the checkpoint.",
+    help=f"{', '.join(LEVELS)}. Repeat it for several, made in one pass over the checkpoint.",
 )
 @click.option(
     "--force",
     type=_LevelType(),
     multiple=True,
     metavar="LEVEL",
-    help="Write all files of this level anew, and a miso.json that is damaged; several. What is not named stays.",
+    help="Write all files of this level anew, and a damaged miso.json. Repeatable; other levels stay as they are.",
 )
 @click.option("--out", type=_FILE, help="Directory of the bundle [default: NAME-GGUF here].")
-@click.option(
-    "--mimi",
-    metavar="WHERE",
-    help="Mimi: file, directory or hub repo [default: inside CHECKPOINT, beside it, or the hub's].",
-)
-@click.option(
-    "--tokenizer",
-    metavar="WHERE",
-    help="tokenizer.json: file, directory or hub repo [default: beside CHECKPOINT, or the hub's].",
-)
+@click.option("--mimi", metavar="WHERE", help=f"Mimi, the codec{_WHERE}, inside it, or the hub's].")
+@click.option("--tokenizer", metavar="WHERE", help=f"tokenizer.json{_WHERE}, or the hub's].")
 @click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
 @click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
-@click.option("--imatrix-decoder", type=_FILE, help="Importance matrix of the depth decoder.")
+@click.option("--imatrix-decoder", type=_FILE, help="The same for the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
 @click.option("--allow-zero", is_flag=True, help="Convert weights that are zero in bulk as they are.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with sizes and time; fetch and write nothing.")
@@ -198,8 +195,8 @@ def inspect(directory: Path, as_json: bool, debug: bool) -> int:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", type=_FILE)
 @click.argument("checkpoint", required=False)
-@click.option("--mimi", help="The codec's source [default: beside CHECKPOINT, or inside it].")
-@click.option("--tokenizer", help="The tokenizer's source [default: beside CHECKPOINT].")
+@click.option("--mimi", metavar="WHERE", help=f"Mimi, the codec{_WHERE}, or inside it].")
+@click.option("--tokenizer", metavar="WHERE", help=f"tokenizer.json{_WHERE}].")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @_common
 def verify(
@@ -333,7 +330,7 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
 
 
 def main() -> None:

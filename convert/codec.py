@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.arrays import F32Array
 from ..core.errors import CheckpointError
+from ..core.note import NOTE
 from ..models.mimi import codebook_names, mimi_shapes, recognise_mimi
 from .checkpoint.foreign import CODEC, refuse_tensors
 from .checkpoint.hf_layout import check_mimi_config
@@ -123,7 +124,7 @@ class Codec:
     def _open_shapes(self, path: SourcePath) -> dict[str, tuple[int, ...]]:
         codec = _open(path)
         if codec.note:
-            log.warning("%s", codec.note)
+            log.warning("%s", codec.note, extra=NOTE)
         codec.store.close()
         return dict(codec.store.shapes)
 

@@ -100,18 +100,23 @@ def verify_bundle(
     # One that is only of another checkpoint, and else as it should be, can be compared with this one's.
     whole -= {finding.subject for finding in headers if not finding.ok and finding.check != "origin"}
     findings = [*_check_manifest(directory, manifest), *hashes, *headers]
-    findings += _check_tokenizers(directory, manifest, whole, checkpoint, tokenizer)
-    if checkpoint is not None and (
+    with progress("comparing tokenizers", 1):
+        findings += _check_tokenizers(directory, manifest, whole, checkpoint, tokenizer)
+    is_other = checkpoint is not None and (
         replace(checkpoint.spec, name=manifest.model_spec.name) != manifest.model_spec
         or checkpoint.fingerprint() != manifest.fingerprint
-    ):
-        other = Finding("source", checkpoint.spec.name, "the bundle was made from another checkpoint", ok=False)
-        return [*findings, *_check_codec(directory, manifest, whole, None, None, threads), other]
-    findings += _check_codec(directory, manifest, whole, checkpoint, mimi, threads)
+    )
+    with progress("running the codec", 1):
+        codec_of = (None, None) if is_other else (checkpoint, mimi)
+        findings += _check_codec(directory, manifest, whole, *codec_of, threads)
+    if checkpoint is not None and is_other:
+        message = "the bundle was made from another checkpoint"
+        return [*findings, Finding("source", checkpoint.spec.name, message, ok=False)]
     if checkpoint is None:
         return [*findings, *(_left_out(check, "every level", "pass CHECKPOINT") for check in ("tensors", "logits"))]
     findings += _check_all_tensors(directory, manifest, whole, checkpoint, threads, progress)
-    return [*findings, *_check_logits(directory, manifest, whole, checkpoint, threads)]
+    with progress("comparing logits", 1):
+        return [*findings, *_check_logits(directory, manifest, whole, checkpoint, threads)]
 
 
 def mends(
@@ -234,12 +239,7 @@ def _check_tokenizers(
 
 
 def _check_codec(
-    directory: Path,
-    manifest: Manifest,
-    whole: set[str],
-    checkpoint: Checkpoint | None,
-    mimi: Path | None,
-    threads: int,
+    directory: Path, manifest: Manifest, whole: set[str], checkpoint: Checkpoint | None, mimi: Path | None, threads: int
 ) -> list[Finding]:
     from .verify_codec import Side, check_codec  # noqa: PLC0415  (onnx and ONNX Runtime: half a second)
 

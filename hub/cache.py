@@ -15,8 +15,6 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ..core.errors import HubError
 from ..core.files import write_whole
 from ..core.units import size_text
@@ -77,6 +75,8 @@ class Cache:
 
         Its size, and its sha256 where the hub names it or `sha256` does, are checked before it gets its name.
         """
+        from filelock import FileLock  # noqa: PLC0415  (an extra)
+
         assert file.commit is not None
         pointer = self.path(file.commit, file.file)
         size_bytes, etag = file.require(remedy)

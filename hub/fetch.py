@@ -50,7 +50,8 @@ class Hub:
     def __init__(self, progress: Progress = no_progress) -> None:
         self._progress = progress
         self._opened: dict[str, Repository] = {}
-        self._unreachable: HubError | None = None
+        self._unreachable: str | None = None
+        """Why, up to where a remedy follows."""
 
     def open(self, repo: str, remedy: str, revision: str | None = None) -> "Repository":
         """A repository. The first revision that is asked for counts. Raises `HubError` that ends in `remedy`."""
@@ -64,17 +65,19 @@ class Hub:
         cache = calling(repo, remedy, lambda: Cache(repo))
         try:
             if self._unreachable is not None:
-                raise HubError(f"{what}: {str(self._unreachable).partition(': ')[2]}")
+                raise HubError(f"{what}: {self._unreachable}{remedy}")
             # Not list_repo_files: it retries for half a minute before it says that there is no network.
             info = calling(what, remedy, lambda: hub.HfApi().model_info(repo, revision=revision, timeout=TIMEOUT_S))
         except HubError as error:
             if self._unreachable is None and getattr(error.__cause__, "response", None) is None:
-                self._unreachable = error
+                self._unreachable = _reason(error, remedy)
             commit = cache.commit(revision or _LATEST)
             if commit is None:
                 raise
-            log.warning("%s; going on with what was downloaded before, of commit %s", error, commit[:12])
-            return Repository(repo, commit, cache.files(commit), cache, self._progress, unreachable=error)
+            reason = _reason(error, remedy)
+            said = reason.removesuffix(": ").removesuffix(", or ")
+            log.warning("%s: %s; going on with what was downloaded before, of commit %s", what, said, commit[:12])
+            return Repository(repo, commit, cache.files(commit), cache, self._progress, unreachable=reason)
         if not isinstance(info.sha, str) or not re.fullmatch("[0-9a-f]{40,64}", info.sha):
             raise HubError(f"{what}: the hub does not say which commit that is: {remedy}")
         files = [file.rfilename for file in info.siblings or ()]
@@ -91,7 +94,7 @@ class Repository:
         files: Collection[str],
         cache: Cache,
         progress: Progress,
-        unreachable: HubError | None = None,
+        unreachable: str | None = None,
         revision: str | None = None,
     ) -> None:
         self.repo, self.commit = repo, commit
@@ -102,10 +105,10 @@ class Repository:
     def __str__(self) -> str:
         return self.repo
 
-    def require(self, name: str) -> None:
+    def require(self, name: str, remedy: str) -> None:
         """Raises `HubError` if it cannot be known whether the repository has this file: the hub is out of reach."""
         if self._unreachable is not None and self._cached(name) is None:
-            raise self._missing(name)
+            raise self._missing(name, remedy)
 
     def get(self, name: str, remedy: str, *, size_bytes: int | None = None, sha256: str | None = None) -> Path:
         """One file, fetched unless it was before. Raises `HubError` that ends in `remedy`.
@@ -118,7 +121,7 @@ class Repository:
         if (found := self._cached(name, size_bytes)) is not None:
             return found
         if self._unreachable is not None:
-            raise self._missing(name)
+            raise self._missing(name, remedy)
         file = HubPath(self.repo, name, self.commit)
         return calling(str(file), remedy, lambda: self._cache.bring(file, remedy, self._progress, sha256))
 
@@ -129,7 +132,7 @@ class Repository:
             file.require(remedy)
             return file
         if (found := self._cached(name)) is None:
-            raise self._missing(name)
+            raise self._missing(name, remedy)
         return found
 
     def _cached(self, name: str, size_bytes: int | None = None) -> Path | None:
@@ -137,7 +140,10 @@ class Repository:
         is_there = path.is_file() and size_bytes in (None, path.stat().st_size)
         return path if is_there else None
 
-    def _missing(self, name: str) -> HubError:
-        return HubError(
-            f"{self.repo}/{name}: was not downloaded before, and {str(self._unreachable).partition(': ')[2]}"
-        )
+    def _missing(self, name: str, remedy: str) -> HubError:
+        return HubError(f"{self.repo}/{name}: was not downloaded before, and {self._unreachable}{remedy}")
+
+
+def _reason(error: HubError, remedy: str) -> str:
+    """What went wrong, without what it was about and up to where its remedy follows: the next file has another."""
+    return str(error).partition(": ")[2].removesuffix(remedy)

@@ -130,7 +130,7 @@ def open_bundle(
     if not is_repo_id(str(source)):
         raise BundleError(f"{source}: no such directory. Make a bundle with miso-convert, or give a Hugging Face repo.")
     repository = Hub(progress).open(str(source), _REMEDY, revision)
-    repository.require(MANIFEST_NAME)
+    repository.require(MANIFEST_NAME, _REMEDY)
     if MANIFEST_NAME not in repository.files:
         raise _no_bundle(repository)
     manifest = read_manifest(repository.get(MANIFEST_NAME, _REMEDY).parent)

@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
+from logging import getLogger
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
 from builders import MICRO, Built
-from miso_gguf.console import table
+from miso_gguf.console import DONE, table
+from miso_gguf.console import run as run_command
 from miso_gguf.convert import cli as convert_cli
+from miso_gguf.core.note import NOTE
 from miso_gguf.models.levels import Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME
 from miso_gguf.quant_eval import cli as eval_cli
@@ -154,3 +158,20 @@ def test_what_is_opened_does_not_become_a_standard_stream(tmp_path: Path) -> Non
     )
     assert run_process("tiny", "--quant", "q8_0", "--out", tmp_path, first=first, out=subprocess.DEVNULL)[0] == 0
     assert (tmp_path / MANIFEST_NAME).is_file()
+
+
+def test_a_note_is_no_warning_and_either_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def command() -> None:
+        getLogger("a").warning("known %s", "x " * 80, extra=NOTE)
+        getLogger("a").warning("wrong %s", "x " * 80)
+
+    assert run_command(command, [], "command") == DONE
+    noted, warned = capsys.readouterr().err.splitlines()
+    assert (noted.split()[:2], warned.split()[:2]) == (["NOTE", "known"], ["WARNING", "wrong"])
+
+
+@pytest.mark.parametrize("command", [convert_cli.convert, convert_cli.inspect, convert_cli.verify, speak_cli.speak])
+def test_every_option_is_explained(command: click.Command) -> None:
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert [option.name for option in options if not option.help] == []

@@ -6,10 +6,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import soundfile
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,6 +48,27 @@ def test_every_folder_with_modules_is_listed() -> None:
     assert sorted(listed) == sorted(".".join(("miso_gguf", *folder.parts)) for folder in folders)
     assert all((ROOT / folder / "__init__.py").exists() for folder in folders)
     assert len(folders) > 20
+
+
+def test_commands_start_without_any_extra() -> None:
+    """What only extras bring is imported where it is needed, or a plain installation could not even say what lacks."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    brought, open_ends = set[str](), list(project["dependencies"])
+    while open_ends:
+        requirement = Requirement(open_ends.pop())
+        name = canonicalize_name(requirement.name)
+        if name not in brought and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            brought.add(name)
+            open_ends += metadata.requires(name) or []
+    lacking = [
+        module
+        for module, names in metadata.packages_distributions().items()
+        if not {canonicalize_name(name) for name in names} & {*brought, "miso-gguf"}
+    ]
+    assert {"filelock", "huggingface_hub", "torch"} <= set(lacking)
+    program = f"import sys; sys.modules.update(dict.fromkeys({lacking})); "
+    program += "import miso_gguf.convert.cli, miso_gguf.runtime.cli"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ class Places:
         try:
             name = checkpoint_name(repository.files, repository)
         except CheckpointError:
-            repository.require(PREFERRED[0])
+            repository.require(PREFERRED[0], PASS_CHECKPOINT)
             raise
         looked = repository.look(name, PASS_CHECKPOINT)
         for file in checkpoint_files(looked, repository.files, repository):

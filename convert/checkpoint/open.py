@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
+from ...core.note import NOTE
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
 from .directory import checkpoint_name, shards_of
@@ -99,7 +100,7 @@ def open_checkpoint(
     try:
         unwrapped = unwrap(store, path, anchors(), key)
         if unwrapped.note and not is_look:
-            log.warning("%s", unwrapped.note)
+            log.warning("%s", unwrapped.note, extra=NOTE)
         store = unwrapped.store
         directory = path if path.is_dir() else path.parent
         layout = layout_of(store.shapes)

@@ -209,13 +209,14 @@ def test_out_of_reach_goes_on_with_the_commit_of_last_time(
     repository = Hub().open(REPO, REMEDY)
     assert (repository.files, repository.get("small.json", REMEDY)) == (["small.json"], first)
     assert repository.look("small.json", REMEDY) == first
-    assert f"{REPO}: cannot be fetched, the hub is out of reach (it answers 503): {REMEDY}; going on" in caplog.text
+    assert f"{REPO}: cannot be fetched, the hub is out of reach (it answers 503); going on" in caplog.text
     for call in (repository.get, repository.look):
         said = message(lambda call=call: call("big.bin", REMEDY))  # type: ignore[misc]
         assert said.startswith(f"{REPO}/big.bin: was not downloaded before, and cannot be fetched, the hub is out of")
+        assert said.endswith(f"): {REMEDY}")
     with pytest.raises(HubError, match="was not downloaded before"):
-        repository.require("big.bin")
-    repository.require("small.json")
+        repository.require("big.bin", REMEDY)
+    repository.require("small.json", REMEDY)
     assert len(hub.requests) == count + 1, "asked once, and never again"
 
 
@@ -226,9 +227,9 @@ def test_without_a_network_it_is_found_out_once(hub: HubServer, home: Path, monk
         f"{REPO}: cannot be fetched, the hub is out of reach ("
     )
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.port}")
-    assert message(lambda: opened.open(OTHER, REMEDY)).startswith(
-        f"{OTHER}: cannot be fetched, the hub is out of reach"
-    )
+    said = message(lambda: opened.open(OTHER, "pass the other one"))
+    assert said.startswith(f"{OTHER}: cannot be fetched, the hub is out of reach (")
+    assert said.endswith("): pass the other one"), "each repository ends in its own remedy"
     assert hub.requests == []
 
 

@@ -220,7 +220,7 @@ def test_offline_is_one_error_too(hub: HubServer, directory: Path, monkeypatch: 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert re.fullmatch(
         rf"{directory}: {NO_TOKENIZER} \({MIRROR}: cannot be fetched, the hub is out of reach \(.*\); "
-        rf"{GATED_REPO}: cannot be fetched, .*\); {NO_CODEC} \({MIMI_REPO}: cannot be fetched, .*\)",
+        rf"{GATED_REPO}: cannot be fetched, .*\); {NO_CODEC} \({MIMI_REPO}: cannot be fetched, [^:]*\)",
         refusal(directory),
     )
     assert refusal(directory, MIMI_REPO, directory / "typo.json") == (
