@@ -64,8 +64,8 @@ class Cache:
 
     def remember(self, revision: str, commit: str) -> None:
         """That the hub says so; for when it is out of reach. A cache that cannot be written stays as it is."""
-        ref = self._ref(revision)
         with suppress(OSError, ValueError):
+            ref = self._ref(revision)
             if revision != commit and not (ref.exists() and ref.read_text("utf-8") == commit):
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(ref, commit.encode())
@@ -87,7 +87,12 @@ class Cache:
         blob = self._folder / "blobs" / (etag if is_plain else hashlib.sha256(etag.encode()).hexdigest())
         for folder in (pointer.parent, blob.parent, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
+        # The library's own lock: whoever fetches the same file through it is waited for.
+        from filelock import FileLock  # noqa: PLC0415  (of the same extra)
+
         with FileLock(self._locks / f"{blob.name}.lock"):
+            if pointer.is_file() and pointer.stat().st_size == size_bytes:  # another process was quicker
+                return pointer
             if not blob.is_file() or blob.stat().st_size != size_bytes:
                 blob.unlink(missing_ok=True)
                 _transfer(file, blob, size_bytes, wanted, remedy, progress)
@@ -99,7 +104,7 @@ class Cache:
         return pointer
 
     def _ref(self, revision: str) -> Path:
-        if ".." in Path(revision).parts:
+        if ".." in Path(revision).parts or Path(revision).is_absolute():
             raise ValueError(revision)
         return self._folder / "refs" / revision
 

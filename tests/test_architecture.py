@@ -1,5 +1,7 @@
 """The rules of the house that a test can hold: which room may import which, outside and inside; nothing grows large."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,15 @@ def test_there_is_something_to_walk() -> None:
     assert len(SOURCES) > 30
     assert set(ALLOWED) == {module.split("/")[0] for module in MODULES}
     assert "runtime/lm/depth/decoder" in GRAPH["runtime/lm/engine"]
+
+
+@pytest.mark.parametrize("command", ["convert", "runtime"])
+def test_commands_need_no_extra(command: str) -> None:
+    """Whoever installs the package alone has none of these; in this environment all are there."""
+    extras = "filelock huggingface_hub torch tokenizers transformers matplotlib parselmouth pynvml"
+    code = f"import sys; sys.modules.update(dict.fromkeys('{extras}'.split())); import miso_gguf.{command}.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_imports_run_in_no_circle() -> None:

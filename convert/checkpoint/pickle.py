@@ -90,7 +90,8 @@ _REBUILD: dict[Name, Callable[..., Any]] = {
 
 
 def _rebuilt(function: Any, arguments: Any) -> Any:
-    return _REBUILD[function](*arguments) if function in _REBUILD else None
+    # Of nothing else is the hash taken: that of nested tuples ends the process.
+    return _REBUILD[function](*arguments) if isinstance(function, Name) and function in _REBUILD else None
 
 
 def is_pickle(head: bytes) -> bool:
@@ -184,8 +185,8 @@ class PickleFile(TensorFile):
             whole = _registered(storages, kind, key, Storage(key, _storage_dtype(storage), items))
             if view is None:
                 return whole
-            _, first, items = view
-            if not 0 <= first <= first + items <= whole.items:
+            first, items = _sizes(view[1:])
+            if first + items > whole.items:
                 raise ValueError(f"a view of storage {key} beyond its end")
             return Storage(key, whole.dtype, items, first)
 
@@ -197,6 +198,8 @@ class PickleFile(TensorFile):
         keys = unpickle(file, storage_of)
         position, starts = file.tell(), {}
         for key in keys:
+            if not isinstance(key, str):
+                raise TypeError("a storage whose name is no text")
             storage = storages[key]
             starts[key] = position + 8
             if not isinstance(self._path, HubPath):

@@ -339,6 +339,36 @@ def test_no_links(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert hub.sent_bytes == len(BIG)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_process_fetched_meanwhile(
+    hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    made, link = [], Path.symlink_to
+
+    def symlink_to(self: Path, target: str) -> None:
+        made.append(self)
+        if not links:
+            raise OSError("not here")
+        link(self, target)
+
+    monkeypatch.setattr(Path, "symlink_to", symlink_to)
+    repository = Hub().open(REPO, REMEDY)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(repository), "_cached", lambda *_: None)  # as it was before the lock was waited for
+        there = [repository.get("big.bin", REMEDY), repository.get("big.bin", REMEDY)]
+        assert made == there[:1] == there[1:]
+    assert hub.sent_bytes == len(BIG)
+
+
+def test_a_revision_is_no_place_on_the_disk(hub: HubServer, home: Path, tmp_path: Path) -> None:
+    fetch("small.json")
+    hub.refs[REPO, str(tmp_path / "x")] = hub.refs[REPO, "main"]
+    cache = Cache(REPO)
+    cache.remember(str(tmp_path / "x"), hub.refs[REPO, "main"])
+    cache.remember("../../x", hub.refs[REPO, "main"])
+    assert not list(tmp_path.rglob("x"))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import pickle
+import struct
 import sys
 import tracemalloc
 import types
@@ -305,6 +306,7 @@ HOSTILE = {
     "a name of numbers": _NUMBER + _NUMBER + b"\x93",
     "rebuilt of nothing": b"ctorch._utils\n_rebuild_tensor_v2\n)R",
     "rebuilt of itself": b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00(h\x00N(h\x00N)Nt" + b"NtR",
+    "rebuilt by nested tuples": b"ctorch._tensor\n_rebuild_from_type_v2\n()" + b"\x85" * 200_000 + b"N)NtR",
 }
 
 
@@ -313,6 +315,38 @@ def test_pickles_made_to_break_their_reader(tmp_path: Path, what: str) -> None:
     path = save_pickled(tmp_path / "x.pt", b"\x80\x04" + HOSTILE[what] + b".")
     with pytest.raises(CheckpointError, match=r"x\.pt: (refused: not a plain dictionary|not a state dict)"):
         PickleFile(path)
+
+
+def save_legacy(path: Path, *, view: object = None, keys: bytes = b"]X\x01\x00\x00\x00ka") -> Path:
+    """One tensor of two numbers in a storage `k` of four, in the format without a zip."""
+    head = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x00kX\x03\x00\x00\x00cpuK\x04"
+    storage += pickle.dumps(view, 2)[2:-1] + b"tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x02\x85K\x01\x85\x89NtR"
+    state = b"\x80\x02}X\x01\x00\x00\x00x" + tensor + b"s."
+    path.write_bytes(head + state + b"\x80\x02" + keys + b"." + struct.pack("<q4f", 4, 0, 1, 2, 3))
+    return path
+
+
+def test_a_view_of_a_storage(tmp_path: Path) -> None:
+    for view, numbers in ((None, [0, 1]), (("v", 2, 2), [2, 3])):
+        file = PickleFile(save_legacy(tmp_path / "x.pt", view=view))
+        assert file.read("x", 0, 2).tolist() == numbers
+        file.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"view": ("v", 3, 2)}, {"view": ("v", -1, 2)}, {"view": ("v", 0.5, 2)}, {"view": ("v", 0, 2.0)},
+        {"view": ("v",)}, {"keys": b"])" + b"\x85" * 200_000 + b"a"}, {"keys": b"]X\x01\x00\x00\x00ja"},
+        {"keys": b"N"}, {"keys": b"]"},
+    ],
+    ids=lambda damage: str(damage)[:40],
+)  # fmt: skip
+def test_storages_without_a_zip_that_are_made_up(tmp_path: Path, damage: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"x\.pt: refused: not a plain dictionary"):
+        PickleFile(save_legacy(tmp_path / "x.pt", **damage))
 
 
 def test_pickles_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
