@@ -75,8 +75,6 @@ class Cache:
 
         Its size, and its sha256 where the hub names it or `sha256` does, are checked before it gets its name.
         """
-        from filelock import FileLock  # noqa: PLC0415  (an extra)
-
         assert file.commit is not None
         pointer = self.path(file.commit, file.file)
         size_bytes, etag = file.require(remedy)
