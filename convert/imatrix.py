@@ -17,6 +17,7 @@ from ..core.files import file_sha256
 from ..models.tensors import GgufTensor
 from ..native.gguf_file import GgufFile
 from .checkpoint.foreign import IMATRIX, refuse_file
+from .checkpoint.tensor_store import check_regular
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -38,6 +39,7 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
     Raises `CheckpointError` if it is no imatrix, fits none of `tensors`, or has a wrong or non-finite entry.
     """
     try:
+        check_regular(path)
         with _open(path) as file:
             if file.value("general.type") != "imatrix":
                 raise CheckpointError(

@@ -125,8 +125,9 @@ _KINDS = (
     _Kind("the parts of a diffusers pipeline, another kind of model", name=r"model_index\.json"),
     # Training state.
     _Kind(
-        "a LoRA adapter, not a model", _MERGE, name=r"adapter_config\.json|adapter_model\.(safetensors|bin)",
-        tensor=r"(\b|_)(lora_(A|B|down|up|magnitude|embedding)|hada_w|lokr_w|oft_|ia3_|base_layer\b)",
+        "a LoRA adapter, not a model", _MERGE, name=r"adapter_config\.json|adapter_(model|\d+)\.(safetensors|bin|pt)",
+        tensor=r"(\b|_)(lora_(A|B|down|up|magnitude|embedding)|hada_w|lokr_w|(oft|boft|ia3|vera|vblora|randlora|fourierft|"
+        r"shira|bone|road|c3a|hra)_|base_layer\b)",
     ),
     _Kind(
         "a DeepSpeed ZeRO checkpoint", "python zero_to_fp32.py DIR OUT (the script is in DIR) joins it: convert OUT",
@@ -314,7 +315,7 @@ def _unfinished(path: SourcePath) -> str | None:
     """What shows that a download is not finished: the name that programs give one, or what they keep beside it."""
     if path.suffix in _UNFINISHED:
         return path.name
-    beside = [path.with_name(path.name + suffix) for suffix in _UNFINISHED] if isinstance(path, Path) else []
+    beside = [path.parent / f"{path.name}{suffix}" for suffix in _UNFINISHED] if isinstance(path, Path) else []
     return next((f"{file.name} lies beside it" for file in beside if file.exists()), None)
 
 

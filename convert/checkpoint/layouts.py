@@ -20,7 +20,7 @@ from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
 from . import hf_layout
 from .foreign import CONFIG, refuse_file
-from .tensor_store import Shape, SourcePath, TensorSource
+from .tensor_store import SMALL_BYTES, Shape, SourcePath, TensorSource, check_regular
 
 _MAX_LAYERS = 1000
 """A config is data from strangers: the tensor table is written out layer by layer."""
@@ -143,6 +143,7 @@ def _read_config(layout: Layout, path: SourcePath) -> ModelSpec:
 
 def _config_of(layout: Layout, path: SourcePath) -> ModelSpec:
     try:
+        check_regular(path, SMALL_BYTES)
         config: Any = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         needs = f": a checkpoint in {layout.name} layout needs its {layout.config_name} beside it, or --config FILE"

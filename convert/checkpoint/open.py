@@ -18,7 +18,7 @@ from .directory import checkpoint_name, shards_of
 from .foreign import refuse_directory, refuse_file, refuse_tensors
 from .layouts import UPSTREAM, Layout, anchors, layout_of, spec_of
 from .sharded import ShardedFiles, head_of, open_file
-from .tensor_store import Shape, SourcePath, TensorStore
+from .tensor_store import SMALL_BYTES, Shape, SourcePath, TensorStore, check_regular
 from .wrapping import unwrap
 
 _INDEX = ".index.json"
@@ -165,8 +165,9 @@ def _refuse_folder(path: Path) -> None:
 
     def read(name: str) -> bytes | None:
         try:
+            check_regular(directory / name, SMALL_BYTES)
             return (directory / name).read_bytes()
-        except OSError:
+        except (OSError, CheckpointError):
             return None
 
     with suppress(OSError):

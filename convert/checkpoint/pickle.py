@@ -191,12 +191,15 @@ class PickleFile(TensorFile):
             return Storage(key, whole.dtype, items, first)
 
         if unpickle(file, storage_of) != _MAGIC_NUMBER:
-            raise ValueError("a pickle, but not torch.save's")
+            raise ValueError("a pickle, but not torch.save's: save it with that")
         for _ in ("version", "about the machine"):
             unpickle(file, storage_of)
         tensors = self._flat(unpickle(file, storage_of, _REBUILD))
         keys = unpickle(file, storage_of)
         position, starts = file.tell(), {}
+        end = position + sum(8 + storages[key].items * ITEM_BYTES[storages[key].dtype] for key in keys)
+        if end > size_bytes:
+            raise ValueError(f"it ends at byte {size_bytes} of {end}: download it again")
         for key in keys:
             if not isinstance(key, str):
                 raise TypeError("a storage whose name is no text")
@@ -207,8 +210,6 @@ class PickleFile(TensorFile):
                 if int.from_bytes(file.read(8), "little") != storage.items:
                     raise ValueError(f"storage {key} is not where it should be")
             position += 8 + storage.items * ITEM_BYTES[storage.dtype]
-        if position > size_bytes:
-            raise ValueError(f"it ends at byte {size_bytes} of {position}: download it again")
         return tensors, starts
 
     def _flat(self, value: Any) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from ...hub.path import HubPath
 from .foreign import CHECKPOINT, INDEX, refuse_file
 from .pickle import PickleFile, is_pickle
 from .safetensors import SafetensorsFile, is_safetensors
-from .tensor_store import Shape, SourcePath, TensorFile
+from .tensor_store import SMALL_BYTES, Shape, SourcePath, TensorFile, check_regular
 
 INDEX_NAME = "model.safetensors.index.json"
 """What Hugging Face calls the index of a model."""
@@ -134,6 +134,7 @@ def read_index(index: SourcePath) -> dict[str, str]:
 
 def _read_index(index: SourcePath) -> dict[str, str]:
     try:
+        check_regular(index, SMALL_BYTES)
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
     except OSError as error:
         raise CheckpointError(f"{index}: cannot be read ({error.strerror or error})") from error

@@ -15,7 +15,7 @@ from typing import Any
 from ...core.errors import CheckpointError
 from ...models.spec import ModelSpec
 from .foreign import TOKENIZER, refuse_file
-from .tensor_store import SourcePath
+from .tensor_store import SourcePath, check_regular
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class _RefusedError(Exception):
 
 def _load(path: SourcePath) -> dict[str, Any]:
     try:
+        check_regular(path)
         # What is on the hub has a limit of its own.
         if isinstance(path, Path) and path.stat().st_size > _MAX_BYTES:
             raise _RefusedError(f"is not a tokenizer.json: {path.stat().st_size} bytes are more than any has")

@@ -23,7 +23,8 @@ _DATA_MODULES = (
 )
 """Of Python's own modules, those that settings saved beside the weights may come from."""
 _DATA_BUILTINS = (
-    "bool bytearray bytes complex dict float frozenset getattr int list object print range set slice str tuple type "
+    "Ellipsis NotImplemented abs bool bytearray bytes complex dict enumerate filter float frozenset getattr int len "
+    "list map max min object print property range reversed round set slice sorted staticmethod str sum tuple type zip "
     "basestring long unicode xrange"
 )
 
@@ -89,7 +90,10 @@ class _Limited:
         if size > self._left:
             raise ValueError(f"a pickle of more than {MAX_BYTES} bytes, or one that is cut off")
         self._left -= size
-        return self._stream.read(size)
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise ValueError("it is cut off: download it again")
+        return data
 
     def readline(self) -> bytes:
         line = self._stream.readline(self._left)

@@ -5,6 +5,7 @@ layout's anchors are is where weights are. One is taken; of several (weights and
 """
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from ...core.arrays import F32Array
 from ...core.errors import CheckpointError
-from .tensor_store import Shape, SourcePath, TensorStore
+from .tensor_store import Shape, SourcePath, TensorStore, is_plain_name
 from .unpickle import Inert, Tensor
 
 TOP = "."
@@ -41,7 +42,7 @@ _RECORD = re.compile(
     re.I,
 )
 """What else a trainer notes down beside weights."""
-_LISTED = 8
+_LISTED, _SHOWN = 8, 40
 _MAX_DEPTH, _MAX_PARTS = 64, 200_000
 
 
@@ -225,7 +226,15 @@ def _flatten(value: Any, path: str, above: frozenset[int], budget: list[int]) ->
             budget[0] -= 1
             if budget[0] < 0:
                 raise ValueError(f"more than {_MAX_PARTS} parts")
-            yield from _flatten(part, f"{path}.{name}" if path else str(name), above | {id(value)}, budget)
+            inside = f"{path}.{_printable(str(name))}" if path else str(name)
+            yield from _flatten(part, inside, above | {id(value)}, budget)
+
+
+def _printable(key: str) -> str:
+    """A key as it is, and one that is no name (a prompt, say, beside the weights) so that it can be printed."""
+    if is_plain_name(key):
+        return key
+    return f"{key[:_SHOWN].encode('unicode_escape').decode()}...{zlib.crc32(key.encode(errors='replace')):08x}"
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -68,6 +68,11 @@ _HF = (
     (re.compile(r"\.self_attn_layer_scale\."), ".layer_scale_1."),
     (re.compile(r"\.mlp_layer_scale\."), ".layer_scale_2."),
 )  # fmt: skip
+_HF_LOADED = (
+    (re.compile(r"^(en|de)coder\.\1coder_seanet\."), r"\1coder."),
+    (re.compile(r"^(?:en|de)coder\.((?:en|de)coder_transformer|downsample|upsample)\."), r"\1."),
+)
+"""What newer versions of transformers call the parts of a loaded model, which torch.save writes, and they do not."""
 _HF_QKV = re.compile(r"(.*\.self_attn\.)([qkv])_proj\.weight$")
 _HF_DECODER_MODULE = re.compile(r"decoder\.layers\.(\d+)\.")
 _HF_DECODER_CONV = re.compile(r"decoder\.model\.(\d+)\.conv\.conv\.(weight|bias)$")
@@ -115,14 +120,24 @@ def _kyutai_name(name: str, last_decoder_module: int) -> str:
     return name
 
 
+def _saved_name(name: str) -> str:
+    for pattern, replacement in _HF_LOADED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
 def _read_names(names: Iterable[str]) -> _Names:
     names = list(names)
     prefix = codec_prefix(names) or ""
-    plain = {name.removeprefix(prefix): name for name in names if name.startswith(prefix) and not _IGNORED.match(name)}
-    last = max((int(m[1]) for m in map(_HF_DECODER_MODULE.match, plain) if m), default=0)
+    plain = [
+        (_saved_name(name.removeprefix(prefix)), name)
+        for name in names
+        if name.startswith(prefix) and not _IGNORED.match(name)
+    ]
+    last = max((int(m[1]) for short, _ in plain if (m := _HF_DECODER_MODULE.match(short))), default=0)
     result = _Names({}, {}, [])
     qkv: dict[str, dict[str, str]] = {}
-    for short, name in plain.items():
+    for short, name in plain:
         kyutai = _kyutai_name(short, last)
         if m := _HF_QKV.match(kyutai):
             qkv.setdefault(f"{m[1]}in_proj_weight", {})[m[2]] = name

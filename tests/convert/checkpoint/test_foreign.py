@@ -208,3 +208,16 @@ def test_many_names_take_no_time() -> None:
     """Whose patterns went back and forth would never end here."""
     names = [f"layers.{i}.scales" for i in range(100_000)] + ["backbone.x"]
     assert said(refuse_tensors, names, "x").startswith("x: is the backbone alone")
+
+
+@pytest.mark.parametrize("name", ["vera_lambda_b", "boft_R", "vblora_logits_A", "randlora_A", "fourierft_spectrum"])
+def test_newer_kinds_of_adapters(name: str) -> None:
+    assert "LoRA adapter" in said(refuse_tensors, [f"base_model.model.backbone.layers.0.attn.q_proj.{name}"], "x")
+
+
+def test_a_folder_with_numbered_adapters() -> None:
+    assert "LoRA adapter" in said(refuse_directory, ["adapter_0.pt", "adapter_config.json"], nothing, "x")
+
+
+def test_a_place_without_a_name_is_nothing_known() -> None:
+    refuse_file(Path())

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from builders import MICRO
+from builders import MICRO, make_inputs
 from miso_gguf.convert.checkpoint import open as module
 from miso_gguf.convert.checkpoint.hf_layout import hf_sources
 from miso_gguf.convert.checkpoint.layouts import HUGGING_FACE, UPSTREAM
@@ -26,6 +27,8 @@ from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint, open_
 from miso_gguf.convert.checkpoint.pickle import PickleFile
 from miso_gguf.convert.checkpoint.safetensors import SafetensorsFile
 from miso_gguf.convert.checkpoint.sharded import ShardedFiles
+from miso_gguf.convert.checkpoint.tokenizer import read_tokenizer
+from miso_gguf.convert.imatrix import read_imatrix
 from miso_gguf.core.errors import CheckpointError
 from miso_gguf.models.flavors import CSM_1B, MISO_8B, TINY
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
@@ -519,3 +522,21 @@ def test_files_are_closed(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="closed file"):
         checkpoint.read("audio_head", 0, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_no_pipe_and_no_device_is_waited_for(tmp_path: Path) -> None:
+    inputs, pipe = make_inputs(tmp_path, MICRO), tmp_path / "model.safetensors.index.json"
+    os.mkfifo(pipe)
+    reads: list[Callable[[Path], object]] = [
+        open_checkpoint,
+        lambda path: open_checkpoint(inputs.checkpoint, path),
+        read_tokenizer,
+        lambda path: read_imatrix(path, []),
+    ]
+    for read in reads:
+        for path in (pipe, Path("/dev/zero")):
+            with pytest.raises(CheckpointError, match="not a regular file"):
+                read(path)
+    with pytest.raises(CheckpointError, match="a directory, not a regular file"):
+        open_checkpoint(inputs.checkpoint, tmp_path)

@@ -606,3 +606,18 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(CheckpointError, match=r"x\.pt: cannot be opened \(Permission denied\)"):
         PickleFile(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("value", [..., NotImplemented, len, sorted])
+def test_harmless_names_of_python_may_lie_beside(tmp_path: Path, value: object) -> None:
+    torch.save({"model": STATE, "args": argparse.Namespace(value=value)}, tmp_path / "x.pt")
+    check_reads(tmp_path / "x.pt", "model.")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_an_old_file_that_is_cut_off_says_so(tmp_path: Path, share: float) -> None:
+    torch.save(STATE, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match="download it again"):
+        PickleFile(tmp_path / "x.pt")

@@ -278,3 +278,15 @@ def test_many_copies_are_refused_in_no_time(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"weights are in 3000 places \(0, 1, 2, 3, 4, 5, 6, 7, \.\.\.\)"):
         unwrap(Store(), tmp_path, anchors())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["a line\nand another", "a prompt " * 100, "\x1b[2J"], ids=["lines", "long", "control"])
+def test_what_lies_beside_weights_may_have_any_keys(tmp_path: Path, key: str) -> None:
+    cache = {key: STATE["projection.weight"], f"{key}!": STATE["projection.weight"]}
+    torch.save({"model": STATE, "cache": cache}, tmp_path / "x.pt")
+    with open_checkpoint(tmp_path / "x.pt", make_inputs(tmp_path, MICRO).config) as checkpoint:
+        assert set(checkpoint.store.shapes) == set(STATE)
+    torch.save({"model": {**STATE, key: STATE["projection.weight"]}}, tmp_path / "y.pt")
+    with pytest.raises(CheckpointError, match="1 unknown") as caught:
+        open_checkpoint(tmp_path / "y.pt", tmp_path / "spec.json")
+    assert all(line.isprintable() for line in str(caught.value).splitlines())

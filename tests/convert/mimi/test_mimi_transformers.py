@@ -102,3 +102,11 @@ def test_faults_are_named_as_the_checkpoint_names_them(saved: Weights) -> None:
     assert "encoder_transformer.layers.0.self_attn.q_proj.weight has shape [32, 64], expected [64, 64]" in text
     assert "encoder_transformer.layers.0.self_attn.k_proj.weight has shape [96, 64], expected [64, 64]" in text
     assert "unknown: decoder.layers.0.extra" in text
+
+
+def test_names_of_a_loaded_model_are_the_same_weights(model: Any, saved: Weights) -> None:
+    loaded = {f"{CODEC_PREFIX}{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    spec, weights = mimi_weights(loaded)
+    expected = mimi_weights(saved)[1]
+    assert spec == SPEC
+    assert all(np.array_equal(weights[name], array) for name, array in expected.items())
