@@ -191,6 +191,8 @@ def test_malicious_pickles_are_refused_and_not_run(tmp_path: Path, save: Any, wh
 
 
 def asking(module: str, name: str, protocol: int) -> bytes:
+    if protocol == 0:  # the oldest instruction that makes an object
+        return f"(i{module}\n{name}\n.".encode()
     text = f"c{module}\n{name}\n" if protocol < 4 else ""
     named = text.encode() or b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name)) + b"\x93"
     return b"\x80" + bytes([protocol]) + named + b"(X\x01\x00\x00\x00xtR."
@@ -203,7 +205,7 @@ code.interact pickle.loads webbrowser.open timeit.timeit os.path.join _posixsubp
 """
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("name", ATTACKS.split())
 def test_what_no_checkpoint_needs_is_refused_by_name(tmp_path: Path, name: str, protocol: int) -> None:
     module, attribute = name.rsplit(".", 1)
@@ -358,6 +360,15 @@ def test_pickles_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         PickleFile(path)
     monkeypatch.setattr(unpickle, "MAX_BYTES", 1000)
     with pytest.raises(CheckpointError, match="a pickle of more than 1000 bytes"):
+        PickleFile(path)
+
+
+def test_a_member_that_is_encrypted(tmp_path: Path) -> None:
+    path = save_pickled(tmp_path / "x.pt", pickled_tensor(**tensor_of()))  # type: ignore[arg-type]
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # in the directory's entry of the last member
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="a member of the zip is not where its directory says, or is encrypted"):
         PickleFile(path)
 
 

@@ -194,10 +194,13 @@ def test_a_codec_inside_one_file_without_a_config(hub: HubServer, csm: Path) -> 
     assert found(CSM, opens=partial(open_checkpoint, config=csm / "config.json")).mimi is None
 
 
-def test_what_is_no_checkpoint_is_not_fetched(hub: HubServer, csm: Path) -> None:
+def test_what_is_no_checkpoint_is_not_fetched(hub: HubServer, csm: Path, inputs: Inputs) -> None:
+    checkpoint = inputs.checkpoint.read_bytes()
     hub.publish(MISO, {WHOLE: hub.repos[MIMI_REPO][MIMI_FILE]})
     with pytest.raises(CheckpointError):
         found(MISO)
+    hub.publish(MISO, {WHOLE: checkpoint.replace(b'"F32"', b'"U32"')})
+    assert "has dtype U32; supported are F32, F16, BF16" in refusal(MISO)
     hub.publish(MISO, {"README.md": b""})
     assert refusal(MISO).startswith(f"{MISO}: expected one checkpoint (")
     assert fetched(hub) == []

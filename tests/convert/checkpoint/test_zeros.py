@@ -94,6 +94,19 @@ def test_whole_weights_are_not_refused(weights: Weights, tmp_path: Path) -> None
         assert read_all(checkpoint) == ""
 
 
+def test_a_hole_that_begins_inside_the_tensor_before(weights: Weights, tmp_path: Path) -> None:
+    """One of 33 sampled rows of a table is nothing to wonder at, beside a tensor that is all zero it is."""
+    with opened(weights, tmp_path) as checkpoint:
+        names = sorted(checkpoint.shapes, key=checkpoint.position)
+    behind = names[names.index(TEXT) - 1]
+    weights[TEXT][:20] = 0
+    weights[behind][:] = 0
+    with opened(weights, tmp_path) as checkpoint:
+        message = said(refuse_sampled, checkpoint)
+    assert f"{behind}: all zero" in message
+    assert f"{TEXT}: rows 0..19 (1.95 %) are zero" in message
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "line"),
     [
