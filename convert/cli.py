@@ -23,7 +23,8 @@ from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
 from .checkpoint.sources import DEFAULT_CHECKPOINT, OtherCheckpointError, Sources, resolve, resolve_for_verify
 from .codec import DECODER_NAME, ENCODER_NAME
-from .conversion import Conversion, Request, estimate_seconds, plan_conversion
+from .conversion import Conversion, Request, plan_conversion
+from .estimate import estimate_seconds
 from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)

@@ -1,13 +1,8 @@
 """What a conversion is going to do: what is missing, what it takes, how long. Reads, never writes."""
 
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from gguf import GGMLQuantizationType
 
 from ..core.errors import BundleError
 from ..core.files import file_sha256
@@ -17,7 +12,6 @@ from ..models.levels import Level
 from ..models.manifest import LevelFiles, Manifest, Role, SourceFile
 from ..models.spec import ModelSpec
 from ..models.tensors import PARTS, Part, gguf_tensors
-from ..native.ggml import quantize
 from .checkpoint.open import Checkpoint
 from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import check_tokenizer, gguf_keys, read_tokenizer
@@ -28,13 +22,6 @@ from .gguf_header import tokenizer_keys
 from .imatrix import Imatrix, read_imatrix
 from .plan import GgufPlan, check_name, file_name, plan_file
 from .rows import RowReader
-
-_TRIAL_SHAPE = (64, 4096)
-_OVERHEAD = 1.1
-"""Reading, checking, hashing and writing beside the quantiser: see benchmarks/convert.py."""
-
-_DISK_BYTES_PER_S = 400e6
-"""Of a plain SSD, reading and writing in turns: what bounds the levels that are quick to quantise."""
 
 
 @dataclass(frozen=True)
@@ -242,26 +229,3 @@ def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
 
 def _files(level: LevelFiles) -> tuple[str, str, str]:
     return level.backbone, level.decoder, level.embeddings
-
-
-def estimate_seconds(conversion: Conversion) -> float:
-    """Wall seconds of `bundle.convert`, from the speed of each tensor type on one thread right now."""
-    weights: Counter[GGMLQuantizationType] = Counter()
-    counted: set[tuple[str, str, GGMLQuantizationType]] = set()
-    for plan in conversion.plans:
-        for tensor, info in zip(plan.tensors, plan.infos, strict=True):
-            # Equal types of one tensor are quantised once for all files.
-            if (plan.part, tensor.name, info.qtype) not in counted:
-                counted.add((plan.part, tensor.name, info.qtype))
-                weights[info.qtype] += tensor.weights
-    thread_seconds = sum(count / _weights_per_second(qtype) for qtype, count in weights.items())
-    moved_bytes = conversion.needed_bytes + sum(path.stat().st_size for path in conversion.checkpoint.store.files)
-    return max(_OVERHEAD * thread_seconds / conversion.request.threads, moved_bytes / _DISK_BYTES_PER_S)
-
-
-def _weights_per_second(qtype: GGMLQuantizationType) -> float:
-    rows = np.random.default_rng(0).standard_normal(_TRIAL_SHAPE, np.float32)
-    quantize(qtype, rows[:1])
-    start = time.perf_counter()
-    quantize(qtype, rows)
-    return rows.size / (time.perf_counter() - start)

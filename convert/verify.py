@@ -5,7 +5,6 @@ sources read anew. What is left out is said, too. A file that is damaged is a fi
 """
 
 import importlib.util
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -30,9 +29,9 @@ from ..native.gguf_file import GgufFile, StoredTensor
 from .checkpoint.open import Checkpoint
 from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import read_tokenizer
+from .checks.logits import Prompt
 from .codec import Codec
 from .rows import RowReader
-from .verify_logits import Prompt
 
 Qtype = GGMLQuantizationType
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -144,9 +143,8 @@ def mends(
         kind = (key.partition("+")[2], files.imatrix_backbone, files.imatrix_decoder)
         commands.setdefault(kind, []).append(key)
     options = (option for option in (given or {}).items() if option[1])
-    inputs = shlex.join([checkpoint, *(str(word) for option in options for word in option)])
-    written = [mending_command(directory, *keys, manifest=manifest) for keys in commands.values()]
-    return [command.replace("CHECKPOINT", inputs, 1) for command in written]
+    inputs = [checkpoint, *(str(word) for option in options for word in option)]
+    return [mending_command(directory, *keys, manifest=manifest, inputs=inputs) for keys in commands.values()]
 
 
 def _left_out(check: str, subject: str, remedy: str) -> Finding:
@@ -224,7 +222,7 @@ def _check_source(manifest: Manifest, role: Role, source: Path) -> list[Finding]
 def _check_tokenizers(
     directory: Path, manifest: Manifest, whole: set[str], checkpoint: Checkpoint | None, source: Path | None
 ) -> list[Finding]:
-    from .verify_tokenizer import check_tokenizer_of  # noqa: PLC0415
+    from .checks.tokenizer import check_tokenizer_of  # noqa: PLC0415
 
     if source is not None and source.is_dir():
         source /= TOKENIZER_NAME
@@ -241,7 +239,7 @@ def _check_tokenizers(
 def _check_codec(
     directory: Path, manifest: Manifest, whole: set[str], checkpoint: Checkpoint | None, mimi: Path | None, threads: int
 ) -> list[Finding]:
-    from .verify_codec import Side, check_codec  # noqa: PLC0415  (onnx and ONNX Runtime: half a second)
+    from .checks.codec import Side, check_codec  # noqa: PLC0415  (onnx and ONNX Runtime: half a second)
 
     is_inside = not manifest.sources_of("mimi")
     other = _check_source(manifest, "mimi", mimi) if mimi and checkpoint and not is_inside else []

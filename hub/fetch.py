@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..core.errors import HubError
@@ -28,6 +28,12 @@ def is_repo_id(name: str) -> bool:
     """Whether `name` can be OWNER/NAME on the hub, rather than a mistyped path to a file."""
     # The hub forbids "--" and "..", and huggingface-hub raises on them.
     return bool(_REPO_ID.fullmatch(name)) and not name.endswith(_FILE_SUFFIXES) and not re.search(r"--|\.\.", name)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file of this name stays inside the folder of its repository, on any system."""
+    parts = PureWindowsPath(name).parts
+    return bool(parts) and name.isprintable() and ".." not in parts and not PureWindowsPath(name).anchor
 
 
 def origin(path: Path | HubPath) -> tuple[str, str] | None:
@@ -80,7 +86,8 @@ class Hub:
             return Repository(repo, commit, cache.files(commit), cache, self._progress, unreachable=reason)
         if not isinstance(info.sha, str) or not re.fullmatch("[0-9a-f]{40,64}", info.sha):
             raise HubError(f"{what}: the hub does not say which commit that is: {remedy}")
-        files = [file.rfilename for file in info.siblings or ()]
+        # They become paths in the cache, and whoever serves a mirror is a stranger too.
+        files = [file.rfilename for file in info.siblings or () if _is_plain(file.rfilename)]
         return Repository(repo, info.sha, files, cache, self._progress, revision=revision or _LATEST)
 
 

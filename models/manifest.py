@@ -7,7 +7,7 @@ a `schema_version` manifests only ever grow: what this version does not know, it
 import re
 import reprlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -213,7 +213,9 @@ class DamagedManifestError(BundleError):
         self.problem = problem
 
 
-def mending_command(directory: Path | str, *keys: str, manifest: Manifest | None = None) -> str:
+def mending_command(
+    directory: Path | str, *keys: str, manifest: Manifest | None = None, inputs: Sequence[str] = ("CHECKPOINT",)
+) -> str:
     """The command that writes levels anew, whatever is there in their files' place.
 
     Args:
@@ -221,8 +223,9 @@ def mending_command(directory: Path | str, *keys: str, manifest: Manifest | None
         keys: The manifest's names of the levels: none for one that is to be filled in, several only if all combine
             with one level for the depth decoder.
         manifest: If given, it says which levels were quantised with an importance matrix.
+        inputs: The checkpoint and the options for its other sources, as they were passed.
     """
-    words = ["miso-convert", "CHECKPOINT"]
+    words = ["miso-convert", shlex.join(inputs)]
     for key in keys or ("LEVEL",):
         words += ["--force", key.partition("+")[0]]
     if decoder := next((key.partition("+")[2] for key in keys if "+" in key), None):

@@ -22,9 +22,6 @@ from . import hf_layout
 from .foreign import CONFIG, refuse_file
 from .tensor_store import SMALL_BYTES, Shape, SourcePath, TensorSource, check_regular
 
-_MAX_LAYERS = 1000
-"""A config is data from strangers: the tensor table is written out layer by layer."""
-
 Rows = npt.NDArray[np.float32]
 
 
@@ -154,10 +151,6 @@ def _config_of(layout: Layout, path: SourcePath) -> ModelSpec:
         raise CheckpointError(f"{path}: not a JSON object")
     owner = next(layout for layout in LAYOUTS if layout.has_config(config))
     try:
-        spec = owner.spec_from_config(config)
+        return owner.spec_from_config(config)
     except (CheckpointError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    layers = spec.backbone.layers + spec.decoder.layers
-    if layers > _MAX_LAYERS:
-        raise CheckpointError(f"{path}: says {layers} layers, more than {_MAX_LAYERS}: no plausible model")
-    return spec

@@ -60,6 +60,12 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
+def test_names_that_leave_the_repository_are_not_there(hub: HubServer, home: Path) -> None:
+    names = ["../../x", "a/../../x", "/x", "C:x", "\\\\host\\x", "a\\..\\..\\x", "x\n", "..", ""]
+    hub.repos[REPO] = {"sub/model.bin": b"", "..x": b"", **dict.fromkeys(names, b"")}
+    assert Hub().open(REPO, REMEDY).files == ["sub/model.bin", "..x"]
+
+
 @pytest.mark.parametrize("name", ["big.bin", "small.json", "empty"])
 @pytest.mark.parametrize("large", [True, False])
 def test_a_file_comes_once_and_the_library_finds_it(hub: HubServer, home: Path, name: str, large: bool) -> None:

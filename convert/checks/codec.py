@@ -16,9 +16,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from ..models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
-from ..models.spec import ModelSpec
-from .codec import Codec
+from ...models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from ...models.spec import ModelSpec
+from ..codec import Codec
 
 Side = Literal["decoder", "encoder"]
 Verdict = tuple[str, bool | None]

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 
 from builders import MICRO, Built
 from miso_gguf.convert.checkpoint.open import open_checkpoint
+from miso_gguf.convert.checks.codec import Side, check_codec
 from miso_gguf.convert.codec import Codec
-from miso_gguf.convert.verify_codec import Side, check_codec
 
 SIDES: list[Side] = ["decoder", "encoder"]
 Change = Callable[[onnx.ModelProto], object]

@@ -9,10 +9,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import BundleError
-from ..native.gguf_file import GgufFile
-from ..native.llama import load_library
-from .checkpoint.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, TokenizerMetadata, gguf_keys
+from ...core.errors import BundleError
+from ...native.gguf_file import GgufFile
+from ...native.llama import load_library
+from ..checkpoint.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, TokenizerMetadata, gguf_keys
 
 _SOURCE = "tokenizer.json"
 _ENTRIES = {"tokens": "token", "merges": "merge"}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..core.arrays import F32Array
-from ..models.levels import halves
-from ..models.manifest import LevelFiles
-from ..native.ggml import dequantize
-from ..native.gguf_file import GgufFile
-from ..native.llama import LlamaModel, LlamaOptions
-from .checkpoint.open import Checkpoint
+from ...core.arrays import F32Array
+from ...models.levels import halves
+from ...models.manifest import LevelFiles
+from ...native.ggml import dequantize
+from ...native.gguf_file import GgufFile
+from ...native.llama import LlamaModel, LlamaOptions
+from ..checkpoint.open import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Prompt:
     def __init__(self, checkpoint: Checkpoint) -> None:
         import torch  # noqa: PLC0415
 
-        from ..models.reference import Reference, audio_rows, text_rows  # noqa: PLC0415
+        from ...models.reference import Reference, audio_rows, text_rows  # noqa: PLC0415
 
         self.spec = spec = checkpoint.spec
         generator = np.random.default_rng(0)

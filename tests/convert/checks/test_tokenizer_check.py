@@ -9,8 +9,8 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from miso_gguf.convert.checkpoint.tokenizer import gguf_keys, read_tokenizer
+from miso_gguf.convert.checks.tokenizer import check_tokenizer_of
 from miso_gguf.convert.gguf_header import TensorInfo, header_bytes, padded, tokenizer_keys
-from miso_gguf.convert.verify_tokenizer import check_tokenizer_of
 from miso_gguf.models import tiny
 
 Values = dict[str, Any]
