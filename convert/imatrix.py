@@ -39,7 +39,8 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
     Raises `CheckpointError` if it is no imatrix, fits none of `tensors`, or has a wrong or non-finite entry.
     """
     try:
-        check_regular(path)
+        if path.exists():
+            check_regular(path)
         with _open(path) as file:
             if file.value("general.type") != "imatrix":
                 raise CheckpointError(
