@@ -12,10 +12,10 @@ from input_cases import SECTIONS, Case, Kit, base_inputs, outcome
 DOCUMENT = Path(__file__).with_name("inputs.md")
 _HEAD = """# What is accepted, and what is said of the rest
 
-What people pass to `miso-convert`, and what it answers; how it finds the weights is in [convert.md](convert.md). Every row
-is a test, and its words are those that come out (`make docs` writes them). Files and folders have the names that the tests
-gave them, `FOLDER` and `x` among them; `converted` is where nothing is said. What opens and fits is never refused for its
-name, its suffix, or what lies beside it.
+What people pass to `miso-convert`, and what it answers; how it finds the weights is in [convert.md](convert.md). Every
+row is a test, and its words are those that come out (`make docs` writes them). Files and folders have the names that
+the tests gave them, `FOLDER` and `x` among them; `converted` is where nothing is said. What opens and fits is never
+refused for its name, its suffix, or what lies beside it.
 """
 _LINES = 3
 
