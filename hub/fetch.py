@@ -80,9 +80,8 @@ class Hub:
             commit = cache.commit(revision or _LATEST)
             if commit is None:
                 raise
+            log.warning("%s; going on with what was downloaded before, of commit %s", error, commit[:12])
             reason = _reason(error, remedy)
-            said = reason.removesuffix(": ").removesuffix(", or ")
-            log.warning("%s: %s; going on with what was downloaded before, of commit %s", what, said, commit[:12])
             return Repository(repo, commit, cache.files(commit), cache, self._progress, unreachable=reason)
         if not isinstance(info.sha, str) or not re.fullmatch("[0-9a-f]{40,64}", info.sha):
             raise HubError(f"{what}: the hub does not say which commit that is: {remedy}")

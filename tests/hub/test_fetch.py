@@ -215,7 +215,7 @@ def test_out_of_reach_goes_on_with_the_commit_of_last_time(
     repository = Hub().open(REPO, REMEDY)
     assert (repository.files, repository.get("small.json", REMEDY)) == (["small.json"], first)
     assert repository.look("small.json", REMEDY) == first
-    assert f"{REPO}: cannot be fetched, the hub is out of reach (it answers 503); going on" in caplog.text
+    assert f"{REPO}: cannot be fetched, the hub is out of reach (it answers 503): {REMEDY}; going on" in caplog.text
     for call in (repository.get, repository.look):
         said = message(lambda call=call: call("big.bin", REMEDY))  # type: ignore[misc]
         assert said.startswith(f"{REPO}/big.bin: was not downloaded before, and cannot be fetched, the hub is out of")
