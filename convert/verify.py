@@ -203,7 +203,7 @@ def _check_hashes(directory: Path, manifest: Manifest, progress: ProgressBar) ->
 
 def _hashed(path: Path, record: BundleFile) -> tuple[str, bool]:
     if not path.is_file():
-        return "missing", False
+        return "a directory: move it away" if path.is_dir() else "missing", False
     if (size_bytes := path.stat().st_size) != record.size_bytes:
         return f"{size_bytes} bytes, expected {record.size_bytes}", False
     digest = file_sha256(path)

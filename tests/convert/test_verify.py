@@ -94,6 +94,12 @@ def test_missing_and_cut_files(copy: Path) -> None:
     assert "4 bytes, expected" in next(f.measured for f in findings if f.subject == "Miso-Tiny-decoder-Q8_0.gguf")
 
 
+def test_a_directory_in_a_files_place_is_not_called_missing(copy: Path) -> None:
+    (copy / "mimi-encoder.onnx").unlink()
+    (copy / "mimi-encoder.onnx").mkdir()
+    assert [f.measured for f in _verify(copy) if not f.ok] == ["a directory: move it away"]
+
+
 def _forge(directory: Path, name: str, change: Callable[[Path], object]) -> None:
     """Change a file and make the manifest agree, as a broken converter would."""
     path = directory / name
