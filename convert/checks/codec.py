@@ -41,7 +41,7 @@ _TYPES: Mapping[Side, tuple[str, ...]] = {"decoder": ("float16", "float32"), "en
 _TOO_OLD = re.compile(
     r"Could not find an implementation for \S+|Unsupported model IR version: \d+|Opset \d+ is under development"
 )
-"""What ONNX Runtime says of a graph that is newer than itself, and of no damaged one."""
+"""What ONNX Runtime says of a graph that is newer than itself, or says so."""
 _Array = NDArray[Any]
 
 

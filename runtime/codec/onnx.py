@@ -28,7 +28,7 @@ _PROVIDERS: Mapping[str, list[Any]] = {
 _TOO_NEW = re.compile(
     r"Could not find an implementation for \S+|Unsupported model IR version: \d+|Opset \d+ is under development"
 )
-"""What ONNX Runtime says of a graph that is newer than itself. No damaged file makes it say so."""
+"""What ONNX Runtime says of a graph that is newer than itself, or says so."""
 _NUMBERS = ("codebooks", "cardinality", "sample_rate_hz", "frame_samples")
 
 

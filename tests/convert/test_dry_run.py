@@ -242,7 +242,7 @@ def test_it_says_what_is_to_be_fetched(hub: HubServer, home: Path) -> None:
     done = convert(hub, home, "--quant", "q4_k_m", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     assert "MisoTTS-8B-backbone-Q4_K_M.gguf" in done.stdout
-    assert "\n33.14 GB to fetch, 5.83 GB of disk, about " in done.stdout
+    assert "\n33.14 GB to fetch, 5.76 GB of disk, about " in done.stdout
 
 
 @pytest.mark.parametrize("library", ["installed", OLDEST_HUB])
