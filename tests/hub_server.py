@@ -81,6 +81,8 @@ class HubServer:
     """Commit -> files, of what was published."""
     refs: dict[tuple[str, str], str] = field(default_factory=dict)
     """(repository, branch or tag) -> commit."""
+    encodings: set[str] = field(default_factory=set)
+    """In which answers were wanted: a server or proxy may compress what is not only wanted as it is."""
     requests: list[str] = field(default_factory=list)
     """METHOD PATH, and the range where one was asked for."""
     sent_bytes: int = 0
@@ -154,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         asked = self.headers.get("Range", "")
+        self.hub.encodings.add(self.headers.get("Accept-Encoding", ""))
         self.hub.requests.append(f"{self.command} {self.path} {asked}".rstrip())
         is_cdn = self.path.startswith("/cdn")  # which is asked without a token
         repo = "/".join(self.path.removeprefix("/cdn").removeprefix("/api/models").split("/")[1:3])

@@ -116,5 +116,6 @@ def _check_spans(spans: list[tuple[int, int, str]], data_bytes: int, path: Sourc
         position = end
     if position != data_bytes:
         raise CheckpointError(
-            f"{path}: {data_bytes - position} bytes behind the last tensor: not a whole safetensors file"
+            f"{path}: {data_bytes - position} bytes behind the last tensor: not a safetensors file as it was "
+            "written. Download it again."
         )

@@ -33,7 +33,9 @@ _BUFFERS = re.compile(
 )
 """What upstream and libraries save along and every loader computes anew."""
 _STATE = re.compile(
-    r"(?:optim|opt_state|(?:lr_)?sched|(?:grad_)?scaler|exp_avg|momentum_buf|grad(?:ient)?s?$|rng_|random_state)", re.I
+    r"(?:optim(?:i[sz]er)?s?(?:_|$)|opt_state|(?:lr_)?sched|(?:grad_)?scaler|exp_avg|momentum_buf|grad(?:ient)?s?$|"
+    r"rng_|random_state)",
+    re.I,
 )
 """How a part begins that holds a trainer's state: nothing in it is weights, though it may have their names."""
 _RECORD = re.compile(

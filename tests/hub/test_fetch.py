@@ -62,7 +62,7 @@ def files(folder: Path) -> list[str]:
 
 def test_names_that_leave_the_repository_are_not_there(hub: HubServer, home: Path) -> None:
     names = ["../../x", "a/../../x", "/x", "C:x", "\\\\host\\x", "a\\..\\..\\x", "x\n", "..", ""]
-    hub.repos[REPO] = {"sub/model.bin": b"", "..x": b"", **dict.fromkeys(names, b"")}
+    hub.publish(REPO, {"sub/model.bin": b"", "..x": b"", **dict.fromkeys(names, b"")})
     assert Hub().open(REPO, REMEDY).files == ["sub/model.bin", "..x"]
 
 
@@ -80,6 +80,13 @@ def test_a_file_comes_once_and_the_library_finds_it(hub: HubServer, home: Path, 
     assert hub.requests == [f"GET /api/models/{REPO}"]
     assert Path(huggingface_hub.hf_hub_download(REPO, name, local_files_only=True)) == path
     assert hub.sent_bytes == path.stat().st_size
+
+
+def test_a_byte_is_a_byte_of_the_file(hub: HubServer, home: Path) -> None:
+    repository = Hub().open(REPO, REMEDY)
+    hub.encodings.clear()
+    repository.get("big.bin", REMEDY)
+    assert hub.encodings == {"identity"}
 
 
 def test_all_is_of_one_commit_whatever_happens_meanwhile(hub: HubServer, home: Path) -> None:

@@ -118,7 +118,25 @@ def test_the_weights_inside(tmp_path: Path, config: Path, caplog: pytest.LogCapt
     assert (f"{path}: the weights are under '{prefix}'" in "".join(records)) == bool(prefix)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module.", "model.net.", "backbone."])
+@pytest.mark.parametrize("state", ["optimizer.exp_avg", "optim_state", "momentum_buffer", "grads"])
+def test_a_trainers_state_is_no_copy_of_the_weights(tmp_path: Path, config: Path, state: str) -> None:
+    """Though it has their names, and other numbers."""
+    flat = STATE | prefixed(f"{state}.", EMA)
+    save_file(flat, tmp_path / "model.safetensors")
+    check_weights(tmp_path / "model.safetensors", config)
+
+
+def test_the_same_bytes_in_another_shape_are_another_tensor(tmp_path: Path) -> None:
+    name = "backbone.layers.0.attn.q_proj.weight"
+    state = STATE | {f"module.{name}": STATE[name].reshape(-1)}
+    path = save(state, tmp_path / "ckpt.pt")
+    with closing(open_store(path)) as store, pytest.raises(CheckpointError, match=f"{name} and module.{name} are both"):
+        unwrap(store, path, anchors())
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.module.", "model.net.", "backbone.", "optimized_model."]
+)
 def test_prefixes_in_safetensors(tmp_path: Path, config: Path, prefix: str) -> None:
     save_file(prefixed(prefix), tmp_path / "model.safetensors")
     check_weights(tmp_path, config)
