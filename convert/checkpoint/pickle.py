@@ -196,13 +196,13 @@ class PickleFile(TensorFile):
             unpickle(file, storage_of)
         tensors = self._flat(unpickle(file, storage_of, _REBUILD))
         keys = unpickle(file, storage_of)
+        if not all(isinstance(key, str) for key in keys):
+            raise TypeError("a storage whose name is no text")
         position, starts = file.tell(), {}
         end = position + sum(8 + storages[key].items * ITEM_BYTES[storages[key].dtype] for key in keys)
         if end > size_bytes:
             raise ValueError(f"it ends at byte {size_bytes} of {end}: download it again")
         for key in keys:
-            if not isinstance(key, str):
-                raise TypeError("a storage whose name is no text")
             storage = storages[key]
             starts[key] = position + 8
             if not isinstance(self._path, HubPath):
