@@ -1,4 +1,4 @@
-"""What a conversion is going to do: what is missing, what it takes, how long. Reads, never writes."""
+"""What a conversion is going to do: what is there already, what is missing, what it takes. Reads, never writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
