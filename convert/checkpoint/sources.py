@@ -3,7 +3,6 @@
 What costs little is settled before anything large is fetched: that all of it is to be had, and what it is.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,9 +160,7 @@ def _has_codec(checkpoint: SourcePath, opens: Opens) -> bool | None:
             opened.check_dtypes()
             return bool(opened.codec_shapes)
     except CheckpointError as error:
-        # A server may give no parts of files, and of old pickles nothing can be read without all of it.
-        is_legible = checkpoint.name.endswith((".safetensors", ".json")) or importlib.util.find_spec("torch") is None
-        if isinstance(checkpoint, HubPath) and (isinstance(error, HubError) or not is_legible):
+        if isinstance(error, HubError):  # a server may give no parts of files
             return None
         raise
 
