@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -436,6 +437,9 @@ def test_a_plan_of_what_was_only_looked_at_cannot_run(tiny: Inputs, tmp_path: Pa
 
         def read_bytes(self) -> bytes:
             return tiny.tokenizer.read_bytes()
+
+        def stat(self) -> os.stat_result:
+            return tiny.tokenizer.stat()
 
     with open_checkpoint(tiny.checkpoint) as checkpoint:
         tokenizer = Elsewhere("a/b", "tokenizer.json")
