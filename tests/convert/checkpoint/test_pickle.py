@@ -321,7 +321,8 @@ def test_pickles_made_to_break_their_reader(tmp_path: Path, what: str) -> None:
 
 def save_legacy(path: Path, *, view: object = None, keys: bytes = b"]X\x01\x00\x00\x00ka") -> Path:
     """One tensor of two numbers in a storage `k` of four, in the format without a zip."""
-    head = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+    before: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {})
+    head = b"".join(pickle.dumps(value, 2) for value in before)
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x00kX\x03\x00\x00\x00cpuK\x04"
     storage += pickle.dumps(view, 2)[2:-1] + b"tQ"
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x02\x85K\x01\x85\x89NtR"
