@@ -500,6 +500,18 @@ REFUSED = (
         checkpoint=_DIR,
     ),
     Case(
+        "a LoRA adapter's folder, with the codec and the tokenizer",
+        _folder("adapter_model.safetensors", "mimi.safetensors", "tokenizer.json", adapter_config="{}"),
+        "merge_and_unload",
+        checkpoint=_DIR,
+    ),
+    Case(
+        "the folder of an `hf download` that was cut off",
+        _folder(".cache/x.incomplete", "README.md", config="{}"),
+        "not finished",
+        checkpoint=_DIR,
+    ),
+    Case(
         "bitsandbytes, 4 bits",
         _tensors(*_hf_names("weight.absmax", "weight.quant_state.bitsandbytes__nf4")),
         "bitsandbytes to 4",

@@ -28,6 +28,11 @@ _MAX_SHARDS = 10_000
 _LISTED = 8
 
 
+def may_be_checkpoint(name: str) -> bool:
+    """Whether a file of this name can be a checkpoint, or part of one."""
+    return name.endswith(SUFFIXES) and not _NEVER.match(name)
+
+
 def checkpoint_name(names: Collection[str], place: object) -> str:
     """The checkpoint among the files of `place`: a whole file, an index, or the first of shards without an index.
 
@@ -38,7 +43,7 @@ def checkpoint_name(names: Collection[str], place: object) -> str:
             return name
     found = sorted(name for name in names if name.endswith(_INDEX_SUFFIXES))
     if not found:
-        files = sorted(name for name in names if name.endswith(SUFFIXES) and not _NEVER.match(name))
+        files = sorted(filter(may_be_checkpoint, names))
         found = [name for name in files if not _COPY.match(name)] or files
     sets = dict.fromkeys(shards_of(name, names, place)[0] for name in found)
     if len(sets) == 1:

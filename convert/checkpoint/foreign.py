@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ...core.errors import CheckpointError
+from .directory import may_be_checkpoint
 from .tensor_store import SourcePath
 
 CHECKPOINT = "the model's .safetensors or .pt checkpoint"
@@ -194,7 +195,7 @@ _KINDS = (
     ),
     _Kind(
         "a download that is not finished", "let it finish",
-        name=r".*\.(incomplete|part|partial|crdownload|opdownload|aria2|download|tmp)",
+        name=r".*\.(incomplete|part|partial|crdownload|opdownload|aria2|download|tmp)|\.cache",  # as `hf download` does
     ),
     _Kind("a tar archive", _UNPACK, head=rb"(?s).{257}ustar", name=r".*\.(tar(\..*)?|tgz|nemo)"),
     _Kind(
@@ -217,7 +218,6 @@ _KINDS = (
     ),
 )  # fmt: skip
 
-_WEIGHTS = re.compile(r"[^/]+\.(safetensors|pt|pth|bin|ckpt)(\.index\.json)?")
 _OURS = re.compile(r"backbone|decoder|text_embeddings|audio_embeddings|codebook0_head|audio_head|quantizer")
 _UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".opdownload", ".aria2", ".download", ".tmp")
 _HEAD_BYTES, _MAX_BYTES, _SAID = 4096, 1 << 24, 100
@@ -272,7 +272,8 @@ def refuse_directory(names: Collection[str], read: Callable[[str], bytes | None]
     if method := _quantised(read("config.json")):
         _refuse(place, f"is quantised by {method}, as its config.json says", _UNQUANTISED)
     kinds = [kind for kind in _KINDS if any(_is_called(kind, name) for name in names)]
-    if not any(_WEIGHTS.fullmatch(name) and not any(_is_called(kind, name) for kind in kinds) for name in names):
+    weights = [name for name in names if "/" not in name and may_be_checkpoint(name.removesuffix(".index.json"))]
+    if not any(not any(_is_called(kind, name) for kind in kinds) for name in weights):
         _refuse_kind(place, kinds.__contains__, CHECKPOINT, is_folder=True)
 
 
