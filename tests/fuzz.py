@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 
 NAMES = ("safetensors", "gguf", "manifest")
-OTHERS = ("codec", "mimi", "tokenizer", "imatrix")
+OTHERS = ("pt", "codec", "mimi", "tokenizer", "imatrix")
 """Kinds of files, rows of `fuzz_kinds.KINDS`: what bundles and checkpoints are, and what else a conversion reads."""
 _MEMORY_BYTES = 2 << 30
 """Of address space, above what a process has when it starts."""

@@ -15,8 +15,10 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import torch
 from gguf_mutations import damage_gguf
 from mutations import damage_json, damage_safetensors, flip_bytes, parse_json
+from safetensors.torch import load_file
 
 from builders import MICRO, Inputs, make_bundle, make_inputs, write_imatrix
 from miso_gguf.convert import cli
@@ -42,6 +44,8 @@ class Seeds:
     inputs: Inputs
     bundle: Path
     imatrix: Path
+    pickles: list[Path]
+    """The checkpoint as torch saves it: as a zip file, and as before torch 1.6."""
 
     @classmethod
     def make(cls, directory: Path) -> "Seeds":
@@ -55,7 +59,10 @@ class Seeds:
             {name: np.arange(count, dtype=np.float32) for name, count in columns.items()},
             dict.fromkeys(columns, 5.0),
         )
-        return cls(inputs, bundle, imatrix)
+        pickles, state = [directory / "ckpt.pt", directory / "old.pt"], load_file(inputs.checkpoint)
+        for path in pickles:
+            torch.save({"model": state, "epoch": 1}, path, _use_new_zipfile_serialization=path.name == "ckpt.pt")
+        return cls(inputs, bundle, imatrix, pickles)
 
 
 @dataclass(frozen=True)
@@ -193,6 +200,9 @@ KINDS = {
         _damage_json,
         1 << 20,
         _use_manifest,
+    ),
+    "pt": Kind(
+        lambda seeds: seeds.pickles, lambda content, random: flip_bytes(content, random, 6000), 6000, _use_checkpoint
     ),
     "codec": Kind(
         lambda seeds: sorted(seeds.bundle.glob("*.onnx")),
