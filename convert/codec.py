@@ -149,7 +149,7 @@ class Codec:
 
 
 def _open(path: SourcePath) -> Unwrapped:
-    store = open_store(path)
+    store = open_store(path, CODEC)
     try:
         return unwrap(store, path, ANCHORS, choose="save the one that is meant alone, and pass that with --mimi")
     except BaseException:

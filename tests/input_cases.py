@@ -632,6 +632,12 @@ REFUSED = (
 OTHER_OPTIONS = (
     Case("the model as `--mimi`", _with(lambda kit: _link(kit, "x")), "a speech model", options={"--mimi": "x"}),
     Case("a Git LFS pointer as `--mimi`", _with(_file(_LFS, "x")), "git lfs pull", options={"--mimi": "x"}),
+    Case(
+        "a GGUF file as `--mimi`",
+        _with(_file(b"GGUF\x03\0\0\0", "x")),
+        "converted already: pass Kyutai's Mimi checkpoint",
+        options={"--mimi": "x"},
+    ),
     Case("a web page as `--mimi`", _with(_file(_HTML, "x")), "is a web page", options={"--mimi": "x"}),
     Case("an empty file as `--tokenizer`", _with(_file(b"", "x")), "is empty", options={"--tokenizer": "x"}),
     Case("a web page as `--tokenizer`", _with(_file(_HTML, "x")), "is a web page", options={"--tokenizer": "x"}),

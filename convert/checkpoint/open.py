@@ -15,7 +15,7 @@ from ...core.note import NOTE
 from ...models.spec import ModelSpec
 from ...models.tensors import checkpoint_shapes
 from .directory import checkpoint_name, shards_of
-from .foreign import refuse_directory, refuse_file, refuse_tensors
+from .foreign import CHECKPOINT, refuse_directory, refuse_file, refuse_tensors
 from .layouts import UPSTREAM, Layout, anchors, layout_of, spec_of
 from .sharded import ShardedFiles, head_of, open_file
 from .tensor_store import SMALL_BYTES, Shape, SourcePath, TensorStore, check_regular
@@ -118,8 +118,11 @@ def open_checkpoint(
     return checkpoint
 
 
-def open_store(path: SourcePath) -> TensorStore:
-    """The tensors of a file, or of the one checkpoint in a directory, as it names them. Raises `CheckpointError`."""
+def open_store(path: SourcePath, wanted: str = CHECKPOINT) -> TensorStore:
+    """The tensors of a file, or of the one checkpoint in a directory, as it names them.
+
+    `wanted` is what it was passed as. Raises `CheckpointError`.
+    """
     if isinstance(path, Path) and path.is_dir():
         try:
             path = _checkpoint_in(path)
@@ -127,13 +130,13 @@ def open_store(path: SourcePath) -> TensorStore:
             _refuse_folder(path)
             raise
     if not path.exists():
-        refuse_file(path)
+        refuse_file(path, wanted)
         raise CheckpointError(f"{path}: no such file")
     head = b"" if path.name.endswith(_INDEX) else head_of(path)
     if path.name.endswith(_INDEX) or _is_json(head):
-        return ShardedFiles(path)
+        return ShardedFiles(path, wanted=wanted)
     shards = shards_of(path.name, _Beside(path), path.parent)
-    return open_file(path, head) if len(shards) == 1 else ShardedFiles(path, shards)
+    return open_file(path, head, wanted) if len(shards) == 1 else ShardedFiles(path, shards, wanted)
 
 
 class _Beside(Container[str]):

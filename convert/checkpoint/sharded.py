@@ -25,7 +25,7 @@ _LISTED = 5
 _MAX_NAME_BYTES = 255
 
 
-def open_file(path: SourcePath, head: bytes | None = None) -> TensorFile:
+def open_file(path: SourcePath, head: bytes | None = None, wanted: str = CHECKPOINT) -> TensorFile:
     """One file of either format, which begins with `head`. Its name decides only what is said if it is of none."""
     head = head_of(path) if head is None else head
     try:
@@ -33,7 +33,7 @@ def open_file(path: SourcePath, head: bytes | None = None) -> TensorFile:
             return SafetensorsFile(path)
         return PickleFile(path)
     except CheckpointError:
-        refuse_file(path)
+        refuse_file(path, wanted)
         raise
 
 
@@ -56,8 +56,8 @@ class ShardedFiles:
     Raises `CheckpointError` if the index or a file is not usable.
     """
 
-    def __init__(self, index: SourcePath, shards: Sequence[str] | None = None) -> None:
-        owner = read_index(index) if shards is None else {}
+    def __init__(self, index: SourcePath, shards: Sequence[str] | None = None, wanted: str = CHECKPOINT) -> None:
+        owner = read_index(index, wanted) if shards is None else {}
         names = sorted(set(owner.values())) if shards is None else shards
         missing = [shard for shard in names if not (index.parent / shard).exists()]
         if missing:
@@ -69,7 +69,7 @@ class ShardedFiles:
         self._shards: dict[str, TensorFile] = {}
         with ExitStack() as stack:
             for shard in names:
-                self._shards[shard] = open_file(index.parent / shard)
+                self._shards[shard] = open_file(index.parent / shard, wanted=wanted)
                 stack.callback(self._shards[shard].close)
             if shards is not None:
                 owner = self._owners(index)
@@ -123,12 +123,12 @@ class ShardedFiles:
         self._stack.close()
 
 
-def read_index(index: SourcePath) -> dict[str, str]:
+def read_index(index: SourcePath, wanted: str = CHECKPOINT) -> dict[str, str]:
     """Tensor name -> the file beside `index` that holds it. Raises `CheckpointError` if it names anything else."""
     try:
         return _read_index(index)
     except CheckpointError:
-        refuse_file(index, INDEX if index.name.endswith(".index.json") else CHECKPOINT)
+        refuse_file(index, INDEX if index.name.endswith(".index.json") else wanted)
         raise
 
 
