@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -137,7 +137,7 @@ class Codec:
                 shape = store.shapes[name]
                 if shape:
                     tensors[name] = store.read(name, 0, shape[0])
-            weights = mimi_weights(tensors, self.spec)[1]
+            weights = self._named(tensors)
             if not self._is_checked:  # once for both graphs
                 books = {f"{name}.embedding_sum" for name in codebook_names(self.spec)}
                 refuse_arrays(weights, books, self._name)
@@ -146,6 +146,12 @@ class Codec:
         finally:
             if self._path is not None:
                 store.close()
+
+    def _named(self, tensors: Mapping[str, F32Array]) -> Weights:
+        try:
+            return mimi_weights(tensors, self.spec)[1]
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._name}: {error}") from error
 
 
 def _open(path: SourcePath) -> Unwrapped:

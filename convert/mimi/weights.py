@@ -194,10 +194,8 @@ def _problems(spec: MimiSpec, names: _Names, shapes: Mapping[str, Shape]) -> lis
 
 def _refuse(problems: list[str]) -> None:
     if problems:
-        raise CheckpointError(
-            "\n  ".join(["the Mimi weights cannot be used:", *problems])
-            + "\nPass Kyutai's Mimi file, or a Hugging Face Mimi or CSM checkpoint, complete and unmodified."
-        )
+        remedy = "pass Kyutai's Mimi file, or a Hugging Face Mimi or CSM checkpoint, complete and unmodified"
+        raise CheckpointError("\n  ".join([f"the Mimi weights cannot be used: {remedy}:", *problems]))
 
 
 def mimi_weights(tensors: Mapping[str, NDArray[Any]], spec: MimiSpec | None = None) -> tuple[MimiSpec, Weights]:

@@ -33,7 +33,8 @@ _NUMBERS = ("codebooks", "cardinality", "sample_rate_hz", "frame_samples")
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    return text if text.isprintable() else repr(text)  # it has names from the file
 
 
 def _checked_providers(provider: str) -> list[Any]:
