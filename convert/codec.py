@@ -74,9 +74,9 @@ class Codec:
         shapes = checkpoint.codec_shapes if path is None else self._open_shapes(path)
         try:
             found = recognise_mimi(kyutai_shapes(shapes))
-        except CheckpointError:
+        except CheckpointError as error:
             refuse_tensors(shapes, self._name, CODEC)
-            raise
+            raise CheckpointError(f"{self._name}: {error}") from error
         spec = checkpoint.spec
         if found.codebooks < spec.codebooks or found.cardinality > spec.audio_vocab:
             raise CheckpointError(
