@@ -20,6 +20,7 @@ from rich.text import Text
 
 from .core.errors import MisoError
 from .core.note import is_note
+from .core.printable import printable
 
 DONE, NO, FAILED = 0, 1, 2
 
@@ -186,4 +187,4 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 def _plain(text: str, style: str = "") -> Text:
     """No markup, and nothing that a terminal obeys."""
-    return Text(text if text.isprintable() else repr(text), style)
+    return Text(printable(text), style)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic_core import to_json
 
 from ..core.errors import BundleError
+from ..core.printable import printable
 from ..models.manifest import (
     BY_NEWER,
     MANIFEST_NAME,
@@ -123,9 +124,8 @@ def check_newer(directory: Path, existing: Manifest, wanted: Mapping[str, LevelF
     newer = dict(zip(existing.newer_names, entries, strict=True))
     for name in sorted(new | forced):
         if key := next((key for key, entry in newer.items() if f'"{name}"' in entry), None):
-            shown = key if key.isprintable() else repr(key)
             raise BundleError(
-                f"{directory}: {name} belongs to {shown}, {BY_NEWER}. {UPGRADE}, or choose another --out."
+                f"{directory}: {name} belongs to {printable(key)}, {BY_NEWER}. {UPGRADE}, or choose another --out."
             )
 
 

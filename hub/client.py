@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..core.errors import CheckpointError, HubError
+from ..core.printable import printable
 
 TIMEOUT_S = 20
 """For an answer's first byte."""
@@ -88,8 +89,7 @@ def _reason(errors: Any, error: Exception) -> str:
     )
     said = next((str(getattr(error, "strerror", None) or line) for line in str(error).splitlines() if line.strip()), "")
     said = f"it answers {status}" if status is not None else said or type(error).__name__
-    said = said if said.isprintable() else repr(said)
-    otherwise = f"cannot be fetched, the hub is out of reach ({said[:_LONGEST]}): "
+    otherwise = f"cannot be fetched, the hub is out of reach ({printable(said)[:_LONGEST]}): "
     return next((text for applies, text in cases if applies), otherwise)
 
 

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import from_json, to_json
 
 from ..core.errors import BundleError, NewerBundleError
+from ..core.printable import printable
 from ..version import __version__
 from .levels import LEVELS
 from .spec import ModelSpec
@@ -154,7 +155,7 @@ class Manifest(Entry):
     @property
     def newer_names(self) -> list[str]:
         """The names of `newer_levels` for people: they are from strangers, and a terminal obeys some characters."""
-        return [key if key and key.isprintable() else repr(key) for key in self._newer_levels]
+        return [printable(key) if key else repr(key) for key in self._newer_levels]
 
     @property
     def is_kept(self) -> bool:
@@ -263,8 +264,7 @@ def read_manifest(directory: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "JSON"
-        where = where if where.isprintable() else repr(where)
-        raise DamagedManifestError(path, f"not a valid manifest: {where}: {first['msg']}") from error
+        raise DamagedManifestError(path, f"not a valid manifest: {printable(where)}: {first['msg']}") from error
     except ValueError as error:
         raise DamagedManifestError(path, f"not a valid manifest: {error}") from error
     if missing := manifest.missing_entries():

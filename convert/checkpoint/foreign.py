@@ -273,7 +273,7 @@ def refuse_directory(names: Collection[str], read: Callable[[str], bytes | None]
         _refuse(place, f"is quantised by {method}, as its config.json says", _UNQUANTISED)
     kinds = [kind for kind in _KINDS if any(_is_called(kind, name) for name in names)]
     weights = [name for name in names if "/" not in name and may_be_checkpoint(name.removesuffix(".index.json"))]
-    if not any(not any(_is_called(kind, name) for kind in kinds) for name in weights):
+    if all(any(_is_called(kind, name) for kind in kinds) for name in weights):
         _refuse_kind(place, kinds.__contains__, CHECKPOINT, is_folder=True)
 
 

@@ -16,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from ...core.printable import printable
 from ...models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from ...models.spec import ModelSpec
 from ..codec import Codec
@@ -223,9 +224,7 @@ def _compared_weights(found: Mapping[str, _Array], wanted: Mapping[str, _Array],
 
 
 def _plain(text: str) -> str:
-    """For people: it may be a stranger's, and a terminal obeys some characters."""
-    text = text[:200]
-    return text if text.isprintable() else repr(text)
+    return printable(text[:200])
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...core.errors import BundleError, MisoError
+from ...core.printable import printable
 
 State = list[NDArray[Any]]
 """The state between two calls, in the order of the metadata. Never changed in place, so that it can be shared."""
@@ -34,7 +35,7 @@ _NUMBERS = ("codebooks", "cardinality", "sample_rate_hz", "frame_samples")
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    return text if text.isprintable() else repr(text)  # it has names from the file
+    return printable(text)  # it has names from the file
 
 
 def _checked_providers(provider: str) -> list[Any]:
