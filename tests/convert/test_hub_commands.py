@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from hub_server import HubServer, meet, serving
 from huggingface_hub import constants
 
 from builders import MICRO, Built
-from miso_gguf.convert import cli
 from miso_gguf.models.manifest import read_manifest
 
 REPO = "someone/micro"
@@ -32,14 +30,12 @@ def hub(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
-def miso_convert(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def miso_convert(run: Command) -> Command:
+    """What it prints as one line."""
+
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["miso-convert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, " ".join(out.split()), err
+        code, out, err = run(*arguments)
+        return code, " ".join(out.split()), err
 
     return call
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from builders import MICRO, Inputs, make_bundle, make_inputs, write_imatrix
-from miso_gguf.convert import bundle, cli
+from miso_gguf.convert import bundle
 from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.codec import Codec
@@ -55,19 +55,6 @@ def codec_made_once(graphs: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
             return original(codec, *dtype) if dtype else graph
 
         monkeypatch.setattr(Codec, name, made)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["miso-convert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, captured.out, captured.err
-
-    return call
 
 
 def contents(directory: Path) -> dict[str, bytes]:
