@@ -70,11 +70,13 @@ class EngineOptions(LlamaOptions):
     """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
     allow_cpu: bool = True
     """When layers are asked for on a GPU that is not there: go on without it."""
+    waiting: int = 64
+    """Utterances that may wait until one of `sequences` is free; who comes then gets `Busy`."""
     codec_provider: str = "cpu"
     """Where the codec runs: "cpu", or "cuda" with onnxruntime-gpu."""
 
     def __post_init__(self) -> None:
-        for name, low in (("threads", 1), ("sequences", 1), ("main_gpu", 0), ("gpu_layers", ALL_LAYERS)):
+        for name, low in (("threads", 1), ("sequences", 1), ("waiting", 0), ("main_gpu", 0), ("gpu_layers", ALL_LAYERS)):
             value, most = getattr(self, name), _MOST.get(name, (1 << 31) - 1)
             if value is None and name == "gpu_layers":
                 continue

@@ -17,7 +17,7 @@ from .audio.loudness import normalise
 from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
 from .lm.engine import Engine
-from .lm.frame_loop import FrameLoop, Utterance
+from .lm.utterance import Utterance
 from .options import EngineOptions, SpeechOptions
 from .speech import Segment, Speech
 from .synthesis.sentences import normalise_text, split_sentences
@@ -36,9 +36,9 @@ _CODEC_THREADS = 4
 class MisoTTS(Closing):
     """A loaded model. A context manager.
 
-    It may be used from several threads. Each utterance takes one of `sequences`; with all of them in use, further calls
-    wait for another thread's to end. A thread that would wait for itself (a second stream opened beside an unfinished
-    one) gets a `MisoError`. One stream is for one thread.
+    It may be used from several threads, and so may a stream. As many utterances as there are `sequences` are spoken
+    together; others wait, first come, first served, and `Busy` is raised when too many do. A stream that nobody reads
+    keeps its sequence, and holds up only who waits for it.
     """
 
     def __init__(self, level: OpenLevel, engine: Engine, codec: Codec) -> None:
@@ -107,7 +107,7 @@ class MisoTTS(Closing):
         return cls(level, engine, codec)
 
     def close(self) -> None:
-        """Free everything. Idempotent. Raises `MisoError` while a stream is open."""
+        """End what is being spoken, and free everything. Idempotent."""
         self.engine.close()
         self.codec.close()
 
@@ -192,9 +192,11 @@ class MisoTTS(Closing):
         """The codes of several texts, each one utterance, stepping together as many as there are `sequences`.
 
         Each is what `generate_codes` gives for it alone: at F32 the same codes, below it up to the rounding of another
-        batch size. `codec.decode` turns codes into sound. `options` are one for all, or one for each text (with the
-        same `top_k`). Errors as `stream`.
+        batch size. `codec.decode` turns codes into sound. `options` are one for all, or one for each text. Errors as
+        `stream`.
         """
+        if isinstance(texts, str):
+            raise ValueError("texts must be a list of texts; for a single one there is generate_codes")
         each = [options or SpeechOptions()] * len(texts) if not isinstance(options, Sequence) else list(options)
         if len(each) != len(texts):
             raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
@@ -202,9 +204,7 @@ class MisoTTS(Closing):
             self.utterance(text, voice=voice, context=context, speaker=speaker, options=option)
             for text, option in zip(texts, each, strict=True)
         ]
-        width = self.engine.backbone.sequences
-        waves = [utterances[start : start + width] for start in range(0, len(utterances), width)]
-        return [codes for wave in waves for codes in self._codes(wave)]
+        return self._codes(utterances)
 
     def utterance(
         self,
@@ -215,19 +215,20 @@ class MisoTTS(Closing):
         speaker: int | None = None,
         options: SpeechOptions | None = None,
     ) -> Utterance:
-        """`text` as one utterance for the frame loop: what would be spoken, and how, without speaking it."""
+        """`text` as one utterance for the batcher: what would be spoken, and how, without speaking it."""
         options = replace(options or SpeechOptions(), split_sentences=False)
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
         utterance, _ = prepare(self.engine, plan, plan.sentences[0], plan.voice, plan.context)
         return utterance
 
     def _codes(self, utterances: Sequence[Utterance]) -> list[I64Array]:
-        frames: list[list[I64Array]] = [[] for _ in utterances]
-        with FrameLoop(self.engine, utterances) as loop:
-            for step in loop:
-                for index, codes in step.codes.items():
-                    frames[index].append(codes)
-        return [np.array(codes, np.int64).reshape(-1, self.engine.spec.codebooks) for codes in frames]
+        batcher, codebooks = self.engine.batcher, self.engine.spec.codebooks
+        with ExitStack() as stack:
+            tickets = [
+                stack.enter_context(batcher.admit(utterance, buffer=utterance.max_frames, wait=True))
+                for utterance in utterances
+            ]
+            return [np.array(list(ticket), np.int64).reshape(-1, codebooks) for ticket in tickets]
 
     def plan(
         self,

@@ -1,6 +1,6 @@
 """Loaded tiny models, their reference, and models that say what a test wants, for tests of the runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.codec.codec import Codec
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
 from miso_gguf.runtime.lm.prompt import Block, PromptBuilder
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.speech import Segment
 from miso_gguf.runtime.tts import MisoTTS
@@ -48,13 +48,9 @@ def load_tts(bundle: Path, level: str = "f32", *, exact: bool = False, sequences
 
 
 def say(engine: Engine, *utterances: Utterance) -> list[Codes]:
-    """The codes of utterances that step together."""
-    frames: list[list[Codes]] = [[] for _ in utterances]
-    with FrameLoop(engine, utterances) as loop:
-        for step in loop:
-            for index, codes in step.codes.items():
-                frames[index].append(codes)
-    return [np.array(codes, np.int64).reshape(-1, engine.spec.codebooks) for codes in frames]
+    """The codes of utterances that are spoken together."""
+    tickets = [engine.batcher.admit(utterance, buffer=utterance.max_frames) for utterance in utterances]
+    return [np.array(list(ticket), np.int64).reshape(-1, engine.spec.codebooks) for ticket in tickets]
 
 
 def prompt_blocks(prompts: PromptBuilder, text: str, context: Sequence[Segment] = (), speaker: int = 0) -> list[Block]:
@@ -98,7 +94,7 @@ class Scripted:
         self.prompts: list[list[Block]] = []
         self.noise: list[Floats] = []
         self.steps = 0
-        monkeypatch.setattr(engine, "prefill", self._prefill)
+        monkeypatch.setattr(engine, "prefill_chunks", self._prefill_chunks)
         monkeypatch.setattr(engine, "step", self._step)
         monkeypatch.setattr(engine, "sample", self._sample)
 
@@ -106,17 +102,17 @@ class Scripted:
         spec = self._spec
         return np.zeros((1, spec.backbone.embed_dim), np.float32), np.zeros((1, spec.audio_vocab), np.float32)
 
-    def _prefill(self, _sequence: int, blocks: Sequence[Block]) -> tuple[Floats, Floats]:
+    def _prefill_chunks(self, _sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[Floats, Floats]]:
         self.prompts.append(list(blocks))
         self._frame = 0
-        return self._result()
+        yield self._result()
 
     def _step(self, _sequences: Sequence[int], codes: Sequence[Codes]) -> tuple[Floats, Floats]:
         np.testing.assert_array_equal(codes[0], self._takes[len(self.prompts) - 1][self._frame - 1])
         self.steps += 1
         return self._result()
 
-    def _sample(self, _hidden: Floats, _logits: Floats, noise: Floats, _top_k: int) -> Codes:
+    def _sample(self, _hidden: Floats, _logits: Floats, noise: Floats, _top_k: Sequence[int]) -> Codes:
         if self._frame == 0:
             self.noise.append(noise[0])
         take = self._takes[len(self.prompts) - 1]

@@ -15,7 +15,7 @@ from ...runtime.audio.samples import Samples
 from ...runtime.bundle import OpenLevel
 from ...runtime.lm.depth.decoder import DepthDecoder
 from ...runtime.lm.embeddings import Embeddings
-from ...runtime.lm.frame_loop import FrameLoop, Utterance
+from ...runtime.lm.utterance import Utterance
 from ...runtime.options import EngineOptions, SpeechOptions
 from ...runtime.speech import Segment
 from ...runtime.tts import MisoTTS
@@ -88,7 +88,7 @@ class LoadedCandidate(Closing):
         self.tts.close()
 
     def utterance(self, prompt: Prompt, seed: int, context: Sequence[Segment], options: SpeechOptions) -> Utterance:
-        """What the frame loop and a replay need. The stream of the noise is the prompt's own."""
+        """What the batcher and a replay need. The stream of the noise is the prompt's own."""
         made = self.tts.utterance(prompt.text, speaker=prompt.speaker, context=context, options=options)
         return Utterance(made.blocks, made.max_frames, seed, stream_of(prompt), made.temperature, made.top_k)
 
@@ -96,15 +96,14 @@ class LoadedCandidate(Closing):
         """Run freely."""
         begin = time.perf_counter()
         frames: list[I64Array] = []
-        ended, first_s = "eos", 0.0
-        with FrameLoop(self.tts.engine, [utterance]) as loop:
-            for step in loop:
-                if 0 in step.codes:
-                    frames.append(step.codes[0])
-                    if len(frames) == 1:
-                        self.sound(frames[0][np.newaxis])
-                        first_s = time.perf_counter() - begin
-                ended = step.ended.get(0, ended)
+        first_s = 0.0
+        with self.tts.engine.batcher.admit(utterance) as ticket:
+            for frame in ticket:
+                frames.append(frame)
+                if len(frames) == 1:
+                    self.sound(frame[np.newaxis])
+                    first_s = time.perf_counter() - begin
+            ended = str(ticket.ended)
         codes = np.array(frames, np.int64).reshape(-1, self.tts.engine.spec.codebooks)
         return Spoken(codes, ended, time.perf_counter() - begin, first_s)
 

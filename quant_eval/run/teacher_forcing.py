@@ -17,7 +17,8 @@ import numpy as np
 
 from ...core.arrays import F32Array, I64Array
 from ...runtime.lm.engine import Engine
-from ...runtime.lm.frame_loop import Utterance, scaled_noise
+from ...runtime.lm.noise import scaled_noise
+from ...runtime.lm.utterance import Utterance
 from ...runtime.lm.prompt import Block, audio_rows
 
 FRAMES_AT_ONCE = 8
@@ -62,8 +63,7 @@ class Replay:
     def run(self, blocks: Sequence[Block], codes: I64Array) -> Replayed:
         """The backbone's part: the prompt `blocks`, then the frames `codes` [T, codebooks]. T may be 0.
 
-        Raises `ValueError` if the codes are not of this model or have no room after the prompt, `MisoError` if this
-        thread holds all sequences.
+        Raises `ValueError` if the codes are not of this model or have no room after the prompt. Waits for a sequence.
         """
         engine, spec = self._engine, self._engine.spec
         if codes.ndim != 2 or codes.shape[1] != spec.codebooks or codes.dtype != np.int64:
@@ -82,14 +82,11 @@ class Replay:
                 f"a prompt of {rows} rows and {len(codes)} frames do not fit into {spec.max_positions} positions: "
                 "replay with the prompt and the context that it was spoken with"
             )
-        sequences = engine.pool.take([blocks])
-        try:
-            hidden, logits = engine.prefill(sequences[0], blocks)
+        with engine.batcher.lend(blocks) as sequence:
+            hidden, logits = engine.prefill(sequence, blocks)
             if len(codes):
-                later = engine.extend(sequences[0], audio_rows(codes), at_once=self._at_once)
+                later = engine.extend(sequence, audio_rows(codes), at_once=self._at_once)
                 hidden, logits = (np.concatenate(pair) for pair in zip((hidden, logits), later, strict=True))
-        finally:
-            engine.pool.give_back(sequences)
         return Replayed(codes, hidden, logits)
 
     def depth_logits(self, replayed: Replayed) -> F32Array:

@@ -100,6 +100,10 @@ class Backbone(Closing):
             self._rows[sequence].append(len(block))
         return hidden, logits, self._next[sequence] - start
 
+    def prefill_chunks(self, sequence, blocks):
+        hidden, logits, _ = self.prefill(sequence, blocks)
+        yield hidden, logits
+
     def _compute(self, sequence: int, block: Block) -> tuple[F32Array, F32Array]:
         for begin in range(0, len(block), self._model.batch):
             embedded = self._embeddings.embed(block.rows[begin : begin + self._model.batch])

@@ -1,12 +1,12 @@
 """The two language models of a level, loaded: where they compute, and who may use them when.
 
-It knows no audio, no voices and no sampling over time: that is `frame_loop.py`.
+It knows no audio, no voices and no sampling over time: that is `batcher.py`.
 """
 
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...core.errors import MisoError
+from ...core.process import OwnProcess
 from ...models.memory import GPU_PREFILL_ROWS
 from ...models.spec import ModelSpec
 from ...native.buffer_types import is_interleaving_safe
@@ -22,10 +23,10 @@ from ..bundle import OpenLevel
 from ..options import ALL_LAYERS, EngineOptions
 from ..part_check import check_vocabulary
 from .backbone import Backbone
+from .batcher import Batcher, Result
 from .depth.decoder import DepthDecoder
 from .embeddings import Embeddings
 from .prompt import Block, PromptBuilder, audio_rows
-from .sequences import SequencePool
 from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,11 @@ _CPU_PREFILL_ROWS = 64
 
 
 class Engine(Closing):
-    """The two language models of a level, loaded. A context manager. Safe to use from several threads.
+    """The two language models of a level, loaded. A context manager.
 
-    Threads take turns step by step; each utterance has a sequence of its own while it is spoken.
+    What is to be spoken is admitted to its `batcher`. The other methods are the single calls that a batcher makes; who
+    makes them beside it needs a sequence of `batcher.lend`. Threads take turns, call by call. After `close`, and in a
+    process that was forked since, each raises `MisoError`.
     """
 
     def __init__(self, level: OpenLevel, options: EngineOptions) -> None:
@@ -68,43 +71,80 @@ class Engine(Closing):
                 )
             )
             self._stack = stack.pop_all()
+        self._process = OwnProcess()
         self._turn = threading.Lock()
-        self.pool = SequencePool(self.backbone)
+        self._closed = False
+        self.batcher = Batcher(self, waiting=options.waiting)
 
     def close(self) -> None:
-        """Free everything. Idempotent. Raises `MisoError` if an utterance is still being spoken."""
-        self.pool.close()
-        self._stack.close()
+        """End what is being spoken, then free everything. Idempotent. A forked process leaves it to its parent."""
+        self.batcher.close()
+        if self._process.is_here:
+            with self._turn:
+                self._closed = True
+                self._stack.close()
 
-    def prefill(self, sequence: int, blocks: Sequence[Block]) -> tuple[F32Array, F32Array]:
-        """See `Backbone.prefill`."""
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        self._process.check()  # before the lock: who held it when the process was forked is not here
         with self._turn:
+            if self._closed:
+                raise MisoError("this model is closed: load it again")
+            yield
+
+    @property
+    def sequences(self) -> int:
+        """How many utterances can be kept apart."""
+        return self.backbone.sequences
+
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether the next frame's noise is drawn beside the models: a GPU leaves the CPU time, a CPU has none."""
+        return self.gpu is not None
+
+    def shared(self, sequence: int, blocks: Sequence[Block]) -> int:
+        """See `Backbone.shared`."""
+        return self.backbone.shared(sequence, blocks)
+
+    def prefill(self, sequence: int, blocks: Sequence[Block]) -> Result:
+        """See `Backbone.prefill`."""
+        with self._my_turn():
             hidden, logits, _ = self.backbone.prefill(sequence, blocks)
         return hidden, logits
 
-    def step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> tuple[F32Array, F32Array]:
-        """Feed a frame to each of `sequences`; see `Backbone.step`."""
-        embedded = self._embeddings.embed(audio_rows(np.stack(codes)))
-        with self._turn:
-            return self.backbone.step(sequences, embedded)
+    def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[Result | None]:
+        """See `Backbone.prefill_chunks`; a turn for each chunk."""
+        chunks = self.backbone.prefill_chunks(sequence, blocks)
+        result = None
+        while result is None:
+            with self._my_turn():
+                result = next(chunks)
+            yield result
 
-    def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> tuple[F32Array, F32Array]:
+    def step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> Result:
+        """Feed a frame to each of `sequences`; see `Backbone.step`."""
+        with self._my_turn():
+            return self.backbone.step(sequences, self._embeddings.embed(audio_rows(np.stack(codes))))
+
+    def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> Result:
         """See `Backbone.extend`."""
-        with self._turn:
+        with self._my_turn():
             return self.backbone.extend(sequence, rows, at_once=at_once)
 
     def depth_logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
         """See `DepthDecoder.logits`."""
-        with self._turn:
+        with self._my_turn():
             return self.depth.logits(hidden, codes)
 
-    def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int) -> I64Array:
+    def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int]) -> I64Array:
         """See `DepthDecoder.frames`. The batch is filled up to a power of two: fewer graphs, and the same codes."""
+        if not isinstance(top_k, int):
+            top_k = top_k[0]
         batch = len(hidden)
         full = 1 << (batch - 1).bit_length()
         if full > batch:
             hidden, logits, noise = (np.resize(array, (full, *array.shape[1:])) for array in (hidden, logits, noise))
-        with self._turn:
+        with self._my_turn():
             return self.depth.frames(hidden, logits, noise, top_k)[:batch]
 
     def warm_up(self, top_k: int) -> None:

@@ -4,8 +4,10 @@ It decides what is said on what prompt, and what is done when a sentence goes wr
 """
 
 import logging
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +17,7 @@ from ...models.mimi import SAMPLE_RATE_HZ
 from ..audio.samples import FADE_MS, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
 from ..lm.engine import Engine
-from ..lm.frame_loop import Utterance
+from ..lm.utterance import Utterance
 from ..lm.prompt import Block, trimmed
 from ..options import SpeechOptions
 from ..speech import Chunk, Segment, Speech, SpokenSentence
@@ -59,26 +61,32 @@ def prepare(
 class SpeechStream(Closing):
     """Sound as it is made: iterate for chunks; `speech` is the record of it. `close` stops early, as dropping it does.
 
+    Any thread may iterate, one at a time, and any may close: whoever waits for a chunk then gets the end.
+
     Args:
         live: Chunks leave at once, so nothing that was heard can be taken back; otherwise a sentence leaves when it is
             whole, without what went wrong in it.
     """
 
     def __init__(self, engine: Engine, codec: Codec, plan: SpeechPlan, *, live: bool) -> None:
-        speaker = _Speaker(engine, codec, plan, live=live)
-        self.speech = speaker.speech
+        self._speaker = _Speaker(engine, codec, plan, live=live)
+        self.speech = self._speaker.speech
         # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
-        self._chunks = speaker.speak()
+        self._chunks = self._speaker.speak()
+        self._turn = threading.RLock()
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
 
     def __next__(self) -> Chunk:
-        return next(self._chunks)
+        with self._turn:
+            return next(self._chunks)
 
     def close(self) -> None:
         """Stop, and free what the stream holds. Idempotent."""
-        self._chunks.close()
+        self._speaker.stop()
+        with self._turn, suppress(ValueError):  # a signal's handler may close what its own thread iterates
+            self._chunks.close()
 
 
 class _Speaker:
@@ -88,6 +96,14 @@ class _Speaker:
         self._engine, self._codec, self._plan, self._live = engine, codec, plan, live
         self.speech = Speech(plan.speaker)
         self._begin = time.perf_counter()
+        self._current: Take | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let `speak` end. From any thread."""
+        self._stopped = True
+        if self._current is not None:
+            self._current.stop()
 
     def speak(self) -> Generator[Chunk, None, None]:
         plan = self._plan
@@ -96,9 +112,13 @@ class _Speaker:
         for index, text in enumerate(plan.sentences):
             context = [*plan.context, *([previous] if previous is not None else [])]
             for number, samples in enumerate(self._sentence(index, text, anchor, context)):
+                if self._stopped:
+                    return
                 piece = samples if number or last is None else joined_to(last, samples, SENTENCE_GAP_MS)
                 yield self._chunk(piece, index)
                 last = float(samples[-1])
+            if self._stopped:
+                return
             codes = self.speech.sentences[-1].codes
             if len(codes):
                 previous = self._engine.prompts.segment(Segment(text, codes, plan.speaker))
@@ -125,7 +145,9 @@ class _Speaker:
             log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
         tries = 2 if options.retry and options.temperature > 0 else 1
         for number in range(tries):
-            take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM))
+            self._current = take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM))
+            if self._stopped:
+                return
             audible = False
             kept: list[Samples] = []
             for samples in take:
@@ -134,6 +156,8 @@ class _Speaker:
                     yield samples
                 else:
                     kept.append(samples)
+            if self._stopped:
+                return
             failed = take.ended in {"loop", "silence", "empty"} and not (take.ended == "silence" and take.good_frames)
             again = failed and number + 1 < tries and not audible
             if take.ended != "eos":
@@ -151,8 +175,8 @@ class _Speaker:
                 break
         good = len(take.codes) if self._live else take.good_frames
         codes = take.codes[:good]
-        rows = sum(map(len, utterance.blocks))
-        self.speech.sentences.append(SpokenSentence(text, codes, take.ended, number + 1, rows, dropped))
+        said = SpokenSentence(text, codes, take.ended, number + 1, utterance.rows, dropped)
+        self.speech.sentences.append(said)
         if kept and good:
             sound = np.concatenate(kept)[: good * self._codec.frame_samples]
             yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)

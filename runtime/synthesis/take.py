@@ -1,6 +1,5 @@
-"""One try at one utterance: the frame loop, the codec beside it, and the stopping criteria over both."""
+"""One try at one utterance: its ticket, the codec beside it, and the stopping criteria over both."""
 
-import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,20 +9,16 @@ from ..audio.samples import Samples
 from ..codec.codec import Codec
 from ..codec.thread import DecodeThread
 from ..lm.engine import Engine
-from ..lm.frame_loop import FrameLoop, Utterance
+from ..lm.ticket import Ticket
+from ..lm.utterance import Utterance
 from ..speech import Timing
 from .stopping import StoppingCriteria
-
-log = logging.getLogger(__name__)
-
-_MOST_PENDING = 8
-"""Chunks that the codec may lag behind: on a fast GPU with the codec on the CPU it would pile up."""
 
 
 class Take:
     """Iterate for the sound, chunk by chunk; afterwards the other members say how it went.
 
-    The first chunk is one frame and leaves before the second frame is computed.
+    The first chunk is one frame. `stop` ends it, from any thread.
     """
 
     def __init__(
@@ -33,6 +28,8 @@ class Take:
         self._chunk_frames = chunk_frames
         self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
         self._codes: list[I64Array] = []
+        self._ticket: Ticket | None = None
+        self._stopped = False
         self.ended = "eos"
         """"eos", "cap", "loop", "silence", or "empty" if there was no frame at all."""
 
@@ -46,49 +43,49 @@ class Take:
         """How many of them are worth keeping: those before a loop or a silence without end."""
         return self._stopping.good_frames
 
+    def stop(self) -> None:
+        """Compute no more. From any thread."""
+        self._stopped = True
+        if self._ticket is not None:
+            self._ticket.cancel()
+
     def __iter__(self) -> Iterator[Samples]:
         waiting: list[I64Array] = []
         stream = self._codec.stream()
-        with FrameLoop(self._engine, [self._utterance]) as loop, DecodeThread(stream) as decoding:
-
-            def submit() -> None:
-                decoding.submit(stream.playable(np.stack(waiting)))
-                waiting.clear()
-
-            for step in loop:
-                self._count(step.times.backbone_s, step.times.depth_s, step.times.host_s)
-                if 0 in step.codes:
-                    self._codes.append(step.codes[0])
-                    waiting.append(step.codes[0])
-                    if self._stopping.observe(step.codes[0]):
-                        loop.stop(0)
-                if len(waiting) == self._chunk_frames or (waiting and len(self._codes) == 1):
-                    submit()
-                is_first = len(self._codes) == 1 and decoding.pending
-                if is_first or decoding.pending > _MOST_PENDING:
-                    yield self._heard(decoding.wait_one(), loop)
-                for samples in decoding.poll():
-                    yield self._heard(samples, loop)
-            if waiting:
-                submit()
-            for samples in decoding.finish():
-                yield self._heard(samples, loop)
+        self._ticket = ticket = self._engine.batcher.admit(self._utterance)
+        if self._stopped:
+            ticket.cancel()
+        try:
+            with ticket, DecodeThread(stream) as decoding:
+                # The models go on meanwhile: the batcher has a thread of its own.
+                for codes in ticket:
+                    self._codes.append(codes)
+                    waiting.append(codes)
+                    if self._stopping.observe(codes):
+                        ticket.cancel()
+                    if len(waiting) == self._chunk_frames or len(self._codes) == 1:
+                        decoding.submit(stream.playable(np.stack(waiting)))
+                        waiting.clear()
+                        yield self._heard(decoding.wait_one(), ticket)
+                if waiting:
+                    decoding.submit(stream.playable(np.stack(waiting)))
+                    yield self._heard(decoding.wait_one(), ticket)
+        finally:
+            self._count(ticket)
         if not self._codes:
             self.ended = "empty"
         elif self._stopping.verdict is not None:
             self.ended = self._stopping.verdict.value
 
-    def _heard(self, samples: Samples, loop: FrameLoop) -> Samples:
+    def _heard(self, samples: Samples, ticket: Ticket) -> Samples:
         if self._stopping.hear(samples):
-            loop.stop(0)
+            ticket.cancel()
         return samples
 
-    def _count(self, backbone_s: float, depth_s: float, host_s: float) -> None:
-        timing = self._timing
-        if self._codes:
-            timing.backbone_s += backbone_s
-        else:
-            timing.prefill_s += backbone_s
-        timing.depth_s += depth_s
-        timing.host_s += host_s
-        timing.frames += 1
+    def _count(self, ticket: Ticket) -> None:
+        timing, times = self._timing, ticket.times
+        timing.prefill_s += times.prefill_s
+        timing.backbone_s += times.backbone_s
+        timing.depth_s += times.depth_s
+        timing.host_s += times.host_s
+        timing.frames += times.frames

@@ -10,7 +10,7 @@ from speaking import load_engine, load_tts, prompt_blocks, reference_codes, refe
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import KVCache, Reference, audio_rows
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import Utterance
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.options import SpeechOptions
 
 TEXT = "One two three, said the tiny model."

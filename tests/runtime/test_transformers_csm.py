@@ -16,7 +16,7 @@ from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.models.levels import F32
 from miso_gguf.models.synthetic_tokenizer import tiny_tokenizer
-from miso_gguf.runtime.lm.frame_loop import Utterance
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.tts import MisoTTS
 

@@ -18,7 +18,7 @@ from miso_gguf.models.levels import F32
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.reference import Reference, prompt_rows
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import Utterance
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.lm.prompt import Block
 
 TEXT = "One two three, said the tiny model."

@@ -1,0 +1,345 @@
+"""The batcher: one thread owns the models, and utterances join and leave the batch that it steps.
+
+It turns: what was cancelled or has ended leaves; one chunk of one waiting prompt is computed; the backbone makes one
+step, and the depth decoder one frame, of all that speak; the frames are delivered. So nobody waits longer for a frame
+than a chunk and a frame take, however long the prompts of others are. It knows no audio, no voices and no sentences.
+"""
+
+import atexit
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+
+from ...core.arrays import F32Array, I64Array
+from ...core.closing import Closing
+from ...core.errors import MisoError
+from ...core.process import OwnProcess
+from ...models.spec import ModelSpec
+from ..options import EngineOptions
+from .noise import FrameNoise
+from .prompt import Block
+from .ticket import NO_SEQUENCE, Claim, Row, Ticket
+from .utterance import Utterance
+
+log = logging.getLogger(__name__)
+
+BUFFER_FRAMES = 16
+"""Frames that may lie untaken, 1.28 s of speech: whoever does not take them is not stepped, and holds up nobody."""
+_PATIENCE_S = 10.0
+"""How long the waiting wait when all that could leave are tickets which nobody reads."""
+
+Result = tuple[F32Array, F32Array]
+"""Of the backbone: hidden states [B, D] and codebook-0 logits [B, V]."""
+
+
+class Busy(MisoError):
+    """As many wait as may wait. `ahead` says how many."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__(f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken")
+        self.ahead = ahead
+
+
+class Models(Protocol):
+    """What the batcher needs of an `Engine`. Called by one thread at a time."""
+
+    spec: ModelSpec
+
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether the CPU has time for the next frame's noise."""
+
+    @property
+    def sequences(self) -> int:
+        """How many utterances can be kept apart."""
+
+    def shared(self, sequence: int, blocks: Sequence[Block]) -> int:
+        """How many of `blocks` the sequence holds already."""
+
+    def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[Result | None]:
+        """Make `sequence` hold `blocks`, chunk by chunk; the last one gives the result of the last row."""
+
+    def step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> Result:
+        """Feed a frame to each of `sequences`."""
+
+    def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: Sequence[int]) -> I64Array:
+        """The codes [B, codebooks] of one frame of each utterance."""
+
+
+class Batcher(Closing):
+    """Speaks what is admitted, as many together as there are sequences, first come, first served.
+
+    Any thread may admit, take and cancel. `close` ends what is open.
+    """
+
+    def __init__(self, models: Models, *, waiting: int = EngineOptions.waiting, patience_s: float = _PATIENCE_S) -> None:
+        """Its thread is started by the first that is admitted.
+
+        Args:
+            models: What it owns from now on.
+            waiting: How many utterances may wait for a sequence.
+            patience_s: How long they do while every sequence is held by a ticket whose frames nobody takes.
+        """
+        self._models, self._most_waiting, self._patience_s = models, waiting, patience_s
+        self._process = OwnProcess()
+        # Reentrant: the garbage collector may drop a ticket wherever its thread is.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: deque[Claim] = deque()
+        self._rows: list[Row] = []
+        self._prompt: tuple[Row, Iterator[Result | None]] | None = None
+        self._free = set(range(models.sequences))
+        self._noise = FrameNoise(models.spec, ahead=models.draws_ahead)
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End all tickets that are open, and the thread. Waits for the call that it is in. Idempotent."""
+        if not self._process.is_here:
+            return
+        with self._lock:
+            self._closed = True
+            self._end_all(MisoError("the model was closed while this was being spoken"))
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            atexit.unregister(self.close)
+        self._noise.close()
+
+    @property
+    def running(self) -> int:
+        """How many utterances have a sequence."""
+        return len(self._rows) + (self._prompt is not None)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return len(self._waiting)
+
+    def admit(self, utterance: Utterance, *, buffer: int = BUFFER_FRAMES, wait: bool = False) -> Ticket:
+        """Have an utterance spoken.
+
+        Args:
+            utterance: What, and how.
+            buffer: Frames that may lie untaken.
+            wait: If too many are waiting, wait until they are fewer, instead of raising `Busy`.
+
+        Raises:
+            ValueError: If its prompt leaves no room for its frames.
+            Busy: If as many wait as may.
+            MisoError: If the model is closed, or was loaded before a fork.
+        """
+        self._process.check()
+        room = self._models.spec.max_positions - utterance.rows
+        if utterance.max_frames > room:
+            raise ValueError(f"max_frames must be 1 to {room} after this prompt, not {utterance.max_frames}")
+        if buffer < 1:
+            raise ValueError(f"buffer must be at least 1 frame, not {buffer}")
+        with self._lock:
+            if wait:
+                self._changed.wait_for(lambda: self._closed or self._may_wait())
+            self._start()
+            if not self._may_wait():
+                raise Busy(len(self._waiting))
+            row = Row(utterance, buffer, self._lock, self._changed)
+            self._waiting.append(row)
+            self._changed.notify_all()
+        return Ticket(row, self._process)
+
+    @contextmanager
+    def lend(self, blocks: Sequence[Block]) -> Iterator[int]:
+        """A sequence to compute with by the models' own calls, the best for `blocks`; waits its turn for it.
+
+        Raises `MisoError` if the model is closed, or was loaded before a fork.
+        """
+        self._process.check()
+        loan = Claim(blocks, self._lock, self._changed)
+        try:
+            with self._lock:
+                self._start()
+                self._waiting.append(loan)
+                self._changed.notify_all()
+                loan.ready.wait_for(lambda: loan.sequence != NO_SEQUENCE or loan.ended)
+            if loan.error is not None:
+                raise loan.error
+            yield loan.sequence
+        finally:
+            with self._lock:
+                loan.end("cancelled")
+                self._give_back(loan)
+
+    def _may_wait(self) -> bool:
+        return len(self._waiting) < self._most_waiting + len(self._free)
+
+    def _start(self) -> None:
+        """Under the lock. Raises `MisoError` if it is closed."""
+        if self._closed:
+            raise MisoError("this model is closed: load it again")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="miso-batcher", daemon=True)
+            # The interpreter must not end under a thread that computes.
+            atexit.register(self.close)
+            self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            log.exception("the batcher's thread failed")
+            with self._lock:
+                self._closed = True
+                self._end_all(error)
+
+    def _turn(self) -> bool:
+        """One turn; waits until there is something to do. False when closed."""
+        with self._lock:
+            if not self._changed.wait_for(self._has_work, self._patience_s):
+                self._fail_waiting()
+            if self._closed:
+                return False
+            self._reap()
+            self._seat()
+            # Rows that ascend without a gap are one pass over the weights: see `Backbone.step`.
+            going = sorted((row for row in self._rows if row.has_room), key=lambda row: row.sequence)
+        ready = [*self._prefill(), *self._step(going)]
+        if ready:
+            self._frame(ready)
+        return True
+
+    def _has_work(self) -> bool:
+        if self._closed or self._prompt is not None or (self._waiting and self._free):
+            return True
+        return any(row.ended or row.has_room for row in self._rows) or any(claim.ended for claim in self._waiting)
+
+    def _fail_waiting(self) -> None:
+        """Nothing was to be done for so long. If that is because nobody reads, whoever waits would do so for ever."""
+        held = self._models.sequences
+        if len(self._rows) < held:
+            return
+        overdue = time.perf_counter() - self._patience_s
+        for claim in self._waiting:
+            if claim.begin < overdue:
+                claim.fail(
+                    MisoError(
+                        f"nobody has read for {self._patience_s:g} s what is open, and it holds all sequences ({held}): "
+                        f"finish or close those streams, or load with sequences={held + 1}"
+                    )
+                )
+
+    def _reap(self) -> None:
+        """Take out what was cancelled or has ended."""
+        self._waiting = deque(claim for claim in self._waiting if claim.ended is None)
+        if self._prompt is not None and self._prompt[0].ended:
+            self._give_back(self._prompt[0])
+            self._prompt = None
+        for row in self._rows:
+            if row.ended:
+                self._give_back(row)
+        self._rows = [row for row in self._rows if not row.ended]
+
+    def _give_back(self, claim: Claim) -> None:
+        if claim.sequence != NO_SEQUENCE:
+            self._free.add(claim.sequence)
+            claim.sequence = NO_SEQUENCE
+            self._changed.notify_all()
+
+    def _seat(self) -> None:
+        """Give sequences to those who came first."""
+        while self._waiting and self._free and self._prompt is None:
+            claim = self._waiting.popleft()
+            best = max(sorted(self._free), key=lambda free: self._models.shared(free, claim.blocks))
+            self._free.remove(best)
+            claim.sequence = best
+            if isinstance(claim, Row):
+                claim.times.waited_s = time.perf_counter() - claim.begin
+                self._prompt = claim, self._models.prefill_chunks(best, claim.blocks)
+            claim.ready.notify_all()
+            self._changed.notify_all()
+        for claim in self._waiting:
+            if isinstance(claim, Row):
+                claim.times.turns_waited += 1
+
+    def _prefill(self) -> list[tuple[Row, Result]]:
+        """One chunk of the prompt that is being read; with its last one, the row."""
+        if self._prompt is None:
+            return []
+        row, chunks = self._prompt
+        begin = time.perf_counter()
+        try:
+            result = next(chunks)
+        except Exception as error:  # whatever it is, it is for whoever asked
+            row.fail(error)
+            return []
+        row.times.prefill_s += time.perf_counter() - begin
+        if result is None:
+            return []
+        with self._lock:
+            self._prompt = None
+            self._rows.append(row)
+        return [(row, result)]
+
+    def _step(self, rows: Sequence[Row]) -> list[tuple[Row, Result]]:
+        """One step of the backbone: each row reads its last frame."""
+        if not rows:
+            return []
+        begin = time.perf_counter()
+        try:
+            hidden, logits = self._models.step([row.sequence for row in rows], [row.codes for row in rows])
+        except Exception as error:
+            _fail(rows, error)
+            return []
+        for row in rows:
+            row.times.backbone_s += time.perf_counter() - begin
+        return [(row, (hidden[i : i + 1], logits[i : i + 1])) for i, row in enumerate(rows)]
+
+    def _frame(self, ready: Sequence[tuple[Row, Result]]) -> None:
+        """One frame of the depth decoder for all rows that have a result of the backbone, and its delivery."""
+        sound = [(row, result) for row, result in ready if _is_finite(row, result)]
+        if not sound:
+            return
+        rows = [row for row, _ in sound]
+        hidden, logits = (np.concatenate(arrays) for arrays in zip(*(result for _, result in sound), strict=True))
+        begin = time.perf_counter()
+        try:
+            noise = self._noise.draw([row.utterance for row in rows], [row.frames for row in rows])
+            drawn = time.perf_counter()
+            codes = self._models.sample(hidden, logits, noise, [row.utterance.top_k for row in rows])
+        except Exception as error:
+            _fail(rows, error)
+            return
+        end = time.perf_counter()
+        with self._lock:
+            for row, frame in zip(rows, codes, strict=True):
+                row.times.host_s += drawn - begin
+                row.times.depth_s += end - drawn
+                row.deliver(frame, end)
+
+    def _end_all(self, error: BaseException) -> None:
+        prompt = [self._prompt[0]] if self._prompt is not None else []
+        for claim in [*self._waiting, *prompt, *self._rows]:
+            claim.fail(error)
+
+
+def _is_finite(row: Row, result: Result) -> bool:
+    """Otherwise the row ends: no later frame would be right."""
+    if all(np.isfinite(array).all() for array in result):
+        return True
+    row.fail(
+        MisoError(
+            f"frame {row.frames}: the backbone gave what is no number (NaN or infinity). `miso-convert verify` says "
+            "whether the bundle is damaged; if not, this device computes wrongly: try it without GPU"
+        )
+    )
+    return False
+
+
+def _fail(rows: Sequence[Row], error: Exception) -> None:
+    for row in rows:
+        row.fail(error)
