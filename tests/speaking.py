@@ -14,6 +14,7 @@ from miso_gguf.models.reference import Reference, Rows, prompt_rows
 from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.codec.codec import Codec
+from miso_gguf.runtime.lm.batcher import Batcher
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.lm.prompt import Block, PromptBuilder
 from miso_gguf.runtime.lm.utterance import Utterance
@@ -40,10 +41,14 @@ def load_engine(bundle: Path, level: str = "f32", **options: Any) -> Engine:
     return Engine(open_level(bundle, level), EngineOptions(threads=1, gpu_layers=0, **options))
 
 
-def load_tts(bundle: Path, level: str = "f32", *, exact: bool = False, sequences: int = 1) -> MisoTTS:
+def load_tts(
+    bundle: Path, level: str = "f32", *, exact: bool = False, sequences: int = 1, patience_s: float | None = None
+) -> MisoTTS:
     """As `MisoTTS.load`, with the options that only tests need, and without the warm-up."""
     found = open_level(bundle, level)
     engine = Engine(found, EngineOptions(threads=1, gpu_layers=0, exact=exact, sequences=sequences))
+    if patience_s is not None:
+        engine.batcher = Batcher(engine, patience_s=patience_s)
     return MisoTTS(found, engine, Codec(found.codec_decoder, found.codec_encoder))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from miso_gguf import SpeechOptions, Voice
+from miso_gguf.core.arrays import F32Array, I64Array
 from miso_gguf.models.mimi import FRAME_RATE_HZ
 from miso_gguf.native.buffer import Buffer
 from miso_gguf.native.buffer_types import plain_buffer_type
@@ -21,7 +22,8 @@ from miso_gguf.native.device import Backends
 from miso_gguf.native.graph import F32, Graph, TensorContext
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.runtime.bundle import open_level
-from miso_gguf.runtime.lm.frame_loop import FrameLoop, FrameTimes
+from miso_gguf.runtime.lm.batcher import Result
+from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.tts import MisoTTS
 
@@ -137,34 +139,67 @@ def stream(tts: MisoTTS, effort: Effort) -> dict[str, Any]:
     return {key: value for key, value in spoken.speech.as_dict().items() if key != "sentences"}
 
 
+class Turns:
+    """When a batcher's turns with a full batch began and ended, and what of each was backbone and depth decoder."""
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self._engine, self._size = engine, size
+        self._step, self._sample = engine.step, engine.sample
+        self.ends: list[float] = []
+        self.backbone_s: list[float] = []
+        self.depth_s: list[float] = []
+        self._backbone_s = 0.0
+
+    def __enter__(self) -> "Turns":
+        vars(self._engine).update(step=self._timed_step, sample=self._timed_sample)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._engine.step, self._engine.sample
+
+    def _timed_step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> Result:
+        begin = time.perf_counter()
+        result = self._step(sequences, codes)
+        self._backbone_s = time.perf_counter() - begin
+        return result
+
+    def _timed_sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int]) -> I64Array:
+        begin = time.perf_counter()
+        codes = self._sample(hidden, logits, noise, top_k)
+        if len(codes) == self._size:
+            self.ends.append(time.perf_counter())
+            self.backbone_s.append(self._backbone_s)
+            self.depth_s.append(self.ends[-1] - begin)
+        return codes
+
+
 def batch(tts: MisoTTS, size: int, effort: Effort) -> dict[str, Any]:
-    """`size` utterances in step, without the codec: where the time of a step goes, and what comes out."""
+    """`size` utterances in step, without the codec: where the time of a turn goes, and what comes out."""
     seconds = (effort.frames + _WARM_UP_FRAMES) * FRAME_S
     options = SpeechOptions(max_seconds=seconds, split_sentences=False)
     text = " ".join(["word"] * max(5, effort.frames // 2))
     utterances = [tts.utterance(f"{text} {index}", options=options) for index in range(size)]
-    times: list[FrameTimes] = []
-    walls: list[float] = []
-    with FrameLoop(tts.engine, utterances) as loop:
-        begin = time.perf_counter()
-        for step in loop:
-            end = time.perf_counter()
-            if len(step.codes) == size:
-                times.append(step.times)
-                walls.append(end - begin)
-            begin = end
-    wall_s = float(np.median(walls[_WARM_UP_FRAMES:]))
-    backbone, depth, host = (1e3 * float(np.median(column[_WARM_UP_FRAMES:])) for column in zip(*times, strict=True))
+    with Turns(tts.engine, size) as turns:
+        tickets = [tts.engine.batcher.admit(each, buffer=each.max_frames) for each in utterances]
+        for ticket in tickets:
+            for _ in ticket:
+                pass
+    # The first of them took part in a prefill.
+    walls, backbones, depths = (
+        column[_WARM_UP_FRAMES:] for column in (np.diff(turns.ends), turns.backbone_s[1:], turns.depth_s[1:])
+    )
+    wall, backbone, depth = (1e3 * float(np.median(column)) for column in (walls, backbones, depths))
+    noise = 1e3 * tickets[0].times.host_s / tickets[0].times.frames
     return {
         "batch": size,
-        "frames": len(walls) - _WARM_UP_FRAMES,
-        "step_ms": round(1e3 * wall_s, 3),
+        "frames": len(walls),
+        "step_ms": round(wall, 3),
         "backbone_ms": round(backbone, 3),
         "depth_ms": round(depth, 3),
-        "noise_ms": round(host, 3),
-        "gap_ms": round(1e3 * wall_s - backbone - depth - host, 3),
-        "rtf_each": round(wall_s / FRAME_S, 4),
-        "audio_s_per_s": round(size * FRAME_S / wall_s, 2),
+        "noise_ms": round(noise, 3),
+        "gap_ms": round(wall - backbone - depth - noise, 3),
+        "rtf_each": round(1e-3 * wall / FRAME_S, 4),
+        "audio_s_per_s": round(1e3 * size * FRAME_S / wall, 2),
     }
 
 

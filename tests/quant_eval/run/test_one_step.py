@@ -11,7 +11,7 @@ from speaking import load_engine, prompt_blocks, random_codes, say, segments
 
 from miso_gguf.quant_eval.run.teacher_forcing import Replay, one_step_codes
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.lm.utterance import Utterance
 
 TEXT = "One two three, said the tiny model."
 
@@ -45,7 +45,7 @@ def test_as_spoken_every_level_draws_its_run_again(bundle: Path, level: str) -> 
         np.testing.assert_array_equal(one_step_codes(engine, replayed, utterance, at_once=1), spoken)
 
 
-def test_the_noise_is_the_frame_loops(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_noise_is_the_batchers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     utterance = asked(engine, max_frames=5, temperature=0.7, top_k=30)
     noise: list[Any] = []
     sample = engine.sample
@@ -60,7 +60,7 @@ def test_the_noise_is_the_frame_loops(engine: Engine, monkeypatch: pytest.Monkey
     noise.clear()
     one_step_codes(engine, Replay(engine).run(utterance.blocks, spoken), utterance, at_once=5)
     np.testing.assert_array_equal(noise[0][0], np.concatenate([each for each, _ in heard]))
-    assert {top_k for _, top_k in (*heard, *noise)} == {30}
+    assert [top_k for _, top_k in (*heard, *noise)] == [[30]] * len(heard) + [30]
 
 
 def test_a_frame_depends_on_the_frames_before_it_alone(engine: Engine) -> None:
@@ -100,5 +100,5 @@ def test_no_sequence_is_needed(engine: Engine) -> None:
     """Only the replay takes one: what it found can be drawn from while the engine speaks."""
     utterance = asked(engine, max_frames=2)
     replayed = Replay(engine).run(utterance.blocks, random_codes(2))
-    with FrameLoop(engine, [utterance]):
+    with engine.batcher.lend(utterance.blocks):
         assert one_step_codes(engine, replayed, utterance).shape == (2, 8)

@@ -13,7 +13,7 @@ from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import KVCache, Reference, audio_rows
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop, Utterance
+from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.lm.prompt import Block
 
 TEXT = "One two three, said the tiny model."
@@ -59,12 +59,10 @@ def test_as_spoken_gives_the_bits_of_the_run(bundle: Path, level: str) -> None:
     """With the options that people use: F16 cache, fused attention."""
     with load_engine(bundle, level) as engine:
         utterance = Utterance(prompt_blocks(engine.prompts, TEXT, segments(2)), 12, seed=4)
-        results, codes = [], []
-        with FrameLoop(engine, [utterance]) as loop:
-            sample = engine.sample
-            engine.sample = lambda *given: results.append(given[:2]) or sample(*given)  # type: ignore[method-assign, func-returns-value]
-            codes = [step.codes[0] for step in loop]
-        replayed = Replay(engine, as_spoken=True).run(utterance.blocks, np.array(codes))
+        results, sample = [], engine.sample
+        engine.sample = lambda *given: results.append(given[:2]) or sample(*given)  # type: ignore[method-assign, func-returns-value]
+        (codes,) = say(engine, utterance)
+        replayed = Replay(engine, as_spoken=True).run(utterance.blocks, codes)
     for index, found in enumerate((replayed.hidden, replayed.logits0)):
         np.testing.assert_array_equal(found[:-1], np.concatenate([result[index] for result in results]))
 
@@ -144,8 +142,6 @@ def test_a_prompt_is_needed(engine: Engine) -> None:
 
 def test_it_takes_a_sequence_and_gives_it_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = prompt_blocks(engine.prompts, TEXT)
-    with FrameLoop(engine, [Utterance(blocks, 1)]), pytest.raises(MisoError, match="need 2 sequences, there are 1"):
-        Replay(engine).run(blocks, random_codes(1))
     with monkeypatch.context() as patch:
         patch.setattr(engine.backbone, "extend", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):

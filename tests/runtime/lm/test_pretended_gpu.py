@@ -22,7 +22,6 @@ from miso_gguf.runtime.lm import engine as engine_module
 from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.embeddings import Embeddings
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.frame_loop import FrameLoop
 from miso_gguf.runtime.options import EngineOptions
 
 TEXTS = ["Hello there. This is very good.", "Where is the red house?"]
@@ -92,8 +91,8 @@ def test_what_the_first_frame_would_wait_for_is_done_before(
     with MisoTTS.load(speaking, "fp16", threads=1) as tts:
         assert len(runs) == 2
         assert len(set(runs)) == 1
-        with FrameLoop(tts.engine, [tts.utterance(TEXTS[0], options=GREEDY)]) as loop:
-            next(iter(loop))
+        with tts.engine.batcher.admit(tts.utterance(TEXTS[0], options=GREEDY)) as ticket:
+            next(ticket)
         assert set(runs) == {runs[0]}, "the first frame has no graph of its own"
 
 
