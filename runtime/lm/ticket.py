@@ -117,7 +117,7 @@ class Row(Claim):
         with self.lock:
             self.ready.wait_for(lambda: self.untaken or self.ended)
             if self.error is not None:
-                raise self.error.with_traceback(None)
+                raise self.error
             if not self.untaken:
                 return None
             if not self.has_room:
@@ -134,8 +134,7 @@ class Ticket(Closing):
     def __init__(self, row: Row, process: OwnProcess) -> None:
         self._row, self._process = row, process
         # The batcher keeps the row, not this. Without this a forgotten one would hold its sequence for ever.
-        self._dropped = weakref.finalize(self, row.cancel)
-        self._dropped.atexit = False
+        weakref.finalize(self, _cancel, row, process).atexit = False
 
     def __iter__(self) -> "Ticket":
         return self
@@ -153,8 +152,7 @@ class Ticket(Closing):
 
     def cancel(self) -> None:
         """Compute no further frame, from the next on; what was not taken is dropped. Never waits; idempotent."""
-        if self._process.is_here:
-            self._row.cancel()
+        _cancel(self._row, self._process)
 
     def close(self) -> None:
         """`cancel`."""
@@ -169,3 +167,9 @@ class Ticket(Closing):
     def times(self) -> TicketTimes:
         """Where its time went, so far."""
         return self._row.times
+
+
+def _cancel(row: Row, process: OwnProcess) -> None:
+    # After a fork nobody may be there to release the lock.
+    if process.is_here:
+        row.cancel()

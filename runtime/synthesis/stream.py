@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...core.closing import Closing
+from ...core.process import OwnProcess
 from ...models.mimi import SAMPLE_RATE_HZ
 from ..audio.samples import FADE_MS, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
@@ -73,17 +74,20 @@ class SpeechStream(Closing):
         self.speech = self._speaker.speech
         # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
         self._chunks = self._speaker.speak()
-        self._turn = threading.RLock()
+        self._turn, self._process = threading.RLock(), OwnProcess()
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
 
     def __next__(self) -> Chunk:
+        self._process.check()
         with self._turn:
             return next(self._chunks)
 
     def close(self) -> None:
         """Stop, and free what the stream holds. Idempotent."""
+        if not self._process.is_here:
+            return
         self._speaker.stop()
         with self._turn, suppress(ValueError):  # a signal's handler may close what its own thread iterates
             self._chunks.close()
