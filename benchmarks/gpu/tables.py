@@ -62,7 +62,7 @@ def _codes(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _frames(entries: Sequence[dict[str, Any]]) -> str:
-    columns = ["device", "level", "backbone", "depth decoder", "noise", "gaps", "step", "codec (beside)"]
+    columns = ["device", "level", "backbone", "depth decoder", "noise", "gaps", "step", "codec (beside)", "its threads"]
     columns += ["RTF of a stream", "TTFA, no voice", "new 10 s voice", "kept voice", "copy GB/s"]
     rows = []
     for entry in entries:
@@ -74,6 +74,7 @@ def _frames(entries: Sequence[dict[str, Any]]) -> str:
                 entry["device"],
                 _level(entry),
                 *(f"{value:.2f}" for value in times),
+                str(entry["codec_threads"]),
                 f"{entry['stream']['rtf']:.3f}",
                 *(f"{first[name]:.0f}" for name in ("no voice", "new voice", "kept voice")),
                 f"{entry['copy_gb_per_s']:.0f}",
@@ -91,13 +92,14 @@ def _level(entry: dict[str, Any]) -> str:
 
 
 def _batches(entries: Sequence[dict[str, Any]]) -> str:
-    columns = ["device", "level", "utterances", "step ms", "RTF of each", "seconds of speech a second", "over one"]
+    columns = ["device", "level", "utterances", "backbone ms", "depth decoder ms", "step ms", "RTF of each"]
+    columns += ["seconds of speech a second", "over one"]
     rows = [
         [
             entry["device"],
             _level(entry),
             str(each["batch"]),
-            f"{each['step_ms']:.2f}",
+            *(f"{each[key]:.2f}" for key in ("backbone_ms", "depth_ms", "step_ms")),
             f"{each['rtf_each']:.3f}",
             f"{each['audio_s_per_s']:.1f}",
             f"{each['audio_s_per_s'] / entry['batches'][0]['audio_s_per_s']:.2f}x",
