@@ -14,7 +14,6 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...core.errors import MisoError
-from ...models.memory import GPU_PREFILL_ROWS
 from ...models.spec import ModelSpec
 from ...native.buffer_types import is_interleaving_safe
 from ...native.device import Backends, Device, gpus
@@ -32,8 +31,6 @@ log = logging.getLogger(__name__)
 
 _RUNS_TO_CAPTURE = 2
 """ggml captures a CUDA graph when it is run a second time unchanged. Source: ggml-cuda.cu, `warmup_complete`."""
-_CPU_PREFILL_ROWS = 64
-"""Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a batch to end."""
 
 
 class Engine(Closing):
@@ -64,7 +61,7 @@ class Engine(Closing):
                     self.spec,
                     self._embeddings,
                     replace(options, gpu_layers=layers, repack=options.repack and _may_repack()),
-                    batch=_CPU_PREFILL_ROWS if self.gpu is None else GPU_PREFILL_ROWS,
+                    gpu=self.gpu,
                 )
             )
             self._stack = stack.pop_all()

@@ -49,7 +49,7 @@ def prompt(prompts: PromptBuilder) -> list[Block]:
 
 def opened(level: OpenLevel, embeddings: Embeddings, *, batch: int = 64, sequences: int = 1) -> Backbone:
     options = EngineOptions(threads=1, sequences=sequences, exact=level.key == "f32")
-    return Backbone(level.backbone, TINY, embeddings, options, batch=batch)
+    return Backbone(level.backbone, TINY, embeddings, options, prefill_rows=batch)
 
 
 def reference_result(reference: Reference, blocks: Sequence[Block]) -> tuple[Floats, Floats]:
