@@ -25,9 +25,7 @@ class Scheduler:
         self._backends = backends
         handles = (ctypes.c_void_p * count)(*backends.handles)
         # It wants room for nodes and leaves; a node of ours has at most two leaves of its own.
-        self._open: int | None = library.ggml_backend_sched_new(
-            handles, None, count, 3 * graph.nodes + 64, False, True
-        )
+        self._open: int | None = library.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
         if not library.ggml_backend_sched_alloc_graph(self._handle, graph.graph):
             self.close()
             names = " and ".join(device.name for device in backends.devices)

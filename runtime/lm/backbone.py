@@ -124,7 +124,7 @@ class Backbone(Closing):
         yield from self._chunks(sequence, blocks[kept:])
 
     def _keep(self, sequence: int, blocks: Sequence[Block]) -> int:
-        """Have `sequence` hold the longest beginning of `blocks` that lies in any, and nothing else: how many blocks."""
+        """Have `sequence` hold the longest beginning of `blocks` that lies in any, and no more: how many blocks."""
         shared = [self.shared(other, blocks) for other in range(self.sequences)]
         donor = max(range(self.sequences), key=lambda other: (shared[other], other == sequence))
         held = self._held[donor][: shared[donor]]
