@@ -6,6 +6,9 @@ from typing import TypeVar
 
 _Self = TypeVar("_Self", bound="Closing")
 
+CLOSED = "this model is closed: load it again"
+"""What a `MisoError` says of whatever is asked of a model after `close`."""
+
 
 class Closing(ABC):
     """A context manager whose end is `close`. Nothing relies on `__del__`."""

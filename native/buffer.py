@@ -13,11 +13,12 @@ from .libraries import ggml_base
 
 
 class Buffer:
-    """Memory for all tensors of a context, on one device. `close` frees it; the context must outlive it."""
+    """Memory for all tensors of a context, on one device. `close` frees it, and the context with the tensors."""
 
     def __init__(self, tensors: TensorContext, buffer_type: int, *, weights: bool) -> None:
         """Allocate. Raises `MemoryError` with the device's name if it is full."""
         library = ggml_base()
+        self._tensors = tensors
         self._handle = library.ggml_backend_alloc_ctx_tensors_from_buft(tensors.handle, buffer_type)
         self.name: str = library.ggml_backend_buft_name(buffer_type).decode()
         if not self._handle:
@@ -32,10 +33,11 @@ class Buffer:
         note(Allocation("weights" if weights else "state", self.name, self.size_bytes))
 
     def close(self) -> None:
-        """Free it. Idempotent."""
-        if self._handle:
-            ggml_base().ggml_backend_buffer_free(self._handle)
-            self._handle = None
+        """Free it. Idempotent; the tensors in it are void from then on."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._tensors.close()
+            ggml_base().ggml_backend_buffer_free(handle)
 
 
 _USAGE_WEIGHTS = 1  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS. Source: ggml-backend.h.

@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core.closing import Closing
+from ..core.closing import CLOSED, Closing
 from ..core.errors import MisoError
 from .libraries import ggml_base, ggml_registry, procedure
-from .llama import load_library
 
 Kind = Literal["cpu", "gpu"]
 
@@ -38,7 +37,6 @@ class Device:
 
 def devices() -> list[Device]:
     """What this build of llama-cpp-python can compute on: GPUs first, the CPU last."""
-    load_library()  # sends ggml's log to `logging`
     registry, library = ggml_registry(), ggml_base()
     found = []
     for index in range(registry.ggml_backend_dev_count()):
@@ -78,7 +76,13 @@ class Backends(Closing):
 
     def close(self) -> None:
         """Give the devices back. Idempotent. Buffers and schedulers on them must be closed before."""
+        self.handles = []
         self._stack.close()
+
+    def check(self) -> None:
+        """Raise `MisoError` after `close`: ggml would compute on what is gone."""
+        if not self.handles:
+            raise MisoError(CLOSED)
 
     @property
     def best(self) -> Device:

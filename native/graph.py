@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gguf import GGMLQuantizationType
 
+from ..core.closing import CLOSED
 from ..core.errors import MisoError
 from .ggml import row_bytes
 from .libraries import ggml_base
@@ -26,23 +27,23 @@ _ROPE_NORMAL = 0  # pairs (2i, 2i + 1), as in the `llama` arch. Source: ggml.h.
 class Tensor(NamedTuple):
     """A tensor of a context. It is valid as long as its context is open."""
 
-    pointer: int
+    context: "TensorContext"
+    address: int
     qtype: GGMLQuantizationType
     shape: Shape
     strides: Shape
     """Bytes from one element (of a quantised row: one block) to the next, for each dimension."""
 
     @property
+    def pointer(self) -> int:
+        """What ggml knows it by. Raises `MisoError` once its context is closed."""
+        self.context.check()
+        return self.address
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of a contiguous tensor."""
         return row_bytes(self.qtype, self.shape[0]) * self.shape[1] * self.shape[2] * self.shape[3]
-
-
-def _wrap(pointer: int | None) -> Tensor:
-    if not pointer:
-        raise MisoError("ggml could not make a tensor: its context is full")
-    raw = TensorHead.from_address(pointer)
-    return Tensor(pointer, GGMLQuantizationType(raw.type), tuple(raw.ne), tuple(raw.nb))
 
 
 def _require(ok: bool, operation: str, *tensors: Tensor) -> None:
@@ -59,15 +60,33 @@ class TensorContext:
         size = capacity * lib.ggml_tensor_overhead() + _SMALL
         if graph_nodes:
             size += lib.ggml_graph_overhead_custom(graph_nodes, False)
-        self.handle: int = lib.ggml_init(InitParams(size, None, True))
-        if not self.handle:
+        self._open: int | None = lib.ggml_init(InitParams(size, None, True))
+        if not self._open:
             raise MemoryError(f"ggml could not reserve {size} bytes for tensor descriptions")
 
     def close(self) -> None:
         """Free it. Idempotent; every `Tensor` in it is void from then on."""
-        if self.handle:
-            ggml_base().ggml_free(self.handle)
-            self.handle = 0
+        handle, self._open = self._open, None
+        if handle:
+            ggml_base().ggml_free(handle)
+
+    def check(self) -> None:
+        """Raise `MisoError` after `close`: ggml would use what is gone."""
+        if not self._open:
+            raise MisoError(CLOSED)
+
+    @property
+    def handle(self) -> int:
+        """What ggml knows it by. Raises `MisoError` after `close`."""
+        self.check()
+        assert self._open
+        return self._open
+
+    def _wrap(self, pointer: int | None) -> Tensor:
+        if not pointer:
+            raise MisoError("ggml could not make a tensor: its context is full")
+        raw = TensorHead.from_address(pointer)
+        return Tensor(self, pointer, GGMLQuantizationType(raw.type), tuple(raw.ne), tuple(raw.nb))
 
     def new(self, qtype: GGMLQuantizationType, *shape: int) -> Tensor:
         """A tensor whose data is allocated later, with the buffer or the graph it is part of."""
@@ -75,7 +94,7 @@ class TensorContext:
         if not shape or len(shape) > 4 or min(full) < 1:
             raise ValueError(f"a tensor has 1 to 4 positive dimensions, not {list(shape)}")
         row_bytes(qtype, full[0])
-        return _wrap(ggml_base().ggml_new_tensor(self.handle, int(qtype), 4, (ctypes.c_int64 * 4)(*full)))
+        return self._wrap(ggml_base().ggml_new_tensor(self.handle, int(qtype), 4, (ctypes.c_int64 * 4)(*full)))
 
     @staticmethod
     def is_placed(tensor: Tensor) -> bool:
@@ -93,7 +112,13 @@ class Graph(TensorContext):
 
     def __init__(self, nodes: int) -> None:
         super().__init__(nodes, graph_nodes=nodes)
-        self.graph: int = ggml_base().ggml_new_graph_custom(self.handle, nodes, False)
+        self._graph: int = ggml_base().ggml_new_graph_custom(self.handle, nodes, False)
+
+    @property
+    def graph(self) -> int:
+        """What ggml knows the operations by. Raises `MisoError` after `close`."""
+        self.check()
+        return self._graph
 
     @property
     def nodes(self) -> int:
@@ -122,7 +147,7 @@ class Graph(TensorContext):
         whole = offset + row_bytes(x.qtype, shape[0]) * shape[1] * shape[2] * shape[3]
         fits = min(*shape, 1) == 1 and min(*strides, offset) >= 0 and max(reach, whole) <= limit
         _require(fits, f"view of {list(shape)} at {offset}", x)
-        return _wrap(ggml_base().ggml_view_4d(self.handle, x.pointer, *shape, *strides, offset))
+        return self._wrap(ggml_base().ggml_view_4d(self.handle, x.pointer, *shape, *strides, offset))
 
     def rows(self, x: Tensor, first: int, count: int) -> Tensor:
         """Rows `first` to `first + count - 1` of a matrix."""
@@ -134,7 +159,7 @@ class Graph(TensorContext):
         full = (*shape, 1, 1, 1)[:4]
         same = full[0] * full[1] * full[2] * full[3] == x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3]
         _require(same and ggml_base().ggml_is_contiguous(x.pointer), f"reshape to {list(shape)}", x)
-        return _wrap(ggml_base().ggml_reshape_4d(self.handle, x.pointer, *full))
+        return self._wrap(ggml_base().ggml_reshape_4d(self.handle, x.pointer, *full))
 
     def mul_mat(self, weights: Tensor, x: Tensor) -> Tensor:
         """`weights` [in, out] times each row of `x` [in, ...] -> [out, ...].
@@ -146,25 +171,25 @@ class Graph(TensorContext):
         types = x.qtype == F32 and weights.qtype != I32
         _require(fits and types and x.strides[0] == 4, "mul_mat", weights, x)
         rows = x if x.shape[2:] == (1, 1) else self.reshape(x, x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])
-        product = _wrap(ggml_base().ggml_mul_mat(self.handle, weights.pointer, rows.pointer))
+        product = self._wrap(ggml_base().ggml_mul_mat(self.handle, weights.pointer, rows.pointer))
         return product if rows is x else self.reshape(product, weights.shape[1], *x.shape[1:])
 
     def rms_norm(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
         """RMSNorm of each row of `x` [d, n], times `scale` [d]."""
         _require(x.qtype == scale.qtype == F32 and scale.shape == (x.shape[0], 1, 1, 1), "rms_norm", x, scale)
         normed = ggml_base().ggml_rms_norm(self.handle, x.pointer, eps)
-        return _wrap(ggml_base().ggml_mul(self.handle, normed, scale.pointer))
+        return self._wrap(ggml_base().ggml_mul(self.handle, normed, scale.pointer))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """`a + b`, of one shape."""
         _require(a.shape == b.shape and a.qtype == b.qtype == F32, "add", a, b)
-        return _wrap(ggml_base().ggml_add(self.handle, a.pointer, b.pointer))
+        return self._wrap(ggml_base().ggml_add(self.handle, a.pointer, b.pointer))
 
     def concat(self, a: Tensor, b: Tensor, dimension: int = 0) -> Tensor:
         """`a` and `b` joined along one dimension."""
         rest = all(a.shape[i] == b.shape[i] for i in range(4) if i != dimension)
         _require(rest and a.qtype == b.qtype and dimension in range(4), "concat", a, b)
-        return _wrap(ggml_base().ggml_concat(self.handle, a.pointer, b.pointer, dimension))
+        return self._wrap(ggml_base().ggml_concat(self.handle, a.pointer, b.pointer, dimension))
 
     def rope(self, x: Tensor, positions: Tensor, factors: Tensor | None, base: float) -> Tensor:
         """RoPE on interleaved pairs of `x` [head_dim, heads, T, B] at I32 `positions` [T]; `factors` [head_dim / 2].
@@ -178,7 +203,7 @@ class Graph(TensorContext):
             fits = fits and factors.qtype == F32 and factors.shape == (x.shape[0] // 2, 1, 1, 1)
         _require(fits and x.shape[0] % 2 == 0, "rope", x, positions, *([factors] if factors else []))
         head_dim, plain = x.shape[0], (base, 1.0, 0.0, 1.0, 32.0, 1.0)
-        return _wrap(
+        return self._wrap(
             ggml_base().ggml_rope_ext_inplace(
                 self.handle,
                 x.pointer,
@@ -196,16 +221,16 @@ class Graph(TensorContext):
         if up is None:
             contiguous = ggml_base().ggml_is_contiguous_1(gate.pointer)
             _require(gate.qtype == F32 and gate.shape[0] % 2 == 0 and contiguous, "swiglu", gate)
-            return _wrap(ggml_base().ggml_swiglu(self.handle, gate.pointer))
+            return self._wrap(ggml_base().ggml_swiglu(self.handle, gate.pointer))
         contiguous = all(ggml_base().ggml_is_contiguous_1(x.pointer) for x in (gate, up))
         _require(gate.shape == up.shape and gate.qtype == up.qtype == F32 and contiguous, "swiglu", gate, up)
-        return _wrap(ggml_base().ggml_swiglu_split(self.handle, gate.pointer, up.pointer))
+        return self._wrap(ggml_base().ggml_swiglu_split(self.handle, gate.pointer, up.pointer))
 
     def copy(self, source: Tensor, target: Tensor) -> Tensor:
         """Write `source` into `target`, which may be of another float type; the result is `target`."""
         types = source.qtype == target.qtype or {source.qtype, target.qtype} <= {F32, F16}
         _require(source.shape == target.shape and types, "copy", source, target)
-        return _wrap(ggml_base().ggml_cpy(self.handle, source.pointer, target.pointer))
+        return self._wrap(ggml_base().ggml_cpy(self.handle, source.pointer, target.pointer))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """Softmax attention: `q` [d, T, heads, B], `k` and `v` [d, P, kv_heads, B] -> [d, heads, T, B].
@@ -227,19 +252,19 @@ class Graph(TensorContext):
             fits = fits and mask.qtype == F16 and mask.shape == (k.shape[1], count, 1, 1)
         _require(fits, "attention", q, k, v, *([mask] if mask else []))
         pointers = (q.pointer, k.pointer, v.pointer, mask.pointer if mask else None)
-        return _wrap(ggml_base().ggml_flash_attn_ext(self.handle, *pointers, scale, 0.0, 0.0))
+        return self._wrap(ggml_base().ggml_flash_attn_ext(self.handle, *pointers, scale, 0.0, 0.0))
 
     def top_k(self, x: Tensor, k: int) -> Tensor:
         """Indices of the `k` largest of each row of `x` [n, B], in any order: I32 [k, B]."""
         matrix = x.shape[2:] == (1, 1) and x.strides[0] == 4
         _require(x.qtype == F32 and 1 <= k <= x.shape[0] and matrix, f"top_k {k}", x)
-        return _wrap(ggml_base().ggml_top_k(self.handle, x.pointer, k))
+        return self._wrap(ggml_base().ggml_top_k(self.handle, x.pointer, k))
 
     def argmax(self, x: Tensor) -> Tensor:
         """Index of the largest of each row of `x` [n, B]: I32 [B]."""
         matrix = x.shape[2:] == (1, 1) and ggml_base().ggml_is_contiguous(x.pointer)
         _require(x.qtype == F32 and matrix, "argmax", x)
-        return _wrap(ggml_base().ggml_argmax(self.handle, x.pointer))
+        return self._wrap(ggml_base().ggml_argmax(self.handle, x.pointer))
 
     def get_rows(self, table: Tensor, indices: Tensor) -> Tensor:
         """Rows of `table` [d, n, B] at I32 `indices` [k, B] -> [d, k, B], as F32 (I32 of an I32 table).
@@ -248,7 +273,7 @@ class Graph(TensorContext):
         """
         fits = indices.qtype == I32 and table.shape[2] == indices.shape[1] and table.shape[3] == indices.shape[2]
         _require(fits and indices.shape[3] == 1, "get_rows", table, indices)
-        return _wrap(ggml_base().ggml_get_rows(self.handle, table.pointer, indices.pointer))
+        return self._wrap(ggml_base().ggml_get_rows(self.handle, table.pointer, indices.pointer))
 
 
 _WIDTH = {F32: 4, F16: 2}

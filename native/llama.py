@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.arrays import F32Array
-from ..core.closing import Closing
-from ..core.errors import BundleError
+from ..core.closing import CLOSED, Closing
+from ..core.errors import BundleError, MisoError
+from ..core.process import OwnProcess
+from .device import Device
 from .libraries import ggml_base, once
 from .messages import listen_to_llama
 from .self_test import check_llama
@@ -27,8 +29,13 @@ KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
-_NO_DEVICES = (ctypes.c_void_p * 1)()
-"""llama.cpp's list of devices, which ends with NULL, without any. It must outlive every call."""
+_ALL_LAYERS = -1
+_MOST = {"threads": 512, "sequences": 256}
+"""What ggml and llama.cpp have room for. Source: `GGML_MAX_N_THREADS` in ggml.h, `LLAMA_MAX_SEQ` in llama-cparams.h."""
+_MOST_POSITIONS = (1 << 31) - 1
+"""Of all sequences together: llama.cpp numbers them in 32 bits."""
+_CONTEXT_STEP = 256
+"""llama.cpp rounds a sequence's context up to a multiple of it. Source: llama-context.cpp, `n_ctx_seq`."""
 
 
 @once
@@ -48,14 +55,16 @@ def load_library() -> Any:
 
 @dataclass(frozen=True)
 class LlamaOptions:
-    """Where and how llama.cpp computes."""
+    """Where and how llama.cpp computes.
+
+    Raises:
+        ValueError: On a value that makes no sense, naming it and the range.
+    """
 
     threads: int = 1
     """Of the CPU."""
     gpu_layers: int | None = None
-    """Layers on the GPU, -1 for all; with 0, as with None, the GPU is not opened."""
-    main_gpu: int = 0
-    """Index of the GPU."""
+    """Layers on the GPU, if there is one to use; None is all of them, as is -1, and with 0 it is not opened."""
     kv_type: KvType = "f16"
     """Type of the KV cache: "f16", or "q8_0" for half of the memory."""
     sequences: int = 1
@@ -65,34 +74,64 @@ class LlamaOptions:
     repack: bool = False
     """Keep the weights interleaved for the CPU's vector units, in memory of their own, instead of mapping the file."""
 
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be 1 to {most}, not {getattr(self, name)}")
+        if self.kv_type not in tuple(KV_TYPES):
+            raise ValueError(f"kv_type must be one of {', '.join(KV_TYPES)}, not {self.kv_type!r}")
+
 
 class LlamaModel(Closing):
-    """An open GGUF of the `llama` arch with a context. A context manager: closing frees both in order."""
+    """An open GGUF of the `llama` arch with a context. A context manager: closing frees both in order.
 
-    def __init__(self, path: Path, options: LlamaOptions, *, context: int, batch: int | None = None) -> None:
+    After `close`, and in a forked child, everything raises `MisoError`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: LlamaOptions,
+        *,
+        context: int,
+        batch: int | None = None,
+        gpu: Device | None = None,
+    ) -> None:
         """Open `path` with room for `context` positions in each of the sequences.
 
         Args:
             path: The GGUF file.
             options: Where and how to compute.
             context: Positions of one sequence.
-            batch: Most positions computed at once; by default `context`.
+            batch: Most positions computed at once; by default `context`, and always room for one of each sequence.
+            gpu: Where the layers on a GPU go; None is the CPU alone.
 
         Raises:
+            ValueError: If llama.cpp has no room for so many positions, whatever the memory.
             BundleError: If llama.cpp does not accept the file.
             MemoryError: If there is not enough memory for the context.
         """
+        if not 1 <= context <= _most_context(options.sequences):
+            raise ValueError(
+                f"the context of each of {options.sequences} sequences must be 1 to "
+                f"{_most_context(options.sequences)} positions, not {context}"
+            )
         self._lib = lib = load_library()
-        self.context, self.sequences, self.batch = context, options.sequences, min(batch or context, context)
-        on_cpu = not options.gpu_layers
+        self._process, self._closed = OwnProcess(), False
+        self.context, self.sequences = context, options.sequences
+        # With room for fewer than one of each sequence, llama.cpp ends the process.
+        self.batch = max(min(batch or context, context), options.sequences)
+        layers = 0 if gpu is None else _ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
+        on_cpu = layers == 0
         with ExitStack() as stack:
             params = lib.llama_model_default_params()
-            params.n_gpu_layers = options.gpu_layers or 0
+            params.n_gpu_layers = layers
             params.use_extra_bufts = options.repack
-            params.main_gpu, params.split_mode = options.main_gpu, _SPLIT_NONE
-            if on_cpu:
-                # No layers is not no GPU: llama.cpp would still open it, and send it products of 32 rows and more.
-                params.devices = ctypes.addressof(_NO_DEVICES)
+            params.split_mode = _SPLIT_NONE
+            # The list ends with NULL. No layers is not no GPU: without a list, llama.cpp would still open one, and send
+            # it products of 32 rows and more; and it counts GPUs in an order of its own.
+            self._devices = (ctypes.c_void_p * 2)(None if on_cpu or gpu is None else gpu.handle)
+            params.devices = ctypes.addressof(self._devices)
             model = lib.llama_model_load_from_file(str(path).encode(), params)
             if not model:
                 raise BundleError(
@@ -129,8 +168,16 @@ class LlamaModel(Closing):
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """Free the context, then the model. Idempotent."""
-        self._stack.close()
+        """Free the context, then the model. Idempotent. A forked child lets be what it shares with its parent."""
+        self._closed = True
+        if self._process.is_here:
+            self._stack.close()
+
+    def check(self) -> None:
+        """Raise `MisoError` after `close` and in a forked child."""
+        self._process.check()
+        if self._closed:
+            raise MisoError(CLOSED)
 
     def decode(
         self, embeddings: F32Array, sequences: Sequence[int], positions: Sequence[int], wanted: Sequence[bool]
@@ -140,6 +187,7 @@ class LlamaModel(Closing):
         Returns the hidden states after the final norm [W, embed_dim] and the logits [W, vocab] of the `wanted` rows, in
         their order. Raises `ValueError` on what llama.cpp would read past the end for.
         """
+        self.check()
         count = len(embeddings)
         if embeddings.shape != (count, self.embed_dim) or not 0 < count <= self.batch:
             raise ValueError(f"expected embeddings [1..{self.batch}, {self.embed_dim}], not {list(embeddings.shape)}")
@@ -172,6 +220,7 @@ class LlamaModel(Closing):
 
     def forget(self, sequence: int, start: int = 0) -> None:
         """Drop the positions of `sequence` from `start` on."""
+        self.check()
         self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1)
 
     def copy(self, source: int, target: int) -> None:
@@ -184,3 +233,7 @@ class LlamaModel(Closing):
         self.forget(0)
         count = len(embeddings)
         return self.decode(embeddings, [0] * count, range(count), [True] * count)
+
+
+def _most_context(sequences: int) -> int:
+    return _MOST_POSITIONS // sequences // _CONTEXT_STEP * _CONTEXT_STEP

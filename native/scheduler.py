@@ -2,6 +2,7 @@
 
 import ctypes
 
+from ..core.closing import CLOSED
 from ..core.errors import MisoError
 from .allocations import Allocation, note
 from .device import Backends
@@ -10,22 +11,34 @@ from .libraries import ggml_base
 
 
 class Scheduler:
-    """Runs one graph again and again; what the best device lacks is computed on the CPU. `close` frees its memory."""
+    """Runs one graph again and again; what the best device lacks is computed on the CPU.
+
+    `close` frees its memory, and the graph with the tensors. After it, and after that of the graph or the backends,
+    everything raises `MisoError`.
+    """
 
     def __init__(self, backends: Backends, graph: Graph) -> None:
         """Allocate all that `graph` needs. Raises `MemoryError` if a device is full."""
+        backends.check()
         library, count = ggml_base(), len(backends.handles)
         self._graph = graph
         self._backends = backends
         handles = (ctypes.c_void_p * count)(*backends.handles)
         # It wants room for nodes and leaves; a node of ours has at most two leaves of its own.
-        self._handle = library.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
+        self._open: int | None = library.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
         if not library.ggml_backend_sched_alloc_graph(self._handle, graph.graph):
             self.close()
             names = " and ".join(device.name for device in backends.devices)
             raise MemoryError(f"{names} cannot hold a graph: free some memory, or speak fewer utterances at a time")
         for place, size_bytes in self.buffer_bytes.items():
             note(Allocation("compute", place, size_bytes))
+
+    @property
+    def _handle(self) -> int:
+        self._backends.check()
+        if not self._open:
+            raise MisoError(CLOSED)
+        return self._open
 
     @property
     def splits(self) -> int:
@@ -46,6 +59,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Free it. Idempotent."""
-        if self._handle:
-            ggml_base().ggml_backend_sched_free(self._handle)
-            self._handle = None
+        handle, self._open = self._open, None
+        if handle:
+            ggml_base().ggml_backend_sched_free(handle)
+            self._graph.close()

@@ -66,6 +66,8 @@ class EngineOptions(LlamaOptions):
 
     threads: int = field(default_factory=default_threads)
     """Of the CPU; by default at most its physical cores."""
+    main_gpu: int = 0
+    """Index of the GPU."""
     context: int | None = None
     """Positions of a prompt and what is said on it, 12.5 a second; the default, and the most, is the model's own."""
     allow_cpu: bool = True

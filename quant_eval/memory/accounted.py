@@ -6,7 +6,7 @@ is measured (`measured.py`) it is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +70,8 @@ def accounted_vram(level: OpenLevel, *, kv_type: KvType = "f16", gpu: Device | N
     spec = level.manifest.model_spec
     gpu = gpu or next(iter(gpus()), None)
     with captured_log() as lines:
-        options = LlamaOptions(kv_type=kv_type)
-        if gpu is not None:
-            options = replace(options, gpu_layers=-1, main_gpu=gpus().index(gpu))
-        context = min(CONTEXT, spec.max_positions)
-        LlamaModel(level.backbone, options, context=context, batch=GPU_PREFILL_ROWS).close()
+        options, context = LlamaOptions(kv_type=kv_type), min(CONTEXT, spec.max_positions)
+        LlamaModel(level.backbone, options, context=context, batch=GPU_PREFILL_ROWS, gpu=gpu).close()
     buffers = logged_buffers(lines)
     missing = [kind for kind in _NEEDED if not any(buffer.kind == kind for buffer in buffers)]
     if missing:

@@ -1,26 +1,44 @@
 """The backbone: prompt rows and frames in, hidden state and codebook-0 logits out, for several sequences at once.
 
-Prompts come as blocks. Each block is computed on its own, in batches of a fixed size, so a block's KV cache is the same
+Prompts come as blocks. Each block is computed on its own, in chunks of a fixed size, so a block's KV cache is the same
 whether it was computed just now or kept from an earlier prompt that began alike: keeping it changes no bit of the
 result. What a sequence holds of its last prompt stays until the next one. It knows no sampling and no codec.
+
+An interrupt may come between any two lines. So what is known of a sequence is never more than what it holds: it is
+shortened before the cache is touched, and lengthened when the cache has the rows; and what lies behind the rows that
+are known of is dropped before others follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...core.errors import BundleError
+from ...models.memory import GPU_PREFILL_ROWS
 from ...models.spec import ModelSpec
+from ...native.device import Device
 from ...native.llama import LlamaModel, LlamaOptions
 from .embeddings import Embeddings
+from .passes import LONGEST_GAP, with_gaps_filled
 from .prompt import Block
+
+_CPU_PREFILL_ROWS = 64
+"""Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a chunk to end."""
+
+
+class _Held(NamedTuple):
+    """A block that lies in a sequence's cache."""
+
+    key: bytes
+    rows: int
 
 
 class Backbone(Closing):
-    """An open backbone. A context manager. One thread at a time."""
+    """An open backbone. A context manager. One thread at a time. After `close` everything raises `MisoError`."""
 
     def __init__(
         self,
@@ -29,7 +47,9 @@ class Backbone(Closing):
         embeddings: Embeddings,
         options: LlamaOptions,
         *,
-        batch: int = 512,
+        gpu: Device | None = None,
+        prefill_rows: int | None = None,
+        longest_gap: int | None = None,
     ) -> None:
         """Open the backbone's GGUF `path`.
 
@@ -38,16 +58,19 @@ class Backbone(Closing):
             spec: What it must be.
             embeddings: Of the same bundle.
             options: Where and how to compute.
-            batch: Rows of a prefill computed at once; at least one of each sequence.
+            gpu: Where the layers on a GPU go; None is the CPU alone.
+            prefill_rows: Most rows of a prompt computed at once; by default 64 on a CPU, 128 on a GPU.
+            longest_gap: See `with_gaps_filled`; by default 0 on a CPU.
 
         Raises:
+            ValueError: If llama.cpp has no room for so many positions, whatever the memory.
             BundleError: If it is another model's, or llama.cpp does not accept it.
             MemoryError: If there is not enough memory for the context.
         """
         self._embeddings = embeddings
-        # A step has a row of every sequence.
-        batch = max(options.sequences, batch)
-        self._model = LlamaModel(path, options, context=spec.max_positions, batch=batch)
+        self._chunk = prefill_rows or (_CPU_PREFILL_ROWS if gpu is None else GPU_PREFILL_ROWS)
+        self._longest_gap = (0 if gpu is None else LONGEST_GAP) if longest_gap is None else longest_gap
+        self._model = LlamaModel(path, options, context=spec.max_positions, batch=self._chunk, gpu=gpu)
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
         if found != expected:
             self._model.close()
@@ -55,8 +78,7 @@ class Backbone(Closing):
                 f"{path}: width and vocabulary are {found}, expected {expected}: not {spec.name}'s backbone. "
                 "Fetch or convert the bundle again."
             )
-        self._held: list[list[bytes]] = [[] for _ in range(options.sequences)]
-        self._rows: list[list[int]] = [[] for _ in range(options.sequences)]
+        self._held: list[list[_Held]] = [[] for _ in range(options.sequences)]
         self._next: list[int] = [0] * options.sequences
 
     def close(self) -> None:
@@ -70,9 +92,10 @@ class Backbone(Closing):
 
     def shared(self, sequence: int, blocks: Sequence[Block]) -> int:
         """How many of `blocks` the sequence holds already. The last one is always computed: its result is wanted."""
+        self._model.check()
         count = 0
         for held, block in zip(self._held[sequence], blocks[:-1], strict=False):
-            if held != block.key:
+            if held.key != block.key:
                 break
             count += 1
         return count
@@ -83,44 +106,79 @@ class Backbone(Closing):
         Returns:
             Hidden state [1, D] and codebook-0 logits [1, V] of the last row, and how many rows were computed.
         """
-        kept = self.shared(sequence, blocks)
-        donor = max(range(self.sequences), key=lambda other: (self.shared(other, blocks), other == sequence))
-        if self.shared(donor, blocks) > kept:
-            # From here on the target's cache is the donor's: so is what is known of it.
-            self._held[sequence], self._rows[sequence] = [*self._held[donor]], [*self._rows[donor]]
+        kept = self._keep(sequence, blocks)
+        start = self._next[sequence]
+        *_, result = self._chunks(sequence, blocks[kept:])
+        assert result is not None
+        return *result, self._next[sequence] - start
+
+    def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
+        """`prefill` bit by bit: each step computes at most `prefill_rows` rows of one block.
+
+        Other sequences may step, and be prefilled, in between. Who takes no more steps leaves what is whole.
+
+        Yields:
+            None, and with the last chunk hidden state [1, D] and codebook-0 logits [1, V] of the last row.
+        """
+        kept = self._keep(sequence, blocks)
+        yield from self._chunks(sequence, blocks[kept:])
+
+    def _keep(self, sequence: int, blocks: Sequence[Block]) -> int:
+        """Have `sequence` hold the longest beginning of `blocks` that lies in any, and no more: how many blocks."""
+        shared = [self.shared(other, blocks) for other in range(self.sequences)]
+        donor = max(range(self.sequences), key=lambda other: (shared[other], other == sequence))
+        held = self._held[donor][: shared[donor]]
+        start = sum(block.rows for block in held)
+        if donor == sequence:
+            self._held[sequence] = held
+        else:
+            self._held[sequence], self._next[sequence] = [], 0
             self._model.copy(donor, sequence)
-            kept = self.shared(sequence, blocks)
-        start = sum(self._rows[sequence][:kept])
-        del self._held[sequence][kept:], self._rows[sequence][kept:]
-        self._model.forget(sequence, start)
+            self._held[sequence] = held
         self._next[sequence] = start
-        for block in blocks[kept:]:
-            hidden, logits = self._compute(sequence, block)
-            self._held[sequence].append(block.key)
-            self._rows[sequence].append(len(block))
-        return hidden, logits, self._next[sequence] - start
+        return len(held)
 
-    def prefill_chunks(self, sequence, blocks):
-        hidden, logits, _ = self.prefill(sequence, blocks)
-        yield hidden, logits
+    def _chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
+        for number, block in enumerate(blocks, 1):
+            for begin in range(0, len(block), self._chunk):
+                rows = block.rows[begin : begin + self._chunk]
+                is_whole = begin + len(rows) == len(block)
+                result = self._read(sequence, rows, [False] * (len(rows) - 1) + [is_whole])
+                if is_whole:
+                    self._held[sequence].append(_Held(block.key, len(block)))
+                yield result if is_whole and number == len(blocks) else None
 
-    def _compute(self, sequence: int, block: Block) -> tuple[F32Array, F32Array]:
-        for begin in range(0, len(block), self._model.batch):
-            embedded = self._embeddings.embed(block.rows[begin : begin + self._model.batch])
-            count, position = len(embedded), self._next[sequence]
-            last = begin + count == len(block)
-            wanted = [False] * (count - 1) + [last]
-            result = self._model.decode(embedded, [sequence] * count, range(position, position + count), wanted)
-            self._next[sequence] += count
+    def _read(self, sequence: int, rows: I64Array, wanted: Sequence[bool]) -> tuple[F32Array, F32Array]:
+        """Compute the next rows of one sequence, at most a batch."""
+        embedded = self._embeddings.embed(rows)
+        count, position = len(rows), self._next[sequence]
+        self._model.forget(sequence, position)
+        result = self._model.decode(embedded, [sequence] * count, range(position, position + count), wanted)
+        self._next[sequence] = position + count
         return result
 
     def step(self, sequences: Sequence[int], embedded: F32Array) -> tuple[F32Array, F32Array]:
-        """One more row of each of `sequences`: `embedded` [B, D] -> hidden states [B, D] and logits [B, V]."""
-        positions = [self._next[sequence] for sequence in sequences]
-        result = self._model.decode(embedded, sequences, positions, [True] * len(sequences))
-        for sequence in sequences:
-            self._next[sequence] += 1
-        return result
+        """One more row of each of `sequences`, which differ: `embedded` [B, D] -> hidden states [B, D], logits [B, V].
+
+        In any order. The weights are read once for each run of neighbours: see `with_gaps_filled`.
+        """
+        if not 0 < len(set(sequences)) == len(sequences) == len(embedded):
+            raise ValueError(f"a step has one row of each sequence, not {len(embedded)} of {list(sequences)}")
+        order = sorted(range(len(sequences)), key=sequences.__getitem__)
+        asked = {sequences[row]: embedded[row] for row in order}
+        rows = with_gaps_filled(list(asked), self._longest_gap, lambda other: self._next[other] < self._model.context)
+        nothing = np.zeros_like(embedded[0])
+        for sequence in rows:
+            self._model.forget(sequence, self._next[sequence])
+        hidden, logits = self._model.decode(
+            np.stack([asked.get(sequence, nothing) for sequence in rows]),
+            rows,
+            [self._next[sequence] for sequence in rows],
+            [sequence in asked for sequence in rows],
+        )
+        self._next = [position + (sequence in asked) for sequence, position in enumerate(self._next)]
+        back = np.argsort(order)
+        return hidden[back], logits[back]
 
     def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> tuple[F32Array, F32Array]:
         """Let `sequence` read `rows` [T, codebooks + 1] that are known beforehand, T at least 1.
@@ -133,13 +191,7 @@ class Backbone(Closing):
         Returns:
             Hidden states [T, D] and logits [T, V] of all of them.
         """
-        size = min(at_once or self._model.batch, self._model.batch)
-        results = []
-        for begin in range(0, len(rows), size):
-            embedded = self._embeddings.embed(rows[begin : begin + size])
-            count, position = len(embedded), self._next[sequence]
-            every = range(position, position + count)
-            results.append(self._model.decode(embedded, [sequence] * count, every, [True] * count))
-            self._next[sequence] += count
-        hidden, logits = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
-        return hidden, logits
+        size = min(at_once or self._chunk, self._chunk)
+        parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        hidden, logits = zip(*(self._read(sequence, part, [True] * len(part)) for part in parts), strict=True)
+        return np.concatenate(hidden), np.concatenate(logits)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from ...core.arrays import F32Array, I64Array
-from ...core.closing import Closing
+from ...core.closing import CLOSED, Closing
 from ...core.errors import MisoError
 from ...core.process import OwnProcess
 from ...models.spec import ModelSpec
@@ -180,7 +180,7 @@ class Batcher(Closing):
     def _start(self) -> None:
         """Under the lock. Raises `MisoError` if it is closed."""
         if self._closed:
-            raise MisoError("this model is closed: load it again")
+            raise MisoError(CLOSED)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="miso-batcher", daemon=True)
             # The interpreter must not end under a thread that computes.

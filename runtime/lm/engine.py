@@ -12,10 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from ...core.arrays import F32Array, I64Array
-from ...core.closing import Closing
+from ...core.closing import CLOSED, Closing
 from ...core.errors import MisoError
 from ...core.process import OwnProcess
-from ...models.memory import GPU_PREFILL_ROWS
 from ...models.spec import ModelSpec
 from ...native.buffer_types import is_interleaving_safe
 from ...native.device import Backends, Device, gpus
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 
 _RUNS_TO_CAPTURE = 2
 """ggml captures a CUDA graph when it is run a second time unchanged. Source: ggml-cuda.cu, `warmup_complete`."""
-_CPU_PREFILL_ROWS = 64
-"""Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a batch to end."""
 
 
 class Engine(Closing):
@@ -67,7 +64,7 @@ class Engine(Closing):
                     self.spec,
                     self._embeddings,
                     replace(options, gpu_layers=layers, repack=options.repack and _may_repack()),
-                    batch=_CPU_PREFILL_ROWS if self.gpu is None else GPU_PREFILL_ROWS,
+                    gpu=self.gpu,
                 )
             )
             self._stack = stack.pop_all()
@@ -89,7 +86,7 @@ class Engine(Closing):
         self._process.check()  # before the lock: who held it when the process was forked is not here
         with self._turn:
             if self._closed:
-                raise MisoError("this model is closed: load it again")
+                raise MisoError(CLOSED)
             yield
 
     @property

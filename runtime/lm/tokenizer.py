@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.closing import Closing
+from ...core.closing import CLOSED, Closing
 from ...core.errors import BundleError, MisoError
+from ...core.process import OwnProcess
 from ...native.gguf_file import GgufFile
 from ...native.llama import load_library
 
@@ -31,7 +32,7 @@ class Tokenizer(Closing):
     def __init__(self, path: Path) -> None:
         """Open the vocabulary of a GGUF file. Raises `BundleError` if it has none."""
         self._lib = lib = load_library()
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), OwnProcess()
         params = lib.llama_model_default_params()
         params.vocab_only = True
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -50,24 +51,27 @@ class Tokenizer(Closing):
         self.added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
     def close(self) -> None:
-        """Free the vocabulary. Idempotent."""
+        """Free the vocabulary, once no text is being split. Idempotent; nothing in a forked child."""
+        if not self._process.is_here:
+            return
         with self._lock:
-            if self._model:
-                self._lib.llama_model_free(self._model)
-                self._model = None
+            model, self._model = self._model, None
+            if model:
+                self._lib.llama_model_free(model)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, BOS and EOS included. An added token is one id.
 
         What looks like a special token of the base tokenizer (`<|end_of_text|>`) is ordinary text.
 
-        Raises `MisoError` after `close`.
+        Raises `MisoError` after `close`, and in a forked child.
         """
+        self._process.check()
         text = text.encode("utf-8", "replace").decode()
         pieces = self.added.split(text) if self.added else [text]  # by turns text and an added token
         with self._lock:
             if not self._model:
-                raise MisoError("this model is closed")
+                raise MisoError(CLOSED)
             ids = [[self._ids[piece]] if index % 2 else self._split(piece) for index, piece in enumerate(pieces)]
         return [*self._head, *(token for piece in ids for token in piece), *self._tail]
 

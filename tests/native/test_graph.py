@@ -474,3 +474,58 @@ def test_no_room(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MemoryError, match="CPU cannot hold a graph: free some memory"):
         Scheduler(backends, graph)
     graph.close()
+
+
+def test_what_is_closed_is_not_used(backends: Backends) -> None:
+    """ggml would end the process."""
+    out = np.zeros(2, np.float32)
+
+    def opened() -> tuple[Graph, Tensor, Tensor, Scheduler]:
+        graph = Graph(8)
+        x = graph.input(F32, 2)
+        total = graph.add(x, x)
+        graph.expand(total, output=True)
+        return graph, x, total, Scheduler(backends, graph)
+
+    def refused(*calls: Callable[[], object]) -> None:
+        for call in calls:
+            with pytest.raises(MisoError, match="this model is closed: load it again"):
+                call()
+
+    graph, x, total, scheduler = opened()
+    scheduler.close()
+    refused(scheduler.compute, lambda: scheduler.splits, lambda: scheduler.buffer_bytes)
+    refused(lambda: write_tensor(x, out), lambda: read_tensor(total, out))
+    scheduler.close()
+
+    graph, x, total, scheduler = opened()
+    graph.close()
+    refused(scheduler.compute, lambda: graph.nodes, lambda: graph.new(F32, 2), lambda: graph.input(F32, 2))
+    refused(lambda: graph.add(x, x), lambda: graph.expand(total), lambda: write_tensor(x, out))
+    scheduler.close()
+
+    context, graph = TensorContext(2), Graph(8)
+    weights = context.new(F32, 2)
+    buffer = Buffer(context, plain_buffer_type(backends.best), weights=True)
+    buffer.close()
+    refused(lambda: write_tensor(weights, out), lambda: read_tensor(weights, out), lambda: context.new(F32, 2))
+    refused(lambda: graph.add(weights, weights), lambda: Buffer(context, 0, weights=True))
+    graph.close()
+
+
+def test_nothing_is_computed_on_devices_that_were_given_back() -> None:
+    backends = Backends(gpu=None, threads=1)
+    graph = Graph(8)
+    x = graph.input(F32, 2)
+    graph.expand(graph.add(x, x), output=True)
+    scheduler = Scheduler(backends, graph)
+    scheduler.close()
+    backends.close()
+    backends.close()
+    other = Graph(8)
+    y = other.input(F32, 2)
+    other.expand(other.add(y, y), output=True)
+    for call in (scheduler.compute, lambda: Scheduler(backends, other), backends.check):
+        with pytest.raises(MisoError, match="this model is closed: load it again"):
+            call()
+    other.close()

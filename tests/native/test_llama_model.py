@@ -4,16 +4,19 @@ import ctypes
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from builders import MICRO, Built
-from miso_gguf.core.errors import BundleError
+from miso_gguf.core.errors import BundleError, MisoError
+from miso_gguf.core.process import OwnProcess
 from miso_gguf.models.levels import LEVELS
+from miso_gguf.native.device import Device, devices
 from miso_gguf.native.llama import LlamaModel, LlamaOptions, load_library
 
 Floats = NDArray[np.float32]
@@ -176,11 +179,12 @@ def test_a_context_that_llama_cpp_cannot_make(path: Path, monkeypatch: pytest.Mo
         LlamaModel(path, LlamaOptions(threads=1, sequences=2, kv_type="q8_0"), context=8)
 
 
-@pytest.mark.parametrize("gpu_layers", [0, 1, -1])
+@pytest.mark.parametrize("gpu", [None, devices()[-1]], ids=["no GPU", "a GPU"])
+@pytest.mark.parametrize(("gpu_layers", "layers"), [(0, 0), (1, 1), (-1, -1), (None, -1)])
 def test_only_no_layers_at_all_leave_the_gpu_alone(
-    path: Path, monkeypatch: pytest.MonkeyPatch, gpu_layers: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Device | None, gpu_layers: int | None, layers: int
 ) -> None:
-    """Without devices, llama.cpp opens none, and there is none to send large products to."""
+    """Without devices, llama.cpp opens none, and there is none to send large products to. Here the CPU is the GPU."""
     lib, seen = load_library(), {}
     load, init = lib.llama_model_load_from_file, lib.llama_init_from_model
 
@@ -194,20 +198,86 @@ def test_only_no_layers_at_all_leave_the_gpu_alone(
 
     monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
     monkeypatch.setattr(lib, "llama_init_from_model", starting)
-    with LlamaModel(path, LlamaOptions(threads=1, gpu_layers=gpu_layers), context=8) as model:
+    with LlamaModel(path, LlamaOptions(threads=1, gpu_layers=gpu_layers), context=8, gpu=gpu) as model:
         assert model.forward(rows(3))[0].shape == (3, WIDTH)
-    devices = seen["model"].devices
-    if gpu_layers == 0:
-        assert ctypes.c_void_p.from_address(devices).value is None
-    else:
-        assert devices is None
-    assert (seen["context"].op_offload, seen["context"].offload_kqv) == (gpu_layers != 0, gpu_layers != 0)
+        listed = list((ctypes.c_void_p * 2).from_address(seen["model"].devices))
+    used = gpu if layers else None
+    assert listed == [used and used.handle, None]
+    assert (seen["model"].n_gpu_layers, seen["model"].main_gpu) == (layers if gpu else 0, 0)
+    assert (seen["context"].op_offload, seen["context"].offload_kqv) == (bool(used), bool(used))
 
 
 def test_closing_twice(path: Path) -> None:
     model = LlamaModel(path, LlamaOptions(threads=1), context=8)
     model.close()
     model.close()
+    with pytest.raises(MisoError, match="this model is closed: load it again"):
+        model.check()
+
+
+CALLS: dict[str, Callable[[LlamaModel], object]] = {
+    "decode": lambda model: decode(model, rows(1), 0),
+    "forward": lambda model: model.forward(rows(1)),
+    "forget": lambda model: model.forget(0),
+    "copy": lambda model: model.copy(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_closed_is_not_used(path: Path, name: str) -> None:
+    model = LlamaModel(path, LlamaOptions(threads=1, sequences=2), context=8)
+    model.close()
+    with pytest.raises(MisoError, match="this model is closed: load it again"):
+        CALLS[name](model)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_forked_child_leaves_it_alone(path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """llama.cpp's threads are not there to compute, nor to be ended."""
+    with LlamaModel(path, LlamaOptions(threads=1, sequences=2), context=8) as model, monkeypatch.context() as child:
+        child.setattr(OwnProcess, "is_here", False)
+        child.setattr(load_library(), "llama_free", None)
+        with pytest.raises(MisoError, match="load a model after the fork"):
+            CALLS[name](model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_type": "q4_0"}, "kv_type must be one of f32, f16, q8_0, not 'q4_0'"),
+        ({"kv_type": ["f16"]}, r"kv_type must be one of f32, f16, q8_0, not \['f16'\]"),
+        ({"sequences": 0}, "sequences must be 1 to 256, not 0"),
+        ({"sequences": 257}, "sequences must be 1 to 256, not 257"),
+        ({"threads": 0}, "threads must be 1 to 512, not 0"),
+        ({"threads": 513}, "threads must be 1 to 512, not 513"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LlamaOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("context", "sequences", "most"),
+    [(0, 1, 2147483392), (-1, 1, 2147483392), (1 << 31, 1, 2147483392), (1 << 24, 256, 8388352)],
+)
+def test_positions_that_llama_cpp_cannot_number(path: Path, context: int, sequences: int, most: int) -> None:
+    message = f"the context of each of {sequences} sequences must be 1 to {most} positions, not {context}"
+    with pytest.raises(ValueError, match=message):
+        LlamaModel(path, LlamaOptions(threads=1, sequences=sequences), context=context)
+
+
+@pytest.mark.parametrize(
+    ("context", "sequences", "batch"),
+    [(1, 1, None), (1, 2, None), (5, 16, None), (5, 6, 4), (255, 256, 64), (5, 2, 64)],
+)
+def test_there_is_always_room_for_one_of_each(path: Path, context: int, sequences: int, batch: int | None) -> None:
+    """With room for fewer, llama.cpp ends the process as it opens the model."""
+    options = LlamaOptions(threads=1, sequences=sequences)
+    with LlamaModel(path, options, context=context, batch=batch) as model:
+        assert model.batch == max(sequences, min(batch or context, context))
+        hidden, _ = model.decode(rows(sequences), range(sequences), [0] * sequences, [True] * sequences)
+    assert hidden.shape == (sequences, WIDTH)
 
 
 def test_llama_cpp_logs_through_logging(

@@ -1,6 +1,8 @@
 """The backbone: what is kept of a prompt changes no bit, and how it is cut into batches nothing that matters."""
 
+import ctypes
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from numpy.typing import NDArray
 from speaking import prompt_blocks, random_codes, segments
 
 from builders import MICRO
-from miso_gguf.core.errors import BundleError
+from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import KVCache, Reference, Rows, audio_rows
+from miso_gguf.native.llama import load_library
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.embeddings import Embeddings
@@ -47,9 +50,11 @@ def prompt(prompts: PromptBuilder) -> list[Block]:
     return prompt_blocks(prompts, "What is to be said, in a few words or more than a few of them.", segments(3))
 
 
-def opened(level: OpenLevel, embeddings: Embeddings, *, batch: int = 64, sequences: int = 1) -> Backbone:
+def opened(
+    level: OpenLevel, embeddings: Embeddings, *, batch: int = 64, sequences: int = 1, longest_gap: int | None = None
+) -> Backbone:
     options = EngineOptions(threads=1, sequences=sequences, exact=level.key == "f32")
-    return Backbone(level.backbone, TINY, embeddings, options, batch=batch)
+    return Backbone(level.backbone, TINY, embeddings, options, prefill_rows=batch, longest_gap=longest_gap)
 
 
 def reference_result(reference: Reference, blocks: Sequence[Block]) -> tuple[Floats, Floats]:
@@ -187,3 +192,130 @@ def test_a_backbone_of_another_model_is_refused(level: OpenLevel, embeddings: Em
         Backbone(level.backbone, MICRO, embeddings, EngineOptions(threads=1))
     with pytest.raises(BundleError, match=r"width and vocabulary are \(256, 4120\), expected \(256, 515\)"):
         Backbone(level.decoder, TINY, embeddings, EngineOptions(threads=1))
+
+
+@pytest.mark.parametrize("key", ["f32", "q4_k_m"])
+@pytest.mark.parametrize("longest_gap", [0, 3])
+def test_chunk_by_chunk_while_others_speak(bundle: Path, key: str, prompts: PromptBuilder, longest_gap: int) -> None:
+    """Whatever steps between two chunks, and whether or not its rows reach over this one: not a bit is another."""
+    level = open_level(bundle, key)
+    embeddings = Embeddings(level.embeddings, TINY)
+    blocks = prompt_blocks(prompts, "A prompt that is read while others are speaking.", segments(2))
+    busy = prompt_blocks(prompts, "Somebody else.", segments(1))
+    frames = embeddings.embed(rows_of(random_codes(2)))
+    with opened(level, embeddings, batch=8, sequences=3, longest_gap=longest_gap) as backbone:
+        backbone.prefill(0, busy)
+        backbone.prefill(2, busy)
+        found = []
+        for result in backbone.prefill_chunks(1, blocks):
+            found.append(result)
+            backbone.step([2, 0], frames)
+        again = backbone.prefill(1, blocks)
+    with opened(level, embeddings, batch=8) as fresh:
+        expected = fresh.prefill(0, blocks)
+    # The first block lies in the others already.
+    assert len(found) == sum(-(-len(block) // 8) for block in blocks[1:])
+    assert found[:-1] == [None] * (len(found) - 1)
+    assert again[2] == len(blocks[-1])
+    for result in (found[-1], again):
+        assert result is not None
+        np.testing.assert_array_equal(result[0], expected[0])
+        np.testing.assert_array_equal(result[1], expected[1])
+
+
+@pytest.mark.parametrize(("sequences", "rows"), [(1, 64), (100, 64), (100, None)])
+def test_how_many_can_speak_does_not_change_how_a_prompt_is_cut(
+    level: OpenLevel, embeddings: Embeddings, sequences: int, rows: int | None
+) -> None:
+    options = EngineOptions(threads=1, sequences=sequences, exact=True)
+    spec = replace(TINY, max_positions=200)
+    block = Block(rows_of(random_codes(130)))
+    with Backbone(level.backbone, spec, embeddings, options, prefill_rows=rows) as backbone:
+        assert len(list(backbone.prefill_chunks(0, [block]))) == 3
+        assert backbone.step(range(sequences), np.ones((sequences, TINY.backbone.embed_dim), np.float32))[0].shape == (
+            sequences,
+            TINY.backbone.embed_dim,
+        )
+
+
+class Passes:
+    """How often llama.cpp went through the weights for each of the steps: its outputs are asked for before each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[list[int]] = []
+        lib = load_library()
+        decode = lib.llama_decode
+
+        def noting(handle: object, batch: ctypes.Structure) -> object:
+            self.rows.append([batch.seq_id[row][0] for row in range(batch.n_tokens)])
+            return decode(handle, batch)
+
+        monkeypatch.setattr(lib, "llama_decode", noting)
+
+
+@pytest.mark.parametrize(
+    ("longest_gap", "sequences", "rows"),
+    [
+        (0, [3, 0, 1], [0, 1, 3]),
+        (3, [3, 0, 1], [0, 1, 2, 3]),
+        (3, [4, 0], [0, 1, 2, 3, 4]),
+        (2, [4, 0], [0, 4]),
+        (3, [5, 3], [3, 5]),  # 4 is full
+    ],
+)
+def test_rows_come_back_to_those_that_asked(  # type: ignore[no-untyped-def]
+    level: OpenLevel, embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch, longest_gap: int, sequences, rows
+) -> None:
+    """llama.cpp gets ascending rows; those that nobody asked for leave nothing behind, not even in a full sequence."""
+    spec = replace(TINY, max_positions=32)
+    options = EngineOptions(threads=1, sequences=6, exact=True)
+    block = Block(rows_of(random_codes(9)))
+    fed = embeddings.embed(rows_of(random_codes(6, 1)))
+    with Backbone(level.backbone, spec, embeddings, options, longest_gap=longest_gap) as backbone:
+        for sequence in range(6):
+            backbone.prefill(sequence, [block])
+        if 5 in sequences:
+            backbone.extend(4, rows_of(random_codes(32 - 9)))
+        alone = [backbone.step([sequence], fed[sequence : sequence + 1]) for sequence in range(6) if sequence != 4]
+        for sequence in range(6):
+            backbone.prefill(sequence, [block])
+        if 5 in sequences:
+            backbone.extend(4, rows_of(random_codes(32 - 9)))
+        passes = Passes(monkeypatch)
+        found = backbone.step(sequences, fed[sequences])
+        assert passes.rows == [rows]
+        others = [sequence for sequence in range(4) if sequence not in sequences]
+        afterwards = [backbone.step([sequence], fed[sequence : sequence + 1]) for sequence in others]
+    for row, sequence in enumerate(sequences):
+        if sequence < 4:
+            np.testing.assert_allclose(found[0][row], alone[sequence][0][0], rtol=0, atol=2e-5)
+            np.testing.assert_allclose(found[1][row], alone[sequence][1][0], rtol=0, atol=2e-5)
+    for sequence, (hidden, logits) in zip(others, afterwards, strict=True):
+        np.testing.assert_array_equal(hidden, alone[sequence][0])
+        np.testing.assert_array_equal(logits, alone[sequence][1])
+
+
+@pytest.mark.parametrize("sequences", [[], [0, 0], [0], [0, 1, 1]])
+def test_a_step_has_one_row_of_each(level: OpenLevel, embeddings: Embeddings, sequences: list[int]) -> None:
+    with opened(level, embeddings, sequences=2) as backbone:
+        rows = np.zeros((2 if len(sequences) < 3 else 3, TINY.backbone.embed_dim), np.float32)
+        with pytest.raises(ValueError, match="a step has one row of each sequence, not"):
+            backbone.step(sequences, rows)
+
+
+def test_after_closing_everything_says_so(level: OpenLevel, embeddings: Embeddings, prompt: list[Block]) -> None:
+    backbone = opened(level, embeddings)
+    begun = backbone.prefill_chunks(0, prompt)
+    next(begun)
+    backbone.close()
+    backbone.close()
+    for call in (
+        lambda: backbone.prefill(0, prompt),
+        lambda: next(begun),
+        lambda: next(backbone.prefill_chunks(0, prompt)),
+        lambda: backbone.step([0], np.zeros((1, TINY.backbone.embed_dim), np.float32)),
+        lambda: backbone.extend(0, prompt[0].rows),
+        lambda: backbone.shared(0, prompt),
+    ):
+        with pytest.raises(MisoError, match="this model is closed: load it again"):
+            call()

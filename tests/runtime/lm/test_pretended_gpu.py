@@ -15,7 +15,7 @@ from builders import Built
 from miso_gguf import MisoTTS, SpeechOptions
 from miso_gguf.core.arrays import F32Array
 from miso_gguf.models.spec import ModelSpec
-from miso_gguf.native.device import devices
+from miso_gguf.native.device import Device, devices
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm import engine as engine_module
@@ -134,9 +134,11 @@ def test_repack_is_left_out_where_it_is_not_safe(
 ) -> None:
     asked: list[bool] = []
 
-    def noting(path: Path, spec: ModelSpec, embeddings: Embeddings, options: EngineOptions, *, batch: int) -> Backbone:
+    def noting(
+        path: Path, spec: ModelSpec, embeddings: Embeddings, options: EngineOptions, *, gpu: Device | None
+    ) -> Backbone:
         asked.append(options.repack)
-        return backbone(path, spec, embeddings, options, batch=batch)
+        return backbone(path, spec, embeddings, options, gpu=gpu)
 
     backbone = Backbone
     monkeypatch.setattr(engine_module, "Backbone", noting)

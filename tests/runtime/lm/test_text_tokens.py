@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Oracle
 
 from builders import Inputs
 from miso_gguf.core.errors import BundleError, MisoError
+from miso_gguf.core.process import OwnProcess
 from miso_gguf.models.flavors import TINY
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.lm.tokenizer import Tokenizer
@@ -74,8 +75,43 @@ def test_after_closing_it_says_so(path: Path) -> None:
     tokenizer = Tokenizer(path)
     tokenizer.close()
     tokenizer.close()
-    with pytest.raises(MisoError, match="this model is closed"):
+    with pytest.raises(MisoError, match="this model is closed: load it again"):
         tokenizer.encode("Hello.")
+
+
+def test_closing_waits_for_a_text_that_is_being_split(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer(path)
+    expected = tokenizer.encode("Hello.")
+    begun, go_on, found = threading.Event(), threading.Event(), []
+    split = tokenizer._split
+
+    def slow(text: str) -> list[int]:
+        begun.set()
+        assert go_on.wait(10)
+        return split(text)
+
+    monkeypatch.setattr(tokenizer, "_split", slow)
+    speaking = threading.Thread(target=lambda: found.append(tokenizer.encode("Hello.")))
+    speaking.start()
+    assert begun.wait(10)
+    closing = threading.Thread(target=tokenizer.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    go_on.set()
+    speaking.join()
+    closing.join()
+    assert found == [expected]
+
+
+def test_a_forked_child_leaves_it_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock may be another thread's, which is not there to give it back."""
+    with Tokenizer(path) as tokenizer, monkeypatch.context() as child:
+        child.setattr(OwnProcess, "is_here", False)
+        with tokenizer._lock:
+            with pytest.raises(MisoError, match="load a model after the fork"):
+                tokenizer.encode("Hello.")
+            tokenizer.close()
 
 
 def test_a_file_without_a_vocabulary(tmp_path: Path) -> None:

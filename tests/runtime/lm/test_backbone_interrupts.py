@@ -1,0 +1,155 @@
+"""Ctrl-C between any two lines: what a sequence is thought to hold is never more than what it holds."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from miso_gguf.models.flavors import TINY
+from miso_gguf.native import llama
+from miso_gguf.runtime.bundle import open_level
+from miso_gguf.runtime.lm import backbone as module
+from miso_gguf.runtime.lm.backbone import Backbone
+from miso_gguf.runtime.lm.embeddings import Embeddings
+from miso_gguf.runtime.lm.prompt import Block
+from miso_gguf.runtime.options import EngineOptions
+
+Results = list[NDArray[np.float32]]
+
+
+def block(first: int, count: int) -> Block:
+    """Text tokens that follow each other."""
+    rows = np.full((count, TINY.codebooks + 1), -1, np.int64)
+    rows[:, -1] = np.arange(first, first + count)
+    return Block(rows)
+
+
+VOICE, CONTEXT, OTHER = block(10, 5), block(100, 4), block(200, 6)
+ASKED = [VOICE, CONTEXT, block(300, 3)]
+AFTERWARDS = [(1, ASKED), (2, [VOICE, CONTEXT, block(320, 2)]), (1, [VOICE, block(310, 2)])]
+
+
+@pytest.fixture(scope="module")
+def backbone(bundle: Path) -> Iterator[Backbone]:
+    level = open_level(bundle, "f32")
+    options = EngineOptions(threads=1, sequences=3, exact=True)
+    with Backbone(level.backbone, TINY, Embeddings(level.embeddings, TINY), options, prefill_rows=4) as backbone:
+        yield backbone
+
+
+def prepare(backbone: Backbone) -> None:
+    """The voice lies in another sequence than the one that will be asked for it; each of them has spoken."""
+    for sequence, blocks in enumerate([[VOICE, CONTEXT, block(400, 2)], [OTHER, block(410, 2)], [CONTEXT]]):
+        backbone.prefill(sequence, blocks)
+    backbone.step([0, 1, 2], np.full((3, TINY.backbone.embed_dim), 0.1, np.float32))
+
+
+def speak(backbone: Backbone) -> Results:
+    """Prompts and a frame of each, as a model that never was interrupted must compute them."""
+    results: Results = []
+    for sequence, blocks in AFTERWARDS:
+        results += backbone.prefill(sequence, blocks)[:2]
+        results += backbone.step([sequence], np.full((1, TINY.backbone.embed_dim), 0.2, np.float32))
+    return results
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Path) -> Results:
+    level = open_level(bundle, "f32")
+    options, results = EngineOptions(threads=1, exact=True), []
+    for _, blocks in AFTERWARDS:
+        with Backbone(level.backbone, TINY, Embeddings(level.embeddings, TINY), options, prefill_rows=4) as fresh:
+            results += fresh.prefill(0, blocks)[:2]
+            results += fresh.step([0], np.full((1, TINY.backbone.embed_dim), 0.2, np.float32))
+    return results
+
+
+TRACED = [
+    *((module.__file__, name) for name in ("prefill", "prefill_chunks", "_keep", "_chunks", "_read", "step", "extend")),
+    *((llama.__file__, name) for name in ("copy", "forget")),
+]
+"""Files and functions in which something is noted down, or the cache changed."""
+
+
+def interrupted(call: Callable[[], object], at_line: int) -> bool:
+    """Run `call` up to its line number `at_line`, counting those that run; whether it has so many."""
+    left = at_line
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal left
+        if (frame.f_code.co_filename, frame.f_code.co_name) not in TRACED:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+CALLS: dict[str, Callable[[Backbone], object]] = {
+    "prefill": lambda backbone: backbone.prefill(1, ASKED),
+    "prefill of what it holds": lambda backbone: backbone.prefill(0, [VOICE, block(300, 3)]),
+    "step": lambda backbone: backbone.step([2, 0], np.full((2, TINY.backbone.embed_dim), 0.3, np.float32)),
+    "extend": lambda backbone: backbone.extend(1, VOICE.rows),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_interrupt_at_any_line_changes_no_bit_of_what_follows(
+    backbone: Backbone, expected: Results, name: str
+) -> None:
+    line = 0
+    while True:
+        prepare(backbone)
+        if not interrupted(lambda: CALLS[name](backbone), line):
+            break
+        for found, wanted in zip(speak(backbone), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted, f"interrupted at line {line}")
+        line += 1
+    assert line > 10
+
+
+def test_a_step_that_was_interrupted_can_be_made_again(backbone: Backbone) -> None:
+    """Nothing that it left behind comes between."""
+    rows = np.full((2, TINY.backbone.embed_dim), 0.3, np.float32)
+    prepare(backbone)
+    wanted = backbone.step([2, 0], rows)
+    line = 0
+    while True:
+        prepare(backbone)
+        if not interrupted(lambda: backbone.step([2, 0], rows), line):
+            break
+        before = list(backbone._next)
+        for found, expected in zip(backbone.step([2, 0], rows), wanted, strict=True):
+            if before[0] == len(VOICE) + len(CONTEXT) + 2 + 1:  # it has not been made
+                np.testing.assert_array_equal(found, expected)
+        line += 1
+    assert line > 10
+
+
+def test_chunks_that_nobody_asks_for_any_more(backbone: Backbone, expected: Results) -> None:
+    for taken in range(4):
+        prepare(backbone)
+        chunks = backbone.prefill_chunks(1, [VOICE, block(500, 6), block(510, 7)])
+        for _ in range(taken):
+            assert next(chunks) is None
+        if taken % 2:
+            chunks.close()  # type: ignore[attr-defined]
+        for found, wanted in zip(speak(backbone), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
