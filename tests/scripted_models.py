@@ -114,12 +114,17 @@ class Gate:
             self._left = None
             self._changed.notify_all()
 
-    def let(self, calls: int) -> None:
-        """Let so many more through, and return when the next one stands before the gate."""
+    def allow(self, calls: int) -> None:
+        """Let so many more through, unless all are let through."""
         with self._changed:
-            self._left = (self._left or 0) + calls
-            self._stopped = False
-            self._changed.notify_all()
+            if self._left is not None:
+                self._left += calls
+                self._stopped = False
+                self._changed.notify_all()
+
+    def let(self, calls: int) -> None:
+        """As `allow`, and return when the next one stands before the gate."""
+        self.allow(calls)
         self.wait_for_call()
 
     def wait_for_call(self) -> None:
