@@ -32,9 +32,9 @@ class Elsewhere(Generic[T]):
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def result(self) -> T:
+    def result(self, within_s: float = PATIENCE_S) -> T:
         """What it returned; raises what it raised."""
-        assert self.is_done_after(PATIENCE_S), "it never ends"
+        assert self.is_done_after(within_s), "it never ends"
         if self._errors:
             raise self._errors[0]
         return self._results[0]
