@@ -119,8 +119,8 @@ class Batcher(Closing):
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
-        return len(self._waiting)
+        """How many wait for one; who was cancelled meanwhile does not."""
+        return sum(claim.ended is None for claim in [*self._waiting])
 
     def admit(self, utterance: Utterance, *, buffer: int = BUFFER_FRAMES, wait: bool = False) -> Ticket:
         """Have an utterance spoken.
@@ -146,7 +146,7 @@ class Batcher(Closing):
                 self._changed.wait_for(lambda: self._closed or self._may_wait())
             self._start()
             if not self._may_wait():
-                raise Busy(len(self._waiting))
+                raise Busy(self.waiting)
             row = Row(utterance, buffer, self._lock, self._changed)
             self._waiting.append(row)
             self._changed.notify_all()
@@ -170,12 +170,13 @@ class Batcher(Closing):
                 raise loan.error
             yield loan.sequence
         finally:
-            with self._lock:
-                loan.end("cancelled")
-                self._give_back(loan)
+            if self._process.is_here:
+                with self._lock:
+                    loan.end("cancelled")
+                    self._give_back(loan)
 
     def _may_wait(self) -> bool:
-        return len(self._waiting) < self._most_waiting + len(self._free)
+        return self.waiting < self._most_waiting + len(self._free)
 
     def _start(self) -> None:
         """Under the lock. Raises `MisoError` if it is closed."""
@@ -301,7 +302,7 @@ class Batcher(Closing):
 
     def _frame(self, ready: Sequence[tuple[Row, Result]]) -> None:
         """One frame of the depth decoder for all rows that have a result of the backbone, and its delivery."""
-        sound = [(row, result) for row, result in ready if _is_finite(row, result)]
+        sound = [(row, result) for row, result in ready if row.ended is None and _is_finite(row, result)]
         if not sound:
             return
         rows = [row for row, _ in sound]
@@ -325,6 +326,10 @@ class Batcher(Closing):
         prompt = [self._prompt[0]] if self._prompt is not None else []
         for claim in [*self._waiting, *prompt, *self._rows]:
             claim.fail(error)
+        for row in self._rows:
+            # Frames that were computed before an error are heard before it; but a model that is closed says no more.
+            if row.error is error:
+                row.untaken.clear()
 
 
 def _is_finite(row: Row, result: Result) -> bool:

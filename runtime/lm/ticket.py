@@ -113,12 +113,12 @@ class Row(Claim):
             self.end("cancelled")
 
     def take(self) -> I64Array | None:
-        """The next frame; waits for it. None at the end. Raises what ended it."""
+        """The next frame; waits for it. None at the end. Raises what ended it, after the frames before."""
         with self.lock:
             self.ready.wait_for(lambda: self.untaken or self.ended)
-            if self.error is not None:
-                raise self.error
             if not self.untaken:
+                if self.error is not None:
+                    raise self.error
                 return None
             if not self.has_room:
                 self.changed.notify_all()
