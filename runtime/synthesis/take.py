@@ -8,7 +8,7 @@ import numpy as np
 from ...core.arrays import I64Array
 from ..audio.samples import Samples
 from ..codec.codec import Codec
-from ..codec.thread import DecodeThread
+from ..codec.thread import CodecThread
 from ..lm.engine import Engine
 from ..lm.frame_loop import FrameLoop, Utterance
 from ..speech import Timing
@@ -48,11 +48,14 @@ class Take:
 
     def __iter__(self) -> Iterator[Samples]:
         waiting: list[I64Array] = []
-        stream = self._codec.stream()
-        with FrameLoop(self._engine, [self._utterance]) as loop, DecodeThread(stream) as decoding:
+        with (
+            FrameLoop(self._engine, [self._utterance]) as loop,
+            CodecThread(self._codec) as thread,
+            thread.stream() as decoding,
+        ):
 
             def submit() -> None:
-                decoding.submit(stream.playable(np.stack(waiting)))
+                decoding.submit(decoding.playable(np.stack(waiting)))
                 waiting.clear()
 
             for step in loop:
