@@ -48,7 +48,7 @@ class Decoding(Closing):
 
     A submission is one chunk of samples, in order; it is never cut, nor joined with another of the same utterance. How
     many are `pending` is for its owner to bound: nobody else waits for them. What fails is raised by the next call here,
-    after the chunks before it were collected, and by every call from then on. So is the `MisoError` of one that was closed.
+    after the chunks before it were collected, and by every call from then on. After `close` that is a `MisoError`.
     """
 
     def __init__(self, thread: "CodecThread", stream: Any) -> None:

@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,15 +290,16 @@ def test_a_failure_in_company_hits_only_whom_it_belongs_to(together: bool) -> No
 
 def test_what_cannot_be_stacked_is_its_owners_error(codec: object) -> None:
     with CodecThread(codec) as thread:  # type: ignore[arg-type]
-        good, bad = thread.stream(), thread.stream()
+        good = thread.stream()
         codes = np.ones((1, 8), np.int64)
         for _ in range(3):
             good.submit(codes)
-        for wrong in (codes[:, :3], codes.astype(np.float32), codes - 2):
+        wrong_ones: list[NDArray[Any]] = [codes[:, :3], codes.astype(np.float32), codes - 2]
+        for wrong in wrong_ones:
             bad = thread.stream()
             good.submit(codes)
             bad.submit(wrong)
-            with pytest.raises(ValueError, match="codes must be integers|code -1 of codebook 0"):
+            with pytest.raises(ValueError, match=r"codes must be integers|code -1 of codebook 0"):
                 bad.wait_one()
         assert len(collect(good)) == 6
 
