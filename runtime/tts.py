@@ -16,6 +16,7 @@ from ..native.llama import KvType
 from .audio.loudness import normalise
 from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
+from .codec.thread import CodecThread
 from .lm.engine import Engine
 from .lm.utterance import Utterance
 from .options import EngineOptions, SpeechOptions
@@ -44,6 +45,7 @@ class MisoTTS(Closing):
     def __init__(self, level: OpenLevel, engine: Engine, codec: Codec) -> None:
         """Take over `engine` and `codec`; most callers want `load`."""
         self.level, self.engine, self.codec = level, engine, codec
+        self._codec_thread = CodecThread(codec)
 
     @classmethod
     def load(
@@ -109,6 +111,7 @@ class MisoTTS(Closing):
     def close(self) -> None:
         """End what is being spoken, and free everything. Idempotent."""
         self.engine.close()
+        self._codec_thread.close()
         self.codec.close()
 
     @property
@@ -146,7 +149,7 @@ class MisoTTS(Closing):
         if not live:
             options = replace(options, chunk_frames=max(options.chunk_frames, _WHOLE_CHUNK_FRAMES))
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
-        return SpeechStream(self.engine, self.codec, plan, live=live)
+        return SpeechStream(self.engine, self.codec, self._codec_thread, plan, live=live)
 
     def generate(
         self,

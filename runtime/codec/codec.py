@@ -8,6 +8,7 @@ Codes are int64 `[frames, codebooks]`, samples float32 `[n]` at 24 kHz in [-1, 1
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from ...core.arrays import I64Array
 from ...core.closing import Closing
 from ...core.errors import BundleError, MisoError
+from ...core.process import OwnProcess
 from ..audio.samples import Samples, checked
-from .onnx import OnnxStream, State
+from .onnx import OnnxStream
+from .state import Row, Rows, joined
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +32,10 @@ _CHUNK_FRAMES = 10
 class CodecStream:
     """One utterance being decoded. Streams of one codec are independent; each is for one thread at a time."""
 
-    def __init__(self, codec: "Codec", graph: OnnxStream) -> None:
+    def __init__(self, codec: "Codec", row: Row) -> None:
         self._codec = codec
-        self._graph = graph
-        self._state: State = graph.start()
+        self.row = row
+        """The state after what was decoded; only the codec changes it."""
         self._warned = False
 
     def decode(self, codes: I64Array) -> Samples:
@@ -40,13 +43,7 @@ class CodecStream:
 
         Raises `ValueError` for codes that are not the codec's, before anything is decoded.
         """
-        codes = self._codec.checked_codes(codes)
-        chunks = [np.zeros(0, np.float32)]
-        for start in range(0, len(codes), _CHUNK_FRAMES):
-            frames = np.ascontiguousarray(codes[start : start + _CHUNK_FRAMES].T)[None]
-            audio, self._state = self._graph.step(frames, self._state)
-            chunks.append(audio.reshape(-1))
-        return np.concatenate(chunks) if len(chunks) > 2 else chunks[-1]
+        return self._codec.decode_together([self], [codes])[0]
 
     def playable(self, codes: I64Array) -> I64Array:
         """`Codec.playable`, which warns once for the whole utterance."""
@@ -79,8 +76,9 @@ class Codec(Closing):
         self._provider = provider
         self._encoder_path = encoder
         self._encoder: OnnxStream | None = None
+        self._process = OwnProcess()
         self._lock = threading.Lock()
-        self._closed = False
+        self._rows = Rows()
         self._decoder = OnnxStream(decoder, "mimi-decoder", threads, provider)
         numbers = self._decoder.numbers
         self.codebooks = numbers["codebooks"]
@@ -90,20 +88,59 @@ class Codec(Closing):
 
     def stream(self) -> CodecStream:
         """The start of an utterance."""
-        return CodecStream(self, self._decoder)
+        return CodecStream(self, Row(self._decoder.start(), 0))
 
     def decode(self, codes: I64Array) -> Samples:
         """A whole utterance: `[frames, codebooks]` to `[frames * frame_samples]`."""
         return self.stream().decode(codes)
+
+    def decode_together(self, streams: Sequence[CodecStream], codes: Sequence[I64Array]) -> list[Samples]:
+        """The samples of the next frames of several streams, wherever each of them is, in one pass over the weights.
+
+        They are those of each stream alone up to rounding (docs/mimi.md). Either all streams go on or none.
+
+        Args:
+            streams: Different streams of this codec.
+            codes: Of each, `[n, codebooks]` with the same n. For up to 10 of the frames at once, 4 MB are taken a row.
+
+        Raises:
+            ValueError: Codes are not the codec's, or streams and codes do not fit together.
+            BundleError: ONNX Runtime cannot compute it.
+            MisoError: The codec is closed, or was opened before the process was forked.
+        """
+        self._decoder.check_usable()
+        checked_codes = [self.checked_codes(each) for each in codes]
+        lengths = [len(each) for each in checked_codes]
+        if len(set(streams)) != len(lengths) or len(streams) != len(lengths) or len(set(lengths)) != 1:
+            raise ValueError(
+                f"decoding together takes different streams and as many frames of each, not {lengths} frames of "
+                f"{len(set(streams))} streams"
+            )
+        data = np.stack(checked_codes).transpose(0, 2, 1)
+        rows = [stream.row for stream in streams]
+        chunks: list[list[Samples]] = [[np.zeros(0, np.float32)] for _ in streams]
+        for start in range(0, lengths[0], _CHUNK_FRAMES):
+            order, state = joined(rows)
+            frames = np.ascontiguousarray(data[order, :, start : start + _CHUNK_FRAMES])
+            audio, state = self._decoder.step(frames, state)
+            for number, row, samples in zip(order, self._rows.parted(state, len(order)), audio, strict=True):
+                rows[number] = row
+                # A copy, or whoever keeps one stream's samples would keep those of all.
+                chunks[number].append(samples.reshape(-1).copy())
+        for stream, row in zip(streams, rows, strict=True):
+            stream.row = row
+        self._rows.tidy()
+        return [np.concatenate(each) if len(each) > 2 else each[-1] for each in chunks]
 
     def encode(self, samples: Samples) -> I64Array:
         """The codes `[ceil(n / frame_samples), codebooks]` of a whole clip; its last frame is padded with silence.
 
         Raises:
             ValueError: The samples are not finite floats `[n]`.
-            MisoError: The codec was opened without an encoder, or is closed.
+            MisoError: The codec was opened without an encoder, is closed, or was opened before the process was forked.
             BundleError: The encoder's file cannot be used.
         """
+        self._process.check()
         samples = checked(samples)
         graph = self._open_encoder()
         state = graph.start()
@@ -152,8 +189,7 @@ class Codec(Closing):
 
     def _open_encoder(self) -> OnnxStream:
         with self._lock:
-            if self._closed:
-                raise MisoError("the codec is closed: open it again to encode")
+            self._decoder.check_usable()  # not closed meanwhile
             if self._encoder is None:
                 if self._encoder_path is None:
                     raise MisoError("this codec was opened without its encoder, and cannot turn audio into codes")
@@ -167,9 +203,10 @@ class Codec(Closing):
             return self._encoder
 
     def close(self) -> None:
-        """Let go of both graphs; streams of this codec end with it. May be called again."""
+        """Let go of both graphs; streams of this codec end with it. May be called again, and beside calls under way."""
+        if not self._process.is_here:
+            return  # the lock may be a lost thread's; see `OnnxStream.close`
         with self._lock:
-            self._closed = True
             self._decoder.close()
             if self._encoder is not None:
                 self._encoder.close()

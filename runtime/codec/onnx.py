@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import BundleError, MisoError
 from ...core.printable import printable
+from ...core.process import OwnProcess
 
 State = list[NDArray[Any]]
 """The state between two calls, in the order of the metadata. Never changed in place, so that it can be shared."""
@@ -69,6 +70,7 @@ class OnnxStream:
         if threads < 1:
             raise ValueError(f"the codec needs at least 1 thread, not {threads}")
         self.path = path
+        self._process = OwnProcess()
         self._session: Any = self._open(threads, _checked_providers(provider))
         if provider == "cuda" and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise MisoError(
@@ -123,18 +125,24 @@ class OnnxStream:
         (output,) = {node.name for node in self._session.get_outputs()} - set(state_outputs)
         self._outputs = [output, *state_outputs]
 
+    def check_usable(self) -> None:
+        """Raise `MisoError` after `close`, or in a child forked since: ONNX Runtime would wait for threads it lacks."""
+        self._process.check()
+        if self._session is None:
+            raise MisoError("the codec is closed: open it again")
+
     def start(self) -> State:
-        """The state of a stream at its start."""
+        """The state of a stream at its start. Raises `MisoError` as `step`."""
+        self.check_usable()
         return self._initial
 
     def step(self, data: NDArray[Any], state: State) -> tuple[NDArray[Any], State]:
         """One call: the output for `data`, and the state after it; `state` stays valid.
 
-        Raises `BundleError` if ONNX Runtime cannot compute the graph, `MisoError` after `close`.
+        Raises `BundleError` if ONNX Runtime cannot compute the graph, `MisoError` after `close` or a fork.
         """
-        session = self._session
-        if session is None:
-            raise MisoError("the codec is closed: open it again")
+        session = self._session  # kept for the whole call: another thread may close meanwhile
+        self.check_usable()
         # Arrays go in and come out uncopied: this is as fast as binding the state to ONNX Runtime's own buffers.
         feed = {self._input: data, **dict(zip(self._state_inputs, state, strict=True))}
         try:
@@ -144,5 +152,6 @@ class OnnxStream:
         return result, after
 
     def close(self) -> None:
-        """Let go of the graph. May be called again."""
-        self._session = None
+        """Let go of the graph. May be called again; a forked child keeps it, whose end would wait for lost threads."""
+        if self._process.is_here:
+            self._session = None

@@ -1,115 +1,141 @@
-"""The codec on a thread of its own: frame t is decoded while the model computes frame t+1.
+"""The codec on a thread of its own: what several threads ask for is decoded in one call, beside the models.
 
-One `DecodeThread` is one utterance. It knows no model and no codec: it calls `decode` of what it is given, in order.
-
-    with DecodeThread(codec.stream()) as decoding:
-        for frame in frames:
-            decoding.submit(frame)
-            yield from decoding.poll()
-        yield from decoding.finish()
+It knows no model, and of the codec only that it can decode streams together.
 """
 
 import threading
-from collections.abc import Iterator
-from queue import Empty, SimpleQueue
-from typing import Protocol
-
-import numpy as np
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ...core.arrays import I64Array
 from ...core.closing import Closing
+from ...core.errors import MisoError
+from ...core.process import OwnProcess
 from ..audio.samples import Samples
+
+_MOST_FRAMES = 16
+"""Rows times frames of one call with several streams: more are no faster, and each takes memory that is kept."""
+_IDLE_S = 10.0
+"""After so long without work the thread ends, so that it does not keep a codec that nobody has any more."""
+
+Result = Samples | BaseException
 
 
 class Decoder(Protocol):
-    """What decodes: a `CodecStream`."""
+    """What decodes: a `Codec`. Its streams are its own affair."""
 
-    def decode(self, codes: I64Array) -> Samples:
-        """Codes `[n, codebooks]` to samples `[n * frame_samples]`."""
+    def decode_together(self, streams: Sequence[Any], codes: Sequence[I64Array]) -> list[Samples]:
+        """The samples of the next frames of different streams, as many of each. Either all go on or none."""
 
 
-class DecodeThread(Closing):
-    """Decodes what is submitted, each submission as one chunk, in order. One thread submits and collects.
+class _Piece:
+    """What one call of `decode` asks for."""
 
-    A submission is one call of the decoder and one chunk of samples, never merged with another: the same submissions
-    give the same bits, however the threads are scheduled. An exception of the decoder is raised by the next call here,
-    after the chunks before it were collected, and ends the utterance.
+    def __init__(self, stream: Any, codes: I64Array) -> None:
+        self.stream, self.codes = stream, codes
+        self.result: Result | None = None
+
+
+class CodecThread(Closing):
+    """Decodes for all utterances of a codec. Any thread may call; the codec's own starts with the first call.
+
+    The oldest call goes first, and with it those of other streams that wait with as many frames. What fails is repeated
+    stream by stream, so that an error reaches only whom it belongs to. A piece is never cut, nor joined with another of
+    its stream: alone, the same calls give the same bits.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._todo: SimpleQueue[I64Array | None] = SimpleQueue()
-        self._done: SimpleQueue[Samples | BaseException] = SimpleQueue()
-        self._stop = threading.Event()
-        self._failed: BaseException | None = None
-        self._uncollected = 0
-        self._thread = threading.Thread(target=self._work, args=(decoder,), name="miso-codec", daemon=True)
-        self._thread.start()
-
-    @property
-    def pending(self) -> int:
-        """Chunks submitted and not yet collected. A producer that outruns the codec waits with `wait_one`."""
-        return self._uncollected
-
-    def submit(self, codes: I64Array) -> None:
-        """Hand over the next frames `[n, codebooks]`, or one frame `[codebooks]`; does not wait."""
-        if self._failed is not None:
-            raise self._failed
-        if self._stop.is_set():
-            raise ValueError("this utterance is finished: start another DecodeThread")
-        # A copy: the caller may reuse its array for the next frame.
-        self._todo.put(np.array(codes, ndmin=2))
-        self._uncollected += 1
-
-    def poll(self) -> list[Samples]:
-        """The chunks that are done by now, oldest first; does not wait."""
-        chunks: list[Samples] = []
-        while self._uncollected and self._failed is None:
-            try:
-                self._collect(chunks, self._done.get_nowait())
-            except Empty:
-                return chunks
-        return self._unless_failed(chunks)
-
-    def wait_one(self) -> Samples:
-        """The next chunk; waits for it. Raises `ValueError` when none is pending."""
-        chunks: list[Samples] = []
-        if self._failed is None:
-            if not self._uncollected:
-                raise ValueError("nothing to wait for: every submitted chunk was collected")
-            self._collect(chunks, self._done.get())
-        return self._unless_failed(chunks)[0]
-
-    def finish(self) -> Iterator[Samples]:
-        """The remaining chunks as they get done; after the last of them the thread is gone."""
-        while self._uncollected or self._failed is not None:
-            yield self.wait_one()
-        self.close()
+    def __init__(self, codec: Decoder) -> None:
+        self._codec = codec
+        self._process = OwnProcess()
+        self._changed = threading.Condition()
+        self._waiting: deque[_Piece] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
     def close(self) -> None:
-        """End the thread and drop what was not collected. Waits for the decoder's current call; may be called again."""
-        self._stop.set()
-        self._todo.put(None)
-        self._thread.join()
-        self._uncollected = 0
+        """End the thread. Who waits, and every later call, gets a `MisoError`. Waits for the call under way. Idempotent."""
+        if not self._process.is_here:
+            return
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
-    def _collect(self, chunks: list[Samples], result: Samples | BaseException) -> None:
-        if isinstance(result, BaseException):
-            self._failed = result
-        else:
-            self._uncollected -= 1
-            chunks.append(result)
+    def decode(self, stream: Any, codes: I64Array) -> Samples:
+        """The samples of the next frames `codes` [n, codebooks] of a stream; waits for them.
 
-    def _unless_failed(self, chunks: list[Samples]) -> list[Samples]:
-        """`chunks`; with none left to give, the decoder's exception."""
-        if self._failed is not None and not chunks:
-            self.close()
-            raise self._failed
-        return chunks
-
-    def _work(self, decoder: Decoder) -> None:
-        while (codes := self._todo.get()) is not None and not self._stop.is_set():
+        Raises what the codec raises, and `MisoError` after `close` and in a process that was forked since.
+        """
+        self._process.check()
+        piece = _Piece(stream, codes)
+        with self._changed:
+            self._start()
+            self._waiting.append(piece)
+            self._changed.notify_all()
             try:
-                self._done.put(decoder.decode(codes))
-            except BaseException as error:  # whatever it is, it is the producer's to handle
-                self._done.put(error)
-                return
+                self._changed.wait_for(lambda: piece.result is not None or self._closed)
+            finally:
+                if piece in self._waiting:  # whoever was interrupted wants it no more
+                    self._waiting.remove(piece)
+        if piece.result is None:
+            raise _closed()
+        if isinstance(piece.result, BaseException):
+            raise piece.result
+        return piece.result
+
+    def _start(self) -> None:
+        if self._closed:
+            raise _closed()
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="miso-codec", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _work(self) -> None:
+        # Between two calls nothing is held: what was dropped is gone at once.
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """One call of the codec. False when the thread is to end."""
+        with self._changed:
+            while not (batch := self._taken()):
+                if self._closed:
+                    return False
+                if not self._changed.wait(_IDLE_S) and not self._waiting:
+                    self._thread = None
+                    return False
+        results = self._decoded(batch)
+        with self._changed:
+            for piece, result in zip(batch, results, strict=True):
+                piece.result = result
+            self._changed.notify_all()
+        return True
+
+    def _taken(self) -> list[_Piece]:
+        """What goes into the next call."""
+        batch: list[_Piece] = []
+        left: deque[_Piece] = deque()
+        for piece in self._waiting:
+            frames = len(piece.codes)
+            fits = not batch or (frames == len(batch[0].codes) and (len(batch) + 1) * frames <= _MOST_FRAMES)
+            is_next = all(piece.stream is not other.stream for other in (*batch, *left))
+            (batch if fits and is_next else left).append(piece)
+        self._waiting = left
+        return batch
+
+    def _decoded(self, batch: Sequence[_Piece]) -> Sequence[Result]:
+        try:
+            return self._codec.decode_together([piece.stream for piece in batch], [piece.codes for piece in batch])
+        except BaseException as error:  # whatever it is, it is for whoever asked
+            if len(batch) == 1:
+                return [error]
+        return [self._decoded([piece])[0] for piece in batch]
+
+
+def _closed() -> MisoError:
+    return MisoError("the codec is closed: open it again")

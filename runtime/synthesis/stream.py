@@ -17,6 +17,7 @@ from ...core.process import OwnProcess
 from ...models.mimi import SAMPLE_RATE_HZ
 from ..audio.samples import FADE_MS, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
+from ..codec.thread import CodecThread
 from ..lm.engine import Engine
 from ..lm.utterance import Utterance
 from ..lm.prompt import Block, trimmed
@@ -69,8 +70,10 @@ class SpeechStream(Closing):
             whole, without what went wrong in it.
     """
 
-    def __init__(self, engine: Engine, codec: Codec, plan: SpeechPlan, *, live: bool) -> None:
-        self._speaker = _Speaker(engine, codec, plan, live=live)
+    def __init__(
+        self, engine: Engine, codec: Codec, codec_thread: CodecThread, plan: SpeechPlan, *, live: bool
+    ) -> None:
+        self._speaker = _Speaker(engine, codec, codec_thread, plan, live=live)
         self.speech = self._speaker.speech
         # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
         self._chunks = self._speaker.speak()
@@ -96,8 +99,11 @@ class SpeechStream(Closing):
 class _Speaker:
     """One text being spoken."""
 
-    def __init__(self, engine: Engine, codec: Codec, plan: SpeechPlan, *, live: bool) -> None:
-        self._engine, self._codec, self._plan, self._live = engine, codec, plan, live
+    def __init__(
+        self, engine: Engine, codec: Codec, codec_thread: CodecThread, plan: SpeechPlan, *, live: bool
+    ) -> None:
+        self._engine, self._codec, self._codec_thread = engine, codec, codec_thread
+        self._plan, self._live = plan, live
         self.speech = Speech(plan.speaker)
         self._begin = time.perf_counter()
         self._current: Take | None = None
@@ -187,7 +193,7 @@ class _Speaker:
 
     def _take(self, utterance: Utterance) -> Take:
         chunk_frames = self._plan.options.chunk_frames
-        return Take(self._engine, self._codec, utterance, self.speech.timing, chunk_frames)
+        return Take(self._engine, self._codec, self._codec_thread, utterance, self.speech.timing, chunk_frames)
 
 
 def _short(text: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from ...core.arrays import I64Array
 from ..audio.samples import Samples
 from ..codec.codec import Codec
-from ..codec.thread import DecodeThread
+from ..codec.thread import CodecThread
 from ..lm.engine import Engine
 from ..lm.ticket import Ticket
 from ..lm.utterance import Utterance
@@ -22,10 +22,16 @@ class Take:
     """
 
     def __init__(
-        self, engine: Engine, codec: Codec, utterance: Utterance, timing: Timing, chunk_frames: int = 1
+        self,
+        engine: Engine,
+        codec: Codec,
+        codec_thread: CodecThread,
+        utterance: Utterance,
+        timing: Timing,
+        chunk_frames: int = 1,
     ) -> None:
-        self._engine, self._codec, self._utterance, self._timing = engine, codec, utterance, timing
-        self._chunk_frames = chunk_frames
+        self._engine, self._codec, self._codec_thread = engine, codec, codec_thread
+        self._utterance, self._timing, self._chunk_frames = utterance, timing, chunk_frames
         self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
         self._codes: list[I64Array] = []
         self._ticket: Ticket | None = None
@@ -50,37 +56,36 @@ class Take:
             self._ticket.cancel()
 
     def __iter__(self) -> Iterator[Samples]:
-        waiting: list[I64Array] = []
-        stream = self._codec.stream()
+        stream, waiting = self._codec.stream(), list[I64Array]()
         self._ticket = ticket = self._engine.batcher.admit(self._utterance)
         if self._stopped:
             ticket.cancel()
+
+        def heard() -> Samples:
+            # The models go on meanwhile: the batcher has a thread of its own.
+            samples = self._codec_thread.decode(stream, stream.playable(np.stack(waiting)))
+            waiting.clear()
+            if self._stopping.hear(samples):
+                ticket.cancel()
+            return samples
+
         try:
-            with ticket, DecodeThread(stream) as decoding:
-                # The models go on meanwhile: the batcher has a thread of its own.
+            with ticket:
                 for codes in ticket:
                     self._codes.append(codes)
                     waiting.append(codes)
                     if self._stopping.observe(codes):
                         ticket.cancel()
                     if len(waiting) == self._chunk_frames or len(self._codes) == 1:
-                        decoding.submit(stream.playable(np.stack(waiting)))
-                        waiting.clear()
-                        yield self._heard(decoding.wait_one(), ticket)
+                        yield heard()
                 if waiting:
-                    decoding.submit(stream.playable(np.stack(waiting)))
-                    yield self._heard(decoding.wait_one(), ticket)
+                    yield heard()
         finally:
             self._count(ticket)
         if not self._codes:
             self.ended = "empty"
         elif self._stopping.verdict is not None:
             self.ended = self._stopping.verdict.value
-
-    def _heard(self, samples: Samples, ticket: Ticket) -> Samples:
-        if self._stopping.hear(samples):
-            ticket.cancel()
-        return samples
 
     def _count(self, ticket: Ticket) -> None:
         timing, times = self._timing, ticket.times
