@@ -22,6 +22,7 @@ Shape = tuple[int, int, int, int]
 _SMALL = 1 << 20
 """Bytes beside the tensors of a context: a graph's hash table is counted on its own."""
 _ROPE_NORMAL = 0  # pairs (2i, 2i + 1), as in the `llama` arch. Source: ggml.h.
+_DESCENDING = 1  # GGML_SORT_ORDER_DESC. Source: ggml.h.
 
 
 class Tensor(NamedTuple):
@@ -259,6 +260,12 @@ class Graph(TensorContext):
         matrix = x.shape[2:] == (1, 1) and x.strides[0] == 4
         _require(x.qtype == F32 and 1 <= k <= x.shape[0] and matrix, f"top_k {k}", x)
         return self._wrap(ggml_base().ggml_top_k(self.handle, x.pointer, k))
+
+    def argsort(self, x: Tensor) -> Tensor:
+        """Indices of each row of `x` [n, B], of the largest first: I32 [n, B]. Equals come in any order."""
+        matrix = x.shape[2:] == (1, 1) and ggml_base().ggml_is_contiguous(x.pointer)
+        _require(x.qtype == F32 and matrix, "argsort", x)
+        return _wrap(ggml_base().ggml_argsort(self.handle, x.pointer, _DESCENDING))
 
     def argmax(self, x: Tensor) -> Tensor:
         """Index of the largest of each row of `x` [n, B]: I32 [B]."""

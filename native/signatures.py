@@ -84,6 +84,7 @@ _GRAPH: dict[str, Signature] = {
     "ggml_cpy": (_p, [_p, _p, _p]),
     "ggml_flash_attn_ext": (_p, [_p, _p, _p, _p, _p, _f, _f, _f]),
     "ggml_top_k": (_p, [_p, _p, _i]),
+    "ggml_argsort": (_p, [_p, _p, _i]),
     "ggml_argmax": (_p, [_p, _p]),
     "ggml_get_rows": (_p, [_p, _p, _p]),
 }

@@ -1,22 +1,24 @@
 """The depth decoder: from the backbone's result to all codes of a frame, as one ggml graph.
 
-The graph is that of `sampling.py`, one for each batch size and `top_k`; frames whose codes are given go through that of
-`replay.py`. It knows no backbone, no tokenizer and no files but its own.
+Frames are sampled by the graphs of `graphs.py`; those whose codes are given go through that of `replay.py`. All that
+reaches ggml is checked here. It knows no backbone, no tokenizer and no files but its own.
 """
 
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ....core.arrays import F32Array, I64Array
 from ....core.closing import Closing
+from ....core.errors import MisoError
 from ....models.spec import ModelSpec
-from ....native.buffer import read_tensor, write_tensor
 from ....native.device import Backends
 from ....native.gguf_file import GgufFile, StoredTensor
 from ....native.graph import F16, F32
+from .graphs import FrameGraphs
 from .replay import ReplayGraph
-from .sampling import FrameGraph
 from .weights import DepthWeights
 
 
@@ -32,14 +34,14 @@ class DepthDecoder(Closing):
         self._kv = F16 if backends.best.kind == "gpu" else F32
         with GgufFile(path) as file:
             self.weights = DepthWeights(file, projection, spec, backends)
-        self._graphs: dict[tuple[int, int], FrameGraph] = {}
+        self._graphs = FrameGraphs(spec, self.weights, backends, kv=self._kv)
         self._replay: ReplayGraph | None = None
+        self._closed = False
 
     def close(self) -> None:
         """Free the graphs, then the weights. Idempotent."""
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
+        self._closed = True
+        self._graphs.close()
         if self._replay is not None:
             self._replay.close()
             self._replay = None
@@ -54,32 +56,36 @@ class DepthDecoder(Closing):
     @property
     def splits(self) -> int:
         """Into how many pieces the scheduler cut the most divided graph so far: 1 if one device computes all of it."""
-        replay = [self._replay.splits] if self._replay is not None else []
-        return max([1, *replay, *(graph.scheduler.splits for graph in self._graphs.values())])
+        self._check_open()
+        replay = 1 if self._replay is None else self._replay.splits
+        return max(1, replay, self._graphs.splits)
 
-    def _graph(self, batch: int, top_k: int) -> FrameGraph:
-        key = (batch, top_k)
-        if key not in self._graphs:
-            self._graphs[key] = FrameGraph(
-                self._spec, self.weights, self._backends, batch=batch, top_k=top_k, kv=self._kv
-            )
-        return self._graphs[key]
+    def _check_open(self) -> None:
+        """Raise `MisoError` after `close`: there, ggml would end the process."""
+        if self._closed:
+            raise MisoError("this model is closed: load it again")
 
-    def frames(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int) -> I64Array:
+    def frames(
+        self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int] | I64Array
+    ) -> I64Array:
         """The codes of one frame of each utterance.
 
         Args:
             hidden: The backbone's hidden states `[B, D]`.
             logits: Its codebook-0 logits `[B, V]`.
             noise: Gumbel noise times temperature, `[B, codebooks, V]`; zeros are greedy.
-            top_k: Candidates that take part; `V` or more for all.
+            top_k: How many of the best codes take part, of all rows or of each, `[B]`; `V` or more for all. Of codes
+                with equal logits at the border any may be the ones that do.
 
         Returns:
             Codes, int64 `[B, codebooks]`.
 
         Raises:
-            ValueError: On wrong shapes.
+            ValueError: On wrong shapes, or a `top_k` that is no integer of 1 or more.
+            MisoError: After `close`.
+            MemoryError: If the device has no room for the graph of such a batch.
         """
+        self._check_open()
         spec, batch = self._spec, len(hidden)
         expected = {
             "hidden": (hidden, (batch, spec.backbone.embed_dim)),
@@ -89,19 +95,25 @@ class DepthDecoder(Closing):
         for name, (array, shape) in expected.items():
             if array.shape != shape or array.dtype != np.float32 or batch < 1:
                 raise ValueError(f"{name} must be float32 {list(shape)}, not {array.dtype} {list(array.shape)}")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {top_k}")
-        graph = self._graph(batch, min(top_k, spec.audio_vocab))
-        write_tensor(graph.hidden, hidden)
-        write_tensor(graph.logits, logits)
-        write_tensor(graph.noise, noise)
-        graph.scheduler.compute()
-        codes = np.empty((batch, spec.codebooks), np.int32)
-        read_tensor(graph.codes, codes)
-        return codes.astype(np.int64)
+        return self._graphs.compute(hidden, logits, noise, _of_each_row(top_k, batch, spec.audio_vocab))
 
     def logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
         """Logits of frames whose codes are given; see `ReplayGraph.logits`. The first call allocates its graph."""
+        self._check_open()
         if self._replay is None:
             self._replay = ReplayGraph(self._spec, self.weights, self._backends, kv=self._kv)
         return self._replay.logits(hidden, codes)
+
+
+def _of_each_row(top_k: int | Sequence[int] | I64Array, batch: int, vocab: int) -> tuple[int, ...]:
+    """`top_k` of each row, `vocab` at most. Raises `ValueError`."""
+    rows = [top_k] * batch if isinstance(top_k, int | np.integer) else top_k
+    try:
+        given = [operator.index(k) for k in rows]
+    except TypeError as error:
+        raise ValueError(f"top_k must be an integer, or one for each row, not {top_k!r}") from error
+    if len(given) != batch:
+        raise ValueError(f"top_k must be one integer, or {batch}, one for each row, not {len(given)}")
+    if min(given) < 1:
+        raise ValueError(f"top_k must be at least 1, not {min(given)}")
+    return tuple(min(k, vocab) for k in given)

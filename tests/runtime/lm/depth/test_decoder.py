@@ -165,7 +165,8 @@ def test_matrices_of_different_types_are_not_joined(
 
 
 def test_one_device_computes_all_of_it(depth: DepthDecoder) -> None:
-    assert depth._graph(1, 50).scheduler.splits == 1
+    depth.frames(*inputs_of(1), 50)
+    assert depth.splits == 1
 
 
 def test_what_a_frame_reads(depth: DepthDecoder) -> None:
