@@ -241,6 +241,11 @@ def top_k(bench: Bench) -> Built:
     return bench.g.top_k(x, k), lambda: np.argsort(-values, -1)[..., :k], 0
 
 
+def argsort(bench: Bench) -> Built:
+    x, values = bench.any() if bench.choose(True, False) else bench.view(bench.tensor(F32, 4, 3))
+    return bench.g.argsort(x), lambda: np.argsort(-values, -1), 0
+
+
 def argmax(bench: Bench) -> Built:
     x, values = bench.any() if bench.choose(True, False) else bench.view(bench.tensor(F32, 4, 3))
     return bench.g.argmax(x), lambda: values[0, 0].argmax(-1)[None, None, None], 0
@@ -257,7 +262,8 @@ def get_rows(bench: Bench) -> Built:
 
 
 OPERATIONS = [
-    reshape, rows, mul_mat, rms_norm, add, concat, rope, swiglu, copy, attention, top_k, argmax, get_rows
+    reshape, rows, mul_mat, rms_norm, add, concat, rope, swiglu, copy, attention, top_k, argsort, argmax,
+    get_rows,
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The depth decoder alone: the graph's codes against the PyTorch reference, for every batch and kind of sampling."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
 from builders import MICRO, Built
-from miso_gguf.core.errors import BundleError
+from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
@@ -186,7 +186,6 @@ def test_what_a_frame_reads(depth: DepthDecoder) -> None:
         (lambda h, g, n: (h, g, n[:, 1:], 50), r"noise must be float32 \[2, 8, 515\], not float32 \[2, 7, 515\]"),
         (lambda h, g, n: (h, g, n[..., :-1], 50), r"noise must be float32 \[2, 8, 515\]"),
         (lambda h, g, n: (h[:0], g[:0], n[:0], 50), r"hidden must be float32 \[0, 256\]"),
-        (lambda h, g, n: (h, g, n, 0), "top_k must be at least 1, not 0"),
     ],
 )
 def test_wrong_shapes_are_refused(depth: DepthDecoder, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -199,6 +198,23 @@ def test_arrays_need_not_be_contiguous(depth: DepthDecoder) -> None:
     strided = [np.repeat(array, 2, axis=-1)[..., ::2] for array in (hidden, logits, noise)]
     found = depth.frames(strided[0], strided[1], strided[2], 50)
     np.testing.assert_array_equal(found, depth.frames(hidden, logits, noise, 50))
+
+
+def test_after_close_there_is_an_error_and_no_abort(bundle: Path) -> None:
+    given = inputs_of(1)
+    with opened(bundle, "f32") as depth:
+        codes = depth.frames(*given, 50)
+        depth.logits(given[0], codes)
+        depth.close()
+        depth.close()
+        calls: list[Callable[[], object]] = [
+            lambda: depth.frames(*given, 50),
+            lambda: depth.logits(given[0], codes),
+            lambda: depth.splits,
+        ]
+        for call in calls:
+            with pytest.raises(MisoError, match="this model is closed: load it again"):
+                call()
 
 
 @pytest.fixture(scope="module")
