@@ -107,6 +107,7 @@ def check_llama(library: Any) -> None:
     if (
         not -1 <= model.n_gpu_layers <= 999
         or not 0 <= model.split_mode <= 3
+        or model.devices
         or (model.main_gpu, model.vocab_only, model.check_tensors, model.use_extra_bufts) != (0, False, False, True)
     ):
         raise unlike("llama_model_params is laid out differently")

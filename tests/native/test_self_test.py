@@ -149,6 +149,7 @@ def test_other_structs_of_llama_cpp(struct: str, shift: int) -> None:
     [
         ("llama_model_params", "n_gpu_layers", 1 << 20),
         ("llama_model_params", "split_mode", 64),
+        ("llama_model_params", "devices", 64),
         ("llama_model_params", "main_gpu", 1),
         ("llama_model_params", "vocab_only", True),
         ("llama_model_params", "check_tensors", True),
