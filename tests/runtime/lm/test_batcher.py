@@ -1,4 +1,4 @@
-"""The batcher's turns: who is computed when, with what, and how much beforehand; on models that check what they hear."""
+"""The batcher's turns: who is computed when, with what, and how far ahead; on models that check what they hear."""
 
 from collections import Counter
 
