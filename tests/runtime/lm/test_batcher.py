@@ -1,4 +1,4 @@
-"""The batcher's turns: who is computed when, with what, and how much beforehand; on models that check what they hear."""
+"""The batcher's turns: who is computed when, with what, and how far ahead; on models that check what they hear."""
 
 from collections import Counter
 
@@ -6,6 +6,7 @@ import pytest
 from elsewhere import Elsewhere, soon
 from scripted_models import SPEC, Script, ScriptedModels, block, scripted, taken
 
+from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.lm.batcher import Batcher, Busy
 from miso_gguf.runtime.lm.ticket import Ticket
 
@@ -143,6 +144,23 @@ def test_no_more_than_so_many_wait() -> None:
         assert soon(lambda: (batcher.running, batcher.waiting) == (0, 0))
 
 
+def test_who_wants_to_wait_until_fewer_wait_does() -> None:
+    """Until one of them is cancelled, though the models still compute."""
+    with scripted(1, waiting=1) as (models, batcher):
+        scripts = [models.script(5) for _ in range(3)]
+        models.gate.shut()
+        first = batcher.admit(scripts[0].utterance)
+        models.gate.wait_for_call()
+        second = batcher.admit(scripts[1].utterance)
+        third = Elsewhere(lambda: batcher.admit(scripts[2].utterance, wait=True))
+        assert not third.is_done_after(0.02)
+        second.cancel()
+        ticket = third.result()
+        models.gate.open()
+        assert taken(first) == scripts[0].alone
+        assert taken(ticket) == scripts[2].alone
+
+
 @pytest.mark.parametrize("draws_ahead", [False, True])
 def test_each_row_has_options_of_its_own(draws_ahead: bool) -> None:
     """The models compare every row's noise and `top_k` with its utterance's."""
@@ -203,6 +221,16 @@ def test_nobody_reads_and_nothing_is_lost() -> None:
         for script, ticket in zip(reversed(scripts), reversed(tickets), strict=True):
             assert taken(ticket) == script.alone
         assert len(models.events) > count
+
+
+def test_behind_those_that_nobody_reads_one_waits_only_so_long() -> None:
+    with scripted(1, patience_s=0.05) as (models, batcher):
+        unread, waiting, after = models.script(30), models.script(5), models.script(5)
+        reluctant = batcher.admit(unread.utterance, buffer=1)
+        with pytest.raises(MisoError, match="nobody has read for 0.05 s what is open, and it holds all sequences"):
+            taken(batcher.admit(waiting.utterance))
+        assert taken(reluctant) == unread.alone
+        assert taken(batcher.admit(after.utterance)) == after.alone
 
 
 def test_a_ticket_is_read_on_any_thread() -> None:

@@ -1,4 +1,4 @@
-"""How a ticket ends before its utterance does: cancelled, dropped, or by an error, and what that leaves to the others."""
+"""How a ticket ends before its utterance does: cancelled, dropped, by an error; and what that leaves to others."""
 
 import gc
 
@@ -199,7 +199,11 @@ def test_frames_before_an_error_are_heard() -> None:
 @pytest.mark.parametrize("chunk", [0, 1, 9])
 def test_an_error_in_a_prompt_ends_that_ticket_alone(chunk: int) -> None:
     with scripted(2) as (models, batcher):
-        beside, guilty, after = models.script(50), models.script(50, rows=40, fault=("prefill", chunk)), models.script(9)
+        beside, guilty, after = (
+            models.script(50),
+            models.script(50, rows=40, fault=("prefill", chunk)),
+            models.script(9),
+        )
         models.gate.shut()
         one, two, three = (batcher.admit(each.utterance, buffer=ROOMY) for each in (beside, guilty, after))
         models.gate.open()
