@@ -134,15 +134,9 @@ class Engine(Closing):
             return self.depth.logits(hidden, codes)
 
     def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int]) -> I64Array:
-        """See `DepthDecoder.frames`. The batch is filled up to a power of two: fewer graphs, and the same codes."""
-        if not isinstance(top_k, int):
-            top_k = top_k[0]
-        batch = len(hidden)
-        full = 1 << (batch - 1).bit_length()
-        if full > batch:
-            hidden, logits, noise = (np.resize(array, (full, *array.shape[1:])) for array in (hidden, logits, noise))
+        """See `DepthDecoder.frames`."""
         with self._my_turn():
-            return self.depth.frames(hidden, logits, noise, top_k)[:batch]
+            return self.depth.frames(hidden, logits, noise, top_k)
 
     def warm_up(self, top_k: int) -> None:
         """Do now what the first frames of one utterance would wait for.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ....core.arrays import F32Array, I64Array
-from ....core.closing import Closing
+from ....core.closing import CLOSED, Closing
 from ....core.errors import MisoError
 from ....models.spec import ModelSpec
 from ....native.device import Backends
@@ -63,7 +63,7 @@ class DepthDecoder(Closing):
     def _check_open(self) -> None:
         """Raise `MisoError` after `close`: there, ggml would end the process."""
         if self._closed:
-            raise MisoError("this model is closed: load it again")
+            raise MisoError(CLOSED)
 
     def frames(
         self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int] | I64Array
