@@ -265,7 +265,7 @@ class Graph(TensorContext):
         """Indices of each row of `x` [n, B], of the largest first: I32 [n, B]. Equals come in any order."""
         matrix = x.shape[2:] == (1, 1) and ggml_base().ggml_is_contiguous(x.pointer)
         _require(x.qtype == F32 and matrix, "argsort", x)
-        return _wrap(ggml_base().ggml_argsort(self.handle, x.pointer, _DESCENDING))
+        return self._wrap(ggml_base().ggml_argsort(self.handle, x.pointer, _DESCENDING))
 
     def argmax(self, x: Tensor) -> Tensor:
         """Index of the largest of each row of `x` [n, B]: I32 [B]."""

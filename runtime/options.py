@@ -78,7 +78,13 @@ class EngineOptions(LlamaOptions):
     """Where the codec runs: "cpu", or "cuda" with onnxruntime-gpu."""
 
     def __post_init__(self) -> None:
-        for name, low in (("threads", 1), ("sequences", 1), ("waiting", 0), ("main_gpu", 0), ("gpu_layers", ALL_LAYERS)):
+        for name, low in (
+            ("threads", 1),
+            ("sequences", 1),
+            ("waiting", 0),
+            ("main_gpu", 0),
+            ("gpu_layers", ALL_LAYERS),
+        ):
             value, most = getattr(self, name), _MOST.get(name, (1 << 31) - 1)
             if value is None and name == "gpu_layers":
                 continue

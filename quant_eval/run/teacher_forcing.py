@@ -18,8 +18,8 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...runtime.lm.engine import Engine
 from ...runtime.lm.noise import scaled_noise
-from ...runtime.lm.utterance import Utterance
 from ...runtime.lm.prompt import Block, audio_rows
+from ...runtime.lm.utterance import Utterance
 
 FRAMES_AT_ONCE = 8
 """Frames drawn together: the depth decoder's weights are read once for all of them."""

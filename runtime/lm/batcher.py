@@ -42,7 +42,9 @@ class Busy(MisoError):
     """As many wait as may wait. `ahead` says how many."""
 
     def __init__(self, ahead: int) -> None:
-        super().__init__(f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken")
+        super().__init__(
+            f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken"
+        )
         self.ahead = ahead
 
 
@@ -78,7 +80,9 @@ class Batcher(Closing):
     Any thread may admit, take and cancel. `close` ends what is open.
     """
 
-    def __init__(self, models: Models, *, waiting: int = EngineOptions.waiting, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self, models: Models, *, waiting: int = EngineOptions.waiting, patience_s: float = _PATIENCE_S
+    ) -> None:
         """Its thread is started by the first that is admitted.
 
         Args:

@@ -71,9 +71,7 @@ class Claim:
 class Row(Claim):
     """An utterance's: what its ticket and the batcher share."""
 
-    def __init__(
-        self, utterance: Utterance, buffer: int, lock: threading.RLock, changed: threading.Condition
-    ) -> None:
+    def __init__(self, utterance: Utterance, buffer: int, lock: threading.RLock, changed: threading.Condition) -> None:
         """At most `buffer` frames lie untaken."""
         super().__init__(utterance.blocks, lock, changed)
         self.utterance, self.buffer = utterance, buffer

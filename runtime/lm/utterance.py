@@ -30,7 +30,12 @@ class Utterance:
         # Whatever is wrong is said to whoever asks, not by the thread that owns the models.
         if self.rows < 1:
             raise ValueError("a prompt must have at least one row")
-        for name, low, most in (("max_frames", 1, _WORD), ("seed", 0, _WORD), ("stream", 0, _WORD), ("top_k", 1, _WORD)):
+        for name, low, most in (
+            ("max_frames", 1, _WORD),
+            ("seed", 0, _WORD),
+            ("stream", 0, _WORD),
+            ("top_k", 1, _WORD),
+        ):
             if not low <= getattr(self, name) < most:
                 raise ValueError(f"{name} must be {low} or more and a 64-bit number, not {getattr(self, name)}")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):

@@ -19,8 +19,8 @@ from ..audio.samples import FADE_MS, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
 from ..codec.thread import CodecThread
 from ..lm.engine import Engine
-from ..lm.utterance import Utterance
 from ..lm.prompt import Block, trimmed
+from ..lm.utterance import Utterance
 from ..options import SpeechOptions
 from ..speech import Chunk, Segment, Speech, SpokenSentence
 from .sentences import speech_cap_frames

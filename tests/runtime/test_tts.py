@@ -227,7 +227,9 @@ def test_a_second_stream_beside_one_that_nobody_reads_does_not_wait_for_ever(bun
     long = SpeechOptions(max_seconds=4)
     with load_tts(bundle, patience_s=0.2) as tts, tts.stream(TEXT, options=long) as stream:
         next(stream)
-        message = "nobody has read for 0.2 s what is open, and it holds all sequences .1.: finish or close those streams"
+        message = (
+            "nobody has read for 0.2 s what is open, and it holds all sequences .1.: finish or close those streams"
+        )
         with pytest.raises(MisoError, match=message):
             tts.generate(TEXT, options=SHORT)
         assert sum(len(chunk.samples) for chunk in stream) > 30 * 1920

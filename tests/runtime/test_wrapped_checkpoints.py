@@ -18,8 +18,8 @@ from miso_gguf.models.levels import F32
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.reference import Reference, prompt_rows
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.lm.prompt import Block
+from miso_gguf.runtime.lm.utterance import Utterance
 
 TEXT = "One two three, said the tiny model."
 FRAMES = 12

@@ -163,7 +163,9 @@ class Turns:
         self._backbone_s = time.perf_counter() - begin
         return result
 
-    def _timed_sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int]) -> I64Array:
+    def _timed_sample(
+        self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int]
+    ) -> I64Array:
         begin = time.perf_counter()
         codes = self._sample(hidden, logits, noise, top_k)
         if len(codes) == self._size:

@@ -8,13 +8,12 @@ import pytest
 import torch
 from speaking import load_engine, prompt_blocks, random_codes, reference_prompt, say, segments
 
-from miso_gguf.core.errors import MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import KVCache, Reference, audio_rows
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.lm.utterance import Utterance
 from miso_gguf.runtime.lm.prompt import Block
+from miso_gguf.runtime.lm.utterance import Utterance
 
 TEXT = "One two three, said the tiny model."
 
