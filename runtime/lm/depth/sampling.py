@@ -22,7 +22,7 @@ from ....native.scheduler import Scheduler
 from .transformer import NODES_PER_LAYER, DepthTransformer, new_cache
 from .weights import DepthWeights
 
-_NODES_PER_STEP = 40
+_NODES_PER_CODEBOOK = 40
 _LEFT_OUT = np.float32(-1e30)
 """Added to what does not take part. Finite: not every device promises to know infinity."""
 
@@ -62,7 +62,7 @@ class FrameGraph(Closing):
             self._top_k: tuple[int, ...] = ()
             buffer = Buffer(state, plain_buffer_type(backends.best), weights=False)
             stack.callback(buffer.close)
-            self._g = Graph(steps * (spec.decoder.layers * NODES_PER_LAYER + _NODES_PER_STEP))
+            self._g = Graph(steps * spec.decoder.layers * NODES_PER_LAYER + spec.codebooks * _NODES_PER_CODEBOOK)
             stack.callback(self._g.close)
             self._build()
             self._scheduler = Scheduler(backends, self._g)

@@ -20,7 +20,7 @@ from miso_gguf.quant_eval.memory.measured import Measured
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.lm import backbone, engine
 from miso_gguf.runtime.lm.engine import Engine
-from miso_gguf.runtime.options import EngineOptions
+from miso_gguf.runtime.options import EngineOptions, SpeechOptions
 
 MIB = 1 << 20
 
@@ -69,8 +69,9 @@ def test_the_kv_cache_is_exact(bundle: Path, kv_type: str, bits: float) -> None:
     parts = parts_of(open_level(bundle, "q4_0"), kv_type=kv_type)
     expected = kv_bytes(TINY.backbone, 2048, bits)
     assert parts["backbone KV cache"] == pytest.approx(expected, abs=0.006 * MIB)
-    # The cache in F16 although on a CPU; codes, hidden state, logits and noise at 4 bytes a value. Each is aligned.
+    # The cache in F16 although on a CPU; codes, hidden state, logits, noise and ranks at 4 bytes a value, each aligned.
     inputs = 4 * (TINY.codebooks + TINY.backbone.embed_dim + (1 + TINY.codebooks) * TINY.audio_vocab)
+    inputs += 4 * SpeechOptions().top_k
     found = parts["depth decoder KV cache and inputs"]
     assert 0 <= found - kv_bytes(TINY.decoder, TINY.codebooks) - inputs <= 128
 
