@@ -61,7 +61,8 @@ def speak(backbone: Backbone) -> Results:
 @pytest.fixture(scope="module")
 def expected(bundle: Path) -> Results:
     level = open_level(bundle, "f32")
-    options, results = EngineOptions(threads=1, exact=True), []
+    options = EngineOptions(threads=1, exact=True)
+    results: Results = []
     for _, blocks in AFTERWARDS:
         with Backbone(level.backbone, TINY, Embeddings(level.embeddings, TINY), options, prefill_rows=4) as fresh:
             results += fresh.prefill(0, blocks)[:2]
