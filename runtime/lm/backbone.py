@@ -80,6 +80,8 @@ class Backbone(Closing):
             )
         self._held: list[list[_Held]] = [[] for _ in range(options.sequences)]
         self._next: list[int] = [0] * options.sequences
+        """Of each sequence the position of its next row: never before the end of the blocks that it holds, nor behind
+        the end of its cache."""
 
     def close(self) -> None:
         """Free the model. Idempotent."""
@@ -132,10 +134,11 @@ class Backbone(Closing):
         if donor == sequence:
             self._held[sequence] = held
         else:
-            self._held[sequence], self._next[sequence] = [], 0
+            self._held[sequence] = []
+            self._next[sequence] = 0
             self._model.copy(donor, sequence)
-            self._held[sequence] = held
         self._next[sequence] = start
+        self._held[sequence] = held
         return len(held)
 
     def _chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:

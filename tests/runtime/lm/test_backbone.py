@@ -217,10 +217,10 @@ def test_chunk_by_chunk_while_others_speak(bundle: Path, key: str, prompts: Prom
     assert len(found) == sum(-(-len(block) // 8) for block in blocks[1:])
     assert found[:-1] == [None] * (len(found) - 1)
     assert again[2] == len(blocks[-1])
-    for result in (found[-1], again):
-        assert result is not None
-        np.testing.assert_array_equal(result[0], expected[0])
-        np.testing.assert_array_equal(result[1], expected[1])
+    assert found[-1] is not None
+    for hidden, logits in (found[-1], again[:2]):
+        np.testing.assert_array_equal(hidden, expected[0])
+        np.testing.assert_array_equal(logits, expected[1])
 
 
 @pytest.mark.parametrize(("sequences", "rows"), [(1, 64), (100, 64), (100, None)])
@@ -238,19 +238,19 @@ def test_how_many_can_speak_does_not_change_how_a_prompt_is_cut(
         )
 
 
-class Passes:
-    """How often llama.cpp went through the weights for each of the steps: its outputs are asked for before each."""
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The sequences of the rows of each call of llama.cpp."""
+    calls: list[list[int]] = []
+    lib = load_library()
+    decode = lib.llama_decode
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows: list[list[int]] = []
-        lib = load_library()
-        decode = lib.llama_decode
+    def noting(handle: object, batch: ctypes.Structure) -> object:
+        calls.append([batch.seq_id[row][0] for row in range(batch.n_tokens)])
+        return decode(handle, batch)
 
-        def noting(handle: object, batch: ctypes.Structure) -> object:
-            self.rows.append([batch.seq_id[row][0] for row in range(batch.n_tokens)])
-            return decode(handle, batch)
-
-        monkeypatch.setattr(lib, "llama_decode", noting)
+    monkeypatch.setattr(lib, "llama_decode", noting)
+    return calls
 
 
 @pytest.mark.parametrize(
@@ -258,41 +258,37 @@ class Passes:
     [
         (0, [3, 0, 1], [0, 1, 3]),
         (3, [3, 0, 1], [0, 1, 2, 3]),
-        (3, [4, 0], [0, 1, 2, 3, 4]),
-        (2, [4, 0], [0, 4]),
-        (3, [5, 3], [3, 5]),  # 4 is full
+        (4, [5, 0], [0, 5]),  # 4 is full
+        (2, [3, 0], [0, 1, 2, 3]),
+        (1, [3, 0], [0, 3]),
     ],
 )
-def test_rows_come_back_to_those_that_asked(  # type: ignore[no-untyped-def]
-    level: OpenLevel, embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch, longest_gap: int, sequences, rows
+def test_rows_that_nobody_asked_for_leave_nothing_behind(  # type: ignore[no-untyped-def]
+    level: OpenLevel, embeddings: Embeddings, decoded: list[list[int]], longest_gap: int, sequences, rows
 ) -> None:
-    """llama.cpp gets ascending rows; those that nobody asked for leave nothing behind, not even in a full sequence."""
-    spec = replace(TINY, max_positions=32)
-    options = EngineOptions(threads=1, sequences=6, exact=True)
-    block = Block(rows_of(random_codes(9)))
-    fed = embeddings.embed(rows_of(random_codes(6, 1)))
+    """llama.cpp gets ascending rows, and each comes back to who asked for it."""
+    spec, options = replace(TINY, max_positions=32), EngineOptions(threads=1, sequences=6, exact=True)
+    block, fed = Block(rows_of(random_codes(9))), embeddings.embed(rows_of(random_codes(6, 1)))
+
+    def prepare() -> None:
+        for sequence in range(6):
+            backbone.prefill(sequence, [block])
+        backbone.extend(4, rows_of(random_codes(32 - 9)))
+
     with Backbone(level.backbone, spec, embeddings, options, longest_gap=longest_gap) as backbone:
-        for sequence in range(6):
-            backbone.prefill(sequence, [block])
-        if 5 in sequences:
-            backbone.extend(4, rows_of(random_codes(32 - 9)))
-        alone = [backbone.step([sequence], fed[sequence : sequence + 1]) for sequence in range(6) if sequence != 4]
-        for sequence in range(6):
-            backbone.prefill(sequence, [block])
-        if 5 in sequences:
-            backbone.extend(4, rows_of(random_codes(32 - 9)))
-        passes = Passes(monkeypatch)
-        found = backbone.step(sequences, fed[sequences])
-        assert passes.rows == [rows]
-        others = [sequence for sequence in range(4) if sequence not in sequences]
-        afterwards = [backbone.step([sequence], fed[sequence : sequence + 1]) for sequence in others]
+        prepare()
+        alone = {s: backbone.step([s], fed[s : s + 1]) for s in range(6) if s != 4}
+        prepare()
+        decoded.clear()
+        hidden, logits = backbone.step(sequences, fed[sequences])
+        assert decoded == [rows]
+        afterwards = {s: backbone.step([s], fed[s : s + 1]) for s in alone if s not in sequences}
     for row, sequence in enumerate(sequences):
-        if sequence < 4:
-            np.testing.assert_allclose(found[0][row], alone[sequence][0][0], rtol=0, atol=2e-5)
-            np.testing.assert_allclose(found[1][row], alone[sequence][1][0], rtol=0, atol=2e-5)
-    for sequence, (hidden, logits) in zip(others, afterwards, strict=True):
-        np.testing.assert_array_equal(hidden, alone[sequence][0])
-        np.testing.assert_array_equal(logits, alone[sequence][1])
+        np.testing.assert_allclose(hidden[row], alone[sequence][0][0], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(logits[row], alone[sequence][1][0], rtol=0, atol=2e-5)
+    for sequence, results in afterwards.items():
+        for found, expected in zip(results, alone[sequence], strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("sequences", [[], [0, 0], [0], [0, 1, 1]])
