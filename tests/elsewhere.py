@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 PATIENCE_S = 30.0
 """What takes longer than this has come to a stand."""
@@ -14,8 +16,8 @@ PATIENCE_S = 30.0
 class Elsewhere(Generic[T]):
     """A function that runs on a thread of its own from now on."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._work = partial(work, *args, **kwargs)
         self._results: list[T] = []
         self._errors: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from gate import Gate
@@ -136,7 +136,6 @@ class ScriptedModels:
         return script
 
     def calls(self, call: str) -> list[Event]:
-        """Those so far."""
         return [event for event in list(self.events) if event.call == call]
 
     def hold(self, sequence: int, blocks: Sequence[Block]) -> None:
@@ -285,7 +284,7 @@ class ScriptedModels:
                 script.over = script.failed = True
             raise PlannedError(f"{where} of utterance {guilty[0].number}")
 
-    def _complain(self, what: str) -> None:
+    def _complain(self, what: str) -> NoReturn:
         self.complaints.append(what)
         raise AssertionError(what)
 
@@ -345,7 +344,8 @@ def frame_of(utterance: Utterance, frame: int) -> Codes:
 def noise_of(utterance: Utterance, frame: int) -> Floats:
     """What that frame is to be sampled with."""
     noise = gumbel_noise(utterance.seed, frame, SPEC.codebooks, SPEC.audio_vocab, stream=utterance.stream)
-    return noise * np.float32(utterance.temperature)
+    scaled: Floats = noise * np.float32(utterance.temperature)
+    return scaled
 
 
 def _whole(blocks: Sequence[Block]) -> bytes:

@@ -166,8 +166,8 @@ def test_soak(
         tts.engine.batcher = Batcher(tts.engine, waiting=MOST_WAITING)
         break_now_and_then(tts, monkeypatch)
         soak, begin = Soak(tts), time.monotonic()
-        users = [Elsewhere(lambda seed=seed: soak.use_batcher(seed)) for seed in range(BATCHER_USERS)]
-        users += [Elsewhere(lambda seed=seed: soak.use_streams(seed)) for seed in range(STREAM_USERS)]
+        users = [Elsewhere(soak.use_batcher, seed) for seed in range(BATCHER_USERS)]
+        users += [Elsewhere(soak.use_streams, seed) for seed in range(STREAM_USERS)]
         warm = None
         while soak.tickets < tickets or time.monotonic() < begin + seconds:
             finished = [user for user in users if user.is_done_after(0.1)]

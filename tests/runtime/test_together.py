@@ -55,7 +55,7 @@ def widths(wide: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_four_threads_share_their_steps(wide: MisoTTS, widths: list[int]) -> None:
     """One after the other they would take 4 x 39."""
     options = [replace(LONG, seed=seed) for seed in range(4)]
-    speakers = [Elsewhere(lambda each=each: wide.generate_codes(TEXT, options=each)) for each in options]
+    speakers = [Elsewhere(wide.generate_codes, TEXT, options=each) for each in options]
     codes = [speaker.result() for speaker in speakers]
     assert [len(each) for each in codes] == [40] * 4
     assert max(widths) == 4
@@ -97,7 +97,7 @@ def test_a_stream_is_begun_by_one_thread_and_ended_by_another(tts: MisoTTS) -> N
 def test_a_stream_that_a_thread_left_behind_is_waited_for_only_so_long(bundle: Path) -> None:
     with load_tts(bundle, patience_s=0.1) as tts:
         stream = tts.stream(TEXT, options=LONG)
-        Elsewhere(lambda: next(stream)).result()
+        Elsewhere(next, stream).result()
         with pytest.raises(MisoError, match="finish or close those streams, or load with sequences=2"):
             tts.generate(TEXT, options=SHORT)
         assert rest_of(stream) > 0
@@ -108,7 +108,7 @@ def test_a_stream_is_closed_by_another_thread(tts: MisoTTS) -> None:
     for advance in (False, True):
         stream = tts.stream(TEXT, options=LONG)
         next(stream)
-        reader = Elsewhere(lambda stream=stream: rest_of(stream)) if advance else None
+        reader = Elsewhere(rest_of, stream) if advance else None
         Elsewhere(stream.close).result()
         if reader is not None:
             assert reader.result() < 39 * 1920
@@ -124,7 +124,7 @@ def test_a_stream_is_closed_by_another_thread(tts: MisoTTS) -> None:
 def test_closing_ends_the_streams_of_other_threads(bundle: Path) -> None:
     with load_tts(bundle, sequences=2) as tts:
         streams = [tts.stream(TEXT, options=LONG) for _ in range(3)]
-        readers = [Elsewhere(lambda stream=stream: rest_of(stream)) for stream in streams]
+        readers = [Elsewhere(rest_of, stream) for stream in streams]
         assert soon(lambda: streams[0].speech.audio_s > 0 or streams[1].speech.audio_s > 0)
         tts.close()
         for reader in readers:
@@ -214,7 +214,7 @@ def test_hidden_states_that_are_no_numbers_name_the_frame(wide: MisoTTS, monkeyp
         return hidden, logits
 
     monkeypatch.setattr(wide.engine, "step", broken)
-    speakers = [Elsewhere(lambda: wide.generate_codes(TEXT, options=LONG)) for _ in range(2)]
+    speakers = [Elsewhere(wide.generate_codes, TEXT, options=LONG) for _ in range(2)]
     outcomes: list[object] = []
     for speaker in speakers:
         try:

@@ -227,7 +227,7 @@ def test_behind_those_that_nobody_reads_one_waits_only_so_long() -> None:
     with scripted(1, patience_s=0.05) as (models, batcher):
         unread, waiting, after = models.script(30), models.script(5), models.script(5)
         reluctant = batcher.admit(unread.utterance, buffer=1)
-        with pytest.raises(MisoError, match="nobody has read for 0.05 s what is open, and it holds all sequences"):
+        with pytest.raises(MisoError, match=r"nobody has read for 0.05 s what is open, and it holds all sequences"):
             taken(batcher.admit(waiting.utterance))
         assert taken(reluctant) == unread.alone
         assert taken(batcher.admit(after.utterance)) == after.alone
@@ -239,7 +239,7 @@ def test_a_ticket_is_read_on_any_thread() -> None:
         ticket = Elsewhere(lambda: batcher.admit(script.utterance)).result()
         found = taken(ticket, 5)
         for count in (1, 7, None):
-            found += Elsewhere(lambda count=count: taken(ticket, count)).result()
+            found += Elsewhere(taken, ticket, count).result()
         assert found == script.alone
 
 
@@ -249,7 +249,7 @@ def test_several_threads_share_a_ticket() -> None:
         script = models.script(200)
         models.gate.shut()
         ticket = batcher.admit(script.utterance)
-        readers = [Elsewhere(lambda: taken(ticket)) for _ in range(4)]
+        readers = [Elsewhere(taken, ticket) for _ in range(4)]
         models.gate.open()
         parts = [reader.result() for reader in readers]
         together = sorted(map(tuple, (frame for part in parts for frame in part)))
@@ -266,7 +266,7 @@ def test_many_threads_admit_at_once() -> None:
         def speak(mine: list[Script]) -> bool:
             return all(taken(batcher.admit(script.utterance, buffer=3)) == script.alone for script in mine)
 
-        speakers = [Elsewhere(lambda start=start: speak(scripts[start::6])) for start in range(6)]
+        speakers = [Elsewhere(speak, scripts[start::6]) for start in range(6)]
         assert all(speaker.result() for speaker in speakers)
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from elsewhere import PATIENCE_S, Elsewhere, soon
-from scripted_models import ScriptedModels, block, scripted, taken
+from scripted_models import Script, ScriptedModels, block, scripted, taken
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.lm.batcher import Batcher
@@ -48,7 +48,7 @@ def test_whoever_waits_for_a_frame_is_woken_by_closing() -> None:
     with scripted(1) as (models, batcher):
         models.gate.shut()
         tickets = [batcher.admit(models.script(200).utterance) for _ in range(3)]
-        readers = [Elsewhere(lambda ticket=ticket: taken(ticket)) for ticket in tickets]
+        readers = [Elsewhere(taken, ticket) for ticket in tickets]
         models.gate.wait_for_call()
         assert not any(reader.is_done_after(0.01) for reader in readers)
         closing = Elsewhere(batcher.close)
@@ -111,10 +111,10 @@ def test_closing_while_all_threads_are_at_it() -> None:
         with scripted(2) as (models, batcher):
             scripts = [[models.script(3 + turn % 4, rows=9) for turn in range(400)] for _ in range(4)]
 
-            def speak(batcher: Batcher, mine: list) -> bool:  # type: ignore[type-arg]
+            def speak(batcher: Batcher, mine: list[Script]) -> bool:
                 return all(taken(batcher.admit(script.utterance, buffer=2)) == script.alone for script in mine)
 
-            speakers = [Elsewhere(lambda mine=mine, batcher=batcher: speak(batcher, mine)) for mine in scripts]
+            speakers = [Elsewhere(speak, batcher, mine) for mine in scripts]
             time.sleep(delay_ms / 1000)
             batcher.close()
             for speaker in speakers:
@@ -131,7 +131,7 @@ def test_a_sequence_that_is_lent_is_nobody_elses() -> None:
         with batcher.lend(PROMPT) as sequence:
             assert sequence == 0
             ticket = batcher.admit(script.utterance)
-            assert not Elsewhere(lambda: taken(ticket)).is_done_after(0.02)
+            assert not Elsewhere(taken, ticket).is_done_after(0.02)
             assert models.events == []
         assert soon(lambda: len(script.said) == 5)
 
@@ -173,7 +173,7 @@ def test_what_was_lent_comes_back_after_an_error_too() -> None:
 def test_closing_while_sequences_are_lent_or_waited_for() -> None:
     with scripted(1) as (_models, batcher):
         with batcher.lend(PROMPT):
-            borrower = Elsewhere(lambda: lent_once(batcher))
+            borrower = Elsewhere(lent_once, batcher)
             assert not borrower.is_done_after(0.02)
             Elsewhere(batcher.close).result()
             with pytest.raises(MisoError, match="closed"):

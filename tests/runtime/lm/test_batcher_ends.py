@@ -99,7 +99,7 @@ def test_cancelled_by_another_thread_than_the_one_that_waits() -> None:
     with scripted(1) as (models, batcher):
         models.gate.shut()
         ticket = batcher.admit(models.script(50).utterance)
-        reader = Elsewhere(lambda: taken(ticket))
+        reader = Elsewhere(taken, ticket)
         models.gate.wait_for_call()
         assert not reader.is_done_after(0.02)
         Elsewhere(ticket.cancel).result()
@@ -235,7 +235,7 @@ def test_an_error_while_somebody_waits_for_a_frame() -> None:
         script, after = models.script(50, fault=("step", 1)), models.script(5)
         models.gate.shut()
         ticket = batcher.admit(script.utterance)
-        reader = Elsewhere(lambda: taken(ticket))
+        reader = Elsewhere(taken, ticket)
         models.gate.open()
         with pytest.raises(PlannedError):
             reader.result()

@@ -47,7 +47,7 @@ def random_utterance(engine: Engine, draw: np.random.Generator, longest: int) ->
         seed=int(draw.integers(1 << 63)),
         stream=int(draw.integers(9)),
         temperature=float(draw.choice([0.0, 0.6, 0.9])),
-        top_k=int(draw.choice([50])),
+        top_k=int(draw.choice([1, 5, 50, 300])),
     )
 
 
@@ -101,7 +101,7 @@ def gap(engine: Engine, utterance: Utterance, before: Codes, one: Codes, other: 
     ("speakers", "each", "longest"), [(5, 4, 25), pytest.param(6, 50, 200, marks=pytest.mark.long)], ids=["20", "300"]
 )
 def test_random_schedules(wide: Engine, engine: Engine, speakers: int, each: int, longest: int) -> None:
-    others = [Elsewhere(lambda seed=seed: speak(wide, seed, each, longest)) for seed in range(speakers)]
+    others = [Elsewhere(speak, wide, seed, each, longest) for seed in range(speakers)]
     heard = [one for other in others for one in other.result(600)]
     assert len(heard) == speakers * each
     assert 0 < sum(one.cancelled for one in heard) < len(heard) / 2

@@ -91,7 +91,7 @@ class Schedules(RuleBasedStateMachine):
             cancelled = self.open.pop(which % len(self.open))
             cancelled.ticket.cancel()
             if cancelled.ticket.ended != "error":
-                assert Elsewhere(lambda: taken(cancelled.ticket)).result() == []
+                assert Elsewhere(taken, cancelled.ticket).result() == []
                 assert cancelled.ticket.ended in {"cancelled", "eos", "cap"}
 
     @rule(which=counts)
@@ -126,7 +126,7 @@ class Schedules(RuleBasedStateMachine):
         closing.result()
         for each in self.open:
             try:
-                each.heard += Elsewhere(lambda ticket=each.ticket: taken(ticket)).result()
+                each.heard += Elsewhere(taken, each.ticket).result()
             except (MisoError, PlannedError):
                 assert each.ticket.ended == "error"
             else:
@@ -162,7 +162,7 @@ class Schedules(RuleBasedStateMachine):
     def _take(self, each: Open, count: int) -> None:
         wanted = each.script.alone
         try:
-            frames = Elsewhere(lambda: taken(each.ticket, count)).result()
+            frames = Elsewhere(taken, each.ticket, count).result()
         except (MisoError, PlannedError):
             assert each.script.failed
             assert each.ticket.ended == "error"
