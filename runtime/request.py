@@ -61,6 +61,7 @@ class SpeakRequest:
                 f"`miso-convert --quant {DEFAULT_LEVEL.key}` makes one, "
                 f"`miso-convert tiny --quant {DEFAULT_LEVEL.key} --out DIR` a tiny one in seconds"
             )
+        self.options, self.engine  # noqa: B018  (checks the values)
         if self.fit:
             return
         if not texts and self.save_voice is None:
@@ -75,7 +76,6 @@ class SpeakRequest:
             raise ValueError("--require-gpu and --gpu-layers 0: pass one of them")
         if self.stream and self.loudness is not None:
             raise ValueError("--loudness is one of the whole, which --stream does not wait for: pass one of them")
-        self.options, self.engine  # noqa: B018  (checks the values)
 
     @property
     def text(self) -> str | None:
