@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .core.errors import MisoError
+from .core.interrupts import interruptible
 from .core.note import is_note
 from .core.printable import printable
 
@@ -87,22 +88,36 @@ def _open_closed() -> None:
 
 
 def run(command: click.Command, arguments: Sequence[str], name: str) -> int:
-    """Run a click command and return its exit code; a traceback is shown only with `--debug`."""
+    """Run a click command and return its exit code; a traceback is shown only with `--debug`.
+
+    Whatever asks it to end, SIGTERM too, is Ctrl-C: see `interruptible`.
+    """
     _open_closed()
     kept = sys.stdout, sys.stderr
     # Python has None for one that is closed: `command >&-`.
     out, err = (_Stream(stream) if stream is not None else None for stream in kept)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
     try:
-        code = _run(command, arguments, name)
-        for stream in filter(None, (out, err)):
-            stream.flush()
-        if out is not None and (failure := out.failure):
-            _say_error(name, f"error: standard output cannot be written: {failure.strerror}")
-            return FAILED
-        return code
+        with interruptible():
+            return _outcome(command, arguments, name, out, err)
     finally:
         sys.stdout, sys.stderr = kept
+
+
+def _outcome(
+    command: click.Command, arguments: Sequence[str], name: str, out: _Stream | None, err: _Stream | None
+) -> int:
+    try:
+        code = _run(command, arguments, name)
+    except KeyboardInterrupt:
+        stderr.print("interrupted", style="yellow")
+        code = FAILED
+    for stream in filter(None, (out, err)):
+        stream.flush()
+    if out is not None and (failure := out.failure):
+        _say_error(name, f"error: standard output cannot be written: {failure.strerror}")
+        return FAILED
+    return code
 
 
 def _say_error(name: str, message: str) -> None:
@@ -129,9 +144,8 @@ def _run(command: click.Command, arguments: Sequence[str], name: str) -> int:
     except click.ClickException as error:
         error.show()
         return FAILED
-    except (KeyboardInterrupt, click.Abort):
-        stderr.print("interrupted", style="yellow")
-        return FAILED
+    except click.Abort as abort:  # what click makes of an interrupt
+        raise KeyboardInterrupt from abort
     except Exception as error:
         if debug:
             raise

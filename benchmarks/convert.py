@@ -43,8 +43,9 @@ from miso_gguf.models.synthetic import TOKENIZER_NAME, write_synthetic
 from miso_gguf.models.tensors import PARTS, Part, Projected, gguf_tensors
 from miso_gguf.native.ggml import quantize
 from miso_gguf.native.llama import load_library
+from miso_gguf.native.threads import default_workers
 
-THREADS = min(2, os.cpu_count() or 1)
+THREADS = min(2, default_workers())
 LEVEL_SETS: dict[str, list[Level]] = {"one level": [Q4_K_M], "four levels": [FP16, Q8_0, Q4_K_M, Q4_0]}
 
 

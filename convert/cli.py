@@ -1,7 +1,6 @@
 """`miso-convert`: convert a checkpoint, and look at or check the bundle that came out."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from ..hub.fetch import origin
 from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
+from ..native.threads import MOST_THREADS, default_workers
 from ..version import __version__
 from .bundle import convert as run_conversion
 from .checkpoint.open import open_checkpoint
@@ -44,11 +44,6 @@ Examples:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _cores() -> int:
-    """Cores that this process may use: in a container fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _LevelType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4
     name = "level"
 
@@ -68,7 +63,11 @@ def _common(command: Command) -> Command:
         ),
         click.option("--key", metavar="NAME", help="Which weights, if CHECKPOINT holds several: model, ema."),
         click.option(
-            "--threads", type=click.IntRange(1), metavar="N", default=_cores(), help="CPU threads [default: all]."
+            "--threads",
+            type=click.IntRange(1, MOST_THREADS),
+            metavar="N",
+            default=default_workers,
+            help="CPU threads [default: all that a quota leaves].",
         ),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     ):

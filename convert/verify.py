@@ -26,6 +26,7 @@ from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from ..native.ggml import dequantize
 from ..native.gguf_file import GgufFile, StoredTensor
+from ..native.threads import default_threads
 from .checkpoint.open import Checkpoint
 from .checkpoint.tensor_store import SourcePath
 from .checkpoint.tokenizer import read_tokenizer
@@ -287,6 +288,7 @@ def _check_logits(
         return [_left_out("logits", key, "needs PyTorch: pip install 'miso-gguf[reference]'") for key in levels]
     findings = []
     prompt = Prompt(checkpoint)
+    threads = min(threads, default_threads())  # of ggml, which loses by more
     for key, files in levels.items():
         try:
             measured, ok = prompt.compare(directory, key, files, threads)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.arrays import F32Array
+from ..core.checked import Rule, check, choice, flag, or_none, whole
 from ..core.closing import CLOSED, Closing
 from ..core.errors import BundleError, MisoError
 from ..core.process import OwnProcess
@@ -21,6 +22,7 @@ from .device import Device
 from .libraries import ggml_base, once
 from .messages import listen_to_llama
 from .self_test import check_llama
+from .threads import MOST_THREADS
 
 KvType = Literal["f32", "f16", "q8_0"]
 
@@ -29,9 +31,9 @@ KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
 _POOLING_NONE = 0
 _SPLIT_NONE = 0
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
-_ALL_LAYERS = -1
-_MOST = {"threads": 512, "sequences": 256}
-"""What ggml and llama.cpp have room for. Source: `GGML_MAX_N_THREADS` in ggml.h, `LLAMA_MAX_SEQ` in llama-cparams.h."""
+ALL_LAYERS = -1
+_MOST_SEQUENCES = 256
+"""What llama.cpp has room for. Source: `LLAMA_MAX_SEQ` in llama-cparams.h."""
 _MOST_POSITIONS = (1 << 31) - 1
 """Of all sequences together: llama.cpp numbers them in 32 bits."""
 _CONTEXT_STEP = 256
@@ -53,12 +55,22 @@ def load_library() -> Any:
     return library
 
 
+_OPTIONS: dict[str, Rule] = {
+    "threads": whole(1, MOST_THREADS),
+    "gpu_layers": or_none(whole(ALL_LAYERS, (1 << 31) - 1)),
+    "kv_type": choice(KV_TYPES),
+    "sequences": whole(1, _MOST_SEQUENCES),
+    "exact": flag(),
+    "repack": flag(),
+}
+
+
 @dataclass(frozen=True)
 class LlamaOptions:
     """Where and how llama.cpp computes.
 
     Raises:
-        ValueError: On a value that makes no sense, naming it and the range.
+        ValueError: On a value that makes no sense, naming it and what is expected.
     """
 
     threads: int = 1
@@ -75,11 +87,7 @@ class LlamaOptions:
     """Keep the weights interleaved for the CPU's vector units, in memory of their own, instead of mapping the file."""
 
     def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be 1 to {most}, not {getattr(self, name)}")
-        if self.kv_type not in tuple(KV_TYPES):
-            raise ValueError(f"kv_type must be one of {', '.join(KV_TYPES)}, not {self.kv_type!r}")
+        check(self, _OPTIONS)
 
 
 class LlamaModel(Closing):
@@ -121,7 +129,7 @@ class LlamaModel(Closing):
         self.context, self.sequences = context, options.sequences
         # With room for fewer than one of each sequence, llama.cpp ends the process.
         self.batch = max(min(batch or context, context), options.sequences)
-        layers = 0 if gpu is None else _ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
+        layers = 0 if gpu is None else ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
         on_cpu = layers == 0
         with ExitStack() as stack:
             params = lib.llama_model_default_params()

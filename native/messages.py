@@ -10,6 +10,8 @@ import os
 from collections import deque
 from typing import Any
 
+from ..core.interrupts import unheard
+
 TRACE = 5
 """Level of `logging` for ggml's own debugging: lines about every graph. Only who asks for this level gets them."""
 _LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4  # Source: ggml.h.
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 _errors: deque[bytes] = deque(maxlen=8)
 
 
+@unheard
 def _forward(level: int, message: bytes, _data: object) -> None:
     if level == _LOG_LEVEL_ERROR:
         _errors.append(message)

@@ -18,6 +18,7 @@ from ..hub.fetch import no_progress
 from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
+from ..native.llama import ALL_LAYERS
 from ..version import __version__
 from .audio.pipe import RawWriter, open_output
 from .audio.writer import ENDINGS, AudioWriter
@@ -25,7 +26,7 @@ from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
 from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
-from .options import ALL_LAYERS, EngineOptions, SpeechOptions
+from .options import CODEC_PROVIDERS, EngineOptions, SpeechOptions
 from .request import AUTO, SpeakRequest
 from .speech import Speech
 from .tts import MisoTTS
@@ -106,7 +107,9 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
 )
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Positions [default: the model's own, 2048].")
 @click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU.")
-@click.option("--codec-provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the codec runs.")
+@click.option(
+    "--codec-provider", type=click.Choice(CODEC_PROVIDERS), default=CODEC_PROVIDERS[0], help="Where the codec runs."
+)
 @click.option("--verify", is_flag=True, help="Hash the bundle's files first.")
 @click.option("--fit", is_flag=True, help="Say which levels fit into this machine's memory, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON on stdout (stderr with --out -).")

@@ -1,15 +1,33 @@
 """What is asked for: by one call how to speak, by loading where to compute. What the model is stands in its bundle."""
 
-import math
 from dataclasses import dataclass, field
 
+from ..core.checked import Rule, check, choice, flag, number, or_none, whole
 from ..models.mimi import FRAME_RATE_HZ
-from ..native.llama import KV_TYPES, LlamaOptions
+from ..native.llama import LlamaOptions
 from ..native.threads import default_threads
 
-ALL_LAYERS = -1
-_MOST = {"threads": 512, "sequences": 256}
-"""What ggml and llama.cpp have room for. Source: `GGML_MAX_N_THREADS` in ggml.h, `LLAMA_MAX_SEQ` in llama-cparams.h."""
+CODEC_PROVIDERS = ("cpu", "cuda")
+_MOST_INT = (1 << 31) - 1
+"""Of C's `int`."""
+
+_SPEECH: dict[str, Rule] = {
+    "temperature": number(0, 10),
+    "top_k": whole(1, _MOST_INT),
+    "seed": whole(0, (1 << 64) - 1),
+    "max_seconds": number(0.08, 3600),
+    "chunk_frames": whole(1, 1 << 16),
+    "split_sentences": flag(),
+    "retry": flag(),
+    "loudness_lufs": or_none(number(-60, -5)),
+}
+_ENGINE: dict[str, Rule] = {
+    "main_gpu": whole(0, _MOST_INT),
+    "context": or_none(whole(1, _MOST_INT)),
+    "allow_cpu": flag(),
+    "waiting": whole(0, _MOST_INT),
+    "codec_provider": choice(CODEC_PROVIDERS),
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,7 @@ class SpeechOptions:
     """How to speak.
 
     Raises:
-        ValueError: On a value that makes no sense, naming it and the range.
+        ValueError: On a value that makes no sense, naming it and what is expected.
     """
 
     temperature: float = 0.9
@@ -43,13 +61,7 @@ class SpeechOptions:
         return max(1, int(self.max_seconds * FRAME_RATE_HZ))
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0.0, 10.0)
-        _check("top_k", self.top_k, 1, 1 << 31)
-        _check("seed", self.seed, 0, (1 << 64) - 1)
-        _check("max_seconds", self.max_seconds, 0.08, 3600.0)
-        _check("chunk_frames", self.chunk_frames, 1, 1 << 16)
-        if self.loudness_lufs is not None:
-            _check("loudness_lufs", self.loudness_lufs, -60.0, -5.0)
+        check(self, _SPEECH)
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class EngineOptions(LlamaOptions):
     is large, ARM and AVX-512. The depth decoder is always interleaved.
 
     Raises:
-        ValueError: On a value that makes no sense, naming it and the range.
+        ValueError: On a value that makes no sense, naming it and what is expected.
     """
 
     threads: int = field(default_factory=default_threads)
@@ -78,30 +90,5 @@ class EngineOptions(LlamaOptions):
     """Where the codec runs: "cpu", or "cuda" with onnxruntime-gpu."""
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("threads", 1),
-            ("sequences", 1),
-            ("waiting", 0),
-            ("main_gpu", 0),
-            ("gpu_layers", ALL_LAYERS),
-        ):
-            value, most = getattr(self, name), _MOST.get(name, (1 << 31) - 1)
-            if value is None and name == "gpu_layers":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, not {value!r}")
-            if value < low:
-                least = f"{low} (all) or more" if low == ALL_LAYERS else f"at least {low}"
-                raise ValueError(f"{name} must be {least}, not {value}")
-            if value > most:
-                raise ValueError(f"{name} must be at most {most}, not {value}")
-        if self.kv_type not in KV_TYPES:
-            raise ValueError(f"kv_type must be one of {', '.join(KV_TYPES)}, not {self.kv_type!r}")
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    whole = isinstance(low, int)
-    if isinstance(value, bool) or (whole and not isinstance(value, int)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a{' whole' if whole else ''} number, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {low} to {high}, not {value}")
+        super().__post_init__()
+        check(self, _ENGINE)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..models.levels import DEFAULT_LEVEL
-from ..native.llama import KvType
+from ..native.llama import ALL_LAYERS, KvType
 from .audio.pipe import STANDARD_OUTPUT
 from .dialogue.turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
-from .options import ALL_LAYERS, EngineOptions, SpeechOptions
+from .options import EngineOptions, SpeechOptions
 
 AUTO: Final = "auto"
 """A level or type of KV cache that nobody chose: what follows from this machine's memory."""
@@ -61,6 +61,7 @@ class SpeakRequest:
                 f"`miso-convert --quant {DEFAULT_LEVEL.key}` makes one, "
                 f"`miso-convert tiny --quant {DEFAULT_LEVEL.key} --out DIR` a tiny one in seconds"
             )
+        self.options, self.engine  # noqa: B018  (checks the values)
         if self.fit:
             return
         if not texts and self.save_voice is None:
@@ -75,7 +76,6 @@ class SpeakRequest:
             raise ValueError("--require-gpu and --gpu-layers 0: pass one of them")
         if self.stream and self.loudness is not None:
             raise ValueError("--loudness is one of the whole, which --stream does not wait for: pass one of them")
-        self.options, self.engine  # noqa: B018  (checks the values)
 
     @property
     def text(self) -> str | None:

@@ -1,9 +1,12 @@
 """Commands whose output nobody reads, or nobody can write: the work is done and the answer stays."""
 
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -45,16 +48,17 @@ def closed_pipe() -> Iterator[int]:
         os.close(writing)
 
 
-def run_process(*arguments: object, first: str = "", out: int, err: int = subprocess.PIPE) -> tuple[int, str | None]:
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def command(first: str = "") -> list[str]:
     """miso-convert as a process of its own, which ends as Python ends."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{first}\nfrom miso_gguf.convert.cli import main; main()", *map(str, arguments)],
-        stdout=out,
-        stderr=err,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    return [sys.executable, "-c", f"{first}\nfrom miso_gguf.convert.cli import main; main()"]
+
+
+def run_process(*arguments: object, first: str = "", out: int, err: int = subprocess.PIPE) -> tuple[int, str | None]:
+    line = [*command(first), *map(str, arguments)]
+    done = subprocess.run(line, stdout=out, stderr=err, text=True, check=False, env=ENVIRONMENT)
     return done.returncode, done.stderr
 
 
@@ -133,6 +137,23 @@ def test_a_conversion_goes_on(tmp_path: Path) -> None:
     with closed_pipe() as nobody:
         assert run_process("tiny", "--quant", "q8_0", "--out", tmp_path, "--json", out=nobody, err=nobody)[0] == 0
     assert (tmp_path / MANIFEST_NAME).is_file()
+
+
+@pytest.mark.parametrize("moment", range(2))
+def test_a_conversion_that_is_asked_to_end_leaves_nothing(tmp_path: Path, moment: int) -> None:
+    """By SIGTERM, again and again as impatient programs do, at a random moment after the first file is begun."""
+    line = [*command(), "tiny", "--quant", "q4_k_m", "--quant", "fp16", "--out", "out", "--threads", "1"]
+    with subprocess.Popen(line, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while process.poll() is None and not list(tmp_path.glob("out/*.miso-partial")):
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.3) * moment)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        code, errors = process.wait(60), process.stderr.read()
+    assert (code, errors.split()) == (2, ["interrupted"])
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_words_of_strangers_are_shown_as_they_are() -> None:

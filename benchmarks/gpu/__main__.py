@@ -33,7 +33,19 @@ _LEVELS = click.option(
     "--quant", "levels", multiple=True, default=LEVELS, show_default=True, help="Level; several times."
 )
 _GPU_LAYERS = click.option("--gpu-layers", default=-1, show_default=True, help="0 rehearses on the CPU.")
-_THREADS = click.option("--threads", default=os.cpu_count() or 1, show_default=True)
+
+
+def _as_the_runtime(context: click.Context, _option: click.Parameter, threads: int | None) -> int:
+    """Threads: what was asked for, or what the runtime would take. It is found where the other steps find it."""
+    if threads is not None:
+        return threads
+    _use(context.params["directory"] / SITE)
+    from miso_gguf.native.threads import default_threads  # noqa: PLC0415
+
+    return default_threads()
+
+
+_THREADS = click.option("--threads", type=int, callback=_as_the_runtime, help="[default: as the runtime]")
 
 
 @click.group(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -240,10 +241,11 @@ def _watch(
 def _end(process: "subprocess.Popen[str]", patience_s: float) -> None:
     assert process.stdin is not None
     try:
-        process.stdin.close()
-        process.wait(patience_s)
-    except (OSError, subprocess.TimeoutExpired):
-        process.kill()
+        with suppress(OSError, subprocess.TimeoutExpired):
+            process.stdin.close()
+            process.wait(patience_s)
+    finally:
+        process.kill()  # nothing to one that has ended
         process.wait()
 
 

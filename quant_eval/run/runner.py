@@ -5,12 +5,14 @@ against that. A clip depends on nothing but its prompt, its seed and the bundle,
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 
+from ...core.interrupts import interruptible, unasked_children
 from ...runtime.bundle import OpenLevel
 from ..corpus import Prompt
 from ..metric import FREE, LOGITS, ONE_STEP
@@ -33,6 +35,7 @@ from .stages import (
     speak_target,
 )
 
+_INTERRUPTED = 2
 Progress = Callable[[int], None]
 """Called with the number of clips done."""
 
@@ -46,19 +49,42 @@ def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: 
         for candidate in plan.everyone:
             hold_against(plan, candidate, shards[0], "main", done.add)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool, _ended_with_us():
         # One writer a part file: a candidate's clips go where its prompts' targets went.
         parts = [(shard, f"p{index}") for index, shard in enumerate(shards) if shard]
         rounds: list[list[Callable[[], int]]] = [[partial(say_targets, plan, shard, part) for shard, part in parts]]
         for candidate in plan.everyone:
             rounds.append([partial(hold_against, plan, candidate, shard, part) for shard, part in parts])
         for work in rounds:
-            futures = [pool.submit(job) for job in work]
+            with unasked_children():
+                futures = [pool.submit(_worker, job) for job in work]
             finished, waiting = wait(futures, return_when=FIRST_EXCEPTION)
             for future in waiting:
                 future.cancel()
             for future in finished:
                 done.add(future.result())
+
+
+@contextmanager
+def _ended_with_us() -> Iterator[None]:
+    """After an interrupt the processes that were started meanwhile are asked to end, or they would first be done."""
+    others = multiprocessing.active_children()
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.terminate()
+        raise
+
+
+def _worker(job: Callable[[], int]) -> int:
+    """The job, in a process of its own. Asked to end it cleans up, and ends: there is no next job to wait for."""
+    try:
+        with interruptible():
+            return job()
+    except KeyboardInterrupt:
+        os._exit(_INTERRUPTED)
 
 
 class _Counter:

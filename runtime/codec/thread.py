@@ -54,7 +54,7 @@ class CodecThread(Closing):
         self._closed = False
 
     def close(self) -> None:
-        """End the thread. Who waits, and every later call, gets a `MisoError`. Waits for the call under way. Idempotent."""
+        """End the thread: who waits, and whoever calls later, gets a `MisoError`. Waits for the call under way."""
         if not self._process.is_here:
             return
         with self._changed:

@@ -38,7 +38,7 @@ Result = tuple[F32Array, F32Array]
 """Of the backbone: hidden states [B, D] and codebook-0 logits [B, V]."""
 
 
-class Busy(MisoError):
+class Busy(MisoError):  # noqa: N818  (it is no mistake of whoever asks)
     """As many wait as may wait. `ahead` says how many."""
 
     def __init__(self, ahead: int) -> None:
@@ -233,7 +233,7 @@ class Batcher(Closing):
             if claim.begin < overdue:
                 claim.fail(
                     MisoError(
-                        f"nobody has read for {self._patience_s:g} s what is open, and it holds all sequences ({held}): "
+                        f"for {self._patience_s:g} s nobody has read what is open, and it holds all sequences ({held}): "
                         f"finish or close those streams, or load with sequences={held + 1}"
                     )
                 )

@@ -18,8 +18,9 @@ from ...core.process import OwnProcess
 from ...models.spec import ModelSpec
 from ...native.buffer_types import is_interleaving_safe
 from ...native.device import Backends, Device, gpus
+from ...native.llama import ALL_LAYERS
 from ..bundle import OpenLevel
-from ..options import ALL_LAYERS, EngineOptions
+from ..options import EngineOptions
 from ..part_check import check_vocabulary
 from .backbone import Backbone
 from .batcher import Batcher, Result

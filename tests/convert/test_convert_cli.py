@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from builders import MICRO, Inputs, make_inputs
 from miso_gguf.convert import cli
 from miso_gguf.models.manifest import MANIFEST_NAME
+from miso_gguf.native import threads
 
 
 @dataclass
@@ -106,6 +107,14 @@ def test_dry_run_prints_the_plan(miso_convert, inputs: Inputs, tmp_path: Path) -
     assert not out.exists()
 
 
+def test_its_threads_are_within_a_quota(  # type: ignore[no-untyped-def]
+    miso_convert, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_quota", lambda: 1.0)
+    plan = miso_convert(*_arguments(inputs, tmp_path / "new", "--quant", "q8_0", "--dry-run"))
+    assert " on 1 threads" in " ".join(plan.out.split())
+
+
 def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     miso_convert(*_arguments(inputs, tmp_path, "--quant", "q8_0"))
     path = tmp_path / "Micro-decoder-Q8_0.gguf"
@@ -136,7 +145,7 @@ def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  
         (["tiny", "--quant", "q4_k_n"], "unknown level 'q4_k_n': did you mean q4_k_m?"),
         (["tiny"], "Missing option '--quant'"),
         (["nowhere.safetensors", "--quant", "q8_0"], "nowhere.safetensors: no such file or directory"),
-        (["tiny", "--quant", "q8_0", "--threads", "0"], "0 is not in the range x>=1"),
+        (["tiny", "--quant", "q8_0", "--threads", "0"], "0 is not in the range 1<=x<=512"),
         (["inspect", "nowhere"], "nowhere: not a bundle (no miso.json). Make one with miso-convert."),
         (["verify", "nowhere"], "nowhere: not a bundle"),
         (["tiny", "--quant", "q8_0", "--tokenizer", "none.json"], "none.json: no such file"),

@@ -442,19 +442,28 @@ def _fails_with(failed: Result, message: str) -> None:
         (["a", "--out", "no/a.wav"], "no/a.wav: no directory"),
         (["a", "--sample-rate", "1"], "a sample rate of 1 Hz cannot be written"),
         (["a", "--out", "a.mp3", "--sample-rate", "96000"], "a.mp3: MP3 cannot be written at 96000 Hz"),
-        (["a", "--temperature", "-1"], "temperature must be 0.0 to 10.0, not -1.0"),
-        (["a", "--temperature", "nan"], "temperature must be a number, not nan"),
-        (["a", "--top-k", "0"], "top_k must be 1 to"),
-        (["a", "--seed", "-1"], "seed must be 0 to"),
-        (["a", "--max-seconds", "0"], "max_seconds must be 0.08 to 3600.0"),
-        (["a", "--chunk-frames", "0"], "chunk_frames must be 1 to"),
-        (["a", "--loudness", "3"], "loudness_lufs must be -60.0 to -5.0"),
+        (["a", "--temperature", "-1"], "temperature must be a number from 0 to 10, not -1.0"),
+        (["a", "--temperature", "nan"], "temperature must be a number from 0 to 10, not nan"),
+        (["a", "--top-k", "0"], "top_k must be a whole number from 1 to"),
+        (["a", "--seed", "-1"], "seed must be a whole number from 0 to"),
+        (
+            ["a", "--seed", "99999999999999999999"],
+            "seed must be a whole number from 0 to 18446744073709551615, not 99999",
+        ),
+        (["a", "--max-seconds", "0"], "max_seconds must be a number from 0.08 to 3600, not 0.0"),
+        (["a", "--chunk-frames", "0"], "chunk_frames must be a whole number from 1 to"),
+        (["a", "--loudness", "3"], "loudness_lufs must be a number from -60 to -5"),
         (["a", "--loudness", "-16", "--stream"], "pass one of them"),
         (["a", "--voice-text", "b"], "--voice-text and --save-voice are about a --voice"),
         (["--save-voice", "b.safetensors"], "--voice-text and --save-voice are about a --voice"),
         (["a", "--voice", "b.wav", "--save-voice", "c.wav"], "c.wav: a saved voice is a .safetensors file"),
         (["a", "--require-gpu", "--gpu-layers", "0"], "--require-gpu and --gpu-layers 0: pass one of them"),
+        (["a", "--threads", "513"], "threads must be a whole number from 1 to 512, not 513"),
         (["a", "--context", "4096"], "context must be 1 to 2048 for Miso-Tiny, not 4096"),
+        (
+            ["--fit", "--context", "9999999999"],
+            "context must be a whole number from 1 to 2147483647, or None, not 99999999",
+        ),
         (["a", "--context", "20", "--max-seconds", "2"], "the prompt takes"),
         (["a", "--codec-provider", "cuda"], "onnxruntime"),
     ],
@@ -768,8 +777,8 @@ def test_a_full_disk(bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.wav").read_bytes() == b"the old one"
 
 
-def _interrupted(bundle: Path, tmp_path: Path, *options: str) -> tuple[int, str]:
-    """Ctrl-C once there is a second of sound on the disk."""
+def _interrupted(bundle: Path, tmp_path: Path, *options: str, by: int = signal.SIGINT) -> tuple[int, str]:
+    """Ctrl-C, or what else asks to end, once there is a second of sound on the disk."""
     # Where tests run in the background it may be ignored.
     handled = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     partial = tmp_path / ".a.wav.miso-partial"
@@ -784,13 +793,14 @@ def _interrupted(bundle: Path, tmp_path: Path, *options: str) -> tuple[int, str]
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size > 48_000):
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         assert process.stderr is not None
         return process.wait(30), process.stderr.read()
 
 
-def test_an_interrupt_leaves_a_valid_file(bundle: Path, tmp_path: Path) -> None:
-    code, errors = _interrupted(bundle, tmp_path, "--stream")
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_valid_file(bundle: Path, tmp_path: Path, by: int) -> None:
+    code, errors = _interrupted(bundle, tmp_path, "--stream", by=by)
     assert code == 2
     kept = re.search(r"^a\.wav: (\d+\.\d) s of speech are kept\n+interrupted$", errors, re.MULTILINE)
     assert kept

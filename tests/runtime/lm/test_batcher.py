@@ -227,7 +227,7 @@ def test_behind_those_that_nobody_reads_one_waits_only_so_long() -> None:
     with scripted(1, patience_s=0.05) as (models, batcher):
         unread, waiting, after = models.script(30), models.script(5), models.script(5)
         reluctant = batcher.admit(unread.utterance, buffer=1)
-        with pytest.raises(MisoError, match=r"nobody has read for 0.05 s what is open, and it holds all sequences"):
+        with pytest.raises(MisoError, match=r"for 0.05 s nobody has read what is open, and it holds all sequences"):
             taken(batcher.admit(waiting.utterance))
         assert taken(reluctant) == unread.alone
         assert taken(batcher.admit(after.utterance)) == after.alone
