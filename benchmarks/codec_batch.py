@@ -82,7 +82,13 @@ def main(threads: int, rows: tuple[int, ...], frames: tuple[int, ...], calls: in
             found = [measure(codec, each, count, calls) for count in frames for each in rows]
     names = "together", "separate", "changing"
     table = Table(
-        "streams", "frames", "together", "separate calls", "changing company", "difference", title=f"{threads} thread(s)"
+        "streams",
+        "frames",
+        "together",
+        "separate calls",
+        "changing company",
+        "difference",
+        title=f"{threads} thread(s)",
     )
     for each in found:
         cells = []
@@ -91,7 +97,9 @@ def main(threads: int, rows: tuple[int, ...], frames: tuple[int, ...], calls: in
             cells.append(f"{wall:.1f} ({low:.1f} .. {high:.1f}), CPU {cpu:.1f}")
         table.add_row(str(each["rows"]), str(each["frames"]), *cells, f"{each['largest_difference']:.1e}")
     Console(width=140).print(table)
-    print(json.dumps({"benchmark": "codec_batch", "tiny": tiny, "threads": threads, "unit": "ms/frame", "sides": found}))
+    print(
+        json.dumps({"benchmark": "codec_batch", "tiny": tiny, "threads": threads, "unit": "ms/frame", "sides": found})
+    )
 
 
 if __name__ == "__main__":

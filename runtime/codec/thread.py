@@ -47,7 +47,7 @@ class Decoding(Closing):
     """One utterance being decoded, made by `CodecThread.stream`. Any thread may submit, collect and close.
 
     A submission is one chunk of samples, in order; it is never cut, nor joined with another of the same utterance. How
-    many are `pending` is for its owner to bound: nobody else waits for them. What fails is raised by the next call here,
+    many are `pending` is for its owner to bound: nobody else waits for it. What fails is raised by the next call here,
     after the chunks before it were collected, and by every call from then on. After `close` that is a `MisoError`.
     """
 

@@ -328,6 +328,17 @@ def test_closing_drops_what_is_left_and_waits_for_nothing(held: Echo) -> None:
     assert held.calls == [[[0]], [[100]]], "only the call under way went on"
 
 
+def test_closing_drops_what_is_done_too(echo: Echo) -> None:
+    with CodecThread(echo) as thread, thread.stream() as decoding, thread.stream() as other:
+        decoding.submit(frames(1))
+        other.submit(frames(2))
+        other.wait_one()
+        decoding.close()
+        for call in (decoding.poll, decoding.wait_one):
+            with pytest.raises(MisoError, match="this utterance was closed"):
+                call()
+
+
 def waiting(call: Callable[[], object], thread: CodecThread) -> tuple[threading.Thread, list[str]]:
     """A thread that waits in `call`, and what it was told."""
     told: list[str] = []
