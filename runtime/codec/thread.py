@@ -171,7 +171,6 @@ class CodecThread(Closing):
             return
         with self._lock:
             self._closed = True
-            self._waiting.clear()
             thread = self._thread
             self._submitted.notify_all()
             self._delivered.notify_all()
