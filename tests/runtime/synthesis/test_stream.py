@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from speaking import Scripted, load_tts, random_codes
 
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.runtime.audio.samples import Samples
-from miso_gguf.runtime.codec.codec import Codec
+from miso_gguf.runtime.codec.codec import Codec, CodecStream
 from miso_gguf.runtime.lm.prompt import Block
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment
@@ -379,19 +379,13 @@ def test_what_was_heard_is_not_taken_back(model: MisoTTS, monkeypatch: pytest.Mo
 
 def mute(monkeypatch: pytest.MonkeyPatch, codec: Codec, quiet: Codes) -> None:
     """Make frames that begin with a code of `quiet` silent."""
-    stream_of = codec.stream
+    decode = codec.decode_together
 
-    class Muted:
-        def __init__(self) -> None:
-            self._stream = stream_of()
-            self.playable = self._stream.playable
+    def muted(streams: Sequence[CodecStream], codes: Sequence[Codes]) -> list[Samples]:
+        loud = [np.repeat(~np.isin(each[:, 0], quiet), FRAME).astype(np.float32) for each in codes]
+        return [sound * each for sound, each in zip(decode(streams, codes), loud, strict=True)]
 
-        def decode(self, codes: Codes) -> Samples:
-            loud = ~np.isin(codes[:, 0], quiet)
-            sound: Samples = self._stream.decode(codes) * np.repeat(loud, FRAME).astype(np.float32)
-            return sound
-
-    monkeypatch.setattr(codec, "stream", Muted)
+    monkeypatch.setattr(codec, "decode_together", muted)
 
 
 QUIET = np.arange(256, 512)
