@@ -95,10 +95,11 @@ def test_a_failure_on_the_way_moves_nobody(codec: Codec, monkeypatch: pytest.Mon
 def misuses(codec: Codec) -> list[tuple[list[CodecStream], list[Codes]]]:
     stream, other = codec.stream(), codec.stream()
     one, two = random_codes(1), random_codes(2)
-    return [([], []), ([stream, stream], [one, one]), ([stream, other], [one, two]), ([stream], [one, one])]
+    unequal = [([stream, stream], [one]), ([stream], [one, one]), ([stream, other], [one, two])]
+    return [([], []), ([stream, stream], [one, one]), *unequal]
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_what_does_not_fit_together_is_refused(index: int, codec: Codec) -> None:
     with pytest.raises(ValueError, match="different streams and as many frames of each"):
         codec.decode_together(*misuses(codec)[index])
