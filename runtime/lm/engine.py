@@ -54,6 +54,7 @@ class Engine(Closing):
             check_vocabulary(level.embeddings)
             tokenizer = stack.enter_context(Tokenizer(level.embeddings))
             self.prompts = PromptBuilder(self.spec, tokenizer)
+            _check_room(self.prompts, self.spec)
             self._embeddings = Embeddings(level.embeddings, self.spec)
             backends = stack.enter_context(Backends(gpu=self.gpu, threads=options.threads))
             self.depth = stack.enter_context(
@@ -177,6 +178,15 @@ def _shortened(spec: ModelSpec, context: int | None) -> ModelSpec:
     if context is not None and not (isinstance(context, int) and 1 <= context <= spec.max_positions):
         raise ValueError(f"context must be 1 to {spec.max_positions} for {spec.name}, not {context}")
     return replace(spec, max_positions=context or spec.max_positions)
+
+
+def _check_room(prompts: PromptBuilder, spec: ModelSpec) -> None:
+    """Raise `ValueError` if not even one frame after a word has room."""
+    least = len(prompts.text("a", 0)) + 1
+    if spec.max_positions < least:
+        raise ValueError(
+            f"context must be at least {least} for {spec.name}, a word and a frame, not {spec.max_positions}"
+        )
 
 
 def _choose_gpu(options: EngineOptions) -> Device | None:

@@ -107,11 +107,11 @@ class _Speaker:
         self.speech = Speech(plan.speaker)
         self._begin = time.perf_counter()
         self._current: Take | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def stop(self) -> None:
         """Let `speak` end. From any thread."""
-        self._stopped = True
+        self._stopped.set()
         if self._current is not None:
             self._current.stop()
 
@@ -122,12 +122,12 @@ class _Speaker:
         for index, text in enumerate(plan.sentences):
             context = [*plan.context, *([previous] if previous is not None else [])]
             for number, samples in enumerate(self._sentence(index, text, anchor, context)):
-                if self._stopped:
+                if self._stopped.is_set():
                     return
                 piece = samples if number or last is None else joined_to(last, samples, SENTENCE_GAP_MS)
                 yield self._chunk(piece, index)
                 last = float(samples[-1])
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             codes = self.speech.sentences[-1].codes
             if len(codes):
@@ -156,7 +156,7 @@ class _Speaker:
         tries = 2 if options.retry and options.temperature > 0 else 1
         for number in range(tries):
             self._current = take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM))
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             audible = False
             kept: list[Samples] = []
@@ -166,7 +166,7 @@ class _Speaker:
                     yield samples
                 else:
                     kept.append(samples)
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             failed = take.ended in {"loop", "silence", "empty"} and not (take.ended == "silence" and take.good_frames)
             again = failed and number + 1 < tries and not audible

@@ -1,5 +1,6 @@
 """One try at one utterance: its ticket, the codec beside it, and the stopping criteria over both."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,7 +36,7 @@ class Take:
         self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
         self._codes: list[I64Array] = []
         self._ticket: Ticket | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
         self.ended = "eos"
         """"eos", "cap", "loop", "silence", or "empty" if there was no frame at all."""
 
@@ -51,14 +52,14 @@ class Take:
 
     def stop(self) -> None:
         """Compute no more. From any thread."""
-        self._stopped = True
+        self._stopped.set()
         if self._ticket is not None:
             self._ticket.cancel()
 
     def __iter__(self) -> Iterator[Samples]:
         stream, waiting = self._codec.stream(), list[I64Array]()
         self._ticket = ticket = self._engine.batcher.admit(self._utterance)
-        if self._stopped:
+        if self._stopped.is_set():
             ticket.cancel()
 
         def heard() -> Samples:

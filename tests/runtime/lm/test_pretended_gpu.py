@@ -96,7 +96,7 @@ def test_what_the_first_frame_would_wait_for_is_done_before(
         assert set(runs) == {runs[0]}, "the first frame has no graph of its own"
 
 
-@pytest.mark.parametrize("context", [1, 8, 40])
+@pytest.mark.parametrize("context", [20, 40])
 def test_a_short_context_has_no_room_to_warm_up(speaking: Path, pretend: None, context: int) -> None:
     with MisoTTS.load(speaking, "fp16", options=EngineOptions(threads=1, context=context)) as tts:
         assert tts.engine.spec.max_positions == context
