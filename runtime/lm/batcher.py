@@ -233,8 +233,8 @@ class Batcher(Closing):
             if claim.begin < overdue:
                 claim.fail(
                     MisoError(
-                        f"for {self._patience_s:g} s nobody has read what is open, and it holds all sequences ({held}): "
-                        f"finish or close those streams, or load with sequences={held + 1}"
+                        f"for {self._patience_s:g} s nobody has read what is open, and it holds all sequences "
+                        f"({held}): finish or close those streams, or load with sequences={held + 1}"
                     )
                 )
 

@@ -184,9 +184,7 @@ def _check_room(prompts: PromptBuilder, spec: ModelSpec) -> None:
     """Raise `ValueError` if not even one frame after a word has room."""
     least = len(prompts.text("a", 0)) + 1
     if spec.max_positions < least:
-        raise ValueError(
-            f"context must be at least {least} for {spec.name}, a word and a frame, not {spec.max_positions}"
-        )
+        raise ValueError(f"context must have room for a word and a frame, {least} or more, not {spec.max_positions}")
 
 
 def _choose_gpu(options: EngineOptions) -> Device | None:

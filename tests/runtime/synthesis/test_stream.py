@@ -24,7 +24,8 @@ from miso_gguf.runtime.synthesis.stream import SENTENCE_GAP_MS
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 
-Codes, Floats = NDArray[np.int64], NDArray[np.float32]
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 FRAME = 1920
 RAMP = 120
