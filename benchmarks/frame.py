@@ -127,7 +127,7 @@ def first_audio(tts: MisoTTS) -> float:
     words = ["one"] * 200
     while len(tts.engine.prompts.text(" ".join(words), 0)) > PROMPT_TOKENS and len(words) > 1:
         words.pop()
-    tts.engine.backbone.prefill(0, [tts.engine.prompts.text("unrelated", 9)])
+    tts.engine.prefill(0, [tts.engine.prompts.text("unrelated", 9)])
     with tts.stream(" ".join(words) + ".", options=SpeechOptions(max_seconds=0.16)) as stream:
         return next(stream).elapsed_s
 

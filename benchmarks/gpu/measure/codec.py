@@ -24,15 +24,15 @@ def codec_threads(
     options = EngineOptions(threads=threads, gpu_layers=gpu_layers, allow_cpu=False)
     with MisoTTS.load(bundle, level, options=options) as tts:
         for count in counts:
-            tts.codec.close()
-            tts.codec = Codec(tts.level.codec_decoder, tts.level.codec_encoder, threads=count)
-            spoken = [_stream(tts, frames) for _ in range(_STREAMS)]
+            with Codec(tts.level.codec_decoder, tts.level.codec_encoder, threads=count) as codec:
+                spoken = [_stream(MisoTTS(tts.level, tts.engine, codec), frames) for _ in range(_STREAMS)]
+                decode_ms = {str(size): round(_decode_ms(codec, size), 2) for size in (1, 4, 12)}
             found.append(
                 {
                     "level": level,
                     "device": tts.engine.gpu.description if tts.engine.gpu else "CPU",
                     "codec_threads": count,
-                    "decode_ms": {str(size): round(_decode_ms(tts.codec, size), 2) for size in (1, 4, 12)},
+                    "decode_ms": decode_ms,
                     "rtf": [each["rtf"] for each in spoken],
                     "ttfa_ms": [round(1e3 * each["ttfa_s"], 1) for each in spoken],
                 }

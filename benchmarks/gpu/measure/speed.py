@@ -94,7 +94,7 @@ def parts(tts: MisoTTS, effort: Effort) -> dict[str, float]:
     hidden = rng.standard_normal((1, spec.backbone.embed_dim)).astype(np.float32)
     logits = rng.standard_normal((1, spec.audio_vocab)).astype(np.float32)
     noise = rng.gumbel(size=(1, spec.codebooks, spec.audio_vocab)).astype(np.float32)
-    tts.engine.backbone.prefill(0, [tts.engine.prompts.text("one two three", 0)])
+    tts.engine.prefill(0, [tts.engine.prompts.text("one two three", 0)])
     decoder = tts.codec.stream()
     calls: dict[str, Callable[[], object]] = {
         "backbone": lambda: tts.engine.step([0], [codes[0]]),
@@ -115,7 +115,7 @@ def first_audio(tts: MisoTTS, effort: Effort) -> dict[str, float]:
         for name, text, chosen in zip(found, (texts[0], *texts), (None, voice, voice), strict=True):
             if name != "kept voice":
                 for sequence in range(tts.engine.backbone.sequences):
-                    tts.engine.backbone.prefill(sequence, [tts.engine.prompts.text("unrelated", 9)])
+                    tts.engine.prefill(sequence, [tts.engine.prompts.text("unrelated", 9)])
             options = SpeechOptions(max_seconds=2 * FRAME_S, split_sentences=False)
             with tts.stream(text, voice=chosen, options=options) as spoken:
                 found[name].append(next(spoken).elapsed_s)
