@@ -201,15 +201,6 @@ class Batcher(Closing):
             self._changed.notify_all()
         return asked.result()
 
-    def _answer(self) -> None:
-        """Make one of the calls that were asked for."""
-        if self._asked:
-            asked, call = self._asked.popleft()
-            try:
-                asked.set_result(call())
-            except BaseException as error:  # whatever it is, it is for whoever asked
-                asked.set_exception(error)
-
     def _may_wait(self) -> bool:
         return self.waiting < self._most_waiting + len(self._free)
 
@@ -242,9 +233,11 @@ class Batcher(Closing):
                 return False
             self._reap()
             self._seat()
+            asked = self._asked.popleft() if self._asked else None
             # Rows that ascend without a gap are one pass over the weights: see `Backbone.step`.
             going = sorted((row for row in self._rows if row.has_room), key=lambda row: row.sequence)
-        self._answer()
+        if asked is not None:
+            _answer(*asked)
         ready = [*self._prefill(), *self._step(going)]
         if ready:
             self._frame(ready)
@@ -362,10 +355,20 @@ class Batcher(Closing):
         prompt = [self._prompt[0]] if self._prompt is not None else []
         for claim in [*self._waiting, *prompt, *self._rows]:
             claim.fail(error)
+        while self._asked:
+            asked, _ = self._asked.popleft()
+            asked.set_exception(error)
         for row in self._rows:
             # Frames that were computed before an error are heard before it; but a model that is closed says no more.
             if row.error is error:
                 row.untaken.clear()
+
+
+def _answer(asked: Future[_T], call: Callable[[], _T]) -> None:
+    try:
+        asked.set_result(call())
+    except BaseException as error:  # whatever it is, it is for whoever asked
+        asked.set_exception(error)
 
 
 def _is_finite(row: Row, result: Result) -> bool:
