@@ -2,11 +2,11 @@
 
     python benchmarks/batch.py BUNDLE --quant q4_k_m --threads 2
 
-Utterances of random lengths arrive at random, and are spoken with 1, 2, 4 and 8 sequences. Beside each stands, from the
-same run: (a) the same utterances one after another in a plain loop; (b) the sum of what exactly the calls that were made
-take alone. The share of (b) is what is left when threads, locks and Python have had theirs; the codec has a thread
+Utterances of random lengths arrive at random, and are spoken with 1, 2, 4 and 8 sequences. Beside each stands, from
+the same run: (a) the same utterances one after another in a plain loop; (b) the sum of what exactly the calls that were
+made take alone. The share of (b) is what is left when threads, locks and Python have had theirs. The codec has a thread
 beside the models everywhere. Then a long prompt is admitted beside a stream that speaks, and the longest gap in it is
-held against a chunk and a frame. Prints tables and, last, one line of JSON.
+held against what was computed in it. Prints tables and, last, one line of JSON.
 """
 
 import json
@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,8 @@ class Load:
         # Each length of prompt as often as the others: what they cost is not left to chance.
         rows = rng.permutation(np.resize(_PROMPT_ROWS, count))
         utterances = [
-            Utterance([text_block(spec, int(rows[i]), rng)], int(lengths[i]), SEED, i, top_k=TOP_K) for i in range(count)
+            Utterance([text_block(spec, int(rows[i]), rng)], int(lengths[i]), SEED, i, top_k=TOP_K)
+            for i in range(count)
         ]
         gaps = rng.exponential(1 / pressure, count)
         return cls(utterances, np.cumsum(gaps) - gaps[0])
@@ -73,6 +76,7 @@ class Run:
 
     @property
     def frames_per_s(self) -> float:
+        """Of all utterances together."""
         return sum(self.frames) / self.wall_s
 
 
@@ -83,11 +87,13 @@ def one_after_another(engine: Engine, codec: Codec, load: Load) -> Run:
     for utterance in load.utterances:
         stream = codec.stream()
         with ThreadPoolExecutor(1) as beside:
+            hidden, logits = engine.prefill(0, utterance.blocks)
             for frame in range(utterance.max_frames):
-                hidden, logits = engine.step([0], codes) if frame else engine.prefill(0, utterance.blocks)
                 noise = scaled_noise(engine.spec, utterance, frame)[None]
                 codes = without_end(engine.sample(hidden, logits, noise, utterance.top_k))
                 beside.submit(stream.decode, stream.playable(codes))
+                if frame + 1 < utterance.max_frames:
+                    hidden, logits = engine.step([0], list(codes))
         run.frames.append(utterance.max_frames)
     run.wall_s = time.perf_counter() - begin
     return run
@@ -160,9 +166,7 @@ def gap(engine: Engine, rows: int) -> dict[str, Any]:
         "longest_gap_ms": _ms(gaps[longest]),
         "median_gap_ms": _ms(float(np.median(gaps))),
         "calls_in_longest_gap_ms": {call.shape.kind: _ms(call.seconds) for call in within},
-        "most_chunks_between_frames": max(
-            kinds[start:end].count(CHUNK) for start, end in zip(frame_ends, frame_ends[1:], strict=False)
-        ),
+        "most_chunks_between_frames": max(kinds[start:end].count(CHUNK) for start, end in pairwise(frame_ends)),
     }
 
 
@@ -181,10 +185,9 @@ def measured(engine: Engine, codec: Codec, load: Load, rounds: int) -> dict[str,
     plain: list[Run] = []
     runs: list[Run] = []
     for _ in range(rounds):
-        plain.append(engine.batcher.run(lambda: one_after_another(engine, codec, load)))
+        plain.append(engine.batcher.run(partial(one_after_another, engine, codec, load)))
         runs.append(together(engine, codec, load, plain[-1].wall_s / len(load.utterances)))
-        shapes = sorted({call.shape for call in runs[-1].calls.made})
-        engine.batcher.run(lambda: alone.measure(shapes))
+        engine.batcher.run(partial(alone.measure, sorted({call.shape for call in runs[-1].calls.made})))
     return _record(engine.sequences, plain, runs, alone)
 
 
@@ -201,9 +204,7 @@ def _record(size: int, plain: Sequence[Run], runs: Sequence[Run], alone: Alone) 
         "frames_per_s": round(float(np.median(rates)), 2),
         "one_after_another_frames_per_s": round(float(np.median([other.frames_per_s for other in plain])), 2),
         "gain": round(float(np.median(gains)), 3),
-        "sum_of_calls_s": {
-            kind: round(alone.sum_s(run.calls.of(kind)), 3) for kind in (CHUNK, STEP, FRAME, CODEC)
-        },
+        "sum_of_calls_s": {kind: round(alone.sum_s(run.calls.of(kind)), 3) for kind in (CHUNK, STEP, FRAME, CODEC)},
         "spent_in_calls_s": {
             kind: round(sum(call.seconds for call in run.calls.of(kind)), 3) for kind in (CHUNK, STEP, FRAME, CODEC)
         },
@@ -224,7 +225,7 @@ def _record(size: int, plain: Sequence[Run], runs: Sequence[Run], alone: Alone) 
 @click.option("--sequences", "sizes", multiple=True, type=int, default=(1, 2, 4, 8), show_default=True)
 @click.option("--utterances", "count", default=12, show_default=True)
 @click.option("--frames", default=20, show_default=True, help="Of an average utterance.")
-@click.option("--pressure", default=3.0, show_default=True, help="Utterances that come while one could be spoken alone.")
+@click.option("--pressure", default=3.0, show_default=True, help="Utterances that come while one is spoken.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--prompt-rows", default=1500, show_default=True, help="Of the prompt beside a stream; 0 for none.")
 def main(
@@ -266,9 +267,7 @@ def main(
     print(json.dumps(result))
 
 
-def _print(
-    level: OpenLevel, threads: int, records: Sequence[dict[str, Any]], beside: dict[str, Any] | None
-) -> None:
+def _print(level: OpenLevel, threads: int, records: Sequence[dict[str, Any]], beside: dict[str, Any] | None) -> None:
     table = Table(title=f"{level.manifest.model_spec.name} {level.key}, {threads} threads")
     for name in ("sequences", "frames/s", "one by one", "gain", "sum of calls / wall", "steps", "in waves"):
         table.add_column(name, justify="right")

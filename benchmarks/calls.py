@@ -1,4 +1,4 @@
-"""What was asked of the models and the codec, call by call, and how long each such call takes when nothing else happens.
+"""What was asked of the models and the codec, call by call, and how long each such call takes with nothing beside it.
 
 A call is known by its shape: rows of a chunk of a prompt, rows of a step of the backbone, rows of a frame of the depth
 decoder, streams and frames of the codec.
@@ -47,6 +47,7 @@ class Call(NamedTuple):
 
     @property
     def seconds(self) -> float:
+        """How long it took."""
         return self.end - self.begin
 
 
@@ -58,11 +59,13 @@ class Calls:
 
     @contextmanager
     def noted(self, shape: Shape) -> Iterator[None]:
+        """Around a call."""
         begin = time.perf_counter()
         yield
         self.made.append(Call(shape, begin, time.perf_counter()))
 
     def of(self, kind: str) -> list[Call]:
+        """Those of one kind."""
         return [call for call in self.made if call.shape.kind == kind]
 
 
@@ -102,6 +105,7 @@ class NotedCodec:
         self._codec, self._calls = codec, calls
 
     def decode_together(self, streams: Sequence[Any], codes: Sequence[I64Array]) -> list[Samples]:
+        """`Codec.decode_together`."""
         with self._calls.noted(Shape(CODEC, len(streams), len(codes[0]))):
             return self._codec.decode_together(streams, codes)
 
