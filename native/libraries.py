@@ -9,6 +9,7 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,7 +84,9 @@ def ggml_registry() -> ctypes.CDLL:
     """The devices of this build, its backends loaded. Raises `MisoError` if the CPU computes something else."""
     library = bind(open_library("ggml"), GGML)
     library.ggml_backend_load_all()
-    check_graph(ggml_base(), library)
+    # On a thread that ends: OpenMP keeps a team for whoever has computed, and spins the less the more teams there are.
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(check_graph, ggml_base(), library).result()
     return library
 
 

@@ -4,15 +4,15 @@ It knows no audio, no voices and no sampling over time: that is `batcher.py`.
 """
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from ...core.arrays import F32Array, I64Array
-from ...core.closing import CLOSED, Closing
+from ...core.closing import Closing
 from ...core.errors import MisoError
 from ...core.process import OwnProcess
 from ...models.spec import ModelSpec
@@ -71,25 +71,13 @@ class Engine(Closing):
             )
             self._stack = stack.pop_all()
         self._process = OwnProcess()
-        self._turn = threading.Lock()
-        self._closed = False
         self.batcher = Batcher(self, waiting=options.waiting)
 
     def close(self) -> None:
         """End what is being spoken, then free everything. Idempotent. A forked process leaves it to its parent."""
         self.batcher.close()
         if self._process.is_here:
-            with self._turn:
-                self._closed = True
-                self._stack.close()
-
-    @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        self._process.check()  # before the lock: who held it when the process was forked is not here
-        with self._turn:
-            if self._closed:
-                raise MisoError(CLOSED)
-            yield
+            self._stack.close()
 
     @property
     def sequences(self) -> int:
@@ -107,8 +95,7 @@ class Engine(Closing):
 
     def prefill(self, sequence: int, blocks: Sequence[Block]) -> Result:
         """See `Backbone.prefill`."""
-        with self._my_turn():
-            hidden, logits, _ = self.backbone.prefill(sequence, blocks)
+        hidden, logits, _ = self.batcher.run(partial(self.backbone.prefill, sequence, blocks))
         return hidden, logits
 
     def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[Result | None]:
@@ -116,29 +103,25 @@ class Engine(Closing):
         chunks = self.backbone.prefill_chunks(sequence, blocks)
         result = None
         while result is None:
-            with self._my_turn():
-                result = next(chunks)
+            result = self.batcher.run(partial(next, chunks))
             yield result
 
     def step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> Result:
         """Feed a frame to each of `sequences`; see `Backbone.step`."""
-        with self._my_turn():
-            return self.backbone.step(sequences, self._embeddings.embed(audio_rows(np.stack(codes))))
+        embedded = self._embeddings.embed(audio_rows(np.stack(codes)))
+        return self.batcher.run(partial(self.backbone.step, sequences, embedded))
 
     def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> Result:
         """See `Backbone.extend`."""
-        with self._my_turn():
-            return self.backbone.extend(sequence, rows, at_once=at_once)
+        return self.batcher.run(partial(self.backbone.extend, sequence, rows, at_once=at_once))
 
     def depth_logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
         """See `DepthDecoder.logits`."""
-        with self._my_turn():
-            return self.depth.logits(hidden, codes)
+        return self.batcher.run(partial(self.depth.logits, hidden, codes))
 
     def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: int | Sequence[int]) -> I64Array:
         """See `DepthDecoder.frames`."""
-        with self._my_turn():
-            return self.depth.frames(hidden, logits, noise, top_k)
+        return self.batcher.run(partial(self.depth.frames, hidden, logits, noise, top_k))
 
     def warm_up(self, top_k: int) -> None:
         """Do now what the first frames of one utterance would wait for.
