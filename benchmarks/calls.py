@@ -18,9 +18,9 @@ from miso_gguf.models.memory import GPU_PREFILL_ROWS
 from miso_gguf.models.spec import ModelSpec
 from miso_gguf.runtime.audio.samples import Samples
 from miso_gguf.runtime.codec.codec import Codec, CodecStream
-from miso_gguf.runtime.lm.batcher import Result
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.lm.prompt import Block
+from miso_gguf.runtime.lm.protocol import Result
 
 CHUNK, STEP, FRAME, CODEC = "chunk", "step", "frame", "codec"
 TOP_K = 50

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -131,6 +132,7 @@ class DepthDecoderOnly(Closing):
         """Load it where `beside` computes."""
         level = candidate.files
         engine = beside.tts.engine
+        self._batcher = engine.batcher
         with ExitStack() as stack:
             backends = stack.enter_context(Backends(gpu=engine.gpu, threads=options.threads))
             projection = Embeddings(level.embeddings, engine.spec).projection
@@ -143,7 +145,8 @@ class DepthDecoderOnly(Closing):
 
     def logits(self, replayed: Replayed) -> F32Array:
         """Logits of codebooks 1 on, `[T, codebooks - 1, V]`."""
-        return self._depth.logits(replayed.hidden[: replayed.frames], replayed.codes)
+        # On the thread of the one beside it: a second that computes would slow both (see `Batcher.run`).
+        return self._batcher.run(partial(self._depth.logits, replayed.hidden[: replayed.frames], replayed.codes))
 
 
 def stream_of(prompt: Prompt) -> int:

@@ -68,9 +68,9 @@ class Backbone(Closing):
             MemoryError: If there is not enough memory for the context.
         """
         self._embeddings = embeddings
-        self._chunk = prefill_rows or (_CPU_PREFILL_ROWS if gpu is None else GPU_PREFILL_ROWS)
+        self.prefill_rows = prefill_rows or (_CPU_PREFILL_ROWS if gpu is None else GPU_PREFILL_ROWS)
         self._longest_gap = (0 if gpu is None else LONGEST_GAP) if longest_gap is None else longest_gap
-        self._model = LlamaModel(path, options, context=spec.max_positions, batch=self._chunk, gpu=gpu)
+        self._model = LlamaModel(path, options, context=spec.max_positions, batch=self.prefill_rows, gpu=gpu)
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
         if found != expected:
             self._model.close()
@@ -143,8 +143,8 @@ class Backbone(Closing):
 
     def _chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
         for number, block in enumerate(blocks, 1):
-            for begin in range(0, len(block), self._chunk):
-                rows = block.rows[begin : begin + self._chunk]
+            for begin in range(0, len(block), self.prefill_rows):
+                rows = block.rows[begin : begin + self.prefill_rows]
                 is_whole = begin + len(rows) == len(block)
                 result = self._read(sequence, rows, [False] * (len(rows) - 1) + [is_whole])
                 if is_whole:
@@ -183,18 +183,9 @@ class Backbone(Closing):
         back = np.argsort(order)
         return hidden[back], logits[back]
 
-    def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> tuple[F32Array, F32Array]:
-        """Let `sequence` read `rows` [T, codebooks + 1] that are known beforehand, T at least 1.
+    def extend(self, sequence: int, rows: I64Array) -> tuple[F32Array, F32Array]:
+        """Let `sequence` read some more `rows` [T, codebooks + 1], 1 to `prefill_rows`, after the prompt that it holds.
 
-        Args:
-            sequence: Which; it must hold a prompt.
-            rows: As in `prompt.py`. Like the rows of `step` they are dropped with the next prompt.
-            at_once: Rows computed together, at most and by default the batch. 1 gives the bits of `step`.
-
-        Returns:
-            Hidden states [T, D] and logits [T, V] of all of them.
+        Like the rows of `step` they are dropped with the next prompt. Returns hidden states [T, D] and logits [T, V].
         """
-        size = min(at_once or self._chunk, self._chunk)
-        parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
-        hidden, logits = zip(*(self._read(sequence, part, [True] * len(part)) for part in parts), strict=True)
-        return np.concatenate(hidden), np.concatenate(logits)
+        return self._read(sequence, rows, [True] * len(rows))

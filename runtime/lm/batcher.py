@@ -13,18 +13,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ...core.arrays import F32Array, I64Array
 from ...core.closing import CLOSED, Closing
 from ...core.errors import MisoError
 from ...core.process import OwnProcess
-from ...models.spec import ModelSpec
 from ..options import EngineOptions
 from .noise import FrameNoise
 from .prompt import Block
+from .protocol import Models, Result
 from .ticket import NO_SEQUENCE, Claim, Row, Ticket
 from .utterance import Utterance
 
@@ -37,9 +36,6 @@ BUFFER_FRAMES = 16
 _PATIENCE_S = 10.0
 """How long the waiting wait when all that could leave are tickets which nobody reads."""
 
-Result = tuple[F32Array, F32Array]
-"""Of the backbone: hidden states [B, D] and codebook-0 logits [B, V]."""
-
 
 class Busy(MisoError):  # noqa: N818  (it is no mistake of whoever asks)
     """As many wait as may wait. `ahead` says how many."""
@@ -49,32 +45,6 @@ class Busy(MisoError):  # noqa: N818  (it is no mistake of whoever asks)
             f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken"
         )
         self.ahead = ahead
-
-
-class Models(Protocol):
-    """What the batcher needs of an `Engine`. Called by one thread at a time."""
-
-    spec: ModelSpec
-
-    @property
-    def draws_ahead(self) -> bool:
-        """Whether the CPU has time for the next frame's noise."""
-
-    @property
-    def sequences(self) -> int:
-        """How many utterances can be kept apart."""
-
-    def shared(self, sequence: int, blocks: Sequence[Block]) -> int:
-        """How many of `blocks` the sequence holds already."""
-
-    def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[Result | None]:
-        """Make `sequence` hold `blocks`, chunk by chunk; the last one gives the result of the last row."""
-
-    def step(self, sequences: Sequence[int], codes: Sequence[I64Array]) -> Result:
-        """Feed a frame to each of `sequences`."""
-
-    def sample(self, hidden: F32Array, logits: F32Array, noise: F32Array, top_k: Sequence[int]) -> I64Array:
-        """The codes [B, codebooks] of one frame of each utterance."""
 
 
 class Batcher(Closing):
@@ -331,7 +301,7 @@ class Batcher(Closing):
 
     def _frame(self, ready: Sequence[tuple[Row, Result]]) -> None:
         """One frame of the depth decoder for all rows that have a result of the backbone, and its delivery."""
-        sound = [(row, result) for row, result in ready if row.ended is None and _is_finite(row, result)]
+        sound = [(row, result) for row, result in ready if row.ended is None and row.accepts(result)]
         if not sound:
             return
         rows = [row for row, _ in sound]
@@ -369,19 +339,6 @@ def _answer(asked: Future[_T], call: Callable[[], _T]) -> None:
         asked.set_result(call())
     except BaseException as error:  # whatever it is, it is for whoever asked
         asked.set_exception(error)
-
-
-def _is_finite(row: Row, result: Result) -> bool:
-    """Otherwise the row ends: no later frame would be right."""
-    if all(np.isfinite(array).all() for array in result):
-        return True
-    row.fail(
-        MisoError(
-            f"frame {row.frames}: the backbone gave what is no number (NaN or infinity). `miso-convert verify` says "
-            "whether the bundle is damaged; if not, this device computes wrongly: try it without GPU"
-        )
-    )
-    return False
 
 
 def _fail(rows: Sequence[Row], error: Exception) -> None:

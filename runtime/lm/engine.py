@@ -23,10 +23,11 @@ from ..bundle import OpenLevel
 from ..options import EngineOptions
 from ..part_check import check_vocabulary
 from .backbone import Backbone
-from .batcher import Batcher, Result
+from .batcher import Batcher
 from .depth.decoder import DepthDecoder
 from .embeddings import Embeddings
 from .prompt import Block, PromptBuilder, audio_rows
+from .protocol import Result
 from .tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,9 @@ class Engine(Closing):
 
     def prefill(self, sequence: int, blocks: Sequence[Block]) -> Result:
         """See `Backbone.prefill`."""
-        hidden, logits, _ = self.batcher.run(partial(self.backbone.prefill, sequence, blocks))
-        return hidden, logits
+        *_, result = self.prefill_chunks(sequence, blocks)
+        assert result is not None
+        return result
 
     def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[Result | None]:
         """See `Backbone.prefill_chunks`; a turn for each chunk."""
@@ -112,8 +114,21 @@ class Engine(Closing):
         return self.batcher.run(partial(self.backbone.step, sequences, embedded))
 
     def extend(self, sequence: int, rows: I64Array, *, at_once: int | None = None) -> Result:
-        """See `Backbone.extend`."""
-        return self.batcher.run(partial(self.backbone.extend, sequence, rows, at_once=at_once))
+        """Let `sequence` read `rows` [T, codebooks + 1] that are known beforehand, T at least 1.
+
+        Args:
+            sequence: Which; it must hold a prompt.
+            rows: As in `prompt.py`. Like the rows of `step` they are dropped with the next prompt.
+            at_once: Rows computed together, at most and by default a chunk of a prompt. 1 gives the bits of `step`.
+
+        Returns:
+            Hidden states [T, D] and logits [T, V] of all of them.
+        """
+        size = min(at_once or self.backbone.prefill_rows, self.backbone.prefill_rows)
+        parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        results = [self.batcher.run(partial(self.backbone.extend, sequence, part)) for part in parts]
+        hidden, logits = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
+        return hidden, logits
 
     def depth_logits(self, hidden: F32Array, codes: I64Array) -> F32Array:
         """See `DepthDecoder.logits`."""

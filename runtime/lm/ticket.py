@@ -14,8 +14,10 @@ import numpy as np
 
 from ...core.arrays import I64Array
 from ...core.closing import Closing
+from ...core.errors import MisoError
 from ...core.process import OwnProcess
 from .prompt import Block
+from .protocol import Result
 from .utterance import Utterance
 
 NO_SEQUENCE = -1
@@ -86,6 +88,18 @@ class Row(Claim):
     def has_room(self) -> bool:
         """Whether its next frame may be computed."""
         return len(self.untaken) < self.buffer
+
+    def accepts(self, result: Result) -> bool:
+        """Whether the backbone's result of this row is numbers. If not, it ends: no later frame would be right."""
+        if all(np.isfinite(array).all() for array in result):
+            return True
+        self.fail(
+            MisoError(
+                f"frame {self.frames}: the backbone gave what is no number (NaN or infinity). `miso-convert verify` "
+                "says whether the bundle is damaged; if not, this device computes wrongly: try it without GPU"
+            )
+        )
+        return False
 
     def deliver(self, codes: I64Array, now: float) -> None:
         """Its next frame, computed at `now`; zeros are the EOS frame."""

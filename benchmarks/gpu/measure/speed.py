@@ -22,8 +22,8 @@ from miso_gguf.native.device import Backends
 from miso_gguf.native.graph import F32, Graph, TensorContext
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.runtime.bundle import open_level
-from miso_gguf.runtime.lm.batcher import Result
 from miso_gguf.runtime.lm.engine import Engine
+from miso_gguf.runtime.lm.protocol import Result
 from miso_gguf.runtime.options import EngineOptions
 from miso_gguf.runtime.tts import MisoTTS
 
