@@ -14,7 +14,6 @@ from unittest import mock
 import numpy as np
 
 from miso_gguf.core.arrays import F32Array, I64Array
-from miso_gguf.models.memory import GPU_PREFILL_ROWS
 from miso_gguf.models.spec import ModelSpec
 from miso_gguf.runtime.audio.samples import Samples
 from miso_gguf.runtime.codec.codec import Codec, CodecStream
@@ -24,7 +23,6 @@ from miso_gguf.runtime.lm.protocol import Result
 
 CHUNK, STEP, FRAME, CODEC = "chunk", "step", "frame", "codec"
 TOP_K = 50
-_CPU_CHUNK_ROWS = 64
 _MOST_TURNS, _ENOUGH_S = 20, 1.0
 """Of the calls alone: one of a full-size model takes seconds, one of the tiny model is measured often."""
 
@@ -73,7 +71,7 @@ class Calls:
 def noted(engine: Engine, calls: Calls) -> Iterator[None]:
     """Note what the batcher asks of `engine`, whose prompts must begin differently: all their rows are computed."""
     prefill_chunks, step, sample = engine.prefill_chunks, engine.step, engine.sample
-    most = _CPU_CHUNK_ROWS if engine.gpu is None else GPU_PREFILL_ROWS
+    most = engine.backbone.prefill_rows
 
     def noted_chunks(sequence: int, blocks: Sequence[Block]) -> Iterator[Result | None]:
         chunks = prefill_chunks(sequence, blocks)
