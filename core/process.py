@@ -20,5 +20,5 @@ class OwnProcess:
         """Raise `MisoError` in a forked child. To be asked before any lock: whoever held it may be gone."""
         if not self.is_here:
             raise MisoError(
-                "this model was loaded before the process was forked, and cannot be used here: load one after the fork"
+                "this model was loaded before the process was forked and is of no use here: load a model after the fork"
             )

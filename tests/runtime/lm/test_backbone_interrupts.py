@@ -126,7 +126,7 @@ def test_an_interrupt_at_any_line_changes_no_bit_of_what_follows(
         for found, wanted in zip(speak(backbone), expected, strict=True):
             np.testing.assert_array_equal(found, wanted, f"interrupted at line {line}")
         line += 1
-    assert line > 10
+    assert line > 5
 
 
 def test_a_step_that_was_interrupted_can_be_made_again(backbone: Backbone) -> None:
@@ -144,7 +144,7 @@ def test_a_step_that_was_interrupted_can_be_made_again(backbone: Backbone) -> No
             if before[0] == len(VOICE) + len(CONTEXT) + 2 + 1:  # it has not been made
                 np.testing.assert_array_equal(found, expected)
         line += 1
-    assert line > 10
+    assert line > 5
 
 
 def test_chunks_that_nobody_asks_for_any_more(backbone: Backbone, expected: Results) -> None:
