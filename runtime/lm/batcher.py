@@ -56,7 +56,7 @@ class Batcher(Closing):
     def __init__(
         self, models: Models, *, waiting: int = EngineOptions.waiting, patience_s: float = _PATIENCE_S
     ) -> None:
-        """Its thread is started by the first that is admitted.
+        """Its thread is started by the first who wants something.
 
         Args:
             models: What it owns from now on.
@@ -126,9 +126,10 @@ class Batcher(Closing):
             if not self._may_wait():
                 raise Busy(self.waiting)
             row = Row(utterance, buffer, self._lock, self._changed)
+            ticket = Ticket(row, self._process)  # first: an interrupt after the next line drops it, and so cancels
             self._waiting.append(row)
             self._changed.notify_all()
-        return Ticket(row, self._process)
+        return ticket
 
     @contextmanager
     def lend(self, blocks: Sequence[Block]) -> Iterator[int]:
@@ -169,7 +170,10 @@ class Batcher(Closing):
             self._start()
             self._asked.append((asked, call))
             self._changed.notify_all()
-        return asked.result()
+        try:
+            return asked.result()
+        finally:
+            asked.cancel()  # if it has not begun: whoever was interrupted wants it no more
 
     def _may_wait(self) -> bool:
         return self.waiting < self._most_waiting + len(self._free)
@@ -335,6 +339,8 @@ class Batcher(Closing):
 
 
 def _answer(asked: Future[_T], call: Callable[[], _T]) -> None:
+    if not asked.set_running_or_notify_cancel():
+        return
     try:
         asked.set_result(call())
     except BaseException as error:  # whatever it is, it is for whoever asked
