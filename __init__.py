@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .core.errors import BundleError, CheckpointError, MisoError
+    from .core.errors import BundleError, Busy, CheckpointError, MisoError
     from .runtime.options import EngineOptions, SpeechOptions
     from .runtime.speech import Chunk, Segment, Speech
     from .runtime.tts import MisoTTS
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BundleError",
+    "Busy",
     "CheckpointError",
     "Chunk",
     "EngineOptions",
@@ -33,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "BundleError": "core.errors",
+    "Busy": "core.errors",
     "CheckpointError": "core.errors",
     "Chunk": "runtime.speech",
     "EngineOptions": "runtime.options",

@@ -22,3 +22,13 @@ class NewerBundleError(BundleError):
 
 class HubError(CheckpointError, BundleError):
     """A file on the Hugging Face hub cannot be had, be it of a checkpoint or of a bundle."""
+
+
+class Busy(MisoError):  # noqa: N818  (it is no mistake of whoever asks)
+    """As many utterances wait to be spoken as may wait. `ahead` says how many those are."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__(
+            f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken"
+        )
+        self.ahead = ahead

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...core.closing import CLOSED, Closing
-from ...core.errors import MisoError
+from ...core.errors import Busy, MisoError
 from ...core.process import OwnProcess
 from ..options import EngineOptions
 from .noise import FrameNoise
@@ -35,16 +35,6 @@ BUFFER_FRAMES = 16
 """Frames that may lie untaken, 1.28 s of speech: whoever does not take them is not stepped, and holds up nobody."""
 _PATIENCE_S = 10.0
 """How long the waiting wait when all that could leave are tickets which nobody reads."""
-
-
-class Busy(MisoError):  # noqa: N818  (it is no mistake of whoever asks)
-    """As many wait as may wait. `ahead` says how many."""
-
-    def __init__(self, ahead: int) -> None:
-        super().__init__(
-            f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken"
-        )
-        self.ahead = ahead
 
 
 class Batcher(Closing):

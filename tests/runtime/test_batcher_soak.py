@@ -17,8 +17,8 @@ from elsewhere import Elsewhere, soon
 from numpy.random import Generator
 from speaking import load_tts, prompt_blocks, segments
 
-from miso_gguf import MisoError, MisoTTS, SpeechOptions
-from miso_gguf.runtime.lm.batcher import Batcher, Busy
+from miso_gguf import Busy, MisoError, MisoTTS, SpeechOptions
+from miso_gguf.runtime.lm.batcher import Batcher
 from miso_gguf.runtime.lm.utterance import Utterance
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -6,8 +6,8 @@ import pytest
 from elsewhere import Elsewhere, soon
 from scripted_models import SPEC, Script, ScriptedModels, block, scripted, taken
 
-from miso_gguf.core.errors import MisoError
-from miso_gguf.runtime.lm.batcher import Batcher, Busy
+from miso_gguf.core.errors import Busy, MisoError
+from miso_gguf.runtime.lm.batcher import Batcher
 from miso_gguf.runtime.lm.ticket import Ticket
 
 ROOMY = 1000
