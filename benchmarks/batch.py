@@ -222,6 +222,7 @@ def _record(size: int, plain: Sequence[Run], runs: Sequence[Run], alone: Alone) 
 @click.option("--quant", default="q4_k_m", show_default=True)
 @click.option("--threads", default=default_threads(), show_default="as the runtime")
 @click.option("--gpu-layers", default=0, show_default=True)
+@click.option("--codec-threads", default=1, show_default=True, help="The runtime has 4 beside a GPU.")
 @click.option("--sequences", "sizes", multiple=True, type=int, default=(1, 2, 4, 8), show_default=True)
 @click.option("--utterances", "count", default=12, show_default=True)
 @click.option("--frames", default=20, show_default=True, help="Of an average utterance.")
@@ -233,6 +234,7 @@ def main(
     quant: str,
     threads: int,
     gpu_layers: int,
+    codec_threads: int,
     sizes: Sequence[int],
     count: int,
     frames: int,
@@ -243,13 +245,13 @@ def main(
     level = open_level(bundle, quant)
     records: list[dict[str, Any]] = []
     beside = None
-    with Codec(level.codec_decoder) as codec:
+    with Codec(level.codec_decoder, threads=codec_threads) as codec:
         for size in sizes:
             options = EngineOptions(threads=threads, gpu_layers=gpu_layers, sequences=size)
             with Engine(level, options) as engine:
                 load = Load.random(engine.spec, count, frames, pressure)
                 records.append(measured(engine, codec, load, rounds))
-                if prompt_rows and size == min(size for size in sizes if size > 1):
+                if prompt_rows and size == min((size for size in sizes if size > 1), default=0):
                     beside = gap(engine, prompt_rows)
     result = {
         "benchmark": "batch",

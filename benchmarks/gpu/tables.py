@@ -18,6 +18,8 @@ def markdown(record: dict[str, Any]) -> str:
         _codes(record.get("codes", [])),
         _frames(record.get("speed", [])),
         _batches(record.get("speed", [])),
+        _many(record.get("batch", [])),
+        _passes(record.get("passes", [])),
         _codec(record.get("codec", [])),
         _profile(record.get("profile", [])),
         _memory(record.get("memory")),
@@ -109,6 +111,52 @@ def _batches(entries: Sequence[dict[str, Any]]) -> str:
     ]
     rows += [] if _has_gpu(entries) else _missing(len(columns))
     return f"## Several utterances in step\n\n{_table(columns, rows)}\n\nTarget: 8 at least {TARGET_BATCH8:.0f}x one."
+
+
+def _many(entries: Sequence[dict[str, Any]]) -> str:
+    """What `benchmarks/batch.py` printed last."""
+    if not entries:
+        return ""
+    columns = ["level", "sequences", "codec's threads", "come while one is spoken", "frames a second"]
+    columns += ["one after another", "gain", "wall s", "models s", "their calls alone", "codec s", "its calls alone"]
+    rows = [
+        [
+            entry["level"],
+            str(size["sequences"]),
+            str(entry["codec_threads"]),
+            f"{entry['pressure']:.0f}",
+            *(f"{size[key]:.1f}" for key in ("frames_per_s", "one_after_another_frames_per_s")),
+            f"{size['gain']:.2f}x",
+            f"{size['last_wall_s']:.2f}",
+            *(
+                f"{sum(size[key][kind] for kind in kinds):.2f}"
+                for kinds in (("chunk", "step", "frame"), ("codec",))
+                for key in ("spent_in_calls_s", "sum_of_calls_s")
+            ),
+        ]
+        for entry in entries
+        for size in entry["sizes"]
+    ]
+    words = "Utterances that come at random and join a running batch, the codec beside the models. Medians of the "
+    words += "rounds up to the gain; seconds are the last round's."
+    return f"## Many at once\n\n{_table(columns, rows)}\n\n{words}"
+
+
+def _passes(entries: Sequence[dict[str, Any]]) -> str:
+    if not entries:
+        return ""
+    columns = ["device", "level", "sequences of a step", "gaps filled, ms", "in passes, ms"]
+    rows = [
+        [
+            entry["device"],
+            entry["level"],
+            " ".join(map(str, entry["sequences"])),
+            *(f"{entry[key]:.2f}" for key in ("filled_ms", "passes_ms")),
+        ]
+        for entry in entries
+    ]
+    words = "One step of the backbone; gaps of up to seven sequences were filled with rows that nobody asked for."
+    return f"## Steps with gaps\n\n{_table(columns, rows)}\n\n{words}"
 
 
 def _codec(entries: Sequence[dict[str, Any]]) -> str:

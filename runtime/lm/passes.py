@@ -8,8 +8,12 @@ model.
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-LONGEST_GAP = 7
-"""Sequences in a row that a GPU computes for nothing, rather than read the weights once more."""
+LONGEST_GAP = 13
+"""Sequences in a row that a GPU computes for nothing, rather than read the weights once more.
+
+Two lone rows and so many between them are 15, which take less than two passes at Q4_K_M on an H200; 16 take as long
+(docs/gpu.md). Between more rows, or on a slower card, a gap might be longer.
+"""
 
 
 def with_gaps_filled(sequences: Sequence[int], longest: int, has_room: Callable[[int], bool]) -> list[int]:

@@ -153,6 +153,19 @@ def test_codec_and_profile() -> None:
     ]  # fmt: skip
 
 
+def test_many_at_once_and_steps_with_gaps() -> None:
+    seconds = {"chunk": 0.1, "step": 0.5, "frame": 2.0, "codec": 5.0}
+    size = {"sequences": 8, "frames_per_s": 77.04, "one_after_another_frames_per_s": 48.94, "gain": 1.582}
+    size |= {"last_wall_s": 5.068, "spent_in_calls_s": seconds, "sum_of_calls_s": {**seconds, "codec": 5.76}}
+    many = {"level": "q4_k_m", "codec_threads": 1, "pressure": 12.0, "sizes": [size]}
+    step = {"device": "NVIDIA H200", "level": "q4_k_m", "sequences": [0, 4], "filled_ms": 6.54, "passes_ms": 9.21}
+    text = markdown(record(batch=[many], passes=[step]))
+    assert rows(text.split("## Many at once")[1], "q4_k_m")[0][1:] == [
+        "8", "1", "12", "77.0", "48.9", "1.58x", "5.07", "2.60", "2.60", "5.00", "5.76"
+    ]  # fmt: skip
+    assert rows(text.split("## Steps with gaps")[1], "NVIDIA H200")[0][2:] == ["0 4", "6.54", "9.21"]
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

@@ -87,11 +87,11 @@ def _errors(found: F32Array, expected: F32Array) -> dict[str, float]:
 
 
 def _is_captured(engine: Engine) -> bool:
-    """Whether ggml says that it captures the depth decoder's graph: one that is new to it, for top-k 2."""
+    """Whether ggml says that it captures the depth decoder's graph: one that is new to it, for two utterances."""
     spec = engine.spec
-    hidden = np.zeros((1, spec.backbone.embed_dim), np.float32)
-    noise = np.zeros((1, spec.codebooks, spec.audio_vocab), np.float32)
+    hidden = np.zeros((2, spec.backbone.embed_dim), np.float32)
+    noise = np.zeros((2, spec.codebooks, spec.audio_vocab), np.float32)
     with captured_log(TRACE) as lines:
         for _ in range(3):
-            engine.sample(hidden, noise[:, 0], noise, top_k=2)
+            engine.sample(hidden, noise[:, 0], noise, top_k=SpeechOptions().top_k)
     return any(_CAPTURED in line for line in lines)
