@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 _WHOLE_CHUNK_FRAMES = 12
 """Frames decoded at once when nobody waits for them: twice as fast as one by one."""
 
-_CODEC_THREADS = 4
-"""Of the codec, where the models leave it the CPU: one takes longer for a frame than a fast GPU takes for its codes."""
+_CODEC_THREADS = (4, 8)
+"""Of the codec, for one sequence and at most, where the models leave it the CPU.
+
+One takes longer for a frame than a fast GPU takes for its codes, and four longer for eight utterances' than it takes.
+"""
 
 
 class MisoTTS(Closing):
@@ -100,9 +103,11 @@ class MisoTTS(Closing):
         """Load a level that is open already. Errors as `load`."""
         with ExitStack() as stack:
             engine = stack.enter_context(Engine(level, options))
-            codec_threads = min(_CODEC_THREADS, options.threads) if engine.leaves_cpu_idle else 1
+            least, most = _CODEC_THREADS
+            wanted = min(max(least, options.sequences), most) if engine.leaves_cpu_idle else 1
+            threads, provider = min(wanted, options.threads), options.codec_provider
             codec = stack.enter_context(
-                Codec(level.codec_decoder, level.codec_encoder, threads=codec_threads, provider=options.codec_provider)
+                Codec(level.codec_decoder, level.codec_encoder, threads=threads, provider=provider)
             )
             engine.warm_up(SpeechOptions().top_k)
             stack.pop_all()

@@ -113,14 +113,14 @@ def test_a_gpu_that_lacks_operations_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("gpu_layers", "threads", "codec_threads"),
-    [(None, 1, 1), (None, 3, 3), (-1, 16, 4), (99, 16, 4), (2, 16, 1)],
+    ("gpu_layers", "threads", "sequences", "codec_threads"),
+    [(None, 1, 1, 1), (None, 3, 1, 3), (-1, 16, 1, 4), (99, 16, 4, 4), (2, 16, 1, 1), (-1, 16, 6, 6), (-1, 16, 16, 8)],
 )
 def test_the_codec_takes_the_cores_that_the_models_leave(  # type: ignore[no-untyped-def]
-    speaking: Path, pretend: None, monkeypatch: pytest.MonkeyPatch, gpu_layers, threads: int, codec_threads: int
+    speaking: Path, pretend: None, monkeypatch: pytest.MonkeyPatch, gpu_layers, threads, sequences, codec_threads
 ) -> None:
     monkeypatch.setattr(Engine, "warm_up", lambda *_: None)
-    with MisoTTS.load(speaking, "fp16", threads=threads, gpu_layers=gpu_layers) as tts:
+    with MisoTTS.load(speaking, "fp16", threads=threads, gpu_layers=gpu_layers, sequences=sequences) as tts:
         assert tts.codec.threads == codec_threads
 
 
