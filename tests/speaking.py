@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from miso_gguf.models.reference import Reference, Rows, prompt_rows
 from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.codec.codec import Codec
+from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.batcher import Batcher
 from miso_gguf.runtime.lm.engine import Engine
 from miso_gguf.runtime.lm.prompt import Block, PromptBuilder
@@ -56,6 +58,14 @@ def say(engine: Engine, *utterances: Utterance) -> list[Codes]:
     """The codes of utterances that are spoken together."""
     tickets = [engine.batcher.admit(utterance, buffer=utterance.max_frames) for utterance in utterances]
     return [np.array(list(ticket), np.int64).reshape(-1, engine.spec.codebooks) for ticket in tickets]
+
+
+def prefill(backbone: Backbone, sequence: int, blocks: Sequence[Block]) -> tuple[Floats, Floats, int]:
+    """Hidden state [1, D] and logits [1, V] of a prompt that is read whole, and how many rows were computed."""
+    with mock.patch.object(backbone._model, "decode", wraps=backbone._model.decode) as decode:
+        *_, result = backbone.prefill_chunks(sequence, blocks)
+    assert result is not None
+    return *result, sum(len(call.args[0]) for call in decode.call_args_list)
 
 
 def prompt_blocks(prompts: PromptBuilder, text: str, context: Sequence[Segment] = (), speaker: int = 0) -> list[Block]:

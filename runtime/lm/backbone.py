@@ -102,28 +102,23 @@ class Backbone(Closing):
             count += 1
         return count
 
-    def prefill(self, sequence: int, blocks: Sequence[Block]) -> tuple[F32Array, F32Array, int]:
-        """Make `sequence` hold exactly `blocks`.
-
-        Returns:
-            Hidden state [1, D] and codebook-0 logits [1, V] of the last row, and how many rows were computed.
-        """
-        kept = self._keep(sequence, blocks)
-        start = self._next[sequence]
-        *_, result = self._chunks(sequence, blocks[kept:])
-        assert result is not None
-        return *result, self._next[sequence] - start
-
     def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
-        """`prefill` bit by bit: each step computes at most `prefill_rows` rows of one block.
+        """Make `sequence` hold exactly `blocks`: each step computes at most `prefill_rows` rows of one block.
 
         Other sequences may step, and be prefilled, in between. Who takes no more steps leaves what is whole.
 
         Yields:
             None, and with the last chunk hidden state [1, D] and codebook-0 logits [1, V] of the last row.
         """
-        kept = self._keep(sequence, blocks)
-        yield from self._chunks(sequence, blocks[kept:])
+        new = blocks[self._keep(sequence, blocks) :]
+        for number, block in enumerate(new, 1):
+            for begin in range(0, len(block), self.prefill_rows):
+                rows = block.rows[begin : begin + self.prefill_rows]
+                is_whole = begin + len(rows) == len(block)
+                result = self._read(sequence, rows, [False] * (len(rows) - 1) + [is_whole])
+                if is_whole:
+                    self._held[sequence].append(_Held(block.key, len(block)))
+                yield result if is_whole and number == len(new) else None
 
     def _keep(self, sequence: int, blocks: Sequence[Block]) -> int:
         """Have `sequence` hold the longest beginning of `blocks` that lies in any, and no more: how many blocks."""
@@ -140,16 +135,6 @@ class Backbone(Closing):
         self._next[sequence] = start
         self._held[sequence] = held
         return len(held)
-
-    def _chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
-        for number, block in enumerate(blocks, 1):
-            for begin in range(0, len(block), self.prefill_rows):
-                rows = block.rows[begin : begin + self.prefill_rows]
-                is_whole = begin + len(rows) == len(block)
-                result = self._read(sequence, rows, [False] * (len(rows) - 1) + [is_whole])
-                if is_whole:
-                    self._held[sequence].append(_Held(block.key, len(block)))
-                yield result if is_whole and number == len(blocks) else None
 
     def _read(self, sequence: int, rows: I64Array, wanted: Sequence[bool]) -> tuple[F32Array, F32Array]:
         """Compute the next rows of one sequence, at most a batch."""

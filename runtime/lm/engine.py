@@ -95,7 +95,7 @@ class Engine(Closing):
         return self.backbone.shared(sequence, blocks)
 
     def prefill(self, sequence: int, blocks: Sequence[Block]) -> Result:
-        """See `Backbone.prefill`."""
+        """`prefill_chunks` as one call."""
         *_, result = self.prefill_chunks(sequence, blocks)
         assert result is not None
         return result

@@ -246,10 +246,10 @@ def test_a_forked_child_leaves_it_alone(path: Path, monkeypatch: pytest.MonkeyPa
     [
         ({"kv_type": "q4_0"}, "kv_type must be one of f32, f16, q8_0, not 'q4_0'"),
         ({"kv_type": ["f16"]}, r"kv_type must be one of f32, f16, q8_0, not \['f16'\]"),
-        ({"sequences": 0}, "sequences must be 1 to 256, not 0"),
-        ({"sequences": 257}, "sequences must be 1 to 256, not 257"),
-        ({"threads": 0}, "threads must be 1 to 512, not 0"),
-        ({"threads": 513}, "threads must be 1 to 512, not 513"),
+        ({"sequences": 0}, "sequences must be a whole number from 1 to 256, not 0"),
+        ({"sequences": 257}, "sequences must be a whole number from 1 to 256, not 257"),
+        ({"threads": 0}, "threads must be a whole number from 1 to 512, not 0"),
+        ({"threads": 513}, "threads must be a whole number from 1 to 512, not 513"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miso_gguf.native import llama as llama_module
 from miso_gguf.native.llama import KV_TYPES
 from miso_gguf.runtime import options as options_module
 from miso_gguf.runtime.codec.onnx import _PROVIDERS
@@ -85,7 +86,7 @@ def test_a_value_that_makes_no_sense(kind: Any, name: str, value: object, messag
     ("kind", "rules"),
     [
         (SpeechOptions, options_module._SPEECH),
-        (EngineOptions, options_module._ENGINE),
+        (EngineOptions, {**llama_module._OPTIONS, **options_module._ENGINE}),
     ],
 )
 def test_every_option_has_a_rule(kind: Any, rules: dict[str, object]) -> None:

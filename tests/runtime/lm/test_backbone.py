@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from speaking import prompt_blocks, random_codes, segments
+from speaking import prefill, prompt_blocks, random_codes, segments
 
 from builders import MICRO
 from miso_gguf.core.errors import BundleError, MisoError
@@ -71,7 +71,7 @@ def test_any_batch_gives_the_reference(
     total = sum(map(len, prompt))
     assert total > 64
     with opened(level, embeddings, batch=batch) as backbone:
-        hidden, logits, computed = backbone.prefill(0, prompt)
+        hidden, logits, computed = prefill(backbone, 0, prompt)
     assert computed == total
     expected_hidden, expected_logits = reference_result(reference, prompt)
     np.testing.assert_allclose(hidden, expected_hidden, rtol=0, atol=2e-5)
@@ -87,7 +87,7 @@ def test_steps_go_on_from_the_prompt(
     reference.backbone(reference.embed(torch.from_numpy(rows).clamp(min=0), torch.from_numpy(rows >= 0)), cache)
     expected = reference.backbone(reference.embed(*audio_rows(TINY, torch.from_numpy(codes))), cache).numpy()
     with opened(level, embeddings) as backbone:
-        backbone.prefill(0, prompt)
+        prefill(backbone, 0, prompt)
         found = [backbone.step([0], embeddings.embed(rows_of(frame[None])))[0][0] for frame in codes]
     np.testing.assert_allclose(np.stack(found), expected, rtol=0, atol=2e-5)
 
@@ -103,12 +103,12 @@ def test_a_kept_prefix_changes_no_bit(bundle: Path, key: str, prompts: PromptBui
     third = prompt_blocks(prompts, "A third, without the one in between.", [voice])
     elsewhere = prompt_blocks(prompts, "Somebody else.", [other, voice])
     with opened(level, embeddings, batch=8) as backbone:
-        assert backbone.prefill(0, first)[2] == sum(map(len, first))
+        assert prefill(backbone, 0, first)[2] == sum(map(len, first))
         for frame in random_codes(20):
             backbone.step([0], embeddings.embed(rows_of(frame[None])))
         assert backbone.shared(0, second) == 1
-        kept = [backbone.prefill(0, blocks) for blocks in (second, third, elsewhere, second)]
-        again = backbone.prefill(0, second)
+        kept = [prefill(backbone, 0, blocks) for blocks in (second, third, elsewhere, second)]
+        again = prefill(backbone, 0, second)
     assert [computed for _, _, computed in kept] == [
         len(second[1]) + len(second[2]),
         len(third[1]),
@@ -118,7 +118,7 @@ def test_a_kept_prefix_changes_no_bit(bundle: Path, key: str, prompts: PromptBui
     assert again[2] == len(second[-1]), "the last block is always computed: its result is wanted"
     for blocks, (hidden, logits, _) in zip((second, third, elsewhere, second, second), [*kept, again], strict=True):
         with opened(level, embeddings, batch=8) as fresh:
-            fresh_hidden, fresh_logits, computed = fresh.prefill(0, blocks)
+            fresh_hidden, fresh_logits, computed = prefill(fresh, 0, blocks)
         assert computed == sum(map(len, blocks))
         np.testing.assert_array_equal(hidden, fresh_hidden)
         np.testing.assert_array_equal(logits, fresh_logits)
@@ -131,7 +131,7 @@ def test_a_prefix_of_the_same_length_is_another(
     twins = [Segment(voice.text, codes, voice.speaker) for codes in (voice.codes, voice.codes[::-1].copy())]
     first, second = (prompt_blocks(prompts, "The same words.", [twin]) for twin in twins)
     with opened(level, embeddings, sequences=2) as backbone:
-        results = [backbone.prefill(sequence, blocks) for sequence, blocks in ((0, first), (0, second), (1, first))]
+        results = [prefill(backbone, sequence, blocks) for sequence, blocks in ((0, first), (0, second), (1, first))]
     assert [computed for _, _, computed in results] == [sum(map(len, first))] * 3
     np.testing.assert_array_equal(results[0][0], results[2][0])
     assert np.abs(results[0][0] - results[1][0]).max() > 0.1
@@ -146,18 +146,18 @@ def test_a_prefix_is_copied_from_another_sequence(
     busy = prompt_blocks(prompts, "Somebody else.", [other])
     frames = random_codes(12)
     with opened(level, embeddings, sequences=3) as backbone:
-        backbone.prefill(0, first)
-        backbone.prefill(2, busy)
+        prefill(backbone, 0, first)
+        prefill(backbone, 2, busy)
         for frame in frames[:6]:  # the donor has gone on, and goes on
             backbone.step([0, 2], embeddings.embed(rows_of(np.stack([frame, frame]))))
-        hidden, logits, computed = backbone.prefill(2, second)
+        hidden, logits, computed = prefill(backbone, 2, second)
         assert computed == len(second[-1])
         donor = [backbone.step([0], embeddings.embed(rows_of(frame[None]))) for frame in frames[6:]][-1]
         copied = [backbone.step([2], embeddings.embed(rows_of(frame[None]))) for frame in frames[:4]][-1]
     with opened(level, embeddings) as fresh:
-        expected_hidden, expected_logits, _ = fresh.prefill(0, second)
+        expected_hidden, expected_logits, _ = prefill(fresh, 0, second)
         expected_copied = [fresh.step([0], embeddings.embed(rows_of(frame[None]))) for frame in frames[:4]][-1]
-        fresh.prefill(0, first)
+        prefill(fresh, 0, first)
         expected_donor = [fresh.step([0], embeddings.embed(rows_of(frame[None]))) for frame in frames][-1]
     np.testing.assert_array_equal(hidden, expected_hidden)
     np.testing.assert_array_equal(logits, expected_logits)
@@ -171,7 +171,7 @@ def test_sequences_step_together_or_alone(level: OpenLevel, embeddings: Embeddin
     frames = [random_codes(4, seed) for seed in range(3)]
     with opened(level, embeddings, sequences=3) as backbone:
         for sequence, blocks in enumerate(asked):
-            backbone.prefill(sequence, blocks)
+            prefill(backbone, sequence, blocks)
         for turn in range(4):
             # Not in their own order: rows must come back to those that asked.
             rows = rows_of(np.stack([frames[sequence][turn] for sequence in (2, 0, 1)]))
@@ -179,7 +179,7 @@ def test_sequences_step_together_or_alone(level: OpenLevel, embeddings: Embeddin
     assert hidden.shape == (3, TINY.backbone.embed_dim)
     for row, sequence in enumerate((2, 0, 1)):
         with opened(level, embeddings) as alone:
-            alone.prefill(0, asked[sequence])
+            prefill(alone, 0, asked[sequence])
             for frame in frames[sequence]:
                 expected = alone.step([0], embeddings.embed(rows_of(frame[None])))
         np.testing.assert_allclose(hidden[row], expected[0][0], rtol=0, atol=2e-5)
@@ -204,15 +204,15 @@ def test_chunk_by_chunk_while_others_speak(bundle: Path, key: str, prompts: Prom
     busy = prompt_blocks(prompts, "Somebody else.", segments(1))
     frames = embeddings.embed(rows_of(random_codes(2)))
     with opened(level, embeddings, batch=8, sequences=3, longest_gap=longest_gap) as backbone:
-        backbone.prefill(0, busy)
-        backbone.prefill(2, busy)
+        prefill(backbone, 0, busy)
+        prefill(backbone, 2, busy)
         found = []
         for result in backbone.prefill_chunks(1, blocks):
             found.append(result)
             backbone.step([2, 0], frames)
-        again = backbone.prefill(1, blocks)
+        again = prefill(backbone, 1, blocks)
     with opened(level, embeddings, batch=8) as fresh:
-        expected = fresh.prefill(0, blocks)
+        expected = prefill(fresh, 0, blocks)
     # The first block lies in the others already.
     assert len(found) == sum(-(-len(block) // 8) for block in blocks[1:])
     assert found[:-1] == [None] * (len(found) - 1)
@@ -272,7 +272,7 @@ def test_rows_that_nobody_asked_for_leave_nothing_behind(  # type: ignore[no-unt
 
     def prepare() -> None:
         for sequence in range(6):
-            backbone.prefill(sequence, [block])
+            prefill(backbone, sequence, [block])
         backbone.extend(4, rows_of(random_codes(32 - 9)))
 
     with Backbone(level.backbone, spec, embeddings, options, longest_gap=longest_gap) as backbone:
@@ -306,7 +306,6 @@ def test_after_closing_everything_says_so(level: OpenLevel, embeddings: Embeddin
     backbone.close()
     backbone.close()
     for call in (
-        lambda: backbone.prefill(0, prompt),
         lambda: next(begun),
         lambda: next(backbone.prefill_chunks(0, prompt)),
         lambda: backbone.step([0], np.zeros((1, TINY.backbone.embed_dim), np.float32)),
