@@ -321,7 +321,8 @@ class Batcher(Closing):
             claim.fail(error)
         while self._asked:
             asked, _ = self._asked.popleft()
-            asked.set_exception(error)
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
         for row in self._rows:
             # Frames that were computed before an error are heard before it; but a model that is closed says no more.
             if row.error is error:

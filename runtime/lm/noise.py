@@ -30,9 +30,9 @@ class FrameNoise(Closing):
 
     def close(self) -> None:
         """End the thread. Idempotent."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(cancel_futures=True)
         self._drawn.clear()
 
     def draw(self, utterances: Sequence[Utterance], frames: Sequence[int]) -> F32Array:

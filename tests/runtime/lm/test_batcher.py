@@ -1,5 +1,6 @@
 """The batcher's turns: who is computed when, with what, and how far ahead; on models that check what they hear."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -144,6 +145,18 @@ def test_no_more_than_so_many_wait() -> None:
         assert soon(lambda: (batcher.running, batcher.waiting) == (0, 0))
 
 
+def test_where_none_may_wait_a_free_sequence_is_taken() -> None:
+    with scripted(2, waiting=0) as (models, batcher):
+        scripts = [models.script(5) for _ in range(3)]
+        models.gate.shut()
+        tickets = [batcher.admit(script.utterance) for script in scripts[:2]]
+        with pytest.raises(Busy):
+            batcher.admit(scripts[2].utterance)
+        models.gate.open()
+        for ticket, script in zip(tickets, scripts, strict=False):
+            assert taken(ticket) == script.alone
+
+
 def test_who_wants_to_wait_until_fewer_wait_does() -> None:
     """Until one of them is cancelled, though the models still compute."""
     with scripted(1, waiting=1) as (models, batcher):
@@ -231,6 +244,28 @@ def test_behind_those_that_nobody_reads_one_waits_only_so_long() -> None:
             taken(batcher.admit(waiting.utterance))
         assert taken(reluctant) == unread.alone
         assert taken(batcher.admit(after.utterance)) == after.alone
+
+
+def test_whoever_comes_late_waits_as_long_as_the_others() -> None:
+    patience_s = 0.3
+    with scripted(1, patience_s=patience_s) as (models, batcher):
+        unread = batcher.admit(models.script(30).utterance, buffer=1)
+        assert soon(lambda: unread.times.frames == 1)
+        time.sleep(0.7 * patience_s)
+        begin = time.perf_counter()
+        late = batcher.admit(models.script(5).utterance)
+        with pytest.raises(MisoError, match="nobody has read"):
+            taken(late)
+        assert time.perf_counter() - begin > patience_s
+
+
+def test_behind_a_sequence_that_is_lent_one_waits_as_long_as_it_takes() -> None:
+    with scripted(1, patience_s=0.02) as (models, batcher):
+        script = models.script(5)
+        with batcher.lend([block(7, 5)]):
+            reader = Elsewhere(lambda: taken(batcher.admit(script.utterance)))
+            assert not reader.is_done_after(0.1)
+        assert reader.result() == script.alone
 
 
 def test_a_ticket_is_read_on_any_thread() -> None:

@@ -186,6 +186,37 @@ def test_closing_while_sequences_are_lent_or_waited_for() -> None:
 
 
 @posix
+@pytest.mark.parametrize("closes", [False, True])
+def test_an_interrupt_while_a_call_is_waited_for(closes: bool) -> None:
+    """Nobody wants it any more: it is not made, and does not stand in the way of closing."""
+    main = threading.main_thread().ident
+    if threading.get_ident() != main:
+        pytest.skip("tests do not run on the main thread here")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    made: list[str] = []
+    try:
+        with scripted(1) as (models, batcher):
+            models.gate.shut()
+            script = models.script(5)
+            ticket = batcher.admit(script.utterance)
+            models.gate.wait_for_call()
+            threading.Timer(0.03, signal.pthread_kill, [main, signal.SIGINT]).start()
+            with pytest.raises(KeyboardInterrupt):
+                batcher.run(lambda: made.append("a call"))
+            closing = Elsewhere(batcher.close) if closes else None
+            assert soon(lambda: batcher._closed == closes)
+            models.gate.open()
+            if closing is not None:
+                closing.result()
+            else:
+                assert taken(ticket) == script.alone
+                assert batcher.run(lambda: "another") == "another"
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert made == []
+
+
+@posix
 def test_an_interrupt_while_a_frame_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Main thread, blocked: it gets out at once, and all goes on as if it had not been."""
     main = threading.main_thread().ident

@@ -80,6 +80,29 @@ def test_cancelled_while_it_is_spoken() -> None:
         assert_all_are_back(models, batcher)
 
 
+def test_what_was_not_taken_is_not_heard_after_closing() -> None:
+    with scripted(1) as (models, batcher):
+        script = models.script(200)
+        ticket = batcher.admit(script.utterance, buffer=3)
+        assert soon(lambda: len(script.said) == 3)
+        batcher.close()
+        with pytest.raises(MisoError, match="closed"):
+            next(ticket)
+
+
+def test_cancelled_while_its_frame_is_computed() -> None:
+    """The frame that had begun is not heard either."""
+    with scripted(1) as (models, batcher):
+        models.gate.shut()
+        ticket = batcher.admit(models.script(50).utterance)
+        models.gate.let(1)
+        ticket.cancel()
+        models.gate.open()
+        assert soon(lambda: ticket.times.frames == 1)
+        assert taken(ticket) == []
+        assert_all_are_back(models, batcher)
+
+
 def test_cancelled_when_it_has_ended_or_twice() -> None:
     with scripted(1) as (models, batcher):
         ticket = batcher.admit(models.script(3).utterance)
