@@ -1,12 +1,20 @@
 """What is asked of the language models: one utterance, and how to sample it. It knows nothing of how that is done."""
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...core.checked import Rule, check, number, whole
 from .prompt import Block
 
-_WORD = 1 << 64
+_MOST = (1 << 64) - 1
+_SAMPLING: dict[str, Rule] = {
+    "max_frames": whole(1, _MOST),
+    "seed": whole(0, _MOST),
+    "stream": whole(0, _MOST),
+    "temperature": number(0, sys.float_info.max),
+    "top_k": whole(1, _MOST),
+}
 
 
 @dataclass(frozen=True)
@@ -30,16 +38,7 @@ class Utterance:
         # Whatever is wrong is said to whoever asks, not by the thread that owns the models.
         if self.rows < 1:
             raise ValueError("a prompt must have at least one row")
-        for name, low, most in (
-            ("max_frames", 1, _WORD),
-            ("seed", 0, _WORD),
-            ("stream", 0, _WORD),
-            ("top_k", 1, _WORD),
-        ):
-            if not low <= getattr(self, name) < most:
-                raise ValueError(f"{name} must be {low} or more and a 64-bit number, not {getattr(self, name)}")
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        check(self, _SAMPLING)
 
     @property
     def rows(self) -> int:
