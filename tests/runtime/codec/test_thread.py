@@ -3,12 +3,13 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from elsewhere import PATIENCE_S, soon
 from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,6 @@ from miso_gguf.runtime.codec.thread import CodecThread
 Codes = NDArray[np.int64]
 Samples = NDArray[np.float32]
 
-PATIENCE_S = 20.0
 MANY = 1000
 """Calls: more than any test makes."""
 
@@ -75,7 +75,7 @@ class Callers:
     def ask(self, stream: Stream, codes: Codes) -> "Future[Samples]":
         waiting = len(self._thread._waiting)
         future = self._pool.submit(self._thread.decode, stream, codes)
-        until(lambda: len(self._thread._waiting) > waiting or future.done())
+        assert soon(lambda: len(self._thread._waiting) > waiting or future.done())
         return future
 
     def hold(self) -> "Future[Samples]":
@@ -83,15 +83,6 @@ class Callers:
         future = self._pool.submit(self._thread.decode, Stream(), frames(0))
         assert self._echo.begun.acquire(timeout=PATIENCE_S)
         return future
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(int(PATIENCE_S / 0.001)):
-        if condition():
-            return
-        waited.wait(0.001)
-    raise AssertionError("it never happened")
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +231,7 @@ def test_a_thread_without_work_ends_and_begins_again(monkeypatch: pytest.MonkeyP
     with CodecThread(echo) as thread:
         for number in range(3):
             assert heard(thread.decode(Stream(), frames(number))) == [number]
-            until(lambda: thread._thread is None)
+            assert soon(lambda: thread._thread is None)
 
 
 def test_nothing_is_kept_of_what_was_decoded() -> None:
@@ -250,4 +241,4 @@ def test_nothing_is_kept_of_what_was_decoded() -> None:
         thread.decode(stream, frames(1))
         del stream
         gc.collect()
-        until(lambda: there() is None)
+        assert soon(lambda: there() is None)

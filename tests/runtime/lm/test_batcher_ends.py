@@ -103,6 +103,21 @@ def test_cancelled_while_its_frame_is_computed() -> None:
         assert_all_are_back(models, batcher)
 
 
+def test_cancelled_and_then_closed() -> None:
+    """What ended it first is how it ended."""
+    with scripted(1) as (models, batcher):
+        models.gate.shut()
+        ticket = batcher.admit(models.script(50).utterance)
+        models.gate.wait_for_call()
+        ticket.cancel()
+        closing = Elsewhere(batcher.close)
+        assert soon(lambda: batcher._closed)
+        models.gate.open()
+        closing.result()
+        assert taken(ticket) == []
+        assert ticket.ended == "cancelled"
+
+
 def test_cancelled_when_it_has_ended_or_twice() -> None:
     with scripted(1) as (models, batcher):
         ticket = batcher.admit(models.script(3).utterance)
