@@ -250,8 +250,7 @@ FORK = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from speaking import load_tts, prompt_blocks
-from miso_gguf import MisoError, SpeechOptions
+from miso_gguf import MisoError, MisoTTS, SpeechOptions
 
 TEXT = "First, something is said here. Then something else is said."
 
@@ -263,9 +262,9 @@ def refused(call):
     else:
         raise AssertionError("this was no error")
 
-with load_tts(Path(sys.argv[1]), sequences=2) as tts:
+with MisoTTS.load(Path(sys.argv[1]), "f32", threads=1, gpu_layers=0, sequences=2) as tts:
     engine, options = tts.engine, SpeechOptions(max_seconds=1.6, split_sentences=False)
-    blocks = prompt_blocks(engine.prompts, TEXT)
+    blocks = [engine.prompts.text(TEXT, 0)]
     for turn in range(3):
         stream, other = (tts.stream(TEXT, options=options) for _ in range(2))
         for _ in range(turn):

@@ -269,13 +269,6 @@ def test_closing_ends_what_is_being_spoken(tts: MisoTTS) -> None:
         list(stream)
 
 
-def test_an_error_in_a_with_block_stays_that_error(bundle: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), load_tts(bundle) as tts:  # noqa: PT012
-        stream = tts.stream(TEXT, options=SHORT)
-        next(stream)
-        raise KeyboardInterrupt
-
-
 def test_a_closed_model_says_so(bundle: Path) -> None:
     tts = load_tts(bundle)
     late = tts.stream(TEXT, options=SHORT)
