@@ -148,6 +148,18 @@ def test_two_pieces_of_a_stream_are_never_in_one_call() -> None:
     assert echo.calls[1:] == [[[1], [3]], [[2]]]
 
 
+def test_no_piece_overtakes_another_of_its_stream() -> None:
+    """Though it has as many frames as what goes first, and the one before it has not."""
+    echo, stream = Echo(holds=True), Stream()
+    with CodecThread(echo) as thread, Callers(thread, echo) as callers:
+        callers.hold()
+        asked = [(Stream(), frames(1)), (stream, frames(2, 2)), (stream, frames(3))]
+        futures = [callers.ask(*each) for each in asked]
+        echo.may_go_on.release(MANY)
+        assert [heard(future.result(PATIENCE_S)) for future in futures] == [[1], [2, 2], [3]]
+    assert echo.calls[1:] == [[[1]], [[2, 2]], [[3]]]
+
+
 @settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_everyone_gets_their_own_in_order_whatever_the_company(data: st.DataObject) -> None:

@@ -174,6 +174,17 @@ def test_who_wants_to_wait_until_fewer_wait_does() -> None:
         assert taken(ticket) == scripts[2].alone
 
 
+def test_who_wants_to_wait_is_told_of_the_end() -> None:
+    with scripted(1, waiting=0) as (models, batcher):
+        first = batcher.admit(models.script(50).utterance, buffer=1)
+        second = Elsewhere(lambda: batcher.admit(models.script(5).utterance, wait=True))
+        assert not second.is_done_after(0.02)
+        batcher.close()
+        with pytest.raises(MisoError, match="closed"):
+            second.result()
+        assert first.ended == "error"
+
+
 @pytest.mark.parametrize("draws_ahead", [False, True])
 def test_each_row_has_options_of_its_own(draws_ahead: bool) -> None:
     """The models compare every row's noise and `top_k` with its utterance's."""

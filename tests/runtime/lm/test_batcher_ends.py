@@ -1,5 +1,6 @@
 """How a ticket ends before its utterance does: cancelled, dropped, by an error; and what that leaves to others."""
 
+import atexit
 import gc
 
 import pytest
@@ -288,3 +289,15 @@ def test_errors_one_after_the_other_keep_nothing() -> None:
             with pytest.raises((PlannedError, MisoError)):
                 taken(batcher.admit(script.utterance))
         assert_all_are_back(models, batcher)
+
+
+def test_a_program_does_not_end_under_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not closed is, as the interpreter ends; and what was is not kept until then."""
+    at_exit: list[object] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(atexit, "unregister", at_exit.remove)
+    with scripted(1) as (models, batcher):
+        ticket = batcher.admit(models.script(50).utterance)
+        assert at_exit == [batcher.close]
+        ticket.cancel()
+    assert at_exit == []
