@@ -248,7 +248,11 @@ class Batcher(Closing):
         """Give sequences to those who came first."""
         while self._waiting and self._free and self._prompt is None:
             claim = self._waiting.popleft()
-            best = max(sorted(self._free), key=lambda free: self._models.shared(free, claim.blocks))
+            try:
+                best = max(sorted(self._free), key=lambda free: self._models.shared(free, claim.blocks))
+            except Exception as error:  # whatever it is, it is for whoever asked
+                claim.fail(error)
+                continue
             self._free.remove(best)
             claim.sequence = best
             if isinstance(claim, Row):
