@@ -147,8 +147,9 @@ class MisoTTS(Closing):
 
         Raises:
             ValueError: On text with nothing to say, or a voice or context of another model.
+            TypeError: On what is no text, no `Voice` or no `SpeechOptions`.
         """
-        options = options or SpeechOptions()
+        options = _checked(options)
         if options.loudness_lufs is not None:
             raise ValueError("loudness is a property of the whole: use generate, or stream without loudness_lufs")
         if not live:
@@ -166,7 +167,7 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> Speech:
         """Speak `text` and return it whole. Arguments and errors as `stream`."""
-        options = options or SpeechOptions()
+        options = _checked(options)
         as_it_is = replace(options, loudness_lufs=None)
         with self.stream(text, voice=voice, context=context, speaker=speaker, options=as_it_is, live=False) as stream:
             for _ in stream:
@@ -205,7 +206,7 @@ class MisoTTS(Closing):
         """
         if isinstance(texts, str):
             raise ValueError("texts must be a list of texts; for a single one there is generate_codes")
-        each = [options or SpeechOptions()] * len(texts) if not isinstance(options, Sequence) else list(options)
+        each = [_checked(options)] * len(texts) if not isinstance(options, Sequence) else list(options)
         if len(each) != len(texts):
             raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
         utterances = [
@@ -224,7 +225,7 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> Utterance:
         """`text` as one utterance for the batcher: what would be spoken, and how, without speaking it."""
-        options = replace(options or SpeechOptions(), split_sentences=False)
+        options = replace(_checked(options), split_sentences=False)
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
         utterance, _ = prepare(self.engine, plan, plan.sentences[0], plan.voice, plan.context)
         return utterance
@@ -248,8 +249,12 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> SpeechPlan:
         """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
-        options = options or SpeechOptions()
+        options = _checked(options)
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {text!r}; several at once are for generate_batch")
         if voice is not None:
+            if not isinstance(voice, Voice):
+                raise TypeError(f"voice must be a Voice, not {voice!r}: Voice.load and Voice.from_audio make one")
             voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
         segment = self.engine.prompts.segment
         number = speaker if speaker is not None else voice.speaker if voice is not None else 0
@@ -260,3 +265,9 @@ class MisoTTS(Closing):
         # Only if both have the same number does the model take the voice for the speaker's.
         anchor = None if voice is None else segment(Segment(voice.text, voice.codes, number))
         return SpeechPlan(sentences, number, anchor, [segment(each) for each in context], options)
+
+
+def _checked(options: SpeechOptions | None) -> SpeechOptions:
+    if not isinstance(options, SpeechOptions | None):
+        raise TypeError(f"options must be SpeechOptions, not {options!r}: where to compute is a matter of load")
+    return options or SpeechOptions()
