@@ -155,7 +155,7 @@ def test_codec_and_profile() -> None:
 
 def test_many_at_once_and_steps_with_gaps() -> None:
     seconds = {"chunk": 0.1, "step": 0.5, "frame": 2.0, "codec": 5.0}
-    size = {"sequences": 8, "frames_per_s": 77.04, "one_after_another_frames_per_s": 48.94, "gain": 1.582}
+    size: dict[str, Any] = {"sequences": 8, "frames_per_s": 77.04, "one_after_another_frames_per_s": 48.94, "gain": 1.582}
     size |= {"last_wall_s": 5.068, "spent_in_calls_s": seconds, "sum_of_calls_s": {**seconds, "codec": 5.76}}
     many = {"level": "q4_k_m", "codec_threads": 1, "pressure": 12.0, "sizes": [size]}
     step = {"device": "NVIDIA H200", "level": "q4_k_m", "sequences": [0, 4], "filled_ms": 6.54, "passes_ms": 9.21}
