@@ -468,6 +468,22 @@ def test_how_to_speak_is_no_matter_of_loading(bundle: Path) -> None:
         MisoTTS.load(bundle, "q4_k_m", options=SpeechOptions())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong", "message"),
+    [
+        (TEXT, {"options": EngineOptions(threads=1)}, r"options must be SpeechOptions, not EngineOptions\("),
+        (TEXT, {"options": {"seed": 1}}, r"options must be SpeechOptions, not \{'seed': 1\}"),
+        (TEXT, {"voice": "me.wav"}, r"voice must be a Voice, not 'me.wav': Voice.load and"),
+        ([TEXT], {}, r"text must be a str, not \[.*generate_batch"),
+        (None, {}, r"text must be a str, not None"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(tts: MisoTTS, text: Any, wrong: dict[str, Any], message: str) -> None:
+    for call in (tts.generate, tts.stream, tts.generate_codes, lambda text, **rest: tts.generate_batch([text], **rest)):
+        with pytest.raises(TypeError, match=message):
+            call(text, **wrong)
+
+
 def test_a_keyword_is_stronger_than_the_options(bundle: Path) -> None:
     options = EngineOptions(threads=1, gpu_layers=0, sequences=3, context=100)
     with MisoTTS.load(bundle, "q4_k_m", options=options, sequences=2) as tts:
