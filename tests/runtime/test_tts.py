@@ -471,11 +471,11 @@ def test_how_to_speak_is_no_matter_of_loading(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "wrong", "message"),
     [
-        (TEXT, {"options": EngineOptions(threads=1)}, r"options must be SpeechOptions, not EngineOptions\("),
+        (TEXT, {"options": EngineOptions(threads=1)}, "options must be SpeechOptions, not EngineOptions"),
         (TEXT, {"options": {"seed": 1}}, r"options must be SpeechOptions, not \{'seed': 1\}"),
-        (TEXT, {"voice": "me.wav"}, r"voice must be a Voice, not 'me.wav': Voice.load and"),
-        ([TEXT], {}, r"text must be a str, not \[.*generate_batch"),
-        (None, {}, r"text must be a str, not None"),
+        (TEXT, {"voice": "me.wav"}, "voice must be Voice, not 'me.wav'"),
+        ([TEXT], {}, r"text must be str, not \["),
+        (None, {}, "text must be str, not None"),
     ],
 )
 def test_what_is_of_another_kind_is_refused(tts: MisoTTS, text: Any, wrong: dict[str, Any], message: str) -> None:
