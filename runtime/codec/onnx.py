@@ -129,7 +129,7 @@ class OnnxStream:
         """Raise `MisoError` after `close`, or in a child forked since: ONNX Runtime would wait for threads it lacks."""
         self._process.check()
         if self._session is None:
-            raise MisoError("the codec is closed: open it again")
+            raise MisoError("the codec is closed: open it or load its model again")
 
     def start(self) -> State:
         """The state of a stream at its start. Raises `MisoError` as `step`."""

@@ -137,4 +137,4 @@ class CodecThread(Closing):
 
 
 def _closed() -> MisoError:
-    return MisoError("the codec is closed: open it again")
+    return MisoError("the codec is closed: open it or load its model again")

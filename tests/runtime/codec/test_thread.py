@@ -208,7 +208,7 @@ def test_closing_ends_everyone_and_waits_for_the_call_under_way() -> None:
         closing = threading.Thread(target=thread.close)
         closing.start()
         for future in (waiting, under_way):
-            with pytest.raises(MisoError, match="the codec is closed: open it again"):
+            with pytest.raises(MisoError, match="the codec is closed: open it or load its model again"):
                 future.result(PATIENCE_S)
         assert closing.is_alive()
         echo.may_go_on.release(MANY)

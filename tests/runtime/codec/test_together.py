@@ -141,7 +141,7 @@ def test_a_closed_codec_says_so(encoder_is_open: bool, graphs: tuple[Path, Path]
     codec.close()
     codec.close()
     for call in every:
-        with pytest.raises(MisoError, match="closed: open it again"):
+        with pytest.raises(MisoError, match="closed: open it or load its model again"):
             call()
 
 
@@ -212,4 +212,4 @@ def test_closing_while_others_decode_ends_them(graphs: tuple[Path, Path]) -> Non
     codec.close()
     for each in threads:
         each.join(20)
-    assert ended == ["the codec is closed: open it again"] * 3
+    assert ended == ["the codec is closed: open it or load its model again"] * 3
