@@ -196,6 +196,7 @@ def _record(size: int, plain: Sequence[Run], runs: Sequence[Run], alone: Alone) 
     """The medians of all rounds."""
     rates = [run.frames_per_s for run in runs]
     shares = [alone.sum_s(run.calls.made) / run.wall_s for run in runs]
+    of_models = [sum(alone.sum_s(run.calls.of(kind)) for kind in (CHUNK, STEP, FRAME)) / run.wall_s for run in runs]
     gains = [run.frames_per_s / other.frames_per_s for run, other in zip(runs, plain, strict=True)]
     run = runs[-1]
     return {
@@ -212,6 +213,7 @@ def _record(size: int, plain: Sequence[Run], runs: Sequence[Run], alone: Alone) 
         "last_wall_s": round(run.wall_s, 3),
         "share": round(float(np.median(shares)), 3),
         "shares": [round(share, 3) for share in shares],
+        "models_share": round(float(np.median(of_models)), 3),
         "gains": [round(each, 3) for each in gains],
         "steps": len(run.calls.of(STEP)),
         "steps_in_waves": steps_in_waves(run.frames, size),
@@ -274,7 +276,16 @@ def main(
 
 def _print(level: OpenLevel, threads: int, records: Sequence[dict[str, Any]], beside: dict[str, Any] | None) -> None:
     table = Table(title=f"{level.manifest.model_spec.name} {level.key}, {threads} of the models' threads")
-    for name in ("sequences", "frames/s", "one by one", "gain", "sum of calls / wall", "steps", "in waves"):
+    for name in (
+        "sequences",
+        "frames/s",
+        "one by one",
+        "gain",
+        "sum of calls / wall",
+        "without codec",
+        "steps",
+        "in waves",
+    ):
         table.add_column(name, justify="right")
     for record in records:
         table.add_row(
@@ -283,6 +294,7 @@ def _print(level: OpenLevel, threads: int, records: Sequence[dict[str, Any]], be
             f"{record['one_after_another_frames_per_s']:.2f}",
             f"{record['gain']:.2f}x",
             f"{record['share']:.1%}",
+            f"{record['models_share']:.1%}",
             str(record["steps"]),
             str(record["steps_in_waves"]),
         )

@@ -254,6 +254,7 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> SpeechPlan:
         """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
+        self.engine.batcher.check()
         options = _speech_options(options)
         expect("text", text, str)
         expect("context", context, Sequence)

@@ -99,7 +99,7 @@ class Batcher(Closing):
             utterance: What, and how.
             buffer: Frames that may lie untaken.
             wait: If too many are waiting, wait until they are fewer, instead of raising `Busy`.
-            begun: It goes on with what was heard already, and is never turned away.
+            begun: It goes on with what is being heard: it comes before who waits, and is never turned away.
 
         Raises:
             ValueError: If its prompt leaves no room for its frames.
@@ -120,7 +120,7 @@ class Batcher(Closing):
                 raise Busy(self.waiting)
             row = Row(utterance, buffer, self._lock, self._changed)
             ticket = Ticket(row, self._process)  # first: an interrupt after the next line drops it, and so cancels
-            self._waiting.append(row)
+            (self._waiting.appendleft if begun else self._waiting.append)(row)
             self._changed.notify_all()
         return ticket
 
@@ -171,10 +171,15 @@ class Batcher(Closing):
     def _may_wait(self) -> bool:
         return self.waiting < self._most_waiting + len(self._free)
 
-    def _start(self) -> None:
-        """Under the lock. Raises `MisoError` if it is closed."""
+    def check(self) -> None:
+        """Raise `MisoError` if the model is closed, or was loaded before a fork."""
+        self._process.check()
         if self._closed:
             raise MisoError(CLOSED)
+
+    def _start(self) -> None:
+        """Under the lock. Errors as `check`."""
+        self.check()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="miso-batcher", daemon=True)
             # The interpreter must not end under a thread that computes.

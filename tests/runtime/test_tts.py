@@ -278,6 +278,8 @@ def test_a_closed_model_says_so(bundle: Path) -> None:
         lambda: tts.generate_codes(TEXT),
         lambda: tts.generate_batch([TEXT]),
         lambda: next(late),
+        lambda: tts.stream(TEXT),
+        lambda: tts.plan(TEXT),
         lambda: tts.generate(TEXT, voice=VOICE),
         lambda: Voice.from_audio(np.sin(np.arange(24_000, dtype=np.float32)), "Words.", tts.codec),
     ]

@@ -70,6 +70,23 @@ def test_all_positions_can_be_used_and_no_more_be_asked_for() -> None:
         assert taken(batcher.admit(again.utterance)) == again.alone, "a refusal takes no sequence with it"
 
 
+def test_what_goes_on_with_what_is_heard_comes_before_who_waits_and_is_not_turned_away() -> None:
+    with scripted(1, waiting=1) as (models, batcher):
+        scripts = [models.script(5) for _ in range(3)]
+        models.gate.shut()
+        tickets = [batcher.admit(scripts[0].utterance)]
+        models.gate.wait_for_call()
+        tickets.append(batcher.admit(scripts[1].utterance))
+        with pytest.raises(Busy):
+            batcher.admit(scripts[2].utterance)
+        tickets.append(batcher.admit(scripts[2].utterance, begun=True))
+        models.gate.open()
+        for script, ticket in zip(scripts, tickets, strict=True):
+            assert taken(ticket) == script.alone
+        order = [event.numbers[0] for event in models.calls("chunk")]
+        assert list(dict.fromkeys(order)) == [0, 2, 1]
+
+
 # Turns.
 
 
