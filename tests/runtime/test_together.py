@@ -118,6 +118,18 @@ def test_a_stream_is_closed_by_another_thread(tts: MisoTTS) -> None:
     assert len(tts.generate(TEXT, options=SHORT).codes) == 20
 
 
+def test_a_stream_is_closed_while_somebody_waits_for_its_first_chunk(tts: MisoTTS) -> None:
+    """Which does not come: another stream has the sequence."""
+    with tts.stream(TEXT, options=LONG) as speaking:
+        next(speaking)
+        stream = tts.stream(TEXT, options=LONG)
+        reader = Elsewhere(list, stream)
+        assert soon(lambda: tts.engine.batcher.waiting == 1)
+        Elsewhere(stream.close).result()
+        assert reader.result() == []
+        assert tts.engine.batcher.waiting == 0
+
+
 # Closing.
 
 
