@@ -2,10 +2,11 @@
 
     python benchmarks/batch.py BUNDLE --quant q4_k_m --threads 2
 
-Utterances of random lengths arrive at random, and are spoken with 1, 2, 4 and 8 sequences. Beside each stands, from
-the same run: (a) the same utterances one after another in a plain loop; (b) the sum of what exactly the calls that were
-made take alone. The share of (b) is what is left when threads, locks and Python have had theirs. The codec has a thread
-beside the models everywhere. Then a long prompt is admitted beside a stream that speaks, and the longest gap in it is
+Utterances of random lengths arrive at random, and are spoken with 1, 2, 4 and 8 sequences. Beside each stands, from the
+same run: (a) the same utterances one after another in a plain loop; (b) the sum of what exactly the calls that were
+made take alone. The share of (b) is what is left when threads, locks and Python have had theirs; more than all where the
+codec, which has a thread beside the models everywhere, has a core of its own. Numbers are medians of the rounds, the
+gain of the rounds' own gains. Then a long prompt is admitted beside a stream that speaks, and the longest gap in it is
 held against what was computed in it. Prints tables and, last, one line of JSON.
 """
 
@@ -223,7 +224,9 @@ def _record(size: int, plain: Sequence[Run], runs: Sequence[Run], alone: Alone) 
 @click.option("--threads", default=default_threads(), show_default="as the runtime")
 @click.option("--gpu-layers", default=0, show_default=True)
 @click.option("--codec-threads", default=1, show_default=True, help="The runtime has 4 beside a GPU.")
-@click.option("--sequences", "sizes", multiple=True, type=int, default=(1, 2, 4, 8), show_default=True)
+@click.option(
+    "--sequences", "sizes", multiple=True, type=int, default=(1, 2, 4, 8), show_default=True, help="Again for another."
+)
 @click.option("--utterances", "count", default=12, show_default=True)
 @click.option("--frames", default=20, show_default=True, help="Of an average utterance.")
 @click.option("--pressure", default=3.0, show_default=True, help="Utterances that come while one is spoken.")
@@ -270,7 +273,7 @@ def main(
 
 
 def _print(level: OpenLevel, threads: int, records: Sequence[dict[str, Any]], beside: dict[str, Any] | None) -> None:
-    table = Table(title=f"{level.manifest.model_spec.name} {level.key}, {threads} threads")
+    table = Table(title=f"{level.manifest.model_spec.name} {level.key}, {threads} of the models' threads")
     for name in ("sequences", "frames/s", "one by one", "gain", "sum of calls / wall", "steps", "in waves"):
         table.add_column(name, justify="right")
     for record in records:

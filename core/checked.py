@@ -34,6 +34,12 @@ def check(options: object, rules: Mapping[str, Rule]) -> None:
             raise ValueError(f"{name} must be {rule.expected}, not {_shown(value)}") from None
 
 
+def expect(name: str, value: object, *kinds: type[Any]) -> None:
+    """Raise `TypeError` if a value is of none of these kinds, in a sentence that names them."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {' or '.join(kind.__name__ for kind in kinds)}, not {_shown(value)}")
+
+
 def _shown(value: object) -> str:
     try:
         return reprlib.repr(value)

@@ -29,6 +29,7 @@ class Busy(MisoError):  # noqa: N818  (it is no mistake of whoever asks)
 
     def __init__(self, ahead: int) -> None:
         super().__init__(
-            f"{ahead} utterances are waiting already, and no more may: try again when some have been spoken"
+            f"as many utterances as may are waiting already ({ahead}): try again when some have been spoken, or load "
+            "with a larger `waiting`"
         )
         self.ahead = ahead

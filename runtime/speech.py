@@ -89,7 +89,9 @@ class Speech:
 
     @property
     def samples(self) -> Samples:
-        """The sound, float32 [n], mono, 24 kHz."""
+        """The sound, float32 [n], mono, 24 kHz. Raises `ValueError` if it was streamed live."""
+        if self.audio_s and not self.parts:
+            raise ValueError("this was streamed, and its sound went with the chunks: keep those, or use generate")
         return np.concatenate([*self.parts, np.zeros(0, np.float32)])
 
     @property

@@ -1,7 +1,7 @@
 """The public face: load a bundle, speak."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arrays import I64Array
+from ..core.checked import expect
 from ..core.closing import Closing
 from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import KvType
@@ -82,11 +83,13 @@ class MisoTTS(Closing):
         Raises:
             BundleError: If the bundle is incomplete, damaged, mixed, has no such level, or cannot be fetched.
             ValueError: On an unknown level or an option that makes no sense.
-            TypeError: On `options` of another kind: how to speak is a matter of `generate` and `stream`.
+            TypeError: On a value of another kind: how to speak is a matter of `generate` and `stream`.
             MisoError, MemoryError: If this machine cannot run it.
         """
-        if not isinstance(options, EngineOptions | None):
-            raise TypeError(f"options must be EngineOptions, not {options!r}")
+        expect("source", source, str, Path, Bundle)
+        expect("level", level, str)
+        if options is not None:
+            expect("options", options, EngineOptions)
         knobs: dict[str, Any] = {
             "threads": threads,
             "gpu_layers": gpu_layers,
@@ -147,8 +150,9 @@ class MisoTTS(Closing):
 
         Raises:
             ValueError: On text with nothing to say, or a voice or context of another model.
+            TypeError: On a value of another kind.
         """
-        options = options or SpeechOptions()
+        options = _speech_options(options)
         if options.loudness_lufs is not None:
             raise ValueError("loudness is a property of the whole: use generate, or stream without loudness_lufs")
         if not live:
@@ -166,7 +170,7 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> Speech:
         """Speak `text` and return it whole. Arguments and errors as `stream`."""
-        options = options or SpeechOptions()
+        options = _speech_options(options)
         as_it_is = replace(options, loudness_lufs=None)
         with self.stream(text, voice=voice, context=context, speaker=speaker, options=as_it_is, live=False) as stream:
             for _ in stream:
@@ -190,7 +194,7 @@ class MisoTTS(Closing):
 
     def generate_batch(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         voice: Voice | None = None,
         context: Sequence[Segment] = (),
@@ -203,9 +207,11 @@ class MisoTTS(Closing):
         batch size. `codec.decode` turns codes into sound. `options` are one for all, or one for each text. Errors as
         `stream`.
         """
-        if isinstance(texts, str):
+        if isinstance(texts, str | bytes):
             raise ValueError("texts must be a list of texts; for a single one there is generate_codes")
-        each = [options or SpeechOptions()] * len(texts) if not isinstance(options, Sequence) else list(options)
+        expect("texts", texts, Iterable)
+        texts = list(texts)
+        each = list(options) if isinstance(options, Sequence) else [options] * len(texts)
         if len(each) != len(texts):
             raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
         utterances = [
@@ -224,7 +230,7 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> Utterance:
         """`text` as one utterance for the batcher: what would be spoken, and how, without speaking it."""
-        options = replace(options or SpeechOptions(), split_sentences=False)
+        options = replace(_speech_options(options), split_sentences=False)
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
         utterance, _ = prepare(self.engine, plan, plan.sentences[0], plan.voice, plan.context)
         return utterance
@@ -248,15 +254,28 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> SpeechPlan:
         """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
-        options = options or SpeechOptions()
+        options = _speech_options(options)
+        expect("text", text, str)
+        expect("context", context, Sequence)
+        for said in context:
+            expect("each of context", said, Segment, Voice)
         if voice is not None:
+            expect("voice", voice, Voice)
             voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
         segment = self.engine.prompts.segment
         number = speaker if speaker is not None else voice.speaker if voice is not None else 0
-        if number < 0:
-            raise ValueError(f"a speaker is a number from 0, not {number}")
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+            raise ValueError(f"a speaker is a number from 0, not {number!r}")
         added = self.engine.prompts.added_tokens
         sentences = split_sentences(text, whole_words=added) if options.split_sentences else [normalise_text(text)]
         # Only if both have the same number does the model take the voice for the speaker's.
         anchor = None if voice is None else segment(Segment(voice.text, voice.codes, number))
         return SpeechPlan(sentences, number, anchor, [segment(each) for each in context], options)
+
+
+def _speech_options(options: SpeechOptions | None) -> SpeechOptions:
+    """The default ones if there are none. Raises `TypeError` on options of another kind."""
+    if options is None:
+        return SpeechOptions()
+    expect("options", options, SpeechOptions)
+    return options

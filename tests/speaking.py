@@ -44,11 +44,18 @@ def load_engine(bundle: Path, level: str = "f32", **options: Any) -> Engine:
 
 
 def load_tts(
-    bundle: Path, level: str = "f32", *, exact: bool = False, sequences: int = 1, patience_s: float | None = None
+    bundle: Path,
+    level: str = "f32",
+    *,
+    exact: bool = False,
+    sequences: int = 1,
+    waiting: int = EngineOptions.waiting,
+    patience_s: float | None = None,
 ) -> MisoTTS:
     """As `MisoTTS.load`, with the options that only tests need, and without the warm-up."""
     found = open_level(bundle, level)
-    engine = Engine(found, EngineOptions(threads=1, gpu_layers=0, exact=exact, sequences=sequences))
+    options = EngineOptions(threads=1, gpu_layers=0, exact=exact, sequences=sequences, waiting=waiting)
+    engine = Engine(found, options)
     if patience_s is not None:
         engine.batcher = Batcher(engine, patience_s=patience_s)
     return MisoTTS(found, engine, Codec(found.codec_decoder, found.codec_encoder))

@@ -33,7 +33,7 @@ class _Piece:
     """What one call of `decode` asks for."""
 
     def __init__(self, stream: Any, codes: I64Array) -> None:
-        self.stream, self.codes = stream, codes
+        self.stream, self.codes, self.frames = stream, codes, len(codes)
         self.result: Result | None = None
 
 
@@ -121,8 +121,7 @@ class CodecThread(Closing):
         batch: list[_Piece] = []
         left: deque[_Piece] = deque()
         for piece in self._waiting:
-            frames = len(piece.codes)
-            fits = not batch or (frames == len(batch[0].codes) and (len(batch) + 1) * frames <= _MOST_FRAMES)
+            fits = not batch or (piece.frames == batch[0].frames and (len(batch) + 1) * piece.frames <= _MOST_FRAMES)
             is_next = all(piece.stream is not other.stream for other in (*batch, *left))
             (batch if fits and is_next else left).append(piece)
         self._waiting = left

@@ -90,13 +90,16 @@ class Batcher(Closing):
         """How many wait for one; who was cancelled meanwhile does not."""
         return sum(claim.ended is None for claim in [*self._waiting])
 
-    def admit(self, utterance: Utterance, *, buffer: int = BUFFER_FRAMES, wait: bool = False) -> Ticket:
+    def admit(
+        self, utterance: Utterance, *, buffer: int = BUFFER_FRAMES, wait: bool = False, begun: bool = False
+    ) -> Ticket:
         """Have an utterance spoken.
 
         Args:
             utterance: What, and how.
             buffer: Frames that may lie untaken.
             wait: If too many are waiting, wait until they are fewer, instead of raising `Busy`.
+            begun: It goes on with what was heard already, and is never turned away.
 
         Raises:
             ValueError: If its prompt leaves no room for its frames.
@@ -113,7 +116,7 @@ class Batcher(Closing):
             if wait:
                 self._changed.wait_for(lambda: self._closed or self._may_wait())
             self._start()
-            if not self._may_wait():
+            if not (begun or self._may_wait()):
                 raise Busy(self.waiting)
             row = Row(utterance, buffer, self._lock, self._changed)
             ticket = Ticket(row, self._process)  # first: an interrupt after the next line drops it, and so cancels
@@ -248,7 +251,11 @@ class Batcher(Closing):
         """Give sequences to those who came first."""
         while self._waiting and self._free and self._prompt is None:
             claim = self._waiting.popleft()
-            best = max(sorted(self._free), key=lambda free: self._models.shared(free, claim.blocks))
+            try:
+                best = max(sorted(self._free), key=lambda free: self._models.shared(free, claim.blocks))
+            except Exception as error:  # whatever it is, it is for whoever asked
+                claim.fail(error)
+                continue
             self._free.remove(best)
             claim.sequence = best
             if isinstance(claim, Row):

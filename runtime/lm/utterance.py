@@ -36,6 +36,9 @@ class Utterance:
 
     def __post_init__(self) -> None:
         # Whatever is wrong is said to whoever asks, not by the thread that owns the models.
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if not all(isinstance(block, Block) for block in self.blocks):
+            raise ValueError("a prompt is a list of blocks, as PromptBuilder makes them")
         if self.rows < 1:
             raise ValueError("a prompt must have at least one row")
         check(self, _SAMPLING)

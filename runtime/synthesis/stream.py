@@ -155,7 +155,8 @@ class _Speaker:
             log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
         tries = 2 if options.retry and options.temperature > 0 else 1
         for number in range(tries):
-            self._current = take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM))
+            begun = index + number > 0
+            self._current = take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM), begun=begun)
             if self._stopped.is_set():
                 return
             audible = False
@@ -191,9 +192,11 @@ class _Speaker:
             sound = np.concatenate(kept)[: good * self._codec.frame_samples]
             yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)
 
-    def _take(self, utterance: Utterance) -> Take:
+    def _take(self, utterance: Utterance, *, begun: bool) -> Take:
         chunk_frames = self._plan.options.chunk_frames
-        return Take(self._engine, self._codec, self._codec_thread, utterance, self.speech.timing, chunk_frames)
+        return Take(
+            self._engine, self._codec, self._codec_thread, utterance, self.speech.timing, chunk_frames, begun=begun
+        )
 
 
 def _short(text: str) -> str:

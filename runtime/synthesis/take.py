@@ -30,9 +30,12 @@ class Take:
         utterance: Utterance,
         timing: Timing,
         chunk_frames: int = 1,
+        *,
+        begun: bool = False,
     ) -> None:
+        """`begun`: what was said before it belongs to the same text, which `Busy` must not tear."""
         self._engine, self._codec, self._codec_thread = engine, codec, codec_thread
-        self._utterance, self._timing, self._chunk_frames = utterance, timing, chunk_frames
+        self._utterance, self._timing, self._chunk_frames, self._begun = utterance, timing, chunk_frames, begun
         self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
         self._codes: list[I64Array] = []
         self._ticket: Ticket | None = None
@@ -58,7 +61,7 @@ class Take:
 
     def __iter__(self) -> Iterator[Samples]:
         stream, waiting = self._codec.stream(), list[I64Array]()
-        self._ticket = ticket = self._engine.batcher.admit(self._utterance)
+        self._ticket = ticket = self._engine.batcher.admit(self._utterance, begun=self._begun)
         if self._stopped.is_set():
             ticket.cancel()
 

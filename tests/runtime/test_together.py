@@ -17,7 +17,7 @@ from elsewhere import PATIENCE_S, Elsewhere, soon
 from numpy.typing import NDArray
 from speaking import load_engine, load_tts, prompt_blocks
 
-from miso_gguf import MisoError, MisoTTS, SpeechOptions
+from miso_gguf import Busy, MisoError, MisoTTS, SpeechOptions
 from miso_gguf.runtime.synthesis.stream import SpeechStream
 
 TEXT = "First, something is said here. Then something else is said."
@@ -128,6 +128,26 @@ def test_a_stream_is_closed_while_somebody_waits_for_its_first_chunk(tts: MisoTT
         Elsewhere(stream.close).result()
         assert reader.result() == []
         assert tts.engine.batcher.waiting == 0
+
+
+def test_a_stream_that_has_begun_is_never_turned_away(bundle: Path) -> None:
+    """Each sentence waits its turn anew; but its text is not torn by `Busy`, whoever came meanwhile."""
+    with load_tts(bundle, waiting=1) as tts:
+        batcher = tts.engine.batcher
+        expected = tts.generate(TEXT, options=SHORT).codes
+        stream = tts.stream(TEXT, options=SHORT)
+        next(stream)
+        others = [batcher.admit(tts.utterance(TEXT, options=LONG))]
+        assert soon(lambda: batcher.waiting == 0)
+        others.append(batcher.admit(tts.utterance(TEXT, options=LONG)))
+        reader = Elsewhere(rest_of, stream)
+        assert soon(lambda: batcher.waiting == 2)
+        with pytest.raises(Busy, match=r"\(2\).*`waiting`"):
+            next(tts.stream(TEXT, options=SHORT))
+        for other in others:
+            other.cancel()
+        assert reader.result() > 0
+        np.testing.assert_array_equal(stream.speech.codes, expected)
 
 
 # Closing.

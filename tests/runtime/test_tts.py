@@ -420,9 +420,68 @@ def test_keywords_that_make_no_sense(bundle: Path, options: dict[str, Any], mess
         MisoTTS.load(bundle, "q4_k_m", **options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": b"Hello."}, "text must be str, not b'Hello.'"),
+        ({"text": None}, "text must be str, not None"),
+        ({"voice": "me.wav"}, "voice must be Voice, not 'me.wav'"),
+        ({"context": segments(1)[0]}, r"context must be Sequence, not Segment\("),
+        ({"context": "abc"}, "each of context must be Segment or Voice, not 'a'"),
+        ({"context": iter([])}, "context must be Sequence, not <list_iterato"),
+        ({"options": {"seed": 1}}, "options must be SpeechOptions, not {'seed': 1}"),
+        ({"options": {}}, "options must be SpeechOptions, not {}"),
+        ({"options": EngineOptions()}, "options must be SpeechOptions, not EngineOptions"),
+        ({"speaker": "0"}, "a speaker is a number from 0, not '0'"),
+        ({"speaker": 1.5}, "a speaker is a number from 0, not 1.5"),
+        ({"speaker": True}, "a speaker is a number from 0, not True"),
+    ],
+)
+def test_values_of_another_kind(tts: MisoTTS, arguments: dict[str, Any], message: str) -> None:
+    arguments = {"text": TEXT, **arguments}
+    for call in (tts.stream, tts.generate, tts.generate_codes, tts.utterance, tts.plan):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call(**arguments)
+    texts = [arguments.pop("text")]
+    with pytest.raises((TypeError, ValueError), match=message):
+        tts.generate_batch(texts, **arguments)
+
+
+@pytest.mark.parametrize("texts", [None, 5, [TEXT, None], [[TEXT]], TEXT, TEXT.encode()])
+def test_texts_that_are_none(tts: MisoTTS, texts: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^texts? must be "):
+        tts.generate_batch(texts)
+
+
+def test_texts_of_a_generator(tts: MisoTTS) -> None:
+    assert len(tts.generate_batch((TEXT for _ in range(2)), options=SHORT)) == 2
+
+
+@pytest.mark.parametrize(("source", "level"), [(None, "q4_k_m"), (5, "q4_k_m"), (b".", "q4_k_m"), (".", None)])
+def test_a_bundle_of_another_kind(source: Any, level: Any) -> None:
+    with pytest.raises(TypeError, match=r"^(source|level) must be "):
+        MisoTTS.load(source, level)
+
+
 def test_how_to_speak_is_no_matter_of_loading(bundle: Path) -> None:
-    with pytest.raises(TypeError, match=r"options must be EngineOptions, not SpeechOptions\("):
+    with pytest.raises(TypeError, match="options must be EngineOptions, not SpeechOptions"):
         MisoTTS.load(bundle, "q4_k_m", options=SpeechOptions())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "message"),
+    [
+        (TEXT, {"options": EngineOptions(threads=1)}, "options must be SpeechOptions, not EngineOptions"),
+        (TEXT, {"options": {"seed": 1}}, r"options must be SpeechOptions, not \{'seed': 1\}"),
+        (TEXT, {"voice": "me.wav"}, "voice must be Voice, not 'me.wav'"),
+        ([TEXT], {}, r"text must be str, not \["),
+        (None, {}, "text must be str, not None"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(tts: MisoTTS, text: Any, wrong: dict[str, Any], message: str) -> None:
+    for call in (tts.generate, tts.stream, tts.generate_codes, lambda text, **rest: tts.generate_batch([text], **rest)):
+        with pytest.raises(TypeError, match=message):
+            call(text, **wrong)
 
 
 def test_a_keyword_is_stronger_than_the_options(bundle: Path) -> None:

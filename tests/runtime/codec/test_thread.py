@@ -192,6 +192,13 @@ def test_a_failure_in_company_hits_only_whom_it_belongs_to(together: bool) -> No
         assert heard(thread.decode(Stream(), frames(4))) == [4], "the thread goes on"
 
 
+def test_codes_that_are_none_are_refused_to_their_owner() -> None:
+    with CodecThread(Echo()) as thread:
+        with pytest.raises(TypeError):
+            thread.decode(Stream(), None)  # type: ignore[arg-type]
+        assert heard(thread.decode(Stream(), frames(4))) == [4], "the thread goes on"
+
+
 def test_closing_ends_everyone_and_waits_for_the_call_under_way() -> None:
     echo = Echo(holds=True)
     thread = CodecThread(echo)

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+from collections.abc import Sequence
 
 import pytest
 from elsewhere import Elsewhere, soon
@@ -9,6 +10,7 @@ from scripted_models import PlannedError, Script, ScriptedModels, scripted, take
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.lm.batcher import Batcher
+from miso_gguf.runtime.lm.prompt import Block
 
 ROOMY = 1000
 
@@ -247,6 +249,25 @@ def test_an_error_in_a_prompt_ends_that_ticket_alone(chunk: int) -> None:
         one, two, three = (batcher.admit(each.utterance, buffer=ROOMY) for each in (beside, guilty, after))
         models.gate.open()
         with pytest.raises(PlannedError, match=f"prefill of utterance {guilty.number}"):
+            next(two)
+        assert taken(one) == beside.alone
+        assert taken(three) == after.alone
+        assert_all_are_back(models, batcher)
+
+
+def test_an_error_in_the_choice_of_a_sequence_ends_that_ticket_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(2) as (models, batcher):
+        beside, guilty, after = (models.script(9) for _ in range(3))
+        shared = models.shared
+
+        def failing(sequence: int, blocks: Sequence[Block]) -> int:
+            if blocks is guilty.utterance.blocks:
+                raise PlannedError("shared")
+            return shared(sequence, blocks)
+
+        monkeypatch.setattr(models, "shared", failing)
+        one, two, three = (batcher.admit(each.utterance, buffer=ROOMY) for each in (beside, guilty, after))
+        with pytest.raises(PlannedError, match="shared"):
             next(two)
         assert taken(one) == beside.alone
         assert taken(three) == after.alone

@@ -45,3 +45,13 @@ def test_whatever_counts_as_a_number_is_one() -> None:
     assert utterance == Utterance(PROMPT, 5, (1 << 64) - 1, top_k=7)
     assert type(utterance.seed) is int
     assert utterance.rows == 5
+
+
+def test_a_prompt_of_what_is_no_block() -> None:
+    with pytest.raises(ValueError, match="a prompt is a list of blocks"):
+        Utterance(["ab", "cd"], 5)  # type: ignore[list-item]
+
+
+def test_a_prompt_of_a_generator_is_there_more_than_once() -> None:
+    utterance = Utterance((block for block in PROMPT), 5)  # type: ignore[arg-type]
+    assert utterance.rows == utterance.rows == 5

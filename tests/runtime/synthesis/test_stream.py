@@ -119,6 +119,17 @@ def test_no_chunk_waits_for_a_frame_that_is_not_in_it(model: MisoTTS, monkeypatc
     assert sum(len(chunk.samples) for chunk in rest) == 5 * FRAME
 
 
+def test_what_was_streamed_is_not_saved_as_silence(model: MisoTTS, tmp_path: Path) -> None:
+    with model.stream(TEXT, options=SpeechOptions(max_seconds=0.4)) as stream:
+        assert list(stream)
+    with pytest.raises(ValueError, match="was streamed, and its sound went with the chunks"):
+        stream.speech.save(tmp_path / "sound.wav")
+    assert not list(tmp_path.iterdir())
+    with model.stream(TEXT, options=SpeechOptions(max_seconds=0.4), live=False) as stream:
+        whole = np.concatenate([chunk.samples for chunk in stream])
+    np.testing.assert_array_equal(stream.speech.samples, whole)
+
+
 def test_nothing_is_done_before_the_first_chunk_is_asked_for(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = Scripted(monkeypatch, model.engine, [random_codes(1)])
     stream = model.stream(SENTENCES[0])
@@ -127,10 +138,10 @@ def test_nothing_is_done_before_the_first_chunk_is_asked_for(model: MisoTTS, mon
     assert list(stream) == []
 
 
-@pytest.mark.parametrize("taken", [1, 4, 15])
+@pytest.mark.parametrize("taken", [1, 4, 45])
 def test_closing_half_way_leaves_nothing_behind(model: MisoTTS, taken: int) -> None:
-    """In the first frame, in the first sentence, in the second."""
-    options = SpeechOptions(max_seconds=0.8)
+    """In the first frame, in the first sentence, in the second; each has more frames than a ticket holds."""
+    options = SpeechOptions(max_seconds=3.2)
     stream = model.stream(TEXT, options=options)
     chunks = [next(stream) for _ in range(taken)]
     assert model.engine.batcher.running == 1
