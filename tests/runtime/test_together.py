@@ -19,9 +19,7 @@ from speaking import load_engine, load_tts, prompt_blocks
 
 from miso_gguf import Busy, MisoError, MisoTTS, SpeechOptions
 from miso_gguf.core.process import OwnProcess
-from miso_gguf.runtime.speech import Timing
 from miso_gguf.runtime.synthesis.stream import SpeechStream
-from miso_gguf.runtime.synthesis.take import Take
 
 TEXT = "First, something is said here. Then something else is said."
 SHORT = SpeechOptions(max_seconds=0.8, seed=2)
@@ -153,15 +151,6 @@ def test_a_stream_that_has_begun_is_never_turned_away(bundle: Path) -> None:
         np.testing.assert_array_equal(stream.speech.codes, expected)
 
 
-def test_what_is_stopped_before_it_begins_says_nothing(tts: MisoTTS) -> None:
-    """As by another thread that closes a stream between two of its sentences."""
-    utterance = tts.utterance(TEXT, options=LONG)
-    take = Take(tts.engine, tts.codec, tts._codec_thread, utterance, Timing())
-    take.stop()
-    assert list(take) == []
-    assert take.ended == "empty"
-
-
 # Closing.
 
 
@@ -290,19 +279,13 @@ def test_an_interrupt_leaves_a_model_that_speaks(tts: MisoTTS) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-@pytest.mark.parametrize("name", ["__next__", "close"])
-def test_in_a_forked_child_nobody_waits_for_who_reads_a_stream(
-    tts: MisoTTS, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_in_a_forked_child_nobody_waits_for_who_reads_a_stream(tts: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that did is not there."""
     with tts.stream(TEXT, options=SHORT) as stream, stream._turn, monkeypatch.context() as child:
         child.setattr(OwnProcess, "is_here", False)
-        call = Elsewhere(getattr(stream, name))
-        if name == "close":
-            call.result()
-        else:
-            with pytest.raises(MisoError, match="load a model after the fork"):
-                call.result()
+        Elsewhere(stream.close).result()
+        with pytest.raises(MisoError, match="load a model after the fork"):
+            Elsewhere(next, stream).result()
 
 
 FORK = """
