@@ -2,12 +2,12 @@
 
     python benchmarks/batch.py BUNDLE --quant q4_k_m --threads 2
 
-Utterances of random lengths arrive at random, and are spoken with 1, 2, 4 and 8 sequences. Beside each stands, from the
-same run: (a) the same utterances one after another in a plain loop; (b) the sum of what exactly the calls that were
-made take alone. The share of (b) is what is left when threads, locks and Python have had theirs; more than all where the
-codec, which has a thread beside the models everywhere, has a core of its own. Numbers are medians of the rounds, the
-gain of the rounds' own gains. Then a long prompt is admitted beside a stream that speaks, and the longest gap in it is
-held against what was computed in it. Prints tables and, last, one line of JSON.
+Utterances of random lengths arrive at random, and are spoken with 1, 2, 4 and 8 sequences. Beside each stands, from
+the same run: (a) the same utterances one after another in a plain loop; (b) the sum of what exactly the calls that
+were made take alone. The share of (b) is what is left when threads, locks and Python have had theirs; more than all
+where the codec, which has a thread beside the models everywhere, has a core of its own. Numbers are medians of the
+rounds, the gain of the rounds' own gains. Then a long prompt is admitted beside a stream that speaks, and the longest
+gap in it is held against what was computed in it. Prints tables and, last, one line of JSON.
 """
 
 import json
