@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speaking import load_engine, load_tts, prompt_blocks
 
 from miso_gguf import Busy, MisoError, MisoTTS, SpeechOptions
+from miso_gguf.core.process import OwnProcess
 from miso_gguf.runtime.synthesis.stream import SpeechStream
 
 TEXT = "First, something is said here. Then something else is said."
@@ -116,6 +117,18 @@ def test_a_stream_is_closed_by_another_thread(tts: MisoTTS) -> None:
         assert soon(lambda: tts.engine.batcher.running == 0)
         stream.close()
     assert len(tts.generate(TEXT, options=SHORT).codes) == 20
+
+
+def test_a_stream_is_closed_while_somebody_waits_for_its_first_chunk(tts: MisoTTS) -> None:
+    """Which does not come: another stream has the sequence."""
+    with tts.stream(TEXT, options=LONG) as speaking:
+        next(speaking)
+        stream = tts.stream(TEXT, options=LONG)
+        reader = Elsewhere(list, stream)
+        assert soon(lambda: tts.engine.batcher.waiting == 1)
+        Elsewhere(stream.close).result()
+        assert reader.result() == []
+        assert tts.engine.batcher.waiting == 0
 
 
 def test_a_stream_that_has_begun_is_never_turned_away(bundle: Path) -> None:
@@ -264,6 +277,15 @@ def test_an_interrupt_leaves_a_model_that_speaks(tts: MisoTTS) -> None:
             np.testing.assert_array_equal(tts.generate(TEXT, options=SHORT).codes, expected)
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def test_in_a_forked_child_nobody_waits_for_who_reads_a_stream(tts: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that did is not there."""
+    with tts.stream(TEXT, options=SHORT) as stream, stream._turn, monkeypatch.context() as child:
+        child.setattr(OwnProcess, "is_here", False)
+        Elsewhere(stream.close).result()
+        with pytest.raises(MisoError, match="load a model after the fork"):
+            Elsewhere(next, stream).result()
 
 
 FORK = """
