@@ -77,7 +77,8 @@ class Codec(Closing):
         self._encoder_path = encoder
         self._encoder: OnnxStream | None = None
         self._process = OwnProcess()
-        self._lock = threading.Lock()
+        # Reentrant: a signal's handler may close what its own thread opens.
+        self._lock = threading.RLock()
         self._rows = Rows()
         self._decoder = OnnxStream(decoder, "mimi-decoder", threads, provider)
         numbers = self._decoder.numbers

@@ -3,6 +3,7 @@
 It knows no model, and of the codec only that it can decode streams together.
 """
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -96,9 +97,14 @@ class CodecThread(Closing):
             self._thread = thread
 
     def _work(self) -> None:
-        # Between two calls nothing is held: what was dropped is gone at once.
-        while self._turn():
-            pass
+        # The interpreter must not end under a call: ONNX Runtime would end the process.
+        atexit.register(self.close)
+        try:
+            # Between two calls nothing is held: what was dropped is gone at once.
+            while self._turn():
+                pass
+        finally:
+            atexit.unregister(self.close)
 
     def _turn(self) -> bool:
         """One call of the codec. False when the thread is to end."""

@@ -75,10 +75,15 @@ class Batcher(Closing):
             self._closed = True
             self._end_all(MisoError("the model was closed while this was being spoken"))
             self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread.ident is not None and not self.is_own_thread:
             self._thread.join()
             atexit.unregister(self.close)
         self._noise.close()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether it is the thread that owns the models who asks."""
+        return threading.current_thread() is self._thread
 
     @property
     def running(self) -> int:
@@ -156,20 +161,22 @@ class Batcher(Closing):
         Raises what it raises; `MisoError` if the model is closed, or was loaded before a fork.
         """
         self._process.check()
-        if threading.current_thread() is self._thread:
+        if self.is_own_thread:
             return call()
         asked: Future[_T] = Future()
-        with self._lock:
-            self._start()
-            self._asked.append((asked, call))
-            self._changed.notify_all()
         try:
+            with self._lock:
+                self._start()
+                self._asked.append((asked, call))
+                self._changed.notify_all()
             return asked.result()
         finally:
             asked.cancel()  # if it has not begun: whoever was interrupted wants it no more
 
     def _may_wait(self) -> bool:
-        return self.waiting < self._most_waiting + len(self._free)
+        # Who has ended holds a sequence until the next turn, for nobody.
+        held = self._rows if self._prompt is None else [*self._rows, self._prompt[0]]
+        return self.waiting < self._most_waiting + len(self._free) + sum(row.ended is not None for row in held)
 
     def check(self) -> None:
         """Raise `MisoError` if the model is closed, or was loaded before a fork."""
@@ -182,8 +189,8 @@ class Batcher(Closing):
         self.check()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="miso-batcher", daemon=True)
-            # The interpreter must not end under a thread that computes.
-            atexit.register(self.close)
+            atexit.register(self.close)  # the interpreter must not end under a thread that computes
+        if self._thread.ident is None:  # nor was it started before: the system may have had no room
             self._thread.start()
 
     def _work(self) -> None:

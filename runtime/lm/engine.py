@@ -4,6 +4,7 @@ It knows no audio, no voices and no sampling over time: that is `batcher.py`.
 """
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -71,13 +72,18 @@ class Engine(Closing):
                 )
             )
             self._stack = stack.pop_all()
-        self._process = OwnProcess()
+        self._process, self._closing = OwnProcess(), threading.RLock()
         self.batcher = Batcher(self, waiting=options.waiting)
 
     def close(self) -> None:
         """End what is being spoken, then free everything. Idempotent. A forked process leaves it to its parent."""
         self.batcher.close()
-        if self._process.is_here:
+        if not self._process.is_here:
+            return
+        if self.batcher.is_own_thread:  # the garbage collector may come by there, within a call: not under its feet
+            threading.Thread(target=self.close, name="miso-close").start()
+            return
+        with self._closing:  # two who close at once would free what belongs together in any order
             self._stack.close()
 
     @property

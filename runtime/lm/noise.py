@@ -42,7 +42,12 @@ class FrameNoise(Closing):
         if self._thread is not None:
             following = [_key(utterance, frame + 1) for utterance, frame in zip(utterances, frames, strict=True)]
             # Of an utterance that waits or has left nothing is kept: to draw it again gives the same.
-            self._drawn = {key: drawn.get(key) or self._thread.submit(_scaled, self._spec, key) for key in following}
+            try:
+                self._drawn = {
+                    key: drawn.get(key) or self._thread.submit(_scaled, self._spec, key) for key in following
+                }
+            except RuntimeError:  # at the main thread's end executors take no more; other threads may still speak
+                self._drawn = {}
         return noise
 
     def _of(self, key: _Key) -> F32Array:

@@ -32,7 +32,8 @@ class Tokenizer(Closing):
     def __init__(self, path: Path) -> None:
         """Open the vocabulary of a GGUF file. Raises `BundleError` if it has none."""
         self._lib = lib = load_library()
-        self._lock, self._process = threading.Lock(), OwnProcess()
+        # Reentrant: a signal's handler may close it while its own thread splits a text.
+        self._lock, self._process = threading.RLock(), OwnProcess()
         params = lib.llama_model_default_params()
         params.vocab_only = True
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -70,15 +71,19 @@ class Tokenizer(Closing):
         text = text.encode("utf-8", "replace").decode()
         pieces = self.added.split(text) if self.added else [text]  # by turns text and an added token
         with self._lock:
-            if not self._model:
-                raise MisoError(CLOSED)
+            self._check_open()
             ids = [[self._ids[piece]] if index % 2 else self._split(piece) for index, piece in enumerate(pieces)]
         return [*self._head, *(token for piece in ids for token in piece), *self._tail]
+
+    def _check_open(self) -> None:
+        if not self._model:
+            raise MisoError(CLOSED)
 
     def _split(self, text: str) -> list[int]:
         data = text.encode()
         room = len(data) + 8
         ids = (ctypes.c_int32 * room)()
+        self._check_open()
         count = self._lib.llama_tokenize(self._vocab, data, len(data), ids, room, False, False)
         assert 0 <= count <= room, (len(data), count)
         return list(ids[:count])

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,12 +13,14 @@ import onnxruntime
 import pytest
 import soundfile
 from codec_graphs import SPEC, Codes, random_codes, write_graphs
+from elsewhere import Elsewhere
 from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from miso_gguf.core.errors import BundleError, MisoError
+from miso_gguf.runtime.codec import codec as codec_module
 from miso_gguf.runtime.codec import onnx as onnx_module
 from miso_gguf.runtime.codec.codec import Codec
 from miso_gguf.runtime.codec.thread import CodecThread
@@ -293,3 +296,18 @@ def test_options_that_make_no_sense_are_refused(graphs: tuple[Path, Path]) -> No
         Codec(graphs[0], threads=0)
     with pytest.raises(ValueError, match="cpu or cuda, not on 'tpu'"):
         Codec(graphs[0], provider="tpu")
+
+
+def test_a_signals_handler_may_close_what_its_own_thread_opens(
+    graphs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Codec(*graphs)
+
+    def interrupted(*given: Any) -> onnx_module.OnnxStream:
+        codec.close()
+        return onnx_module.OnnxStream(*given)
+
+    monkeypatch.setattr(codec_module, "OnnxStream", interrupted)
+    Elsewhere(codec.encode, np.zeros(0, np.float32)).result()
+    with pytest.raises(MisoError, match="closed"):
+        codec.encode(np.zeros(0, np.float32))

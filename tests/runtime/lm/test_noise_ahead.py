@@ -40,3 +40,12 @@ def test_its_thread_ends_with_it() -> None:
     noise.close()
     noise.close()
     assert not any(thread.name.startswith("miso-noise") for thread in threading.enumerate())
+
+
+def test_after_the_main_thread_has_ended_it_draws_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that still speak then go on, and executors take nothing more."""
+    with FrameNoise(TINY, ahead=True) as noise, FrameNoise(TINY, ahead=False) as alone:
+        for frame in range(3):
+            found = noise.draw(UTTERANCES, [frame] * 3)
+            np.testing.assert_array_equal(found, alone.draw(UTTERANCES, [frame] * 3))
+            monkeypatch.setattr("concurrent.futures.thread._shutdown", True)

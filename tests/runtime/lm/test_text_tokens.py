@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from elsewhere import Elsewhere
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Oracle
@@ -102,6 +103,18 @@ def test_closing_waits_for_a_text_that_is_being_split(path: Path, monkeypatch: p
     speaking.join()
     closing.join()
     assert found == [expected]
+
+
+def test_a_signals_handler_may_close_it_while_its_own_thread_splits(path: Path) -> None:
+    tokenizer, split = Tokenizer(path), Tokenizer._split
+
+    def interrupted(text: str) -> list[int]:
+        tokenizer.close()
+        return split(tokenizer, text)
+
+    tokenizer._split = interrupted  # type: ignore[method-assign]
+    with pytest.raises(MisoError, match="closed"):
+        Elsewhere(tokenizer.encode, "Hello.").result()
 
 
 def test_a_forked_child_leaves_it_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
