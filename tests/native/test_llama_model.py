@@ -110,7 +110,12 @@ def test_a_copy_goes_its_own_way(model: LlamaModel) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 3, 1000])
 def test_sequences_that_are_not_there(model: LlamaModel, wrong: int) -> None:
-    for call in (lambda: model.forget(wrong), lambda: model.copy(0, wrong), lambda: model.copy(wrong, 0)):
+    calls: list[Callable[[], None]] = [
+        lambda: model.forget(wrong),
+        lambda: model.copy(0, wrong),
+        lambda: model.copy(wrong, 0),
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match="sequences must be 0 to 2"):
             call()
 
