@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
 from elsewhere import Elsewhere, soon
@@ -86,15 +85,6 @@ def test_what_goes_on_with_what_is_heard_comes_before_who_waits_and_is_not_turne
             assert taken(ticket) == script.alone
         order = [event.numbers[0] for event in models.calls("chunk")]
         assert list(dict.fromkeys(order)) == [0, 2, 1]
-
-
-@pytest.mark.parametrize("buffer", [0, -1, 1.5, float("nan"), "3", None])
-def test_a_buffer_that_holds_nothing(buffer: Any) -> None:
-    with scripted(1) as (models, batcher):
-        with pytest.raises(ValueError, match="buffer must be at least 1 frame, not"):
-            batcher.admit(models.script(4).utterance, buffer=buffer)
-        again = models.script(4)
-        assert taken(batcher.admit(again.utterance)) == again.alone
 
 
 # Turns.
