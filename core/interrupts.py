@@ -65,14 +65,14 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def unasked_children() -> Iterator[None]:
-    """Programs that are started in the block do not hear Ctrl-C: who started them ends them. (Not on Windows.)
+    """Programs that are started in the block hear no Ctrl-C and no terminal that closes: who started them ends them.
 
-    It is held back meanwhile, not lost.
+    Both are held back meanwhile, not lost. (Not on Windows.)
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -227,14 +227,24 @@ class LlamaModel(Closing):
         return hidden, logits
 
     def forget(self, sequence: int, start: int = 0) -> None:
-        """Drop the positions of `sequence` from `start` on."""
+        """Drop the positions of `sequence` from `start` on. Raises `ValueError` on what llama.cpp would not survive."""
         self.check()
+        self._check_sequences(sequence)
         self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1)
 
     def copy(self, source: int, target: int) -> None:
-        """Make `target` hold the positions of `source`."""
+        """Make `target` hold the positions of `source`. Errors as `forget`."""
+        self.check()
+        self._check_sequences(source, target)
+        if source == target:
+            return
         self.forget(target)
         self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _check_sequences(self, *sequences: int) -> None:
+        """There, llama.cpp would end the process, or take -1 for all of them."""
+        if not all(0 <= sequence < self.sequences for sequence in sequences):
+            raise ValueError(f"sequences must be 0 to {self.sequences - 1}, not {list(sequences)}")
 
     def forward(self, embeddings: F32Array) -> tuple[F32Array, F32Array]:
         """Decode `embeddings` [T, embed_dim] from position 0 of an emptied sequence 0, all rows wanted."""

@@ -49,7 +49,9 @@ def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: 
         for candidate in plan.everyone:
             hold_against(plan, candidate, shards[0], "main", done.add)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool, _ended_with_us():
+    with unasked_children():  # among them the one that Python starts to keep its books
+        executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    with executor as pool, _ended_with_us():
         # One writer a part file: a candidate's clips go where its prompts' targets went.
         parts = [(shard, f"p{index}") for index, shard in enumerate(shards) if shard]
         rounds: list[list[Callable[[], int]]] = [[partial(say_targets, plan, shard, part) for shard, part in parts]]

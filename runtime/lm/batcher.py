@@ -115,7 +115,7 @@ class Batcher(Closing):
         room = self._models.spec.max_positions - utterance.rows
         if utterance.max_frames > room:
             raise ValueError(f"max_frames must be 1 to {room} after this prompt, not {utterance.max_frames}")
-        if buffer < 1:
+        if not (isinstance(buffer, int | np.integer) and buffer >= 1):
             raise ValueError(f"buffer must be at least 1 frame, not {buffer}")
         with self._lock:
             if wait:

@@ -108,6 +108,26 @@ def test_a_copy_goes_its_own_way(model: LlamaModel) -> None:
     close(decode(model, embedded[:1], 0, 8)[0], fresh[8:])
 
 
+@pytest.mark.parametrize("wrong", [-1, 3, 1000])
+def test_sequences_that_are_not_there(model: LlamaModel, wrong: int) -> None:
+    calls: list[Callable[[], None]] = [
+        lambda: model.forget(wrong),
+        lambda: model.copy(0, wrong),
+        lambda: model.copy(wrong, 0),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="sequences must be 0 to 2"):
+            call()
+
+
+def test_a_copy_onto_itself_keeps_everything(model: LlamaModel) -> None:
+    embedded = rows(8)
+    expected = model.forward(embedded)[0]
+    model.forget(0, 6)
+    model.copy(0, 0)
+    close(decode(model, embedded[6:], 0, 6)[0], expected[6:])
+
+
 def test_arrays_need_not_be_contiguous_or_float32(model: LlamaModel) -> None:
     embedded = rows(4)
     expected = model.forward(embedded)[0]

@@ -1,7 +1,10 @@
 """What makes no sense is said to whoever asks for it, in one sentence, before any model hears of it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from scripted_models import scripted, taken
 
 from builders import MICRO
 from miso_gguf.runtime.lm.prompt import Block
@@ -55,3 +58,12 @@ def test_a_prompt_of_what_is_no_block() -> None:
 def test_a_prompt_of_a_generator_is_there_more_than_once() -> None:
     utterance = Utterance((block for block in PROMPT), 5)  # type: ignore[arg-type]
     assert utterance.rows == utterance.rows == 5
+
+
+@pytest.mark.parametrize("buffer", [0, -1, 1.5, float("nan"), "3", None])
+def test_a_buffer_that_holds_nothing(buffer: Any) -> None:
+    with scripted(1) as (models, batcher):
+        with pytest.raises(ValueError, match="buffer must be at least 1 frame, not"):
+            batcher.admit(models.script(4).utterance, buffer=buffer)
+        again = models.script(4)
+        assert taken(batcher.admit(again.utterance)) == again.alone
