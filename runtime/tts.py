@@ -239,7 +239,7 @@ class MisoTTS(Closing):
         batcher, codebooks = self.engine.batcher, self.engine.spec.codebooks
         with ExitStack() as stack:
             tickets = [
-                stack.enter_context(batcher.admit(utterance, buffer=utterance.max_frames, wait=True))
+                stack.enter_context(batcher.admit(utterance, buffer=utterance.max_frames, queue="unlimited"))
                 for utterance in utterances
             ]
             return [np.array(list(ticket), np.int64).reshape(-1, codebooks) for ticket in tickets]

@@ -11,9 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ...core.closing import CLOSED, Closing
 from ...core.errors import Busy, MisoError
 from ...core.process import OwnProcess
 from ..options import EngineOptions
+from .call import Call
 from .noise import FrameNoise
 from .prompt import Block
 from .protocol import Models, Result
@@ -34,7 +34,9 @@ _T = TypeVar("_T")
 BUFFER_FRAMES = 16
 """Frames that may lie untaken, 1.28 s of speech: whoever does not take them is not stepped, and holds up nobody."""
 _PATIENCE_S = 10.0
-"""How long the waiting wait when all that could leave are tickets which nobody reads."""
+"""How long the waiting wait, at least, when all that could leave are tickets which nobody reads; at most twice that."""
+
+Queue = Literal["limited", "unlimited", "first"]
 
 
 class Batcher(Closing):
@@ -59,7 +61,7 @@ class Batcher(Closing):
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._waiting: deque[Claim] = deque()
-        self._asked: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._asked: deque[Call[Any]] = deque()
         self._rows: list[Row] = []
         self._prompt: tuple[Row, Iterator[Result | None]] | None = None
         self._free = set(range(models.sequences))
@@ -88,27 +90,25 @@ class Batcher(Closing):
     @property
     def running(self) -> int:
         """How many utterances have a sequence."""
-        return len(self._rows) + (self._prompt is not None)
+        return len(self._seated())
 
     @property
     def waiting(self) -> int:
         """How many wait for one; who was cancelled meanwhile does not."""
         return sum(claim.ended is None for claim in [*self._waiting])
 
-    def admit(
-        self, utterance: Utterance, *, buffer: int = BUFFER_FRAMES, wait: bool = False, begun: bool = False
-    ) -> Ticket:
+    def admit(self, utterance: Utterance, *, buffer: int = BUFFER_FRAMES, queue: Queue = "limited") -> Ticket:
         """Have an utterance spoken.
 
         Args:
             utterance: What, and how.
             buffer: Frames that may lie untaken.
-            wait: If too many are waiting, wait until they are fewer, instead of raising `Busy`.
-            begun: It goes on with what is being heard: it comes before who waits, and is never turned away.
+            queue: Where it waits: "limited", if not as many wait as may; "unlimited", if it is one of many that its
+                asker knows of; "first", if it goes on with what is being heard.
 
         Raises:
             ValueError: If its prompt leaves no room for its frames.
-            Busy: If as many wait as may.
+            Busy: If as many wait as may, and `queue` is "limited".
             MisoError: If the model is closed, or was loaded before a fork.
         """
         self._process.check()
@@ -118,14 +118,12 @@ class Batcher(Closing):
         if not (isinstance(buffer, int | np.integer) and buffer >= 1):
             raise ValueError(f"buffer must be at least 1 frame, not {buffer}")
         with self._lock:
-            if wait:
-                self._changed.wait_for(lambda: self._closed or self._may_wait())
             self._start()
-            if not (begun or self._may_wait()):
+            if queue == "limited" and not self._may_wait():
                 raise Busy(self.waiting)
             row = Row(utterance, buffer, self._lock, self._changed)
             ticket = Ticket(row, self._process)  # first: an interrupt after the next line drops it, and so cancels
-            (self._waiting.appendleft if begun else self._waiting.append)(row)
+            (self._waiting.appendleft if queue == "first" else self._waiting.append)(row)
             self._changed.notify_all()
         return ticket
 
@@ -163,11 +161,11 @@ class Batcher(Closing):
         self._process.check()
         if self.is_own_thread:
             return call()
-        asked: Future[_T] = Future()
+        asked = Call(call)
         try:
             with self._lock:
                 self._start()
-                self._asked.append((asked, call))
+                self._asked.append(asked)
                 self._changed.notify_all()
             return asked.result()
         finally:
@@ -175,8 +173,12 @@ class Batcher(Closing):
 
     def _may_wait(self) -> bool:
         # Who has ended holds a sequence until the next turn, for nobody.
-        held = self._rows if self._prompt is None else [*self._rows, self._prompt[0]]
-        return self.waiting < self._most_waiting + len(self._free) + sum(row.ended is not None for row in held)
+        leaving = sum(row.ended is not None for row in self._seated())
+        return self.waiting < self._most_waiting + len(self._free) + leaving
+
+    def _seated(self) -> list[Row]:
+        """Who has a sequence."""
+        return self._rows if self._prompt is None else [*self._rows, self._prompt[0]]
 
     def check(self) -> None:
         """Raise `MisoError` if the model is closed, or was loaded before a fork."""
@@ -216,7 +218,7 @@ class Batcher(Closing):
             # Rows that ascend without a gap are one pass over the weights: see `Backbone.step`.
             going = sorted((row for row in self._rows if row.has_room), key=lambda row: row.sequence)
         if asked is not None:
-            _answer(*asked)
+            asked.make()
         ready = [*self._prefill(), *self._step(going)]
         if ready:
             self._frame(ready)
@@ -245,12 +247,11 @@ class Batcher(Closing):
     def _reap(self) -> None:
         """Take out what was cancelled or has ended."""
         self._waiting = deque(claim for claim in self._waiting if claim.ended is None)
-        if self._prompt is not None and self._prompt[0].ended:
-            self._give_back(self._prompt[0])
-            self._prompt = None
-        for row in self._rows:
+        for row in self._seated():
             if row.ended:
                 self._give_back(row)
+        if self._prompt is not None and self._prompt[0].ended:
+            self._prompt = None
         self._rows = [row for row in self._rows if not row.ended]
 
     def _give_back(self, claim: Claim) -> None:
@@ -306,7 +307,8 @@ class Batcher(Closing):
         try:
             hidden, logits = self._models.step([row.sequence for row in rows], [row.codes for row in rows])
         except Exception as error:
-            _fail(rows, error)
+            for row in rows:
+                row.fail(error)
             return []
         for row in rows:
             row.times.backbone_s += time.perf_counter() - begin
@@ -325,7 +327,8 @@ class Batcher(Closing):
             drawn = time.perf_counter()
             codes = self._models.sample(hidden, logits, noise, [row.utterance.top_k for row in rows])
         except Exception as error:
-            _fail(rows, error)
+            for row in rows:
+                row.fail(error)
             return
         end = time.perf_counter()
         with self._lock:
@@ -335,28 +338,11 @@ class Batcher(Closing):
                 row.deliver(frame, end)
 
     def _end_all(self, error: BaseException) -> None:
-        prompt = [self._prompt[0]] if self._prompt is not None else []
-        for claim in [*self._waiting, *prompt, *self._rows]:
+        for claim in [*self._waiting, *self._seated()]:
             claim.fail(error)
         while self._asked:
-            asked, _ = self._asked.popleft()
-            if asked.set_running_or_notify_cancel():
-                asked.set_exception(error)
+            self._asked.popleft().refuse(error)
         for row in self._rows:
             # Frames that were computed before an error are heard before it; but a model that is closed says no more.
             if row.error is error:
                 row.untaken.clear()
-
-
-def _answer(asked: Future[_T], call: Callable[[], _T]) -> None:
-    if not asked.set_running_or_notify_cancel():
-        return
-    try:
-        asked.set_result(call())
-    except BaseException as error:  # whatever it is, it is for whoever asked
-        asked.set_exception(error)
-
-
-def _fail(rows: Sequence[Row], error: Exception) -> None:
-    for row in rows:
-        row.fail(error)

@@ -146,7 +146,8 @@ class Ticket(Closing):
     def __init__(self, row: Row, process: OwnProcess) -> None:
         self._row, self._process = row, process
         # The batcher keeps the row, not this. Without this a forgotten one would hold its sequence for ever.
-        weakref.finalize(self, _cancel, row, process).atexit = False
+        # It knows the row weakly: an error that was raised remembers this ticket, and the row the error.
+        weakref.finalize(self, _cancel, weakref.ref(row), process).atexit = False
 
     def __iter__(self) -> "Ticket":
         return self
@@ -164,7 +165,7 @@ class Ticket(Closing):
 
     def cancel(self) -> None:
         """Compute no further frame, from the next on; what was not taken is dropped. Never waits; idempotent."""
-        _cancel(self._row, self._process)
+        _cancel(weakref.ref(self._row), self._process)
 
     def close(self) -> None:
         """`cancel`."""
@@ -181,7 +182,7 @@ class Ticket(Closing):
         return self._row.times
 
 
-def _cancel(row: Row, process: OwnProcess) -> None:
+def _cancel(row: "weakref.ref[Row]", process: OwnProcess) -> None:
     # After a fork nobody may be there to release the lock.
-    if process.is_here:
-        row.cancel()
+    if process.is_here and (here := row()) is not None:
+        here.cancel()

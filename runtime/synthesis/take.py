@@ -61,7 +61,7 @@ class Take:
 
     def __iter__(self) -> Iterator[Samples]:
         stream, waiting = self._codec.stream(), list[I64Array]()
-        self._ticket = ticket = self._engine.batcher.admit(self._utterance, begun=self._begun)
+        self._ticket = ticket = self._engine.batcher.admit(self._utterance, queue="first" if self._begun else "limited")
         if self._stopped.is_set():
             ticket.cancel()
 

@@ -79,7 +79,7 @@ def test_what_goes_on_with_what_is_heard_comes_before_who_waits_and_is_not_turne
         tickets.append(batcher.admit(scripts[1].utterance))
         with pytest.raises(Busy):
             batcher.admit(scripts[2].utterance)
-        tickets.append(batcher.admit(scripts[2].utterance, begun=True))
+        tickets.append(batcher.admit(scripts[2].utterance, queue="first"))
         models.gate.open()
         for script, ticket in zip(scripts, tickets, strict=True):
             assert taken(ticket) == script.alone
@@ -174,32 +174,30 @@ def test_where_none_may_wait_a_free_sequence_is_taken() -> None:
             assert taken(ticket) == script.alone
 
 
-def test_who_wants_to_wait_until_fewer_wait_does() -> None:
-    """Until one of them is cancelled, though the models still compute."""
-    with scripted(1, waiting=1) as (models, batcher):
-        scripts = [models.script(5) for _ in range(3)]
-        models.gate.shut()
-        first = batcher.admit(scripts[0].utterance)
-        models.gate.wait_for_call()
-        second = batcher.admit(scripts[1].utterance)
-        third = Elsewhere(lambda: batcher.admit(scripts[2].utterance, wait=True))
-        assert not third.is_done_after(0.02)
-        second.cancel()
-        ticket = third.result()
-        models.gate.open()
-        assert taken(first) == scripts[0].alone
-        assert taken(ticket) == scripts[2].alone
-
-
-def test_who_wants_to_wait_is_told_of_the_end() -> None:
+def test_who_knows_of_the_many_is_not_turned_away_and_waits_in_turn() -> None:
     with scripted(1, waiting=0) as (models, batcher):
-        first = batcher.admit(models.script(50).utterance, buffer=1)
-        second = Elsewhere(lambda: batcher.admit(models.script(5).utterance, wait=True))
-        assert not second.is_done_after(0.02)
-        batcher.close()
-        with pytest.raises(MisoError, match="closed"):
-            second.result()
-        assert first.ended == "error"
+        scripts = [models.script(5) for _ in range(6)]
+        models.gate.shut()
+        tickets = [batcher.admit(script.utterance, queue="unlimited") for script in scripts]
+        with pytest.raises(Busy) as caught:
+            batcher.admit(models.script(5).utterance)
+        assert caught.value.ahead >= 5
+        models.gate.open()
+        for script, ticket in zip(scripts, tickets, strict=True):
+            assert taken(ticket) == script.alone
+        order = [event.numbers[0] for event in models.calls("chunk")]
+        assert list(dict.fromkeys(order)) == list(range(6))
+
+
+def test_the_many_do_not_wait_for_ever_behind_what_nobody_reads() -> None:
+    with scripted(1, waiting=0, patience_s=0.05) as (models, batcher):
+        unread = models.script(30)
+        reluctant = batcher.admit(unread.utterance, buffer=1)
+        tickets = [batcher.admit(models.script(5).utterance, queue="unlimited") for _ in range(3)]
+        for ticket in tickets:
+            with pytest.raises(MisoError, match="nobody has read"):
+                next(ticket)
+        assert taken(reluctant) == unread.alone
 
 
 @pytest.mark.parametrize("draws_ahead", [False, True])

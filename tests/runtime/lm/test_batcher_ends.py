@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -322,3 +323,15 @@ def test_a_program_does_not_end_under_the_thread(monkeypatch: pytest.MonkeyPatch
         assert at_exit == [batcher.close]
         ticket.cancel()
     assert at_exit == []
+
+
+def test_a_ticket_that_failed_is_gone_when_its_holder_forgets_it() -> None:
+    """An error that was raised remembers the ticket; nothing that stays may remember the error."""
+    with scripted(1) as (models, batcher):
+        ticket = batcher.admit(models.script(9, fault=("step", 3)).utterance)
+        there = weakref.ref(ticket)
+        with pytest.raises(PlannedError):
+            taken(ticket)
+        del ticket
+        gc.collect()
+        assert there() is None
