@@ -559,6 +559,7 @@ def test_machine_options(load_options: Callable[..., dict[str, Any]]) -> None:
         "kv_type": "f16",
         "context": None,
         "sequences": 1,
+        "waiting": 64,
         "exact": False,
         "repack": False,
         "codec_provider": "cpu",

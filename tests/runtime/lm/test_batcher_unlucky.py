@@ -24,7 +24,7 @@ def test_closing_while_a_call_lies_there_that_nobody_wants_any_more() -> None:
     assert begun.wait(20)
     second = Elsewhere(batcher.run, lambda: None)
     assert soon(lambda: len(batcher._asked) == 1)
-    batcher._asked[0][0].cancel()
+    batcher._asked[0].cancel()
     closing = Elsewhere(batcher.close)
     go_on.set()
     closing.result()
