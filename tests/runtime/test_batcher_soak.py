@@ -24,7 +24,7 @@ from miso_gguf.runtime.lm.utterance import Utterance
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 SEQUENCES, BATCHER_USERS, STREAM_USERS = 4, 5, 2
-MOST_WAITING = 3
+MOST_WAITING = 2
 """Fewer than come: some are told that it is busy."""
 TEXTS = ("One thing.", "Say this, and say it slowly.", "Another thing, quite different from the first one.", "Yes.")
 ONE_IN = 400
