@@ -49,9 +49,10 @@ class Engine(Closing):
         """Load. Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot."""
         self.spec = _shortened(level.manifest.model_spec, options.context)
         self.gpu = _choose_gpu(options)
-        layers = 0 if self.gpu is None else ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
         # llama.cpp counts the output as a layer more.
-        self.leaves_cpu_idle = layers == ALL_LAYERS or layers > self.spec.backbone.layers
+        self.leaves_cpu_idle = self.gpu is not None and (
+            options.gpu_layers in {None, ALL_LAYERS} or (options.gpu_layers or 0) > self.spec.backbone.layers
+        )
         with ExitStack() as stack:
             check_vocabulary(level.embeddings)
             tokenizer = stack.enter_context(Tokenizer(level.embeddings))
@@ -67,7 +68,7 @@ class Engine(Closing):
                     level.backbone,
                     self.spec,
                     self._embeddings,
-                    replace(options, gpu_layers=layers, repack=options.repack and _may_repack()),
+                    replace(options, repack=options.repack and _may_repack()),
                     gpu=self.gpu,
                 )
             )
