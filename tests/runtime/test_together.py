@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from elsewhere import PATIENCE_S, Elsewhere, soon
+from forking import run_script
 from numpy.typing import NDArray
 from speaking import load_engine, load_tts, prompt_blocks
 
@@ -292,17 +292,10 @@ FORK = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from miso_gguf import MisoError, MisoTTS, SpeechOptions
+from forking import refused
+from miso_gguf import MisoTTS, SpeechOptions
 
 TEXT = "First, something is said here. Then something else is said."
-
-def refused(call):
-    try:
-        call()
-    except MisoError as error:
-        assert "fork" in str(error), error
-    else:
-        raise AssertionError("this was no error")
 
 with MisoTTS.load(Path(sys.argv[1]), "f32", threads=1, gpu_layers=0, sequences=2) as tts:
     engine, options = tts.engine, SpeechOptions(max_seconds=1.6, split_sentences=False)
@@ -336,12 +329,5 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_child_is_told_and_the_parent_goes_on(bundle: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(bundle)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=4 * PATIENCE_S,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(FORK, str(bundle))
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr

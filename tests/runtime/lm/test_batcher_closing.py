@@ -1,14 +1,13 @@
 """Closing the batcher, lending its sequences, an interrupt, and a fork: everything can be stopped at any time."""
 
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from elsewhere import PATIENCE_S, Elsewhere, soon
+from elsewhere import Elsewhere, soon
+from forking import run_script
 from scripted_models import Script, ScriptedModels, block, scripted, taken
 
 from miso_gguf.core.errors import MisoError
@@ -245,19 +244,12 @@ def test_an_interrupt_while_a_frame_is_waited_for(monkeypatch: pytest.MonkeyPatc
 
 FORK = """
 import os, signal, sys, threading
+from forking import refused
 from scripted_models import ScriptedModels, block, scripted, taken
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.lm.batcher import Batcher
 
 PROMPT = [block(7, 5)]
-
-def refused(call):
-    try:
-        call()
-    except MisoError as error:
-        assert "fork" in str(error), error
-    else:
-        raise AssertionError("this was no error")
 
 def lent():
     with batcher.lend(PROMPT):
@@ -335,12 +327,5 @@ print("done")
 @posix
 def test_a_forked_child_is_told_and_the_parent_goes_on() -> None:
     """Whatever the batcher's thread was at: it is not there in the child, and what it held nobody gives back."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=4 * PATIENCE_S,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(FORK)
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
