@@ -5,12 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .old_names import renamed
+SCHEMA_VERSION = 3
+"""Of `results.json`. Earlier ones were decided by other rules, and are not read."""
 
-SCHEMA_VERSION = 2
-"""Of `results.json` and of accepted evaluations. What earlier ones are called: see `old_names.py`."""
-
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "MISSING"]
+"""MISSING: it was asked for, and could not be measured."""
 
 
 class Document(BaseModel):
@@ -20,7 +19,7 @@ class Document(BaseModel):
 
 
 class Estimate(Document):
-    """A mean with its two-sided 95 % interval, by bootstrap over prompts."""
+    """A mean with its bounds: the true one lies above `low`, and below `high`, with 95 % each (both with 90 %)."""
 
     value: float
     low: float
@@ -37,7 +36,7 @@ class MetricResult(Document):
         metric: Key in `metrics/table.py`.
         estimate: Over all clips.
         noise_floor: The same metric between two seeds of the reference, if it can be had.
-        effect_ratio: Mean of absolute values over the noise floor's; about 1 means no more than another seed.
+        effect_ratio: R, mean of absolute values over the noise floor's; about 1 means no more than another seed.
         by_category: Mean for each category of prompts.
     """
 
@@ -45,7 +44,7 @@ class MetricResult(Document):
     metric: str
     estimate: Estimate
     noise_floor: Estimate | None = None
-    effect_ratio: float | None = None
+    effect_ratio: Estimate | None = None
     by_category: dict[str, float] = {}
 
 
@@ -55,22 +54,32 @@ class GateResult(Document):
     Attributes:
         level: Judged.
         metric: Key in `metrics/table.py`.
-        kind: "at_most", "at_least", "within" (both sides of zero), "failures" or "history" (against what was accepted).
+        kind: "at_most", "at_least", "within" (both sides of zero), "failures" (all of `gates.toml`), "history" and
+            "anchor" (against what was accepted last, and first), "paired" (NEW against OLD).
         margin: What is tolerated, in the metric's unit.
-        estimate: What was measured.
-        p_value: Of the verdict's own test, adjusted by Holm over the gates of the level; None where none was made.
+        estimate: What was measured; of "history", "anchor" and "paired" how much it changed.
+        p_value: Of the verdict's own test; None where none was made.
         verdict: See `gates/judge.py`.
         reason: In one sentence, for people.
+        is_beyond: Whether the estimate itself lies beyond the margin.
+        needed: Of an INCONCLUSIVE one, how many prompts (of counts: clips) would decide it, if the estimate held.
     """
 
     level: str
     metric: str
-    kind: Literal["at_most", "at_least", "within", "failures", "history"]
+    kind: Literal["at_most", "at_least", "within", "failures", "history", "anchor", "paired"]
     margin: float
     estimate: Estimate | None
     p_value: float | None
     verdict: Verdict
     reason: str
+    is_beyond: bool = False
+    needed: int | None = None
+
+    @property
+    def outcome(self) -> Verdict:
+        """What it does to the run: undecided is green on neither side, and beyond the margin it is a failure."""
+        return "FAIL" if self.verdict == "INCONCLUSIVE" and self.is_beyond else self.verdict
 
 
 class CodebookResult(Document):
@@ -130,8 +139,8 @@ class LevelResult(Document):
         ttfa_s: Time to first audio, median; None if not run.
         failures: Number of clips by kind, of the free stage.
         clips: Of the free stage.
-        verdict: The worst of its gates; None if nothing was judged.
-        why_not_judged: Set for a level that is measured only: there are no margins for it.
+        verdict: The worst outcome of its gates; None if nothing was judged.
+        why_not_judged: Set for a level that is measured only.
     """
 
     level: str
@@ -148,12 +157,37 @@ class LevelResult(Document):
 
 
 class Control(Document):
-    """A comparison whose outcome is known beforehand. One that does not behave spoils the whole report."""
+    """A comparison whose outcome is known beforehand. One that does not behave spoils the whole report.
+
+    Attributes:
+        name: What was done.
+        level: By whose margins it was judged; "" where there are none.
+        metric: Of the gate that must fail; "" for a control of equality.
+        expected: For people, as `found`.
+        found: What came out.
+        behaved: Whether that is what was expected.
+    """
 
     name: str
+    level: str = ""
+    metric: str = ""
     expected: str
     found: str
     behaved: bool
+
+
+class Rung(Document):
+    """One step of the ladder of damages.
+
+    Attributes:
+        half: Of the model that was damaged: "backbone", "decoder", or "both".
+        strength: Relative error of each scale.
+        values: By metric key.
+    """
+
+    half: Literal["backbone", "decoder", "both"]
+    strength: float
+    values: dict[str, Estimate]
 
 
 class Contour(Document):
@@ -194,12 +228,23 @@ class Clip(Document):
 
 
 class Distribution(Document):
-    """All values of a clip scalar at one level, for a plot: e.g. durations in seconds."""
+    """All values of a clip scalar at one level, for a plot: e.g. durations in seconds.
+
+    Attributes:
+        level: Of the clips.
+        name: Of the scalar.
+        unit: Of the values.
+        values: One a clip.
+        shift: Wasserstein distance from the reference's distribution, in the unit; None for the reference itself.
+        shift_floor: The same between the reference's seeds, the mean over their pairs; None with a single seed.
+    """
 
     level: str
     name: str
     unit: str
     values: list[float]
+    shift: float | None = None
+    shift_floor: float | None = None
 
 
 class Extra(Document):
@@ -235,7 +280,7 @@ class Results(Document):
 
     Attributes:
         schema_version: `SCHEMA_VERSION`.
-        kind: "run" (levels of a bundle against its reference) or "compare" (two bundles).
+        kind: "run" (levels of a bundle against its reference) or "compare" ("old" and "new" against one reference).
         created: ISO 8601, UTC.
         model: Evaluated.
         reference: Level that the others are held against.
@@ -245,7 +290,9 @@ class Results(Document):
         machine: Of the run: cpu, cores, memory, gpu.
         versions: Of everything that computes: ours, llama-cpp-python, onnxruntime, praat, numpy.
         notes: What a reader must know: partial stages, missing extras, unfinished records.
-        verdict: The worst of all gates and of the controls; None if there is nothing to judge.
+        missing: What was asked for and could not be measured, each in one sentence.
+        ladder: Damages of growing strength, and what the metrics made of them; empty if it was not run.
+        verdict: The worst outcome of all gates and of the controls, MISSING if anything is; None if nothing is judged.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -268,15 +315,20 @@ class Results(Document):
     clips: list[Clip]
     distributions: list[Distribution]
     extras: list[Extra]
+    missing: list[str] = []
+    ladder: list[Rung] = []
     verdict: Verdict | None
 
 
 def parsed_results(document: bytes | str) -> Results:
-    """The results in a `results.json`, of this version or of an earlier one. Raises `ValueError` if it is none."""
-    found = renamed(json.loads(document))
+    """The results in a `results.json`. Raises `ValueError` if it is none, or one of another version."""
+    found = json.loads(document)
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version != SCHEMA_VERSION:
-        raise ValueError(f"no results of schema {SCHEMA_VERSION}, which is what this version reads, but {version!r}")
+        raise ValueError(
+            f"no results of schema {SCHEMA_VERSION}, which is what this version reads, but {version!r}. "
+            "Earlier versions decided by other rules: run `miso-eval run` again"
+        )
     try:
         return Results.model_validate(found)
     except ValidationError as error:
