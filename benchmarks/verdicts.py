@@ -182,7 +182,7 @@ def within(clips: Clips, prompts: int, repetitions: int, resamples: int) -> dict
 def failures(together: float, prompts: int, repetitions: int, share: float, margin: float) -> dict[str, float]:
     """`together`: the chance that a clip does what the first one of its prompt does; 0 is independent."""
     rng, tally = np.random.default_rng(3), Tally()
-    gates = Gates((Gate("new_failures", "failures", {"q8_0": margin}),), ())
+    gates = Gates((Gate("new_failures", "failures", {"q8_0": margin}),), {})
     for _ in range(repetitions):
         own, common = rng.random((prompts, SEEDS)) < share, rng.random((prompts, 1)) < share
         fails = np.where(rng.random((prompts, SEEDS)) < together, common, own)
@@ -238,7 +238,7 @@ def level(clips: Clips, prompts: int, repetitions: int, resamples: int) -> dict[
     """Six independent gates, all on the margin: how often Holm lets any false verdict through."""
     rng, tally = np.random.default_rng(5), Tally()
     metrics = ("kld_cb0", "kld_rest", "kld_deployed", "lf0_rmse", "energy_rmse", "lf0_rmse_dtw")
-    gates = Gates(tuple(Gate(metric, "at_most", {"q8_0": 1.0}) for metric in metrics), ())
+    gates = Gates(tuple(Gate(metric, "at_most", {"q8_0": 1.0}) for metric in metrics), {})
     for _ in range(repetitions):
         found = {metric: observed(rng, clips(rng, prompts)) for metric in metrics}
         verdicts = {result.verdict for result in judge("q8_0", found, gates, resamples=resamples)}
