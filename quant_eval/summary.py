@@ -122,7 +122,7 @@ def summarise(
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
         settings=settings_of(plan),
-        machine=machine(),
+        machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
