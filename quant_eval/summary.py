@@ -41,7 +41,8 @@ from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
 from .run.stages import FLOOR, TARGET
-from .stats.estimates import estimate
+from .stats.counts import count_failures
+from .stats.estimates import effect_ratio, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -238,10 +239,6 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
         if found is None:
             continue
         noise = floor.get(key)
-        mean_noise = float(np.abs(noise.values).mean()) if noise is not None else 0.0
-        ratio = None
-        if mean_noise and metric.direction != "higher":
-            ratio = float(np.abs(found.values).mean()) / mean_noise
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(found.prompts.tolist()):
             groups.setdefault(category[prompt], []).append(index)
@@ -254,9 +251,11 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, limits=metric.range),
+                estimate=count_failures(found).estimate()
+                if metric.counts_failures
+                else estimate(found, limits=metric.range),
                 noise_floor=estimate(_sizes(noise), limits=metric.range) if noise is not None else None,
-                effect_ratio=ratio,
+                effect_ratio=effect_ratio(found, noise) if noise is not None and metric.direction != "higher" else None,
                 by_category=means,
             )
         )
