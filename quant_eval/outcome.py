@@ -12,12 +12,12 @@ def decided(results: Results, wanted: Sequence[Extra] = ()) -> Results:
     """The results with what is missing of them, and the verdicts that follow from all gates and controls.
 
     Args:
-        results: Complete but for that.
+        results: Complete but for that; what it says to be missing already stays.
         wanted: Extras that were asked for by name.
     """
     controls = {level.level for level in results.levels if level.is_control}
     gates = [gate for gate in results.gates if gate.level not in controls]
-    missing = [*_missing(results, gates), *_missing_extras(results, wanted)]
+    missing = [*results.missing, *_missing(results, gates), *_missing_extras(results, wanted)]
     levels = [
         level.model_copy(update={"verdict": worst(gate.outcome for gate in results.gates if gate.level == level.level)})
         for level in results.levels
@@ -37,7 +37,10 @@ def _missing(results: Results, gates: Sequence[GateResult]) -> list[str]:
     levels = [level.level for level in results.levels if not level.is_control]
     found = {(each.level, METRICS[each.metric].stage) for each in results.metrics if each.metric in METRICS}
     without = [
-        (level, stage) for level in levels for stage in STAGES if stage in results.stages and (level, stage) not in found
+        (level, stage)
+        for level in levels
+        for stage in STAGES
+        if stage in results.stages and (level, stage) not in found
     ]
     said = [f"{level}: no clip has anything of the stage {stage}" for level, stage in without]
     for gate in gates:
