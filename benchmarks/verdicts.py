@@ -27,6 +27,7 @@ from rich.table import Table
 from miso_gguf.quant_eval.gates.config import Gate, Gates, load_gates
 from miso_gguf.quant_eval.gates.judge import judge, worst
 from miso_gguf.quant_eval.results import GateResult
+from miso_gguf.quant_eval.stats.counts import FailureCounts, count_failures
 from miso_gguf.quant_eval.stats.estimates import SIGNIFICANCE
 from miso_gguf.quant_eval.stats.observations import Observations
 
@@ -155,7 +156,7 @@ def shape(clips: Clips, prompts: int, repetitions: int, resamples: int) -> dict[
             {
                 "on the margin: PASS": on.verdict == "PASS",
                 "FAIL": on.verdict == "FAIL",
-                "PASS, percentile": percentile_passes(found, prompts, 1000, rng),
+                "PASS, percentile": percentile_passes(found, prompts, 400, rng),
                 "at 0.8: PASS": most.verdict == "PASS",
                 "at half: PASS": half.verdict == "PASS",
                 "half: FAIL": half.verdict == "FAIL",
@@ -170,15 +171,24 @@ def failures(
     new: float, cured: float, together: float, prompts: int, repetitions: int, margin: float
 ) -> dict[str, float]:
     """Shares of clips; `together`: the chance that a clip does what the first one of its prompt does."""
-    rng, tally = np.random.default_rng(3), Tally()
+    rng, tally, known = np.random.default_rng(3), Tally(), dict[FailureCounts, GateResult]()
     gates = Gates((Gate("new_failures", "failures", {"q8_0": margin}),), ())
     for _ in range(repetitions):
         fate = rng.random((prompts, SEEDS))
         fate = np.where(rng.random((prompts, SEEDS)) < together, rng.random((prompts, 1)), fate)
         found = observed(rng, 100.0 * (fate < new) - 100.0 * (fate >= 1 - cured))
-        (result,) = judge("q8_0", {"new_failures": found}, gates)
-        tally.add({verdict: result.verdict == verdict for verdict in ("PASS", "FAIL")})
-        tally.counts["stopped"] = tally.counts.get("stopped", 0) + (result.outcome == "FAIL")
+        counts = count_failures(found)
+        if counts not in known:
+            (known[counts],) = judge("q8_0", {"new_failures": found}, gates)
+        result = known[counts]
+        tally.add(
+            {
+                "PASS": result.verdict == "PASS",
+                "FAIL": result.verdict == "FAIL",
+                "undecided, inside": result.outcome == "INCONCLUSIVE",
+                "stopped": result.outcome == "FAIL",
+            }
+        )
     return tally.percent()
 
 
