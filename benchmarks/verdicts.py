@@ -9,6 +9,7 @@ gates: a PASS of each gate by itself, a FAIL after Holm, failures by exact bound
 * on the margin: the truth is exactly what is still tolerated; false PASS should be 5 % or less.
 * at half, at 0: the truth is that part of the margin ("0" is a twentieth of it where a metric cannot be below zero).
   PASS is right, its share is the power; FAIL is false, and so is stopped.
+* history and comparisons: the clips of two evaluations, pair by pair; "half", "twice" are of the tolerated change.
 * stopped: what fails a run, that is FAIL, or INCONCLUSIVE with the value beyond the margin.
 """
 
@@ -26,6 +27,8 @@ from rich.table import Table
 
 from miso_gguf.quant_eval.gates.config import Gate, Gates, load_gates
 from miso_gguf.quant_eval.gates.judge import judge, worst
+from miso_gguf.quant_eval.gates.paired import Change, judge_changes
+from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
 from miso_gguf.quant_eval.stats.counts import FailureCounts, count_failures
 from miso_gguf.quant_eval.stats.estimates import SIGNIFICANCE
@@ -143,7 +146,7 @@ class Tally:
 def shape(clips: Clips, prompts: int, repetitions: int, resamples: int) -> dict[str, float]:
     """One gate on a mean that is a distance."""
     rng, tally = np.random.default_rng(1), Tally()
-    gates = Gates((Gate("lf0_rmse", "at_most", {"q8_0": 1.0}),), ())
+    gates = Gates((Gate("lf0_rmse", "at_most", {"q8_0": 1.0}),), {})
     for _ in range(repetitions):
         found = observed(rng, clips(rng, prompts))
 
@@ -172,7 +175,7 @@ def failures(
 ) -> dict[str, float]:
     """Shares of clips; `together`: the chance that a clip does what the first one of its prompt does."""
     rng, tally, known = np.random.default_rng(3), Tally(), dict[FailureCounts, GateResult]()
-    gates = Gates((Gate("new_failures", "failures", {"q8_0": margin}),), ())
+    gates = Gates((Gate("new_failures", "failures", {"q8_0": margin}),), {})
     for _ in range(repetitions):
         fate = rng.random((prompts, SEEDS))
         fate = np.where(rng.random((prompts, SEEDS)) < together, rng.random((prompts, 1)), fate)
@@ -227,6 +230,39 @@ def level(name: str, part: float, prompts: int, repetitions: int, resamples: int
     return {**passes.percent(), **outcomes.percent()}
 
 
+def change(
+    metric: str, size: float, clips: Clips, noise: float, prompts: int, repetitions: int, resamples: int
+) -> dict[str, float]:
+    """A change of one metric over the same clips, by the default tolerance: see `CHANGES`."""
+    rng, tally = np.random.default_rng(6), Tally()
+    step = GATES.history[metric]
+    for _ in range(repetitions):
+        old = observed(rng, size * clips(rng, prompts))
+        drawn = noise * rng.normal(size=old.values.shape)
+        is_signed = METRICS[metric].direction == "zero"
+        same = old.values + size * drawn if is_signed else old.values * np.exp(drawn - noise**2 / 2)
+
+        def judged(part: float, old: Observations = old, same: Array = same, is_signed: bool = is_signed) -> GateResult:
+            values = same + part * step.least if is_signed else same * (1 + part * step.percent / 100)
+            pair = Change("q8_0", METRICS[metric], replace(old, values=values), old, step)
+            return judge_changes([pair], "history", resamples=resamples)[0]
+
+        none, half, on, twice = (judged(part) for part in (0, 0.5, 1, 2))
+        tally.add(
+            {
+                "unchanged: PASS": none.verdict == "PASS",
+                "unchanged: stopped": none.outcome == "FAIL",
+                "half: FAIL": half.verdict == "FAIL",
+                "half: stopped": half.outcome == "FAIL",
+                "on the margin: PASS": on.verdict == "PASS",
+                "FAIL": on.verdict == "FAIL",
+                "twice: FAIL": twice.verdict == "FAIL",
+                "twice: stopped": twice.outcome == "FAIL",
+            }
+        )
+    return tally.percent()
+
+
 @click.command()
 @click.option("--repetitions", default=300, show_default=True)
 @click.option("--resamples", default=1000, show_default=True)
@@ -260,6 +296,13 @@ def main(repetitions: int, resamples: int) -> None:
             },
         )
         show(
+            f"history and comparisons, one metric, {size}",
+            {
+                f"{metric}, {noise:.0%} noise": change(metric, mean, clips, noise, prompts, repetitions, resamples)
+                for metric, mean, clips, noise in CHANGES
+            },
+        )
+        show(
             f"all gates of a level, {size}",
             {
                 f"{name}, truth at {part} of the margins": level(name, part, prompts, repetitions, resamples)
@@ -282,6 +325,15 @@ FATES = (
     (5.0, 0.05, 0.0),
 )
 """Margin in percent, true shares of new failures and of cures."""
+CHANGES: tuple[tuple[str, float, Clips, float], ...] = (
+    ("kld_cb0", 0.01, log_normal(0.6, 0.4), 0.02),
+    ("kld_cb0", 0.01, log_normal(0.6, 0.4), 0.2),
+    ("lf0_rmse", 40, ORDINARY, 0.2),
+    ("dur_ratio", 0.05, normal(1, 2), 0.2),
+    ("dur_ratio", 0.05, normal(1, 2), 2.0),
+)
+"""Metric, size of its values, their shape, and how much the same build would change each of them by chance: 2 is
+another draw of the same prompt."""
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..core.files import file_sha256
+from ..models.levels import F32, FP16
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
 from .gates.config import Gates
-from .gates.judge import damaged_control, judge, self_control, worst
+from .gates.judge import damaged_control, judge, self_control
 from .machine import machine, versions
 from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
@@ -35,7 +36,6 @@ from .results import (
     MetricResult,
     ModelInfo,
     Results,
-    Verdict,
 )
 from .run.candidate import Candidate
 from .run.plan import Plan
@@ -83,47 +83,53 @@ def summarise(
     records: Sequence[Record],
     gates: Gates,
     *,
+    finer: Sequence[Record] = (),
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
     notes: Sequence[str] = (),
 ) -> Judged:
-    """All results of the records.
+    """All results of the records, but for the verdicts that follow from them: see `outcome.decided`.
 
     Args:
         plan: That was done.
         records: All there are.
         gates: All; those of stages that were not run are left out.
+        finer: The records of `plan.finer`. What is shown of the reference is of them then; its difference from itself
+            is a control, and no verdict.
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
         notes: What a reader must know.
     """
     measured = observed(records)
+    reference = plan.reference.name
+    by_level = {each.name: [record for record in records if record.level == each.name] for each in plan.everyone}
+    compared, shown, floor = by_level, measured, {each.name: _floor(records) for each in plan.everyone}
+    if plan.finer is not None:
+        compared = {**by_level, reference: [record for record in finer if record.level == reference]}
+        shown = {**measured, **observed(compared[reference])}
+        floor[reference] = _floor(finer)
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        verdicts += judge(candidate.name, measured.get(candidate.name, {}), gates, margins_of=candidate.level)
-    controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
+        if _why_not_judged(plan, candidate, gates) is None:
+            verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
+    controls = [self_control(reference, measured.get(reference, {}))]
     if plan.damaged is not None:
         quick = gates.only((LOGITS, ONE_STEP))
         margins_of = gates.margins_of_damaged(plan.damaged.level)
         damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
-    judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
-    overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
-    by_level = {
-        candidate.name: [record for record in records if record.level == candidate.name] for candidate in plan.everyone
-    }
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=model_info(plan.reference.files),
-        reference=plan.reference.name,
+        reference=reference,
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
         settings=settings_of(plan),
-        machine=machine(),
+        machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
@@ -131,8 +137,7 @@ def summarise(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
-                None if candidate == plan.damaged else gates.why_not_judged(candidate.level),
+                None if candidate == plan.damaged else _why_not_judged(plan, candidate, gates),
                 is_control=candidate == plan.damaged,
             )
             for candidate in plan.everyone
@@ -140,13 +145,13 @@ def summarise(
         metrics=[
             result
             for candidate in plan.everyone
-            for result in _metrics(candidate.name, measured, plan.corpus, _floor(records))
+            for result in _metrics(candidate.name, shown, plan.corpus, floor[candidate.name])
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.everyone for result in _codebooks(candidate.name, by_level[candidate.name])
+            result for candidate in plan.everyone for result in _codebooks(candidate.name, compared[candidate.name])
         ],
-        attribution=_attributions(measured, [each.name for each in plan.everyone]),
+        attribution=_attributions(shown, [each.name for each in plan.everyone]),
         controls=controls,
         clips=[
             clip
@@ -156,9 +161,24 @@ def summarise(
         ],
         distributions=distributions(plan, by_level),
         extras=list(extras),
-        verdict=overall,
+        verdict=None,
     )
     return Judged(results, measured)
+
+
+def _why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
+    """Why a level takes no part in verdicts; None if it does. Nothing is judged against itself."""
+    if candidate != plan.reference or plan.finer is not None:
+        return gates.why_not_judged(candidate.level)
+    if candidate.level != FP16.key:
+        return f"{candidate.name} is what the others are held against"
+    directory = candidate.files.directory
+    if F32.key in candidate.files.manifest.levels:
+        return f"not run: level {F32.label} of {directory.name} was left out"
+    return (
+        f"not run: no {F32.label} level in the bundle, by which to judge {FP16.label} "
+        f"(miso-convert CHECKPOINT --quant {F32.key} --out {directory} adds it)"
+    )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -194,6 +214,14 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
+    if plan.finer is not None:
+        finer = plan.finer.reference
+        notes.append(
+            f"{plan.reference.name} is shown and judged against {finer.name} (files {finer.digest[:12]}), all others "
+            f"against {plan.reference.name}; that it equals itself is a control"
+        )
+    if all(prompt.audio is not None for prompt in plan.corpus.prompts):
+        notes.append("every prompt is a recording, beside which nothing is spoken freely")
     if plan.damaged is None:
         notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
     targets = [record for record in records if record.stage == TARGET]
@@ -286,7 +314,6 @@ def _level(
     candidate: Candidate,
     records: Sequence[Record],
     memory: Memory | None,
-    verdict: Verdict | None,
     why_not_judged: str | None,
     *,
     is_control: bool,
@@ -306,7 +333,7 @@ def _level(
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=verdict,
+        verdict=None,
         why_not_judged=why_not_judged,
     )
 
