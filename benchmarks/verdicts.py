@@ -243,7 +243,8 @@ def change(
         same = old.values + size * drawn if is_signed else old.values * np.exp(drawn - noise**2 / 2)
 
         def judged(part: float, old: Observations = old, same: Array = same, is_signed: bool = is_signed) -> GateResult:
-            values = same + part * step.least if is_signed else same * (1 + part * step.percent / 100)
+            worse = np.copysign(step.least, old.mean)
+            values = same + part * worse if is_signed else same * (1 + part * step.percent / 100)
             pair = Change("q8_0", METRICS[metric], replace(old, values=values), old, step)
             return judge_changes([pair], "history", resamples=resamples)[0]
 
