@@ -4,29 +4,28 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
-from ..core.units import size_text
+from ..console import DONE, run, stdout, table
+from ..models.levels import F32
 from ..version import __version__
+from .accepting import accept, gate, results_of
 from .evaluation import Wanted, evaluate_plan
-from .gates.accepted import accept_into, load_accepted
-from .gates.config import load_gates
-from .gates.history import judge_history, no_entry, verdict_to_accept
 from .gates.judge import number, worst
-from .gates.observed import OBSERVATIONS_NAME, AcceptedError, Observed, load_observed
+from .gates.observed import OBSERVATIONS_NAME
 from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .prosody.pair import pair_report
-from .report.headline import headline, why_not_judged
+from .report.headline import why_not_judged
 from .report.plots import check_installed
 from .report.write import JSON_NAME, write_reports
-from .results import GateResult, Results, parsed_results
-from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
+from .run.cost import estimate_cost
+from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
+from .run.verified import HASHES_NAME
+from .shown import exit_code, hashing_bar, show_cost, show_gates, show_results, work_bar
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """\b
@@ -39,7 +38,10 @@ Examples:
   miso-eval accept report/ accepted.json                          accept an evaluation
   miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
   miso-eval report report/                                        write the reports again, from results.json
-Exit codes: 0 passed (or could not be told, without --strict), 1 a gate failed, 2 could not measure.
+Exit codes:
+  0  passed, or undecided with the value inside the margin (--strict: 1)
+  1  a gate failed, or is undecided with the value beyond the margin, or a control did not behave
+  2  what was asked for could not be measured: it is named; or nothing was judged
 """
 
 
@@ -108,11 +110,8 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     check_installed()
     quick = options["quick"]
     stages = _stages(options)
-    if options["fresh"] and options["out"].exists():
-        for path in (options["out"] / name for name in ("records", "logits", "clips")):
-            shutil.rmtree(path, ignore_errors=True)
-        for name in (JSON_NAME, OBSERVATIONS_NAME):
-            (options["out"] / name).unlink(missing_ok=True)
+    if options["fresh"]:
+        _forget(options["out"])
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
@@ -127,77 +126,28 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    cost = estimate_cost(plan)
-    disk = f", {size_text(cost.disk_bytes)} of logits" if cost.disk_bytes else ""
-    stderr.print(
-        f"{cost.clips} clips, about {_duration(cost.audio_s)} of speech{disk}; estimated from this machine's "
-        f"memory bandwidth: {_duration(cost.wall_s / options['processes'])} at least. It resumes after Ctrl-C.",
-        highlight=False,
-    )
+    show_cost(estimate_cost(plan, options["processes"]))
     wanted = Wanted(
         kind, options["processes"], options["gates"], options["history"], options["vram"], options["extras"]
     )
     begin = time.monotonic()
-    with progress_bar("evaluating", plan.clips()) as bar:
-        seen = [0]
-
-        def tell(done: int) -> None:
-            bar(done - seen[0])
-            seen[0] = done
-
-        results = evaluate_plan(plan, wanted, tell)
+    with hashing_bar() as hashing, work_bar(plan.clips()) as progress:
+        results = evaluate_plan(plan, wanted, progress, hashing)
     write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
         stdout.print_json(results.model_dump_json())
     else:
-        _show(results, asked.out, time.monotonic() - begin)
-    return _exit_code(results.verdict, why_not_judged(results), strict=options["strict"])
+        show_results(results, asked.out, time.monotonic() - begin)
+    return exit_code(results.verdict, results.missing, why_not_judged(results), strict=options["strict"])
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _exit_code(verdict: str | None, not_judged: Sequence[str], *, strict: bool) -> int:
-    if verdict is None:
-        why = "; ".join(not_judged) or "no gate is of a metric that was measured"
-        stderr.print(f"miso-eval: nothing was judged: {why}", style="red", highlight=False)
-        return FAILED
-    if verdict == "MISSING":
-        return FAILED
-    return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
-
-
-def _show(results: Results, out: Path, wall_s: float) -> None:
-    _show_gates(results.gates)
-    for why in why_not_judged(results):
-        stdout.print(why, highlight=False)
-    for control in results.controls:
-        style = None if control.behaved else "red"
-        stdout.print(f"control {control.name}: {control.found} (expected: {control.expected})", style=style)
-    stdout.print(headline(results), highlight=False)
-    stdout.print(f"{out / 'report.html'}: written, {_duration(wall_s)}", highlight=False)
-
-
-def _show_gates(gates: list[GateResult]) -> None:
-    rows = []
-    for gate in gates:
-        metric, found = METRICS[gate.metric], gate.estimate
-        digits = metric.digits
-        rows.append(
-            (
-                gate.level,
-                metric.label + (f" ({gate.kind})" if gate.kind in ("history", "anchor") else ""),
-                "-" if found is None else number(metric, found.value),
-                "-" if found is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}",
-                f"{gate.margin:g}",
-                gate.verdict,
-            )
-        )
-    columns = ("level", "metric", "value", "95 % interval", "margin", "verdict")
-    stdout.print(table("Gates", columns, rows, numeric=(2, 3, 4)))
+def _forget(out: Path) -> None:
+    """What an earlier run has left."""
+    for path in (out, out / F32.key):
+        for name in ("records", "logits", "clips"):
+            shutil.rmtree(path / name, ignore_errors=True)
+    for name in (JSON_NAME, OBSERVATIONS_NAME, HASHES_NAME):
+        (out / name).unlink(missing_ok=True)
 
 
 @cli.command()
@@ -233,60 +183,25 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def accept_command(report: Path, file: Path, gates: Path | None, force: bool, debug: bool) -> int:
     """Accept the evaluation in REPORT: add it to FILE, for its kind of machine."""
-    wanted = load_gates(gates)
-    results, observed = _results_of(report), _observed_of(report)
-    if results.created != observed.created:
-        raise AcceptedError(
-            f"{report}: results.json and {OBSERVATIONS_NAME} are of two runs. Run `miso-eval run` again"
-        )
-    said = accept_into(file, observed, lambda held: verdict_to_accept(results, observed, held, wanted), force=force)
+    said = accept(report, file, gates, force=force)
     how = f"by force, with verdict {said.verdict or 'none'}: it says so for ever" if said.forced else f"{said.verdict}"
     stdout.print(f"{file}: accepted ({how}); commit it", highlight=False)
     return DONE
 
 
-@cli.command()
+@cli.command("gate")
 @click.argument("report", type=_PATH)
 @click.option("--accepted", "file", type=_PATH, required=True, help="Written by `miso-eval accept`.")
 @click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package].")
 @click.option("--strict", is_flag=True, help="INCONCLUSIVE is a failure too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
-def gate(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool) -> int:
+def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool) -> int:
     """Hold the evaluation in REPORT against the accepted ones in FILE."""
-    observed, accepted = _observed_of(report), load_accepted(file)
-    if accepted.of(observed.kind) is None:
-        raise AcceptedError(f"{file}: {no_entry(observed, accepted)}")
-    wanted = load_gates(gates).only(observed.stages)
-    if not wanted.history:
-        raise ValueError(
-            "nothing says what a change of these stages may cost: name metrics under [history] of the gates"
-        )
-    results = judge_history(observed, accepted, wanted)
-    _show_gates(results)
-    not_judged = [why for level in observed.levels if (why := wanted.why_not_judged(level)) is not None]
-    for line in (*not_judged, *filter(None, [accepted.forced()])):
+    found = gate(report, file, gates)
+    show_gates(found.gates)
+    for line in (*found.not_judged, *filter(None, [found.forced])):
         stdout.print(line, highlight=False)
-    for each in results:
-        if each.verdict == "MISSING":
-            stderr.print(f"miso-eval: missing: {each.level}: {each.reason}", style="red", highlight=False)
-    return _exit_code(worst(each.outcome for each in results), not_judged, strict=strict)
-
-
-def _results_of(report: Path) -> Results:
-    path = report / JSON_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` first")
-    try:
-        return parsed_results(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _observed_of(report: Path) -> Observed:
-    path = report / JSON_NAME
-    if path.is_file() and _results_of(report).kind == "compare":
-        raise AcceptedError(f"{report}: is a comparison of two bundles. Evaluate one with `miso-eval run`")
-    return load_observed(report)
+    return exit_code(worst(each.outcome for each in found.gates), found.missing, found.not_judged, strict=strict)
 
 
 @cli.command("report")
@@ -295,7 +210,7 @@ def _observed_of(report: Path) -> Observed:
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def report_command(report: Path, strict: bool, debug: bool) -> int:
     """Write the reports in REPORT again, from its results.json."""
-    results = _results_of(report)
+    results = results_of(report)
     for written in write_reports(results, report / "clips", report, strict=strict):
         stdout.print(str(written), highlight=False)
     return DONE
