@@ -37,7 +37,10 @@ def _missing(results: Results, gates: Sequence[GateResult]) -> list[str]:
     levels = [level.level for level in results.levels if not level.is_control]
     found = {(each.level, METRICS[each.metric].stage) for each in results.metrics if each.metric in METRICS}
     without = [
-        (level, stage) for level in levels for stage in STAGES if stage in results.stages and (level, stage) not in found
+        (level, stage)
+        for level in levels
+        for stage in STAGES
+        if stage in results.stages and (level, stage) not in found
     ]
     said = [f"{level}: no clip has anything of the stage {stage}" for level, stage in without]
     for gate in gates:

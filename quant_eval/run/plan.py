@@ -208,9 +208,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
     )
 
 
-def _fingerprint(
-    reference: Candidate, corpus: Corpus, options: SpeechOptions, settings: Mapping[str, str]
-) -> str:
+def _fingerprint(reference: Candidate, corpus: Corpus, options: SpeechOptions, settings: Mapping[str, str]) -> str:
     """Of all that every record depends on. Which files a candidate is, its records say themselves: `Candidate.key`."""
     return plan_fingerprint(
         reference=[reference.name, reference.digest],
