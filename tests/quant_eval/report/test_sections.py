@@ -79,9 +79,13 @@ def test_judged_by_f32_the_reference_is_a_level_like_others() -> None:
 def test_cells_say_how_far_they_are_from_a_decision(results: Results) -> None:
     rows = {row[0].text: row for row in _table(results, "verdicts", "Value, bounds").rows}
     none, some = rows["New failures"][2:]
-    assert (none.text, none.detail, none.mark) == ("0 of 144 clips", "at most 2.1 %", "INCONCLUSIVE")
+    assert (none.text, none.detail, none.mark) == ("0 of 144 clips", "at most 2.1\N{NO-BREAK SPACE}%", "INCONCLUSIVE")
     assert none.aside == "margin ≤ 1\N{NO-BREAK SPACE}%; needs 299 clips, 155 more"
-    assert (some.text, some.detail, some.mark) == ("9 of 144 clips", "2 cured, at most 8.9 %", "BEYOND")
+    assert (some.text, some.detail, some.mark) == (
+        "9 of 144 clips",
+        "2 cured, at most 8.9\N{NO-BREAK SPACE}%",
+        "BEYOND",
+    )
     assert some.aside.endswith("about 1,210 clips would decide it")
     assert (rows["F0 error"][3].text, rows["F0 error"][3].mark) == ("not measured", "MISSING")
 
@@ -220,6 +224,6 @@ def test_failures_among_the_metrics_are_the_counts_of_their_gate(results: Result
     table = _table(results, "metrics", "Stage: free run")
     row = next(row for row in table.rows if row[0].text == "New failures")
     assert [(cell.text, cell.detail) for cell in row[1:3]] == [
-        ("0 of 144 clips", "at most 2.1 %"),
-        ("9 of 144 clips", "2 cured, at most 8.9 %"),
+        ("0 of 144 clips", "at most 2.1\N{NO-BREAK SPACE}%"),
+        ("9 of 144 clips", "2 cured, at most 8.9\N{NO-BREAK SPACE}%"),
     ]
