@@ -19,8 +19,8 @@ from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .old_names import OLD_OBSERVATIONS_NAMES, new_stage
 from .prosody.pair import pair_report
+from .report.headline import why_not_judged
 from .report.plots import check_installed
-from .report.words import why_not_judged
 from .report.write import JSON_NAME, write_reports
 from .results import parsed_results
 from .run.cost import estimate_cost

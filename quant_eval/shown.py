@@ -9,7 +9,8 @@ from ..console import DONE, FAILED, NO, progress_bar, stderr, stdout, table
 from ..core.units import size_text
 from .gates.judge import number
 from .metrics.table import METRICS
-from .report.words import headline, label_of
+from .report.headline import headline
+from .report.words import label_of
 from .results import GateResult, Results, Verdict
 from .run.cost import Cost
 from .run.verified import Progress
