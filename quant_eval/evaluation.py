@@ -15,12 +15,13 @@ from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .results import GateResult, Memory, Results
+from .run.free_controls import damaged_clips, reference_clips
 from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
 from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, TARGET
-from .summary import Judged, Measured, model_info, settings_of, summarise
+from .summary import Judged, Measured, levels_under_trial, model_info, settings_of, summarise
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,16 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
         memories[candidate.name], said = memory_of(candidate.files)
         notes += [note for note in said if note not in notes]
     extras = measure_all(wanted.extras, lambda: _clips(plan, records))
-    judged = summarise(plan, records, gates, kind=wanted.kind, memories=memories, extras=extras, notes=notes)
+    judged = summarise(
+        plan,
+        records,
+        gates,
+        kind=wanted.kind,
+        memories=memories,
+        extras=extras,
+        damaged_clips=damaged_clips(reference_clips(plan, records), levels_under_trial(plan, gates), gates),
+        notes=notes,
+    )
     results = judged.results
     if kept := _without_controls(plan, judged):
         save_accepted(results, kept, plan.out / OBSERVATIONS_NAME)

@@ -19,9 +19,10 @@ from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
 from .gates.config import Gates
-from .gates.judge import damaged_control, judge, self_control, worst
+from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
+from .gates.judge import judge, worst
 from .machine import machine, versions
-from .metric import FREE, LOGITS, ONE_STEP
+from .metric import FREE, LOGITS, ONE_STEP, STAGES
 from .metrics.divergence import Divergence, codebook_results
 from .metrics.failures import FAILURES
 from .metrics.table import METRICS
@@ -41,7 +42,7 @@ from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
 from .run.stages import FLOOR, TARGET
-from .stats.estimates import estimate
+from .stats.estimates import FEWEST_PROMPTS, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -85,6 +86,7 @@ def summarise(
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
+    damaged_clips: Sequence[DamagedClips] = (),
     notes: Sequence[str] = (),
 ) -> Judged:
     """All results of the records.
@@ -96,23 +98,24 @@ def summarise(
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
+        damaged_clips: The controls of free runs.
         notes: What a reader must know.
     """
     measured = observed(records)
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
         verdicts += judge(candidate.name, measured.get(candidate.name, {}), gates, margins_of=candidate.level)
-    controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
-    if plan.damaged is not None:
-        quick = gates.only((LOGITS, ONE_STEP))
-        margins_of = gates.margins_of_damaged(plan.damaged.level)
-        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
-        controls.append(damaged_control(plan.damaged.name, damaged))
-        verdicts += damaged
-    judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
+    hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
+    controls = [
+        self_control(plan.reference.name, measured.get(plan.reference.name, {})),
+        *gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips),
+        *ladder_controls(hurt, gates),
+    ]
+    judged = [verdict.verdict for verdict in verdicts]
     overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
     by_level = {
-        candidate.name: [record for record in records if record.level == candidate.name] for candidate in plan.everyone
+        candidate.name: [record for record in records if record.level == candidate.name]
+        for candidate in plan.candidates
     }
     results = Results(
         kind="compare" if kind == "compare" else "run",
@@ -131,22 +134,22 @@ def summarise(
                 by_level[candidate.name],
                 memories.get(candidate.name),
                 worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
-                None if candidate == plan.damaged else gates.why_not_judged(candidate.level),
-                is_control=candidate == plan.damaged,
+                gates.why_not_judged(candidate.level),
             )
-            for candidate in plan.everyone
+            for candidate in plan.candidates
         ],
         metrics=[
             result
-            for candidate in plan.everyone
+            for candidate in plan.candidates
             for result in _metrics(candidate.name, measured, plan.corpus, _floor(records))
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.everyone for result in _codebooks(candidate.name, by_level[candidate.name])
+            result for candidate in plan.candidates for result in _codebooks(candidate.name, by_level[candidate.name])
         ],
-        attribution=_attributions(measured, [each.name for each in plan.everyone]),
+        attribution=_attributions(measured, [each.name for each in plan.candidates]),
         controls=controls,
+        ladder=rungs_of(hurt),
         clips=[
             clip
             for candidate in plan.candidates
@@ -158,6 +161,12 @@ def summarise(
         verdict=overall,
     )
     return Judged(results, measured)
+
+
+def levels_under_trial(plan: Plan, gates: Gates) -> list[str]:
+    """Whose gates must be seen to fail: the levels that are judged, each once."""
+    levels = [candidate.level for candidate in plan.candidates if candidate != plan.reference]
+    return [level for level in dict.fromkeys(levels) if plan.controls and gates.why_not_judged(level) is None]
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -193,13 +202,23 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
-    if plan.damaged is None:
-        notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
+    notes += _without_control(plan)
     targets = [record for record in records if record.stage == TARGET]
     empty = [record.key for record in targets if not record.detail["codes"]]
     if not empty:
         return notes
     return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
+
+
+def _without_control(plan: Plan) -> list[str]:
+    """Which gates nothing shows to be able to fail, and why."""
+    if not plan.controls:
+        return [
+            "no gate was seen to fail: controls were not asked for, there is no level beside the reference, "
+            f"or fewer than {FEWEST_PROMPTS} prompts"
+        ]
+    left_out = [stage for stage in STAGES if stage not in plan.stages]
+    return [f"gates of {' and '.join(left_out)} have no control: not run"] if left_out else []
 
 
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
@@ -289,8 +308,6 @@ def _level(
     memory: Memory | None,
     verdict: Verdict | None,
     why_not_judged: str | None,
-    *,
-    is_control: bool,
 ) -> LevelResult:
     manifest = candidate.files.manifest
     sizes = level_memory(manifest, candidate.level)
@@ -299,7 +316,7 @@ def _level(
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=is_control,
+        is_control=False,
         file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,

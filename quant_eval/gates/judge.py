@@ -1,4 +1,4 @@
-"""The verdict of each gate on a level: PASS, FAIL or INCONCLUSIVE, and of the controls. It measures and reads nothing.
+"""The verdict of each gate on a level: PASS, FAIL or INCONCLUSIVE. It measures and reads nothing.
 
 PASS: "worse than the margin" is rejected. FAIL: "within the margin" is rejected. Both one-sided at 5 %, each after Holm
 over the gates of the level; INCONCLUSIVE is what neither test can decide. So a PASS is shown, not assumed: it is wrong
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..metric import GateKind, Metric
 from ..metrics.table import METRICS
-from ..results import Control, Estimate, GateResult, Verdict
+from ..results import Estimate, GateResult, Verdict
 from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
 from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, as_estimate, holm, p_more_failures
 from ..stats.observations import Observations
@@ -149,32 +149,3 @@ def _reason(result: GateResult, verdict: Verdict) -> str:
 def span(metric: Metric, found: Estimate) -> str:
     """An estimate as people read it: value and interval."""
     return f"{number(metric, found.value)} ({found.low:.{metric.digits}f} to {found.high:.{metric.digits}f})"
-
-
-def self_control(name: str, measured: Mapping[str, Observations]) -> Control:
-    """The reference, run a second time: no metric of any clip may show a difference."""
-    off = [
-        METRICS[key].label
-        for key, found in measured.items()
-        if key in METRICS and METRICS[key].ideal is not None and (found.values != METRICS[key].ideal).any()
-    ]
-    found = "equal in every clip" if not off else f"differs: {', '.join(off)}"
-    if not measured:
-        found = "not measured"
-    return Control(
-        name=f"{name} against itself",
-        expected="equal in every clip",
-        found=found,
-        behaved=bool(measured) and not off,
-    )
-
-
-def damaged_control(name: str, gates: Sequence[GateResult]) -> Control:
-    """A level that was damaged on purpose: some gate must fail."""
-    failed = [METRICS[gate.metric].label for gate in gates if gate.verdict == "FAIL"]
-    return Control(
-        name=name,
-        expected="at least one gate fails",
-        found=f"{len(failed)} of {len(gates)} gates fail" + (f": {', '.join(failed)}" if failed else ""),
-        behaved=bool(failed),
-    )
