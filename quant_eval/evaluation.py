@@ -15,7 +15,7 @@ from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .results import GateResult, Memory, Results
-from .run.free_controls import damaged_clips, reference_clips
+from .run.free_controls import damaged_clips
 from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
@@ -65,7 +65,7 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
         kind=wanted.kind,
         memories=memories,
         extras=extras,
-        damaged_clips=damaged_clips(reference_clips(plan, records), levels_under_trial(plan, gates), gates),
+        damaged_clips=damaged_clips(plan, records, levels_under_trial(plan, gates), gates),
         notes=notes,
     )
     results = judged.results

@@ -6,7 +6,9 @@ functions that measure a level's clips, so a gate that lets them pass is blind.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +17,22 @@ from ...models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples
 from ...runtime.synthesis.stopping import LONGEST_PAUSE_FRAMES, LOOP_FRAMES, LOOP_PASSES, MAX_PERIOD
 from ..metrics.failures import ANEW, FAILURES, TAIL_S, Ended, failures
-from ..prosody.compare import compare_free
-from ..prosody.contours import PitchRange, parselmouth, speaker_range
-from ..prosody.recording import Prosody, measure
+from ..prosody.recording import Prosody
 from ..stats.observations import Observations
 
-CLIPS = 12
-"""That are stretched and flattened: by the same amount each, so that a dozen is as good as a hundred."""
+try:
+    import parselmouth  # type: ignore[import-not-found]
+except ImportError:
+    parselmouth = None
+
 _SIGNIFICANCE = 0.05
 _POINTS_S = 0.01
 """Of the pitch contour that is flattened. Source: Praat manual, "Sound: To Manipulation", standard value."""
-_EDGE_S = 0.02
+_KEPT_S = 0.15
+_VOICE = (0.75, 1.5)
+"""Of the quartiles of F0: where Praat's overlap-add looks for periods. Source: as `contours.speaker_range`."""
+_ANY_VOICE_HZ = (75.0, 600.0)
+"""Praat's standard values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +58,38 @@ class RecordedClip:
         return failures(self.samples, self.codes, self.ended)
 
 
-def stretched(samples: Samples, log_ratio: float) -> Samples:
-    """As slow as `exp(log_ratio)` times, at the same pitch."""
-    whole = _sound(samples)
-    found = speaker_range(samples)
-    made = _praat(whole, "Lengthen (overlap-add)", found.floor_hz, found.ceiling_hz, math.exp(log_ratio))
-    return _samples(made)
+def stretched(samples: Samples, heard: Prosody, log_ratio: float) -> Samples:
+    """With speech that takes `exp(log_ratio)` times as long, at the same pitch.
+
+    The first and last 150 ms of it stay as they are, where a consonant more or less would count as duration.
+
+    Args:
+        samples: Float32 `[n]`, 24 kHz.
+        heard: What was measured of them.
+        log_ratio: Must leave something between the two ends.
+
+    Raises `ValueError` if it does not.
+    """
+    beat = heard.rhythm
+    kept_s = min(_KEPT_S, beat.duration_s / 4)
+    start, end = (round(at_s * SAMPLE_RATE_HZ) for at_s in (beat.start_s + kept_s, beat.end_s - kept_s))
+    inner_s = beat.duration_s - 2 * kept_s
+    factor = 1 + beat.duration_s * math.expm1(log_ratio) / inner_s if inner_s > 0 else 0.0
+    if factor <= 0:
+        raise ValueError(
+            f"{beat.duration_s:.2f} s of speech cannot be changed by a factor of {math.exp(log_ratio):.3f}"
+        )
+    with _same_noise():
+        made = _praat(_sound(samples[start:end]), "Lengthen (overlap-add)", *_voice_hz(heard), factor)
+    return np.concatenate([samples[:start], _samples(made), samples[end:]])
 
 
-def flattened(samples: Samples, log_ratio: float, within: PitchRange | None = None) -> Samples:
-    """With `exp(log_ratio)` times the F0 range, in semitones around the median: below 0 it is flatter."""
-    found = within or speaker_range(samples)
-    manipulation = _praat(_sound(samples), "To Manipulation", _POINTS_S, found.floor_hz, found.ceiling_hz)
+def flattened(samples: Samples, heard: Prosody, log_ratio: float) -> Samples:
+    """With `exp(log_ratio)` times the F0 range, in semitones around the median: below 0 it is flatter.
+
+    Arguments as `stretched`. At 0 the sound is made anew as well: what that alone does must not count as damage.
+    """
+    manipulation = _praat(_sound(samples), "To Manipulation", _POINTS_S, *_voice_hz(heard))
     tier = _praat(manipulation, "Extract pitch tier")
     points = int(_praat(tier, "Get number of points"))
     if not points:
@@ -70,7 +97,8 @@ def flattened(samples: Samples, log_ratio: float, within: PitchRange | None = No
     median_hz = float(np.median([_praat(tier, "Get value at index", index + 1) for index in range(points)]))
     _praat(tier, "Formula", f"{median_hz!r} * (self / {median_hz!r}) ^ {math.exp(log_ratio)!r}")
     _praat([tier, manipulation], "Replace pitch tier")
-    return _samples(_praat(manipulation, "Get resynthesis (overlap-add)"))
+    with _same_noise():
+        return _samples(_praat(manipulation, "Get resynthesis (overlap-add)"))
 
 
 def cut(clip: RecordedClip) -> RecordedClip:
@@ -111,24 +139,6 @@ BREAKS: dict[str, Callable[[RecordedClip], RecordedClip]] = {
 assert BREAKS.keys() == set(FAILURES)
 
 
-class Renditions:
-    """Clips beside what becomes of them when the sound of each is changed in one way."""
-
-    def __init__(self, clips: Sequence[RecordedClip]) -> None:
-        """Of `CLIPS` clips, as different prompts as there are."""
-        self._clips = by_prompts(clips)[:CLIPS]
-        self._measured: list[Prosody] = [measure(clip.samples) for clip in self._clips]
-
-    def after(self, change: Callable[[Samples], Samples]) -> dict[str, Observations]:
-        """By metric: `compare_free` of each changed clip with itself; empty without clips."""
-        rows: dict[str, list[tuple[str, int, float]]] = {}
-        for clip, reference in zip(self._clips, self._measured, strict=True):
-            changed = measure(change(clip.samples), reference.contours.pitch_range)
-            for metric, value in compare_free(reference, changed).items():
-                rows.setdefault(metric, []).append((clip.prompt, clip.seed, value))
-        return {metric: _observations(found) for metric, found in rows.items()}
-
-
 @dataclass(frozen=True)
 class Broken:
     """Clips of which some were made to fail.
@@ -161,7 +171,7 @@ def broken(clips: Sequence[RecordedClip], kind: str, margin: float) -> Broken | 
         for metric, value in ANEW.values(kinds, after).items():
             rows.setdefault(metric, []).append((clip.prompt, clip.seed, value))
     detected = sum(kind in kinds for kinds in found.values())
-    return Broken(len(chosen), detected, {metric: _observations(each) for metric, each in rows.items()})
+    return Broken(len(chosen), detected, {metric: observed_once(each) for metric, each in rows.items()})
 
 
 def fewest_new(clips: int, margin: float) -> int:
@@ -190,19 +200,39 @@ def by_prompts(clips: Sequence[RecordedClip]) -> list[RecordedClip]:
     return [clip for _, _, clip in sorted(turns(), key=lambda turn: turn[:2])]
 
 
-def _observations(rows: Sequence[tuple[str, int, float]]) -> Observations:
+def observed_once(rows: Sequence[tuple[str, int, float]]) -> Observations:
+    """Prompt, seed and value of each clip; clips count alike."""
     prompts, seeds, values = zip(*rows, strict=True)
     return Observations(np.array(prompts), np.array(seeds), np.array(values), np.ones(len(rows)))
 
 
-def _sound(samples: Samples) -> "parselmouth.Sound":
+def _voice_hz(heard: Prosody) -> tuple[float, float]:
+    """Between which F0 a voice lies, low and high."""
+    voiced = heard.contours.f0_hz[heard.contours.voiced]
+    if not len(voiced):
+        return _ANY_VOICE_HZ
+    first, third = np.percentile(voiced, [25, 75])
+    return _VOICE[0] * float(first), _VOICE[1] * float(third)
+
+
+@contextmanager
+def _same_noise() -> Iterator[None]:
+    """Praat draws where pulses lie in what is unvoiced: here always the same."""
+    parselmouth.praat.run("random_initializeWithSeedUnsafelyButPredictably (0)")
+    try:
+        yield
+    finally:
+        parselmouth.praat.run("random_initializeSafelyAndUnpredictably ()")
+
+
+def _sound(samples: Samples) -> Any:
     return parselmouth.Sound(samples.astype(np.float64), SAMPLE_RATE_HZ)
 
 
-def _samples(sound: "parselmouth.Sound") -> Samples:
+def _samples(sound: Any) -> Samples:
     found: Samples = np.asarray(sound.values, np.float64)[0].astype(np.float32)
     return found
 
 
-def _praat(*arguments: object) -> "parselmouth.Data":
+def _praat(*arguments: object) -> Any:
     return parselmouth.praat.call(*arguments)
