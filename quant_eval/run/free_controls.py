@@ -109,7 +109,7 @@ class Renditions:
 
 
 def damaged_clips(plan: Plan, records: Sequence[Record], levels: Sequence[str], gates: Gates) -> list[DamagedClips]:
-    """For each of these levels what its margins ask for, well beyond them; nothing without clips, or for other gates."""
+    """For each of these levels what is well beyond its margins; nothing without clips, or for other gates."""
     if not levels or not (clips := reference_clips(plan, records)):
         return []
     with Records.open(plan.records, plan.fingerprint) as store:
