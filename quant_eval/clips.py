@@ -22,7 +22,7 @@ def worst_clips(plan: Plan, candidate: Candidate, records: Sequence[Record]) -> 
     base = {(record.prompt, record.seed): record for record in free if record.level == plan.reference.name}
     prompts: dict[str, Prompt] = {prompt.id: prompt for prompt in plan.corpus.prompts}
     own = [record for record in free if record.level == candidate.name and (record.prompt, record.seed) in base]
-    own.sort(key=lambda record: (-record.values[NEW_FAILURES.key], -record.values.get(DISTORTION.key, 0.0), record.key))
+    own.sort(key=lambda each: (each.values[NEW_FAILURES.key] <= 0, -each.values.get(DISTORTION.key, 0.0), each.key))
     clips = []
     for record in own[:WORST_CLIPS]:
         other, prompt = base[record.prompt, record.seed], prompts[record.prompt]
@@ -45,7 +45,7 @@ def worst_clips(plan: Plan, candidate: Candidate, records: Sequence[Record]) -> 
 
 
 def _why(record: Record) -> str:
-    if record.values[NEW_FAILURES.key]:
+    if record.values[NEW_FAILURES.key] > 0:
         return f"fails where the reference does not: {', '.join(record.detail['failures'])}"
     if DISTORTION.key in record.values:
         return f"{DISTORTION.label.lower()} {record.values[DISTORTION.key]:.1f} {DISTORTION.unit}"

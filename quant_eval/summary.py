@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files import file_sha256
+from ..models.levels import F32, FP16
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
@@ -20,7 +21,7 @@ from .clips import distributions, worst_clips
 from .corpus import Corpus
 from .gates.config import Gates
 from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
-from .gates.judge import judge, worst
+from .gates.judge import judge
 from .machine import machine, versions
 from .metric import FREE, LOGITS, ONE_STEP, STAGES
 from .metrics.divergence import Divergence, codebook_results
@@ -36,13 +37,13 @@ from .results import (
     MetricResult,
     ModelInfo,
     Results,
-    Verdict,
 )
 from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
 from .run.stages import FLOOR, TARGET
-from .stats.estimates import FEWEST_PROMPTS, estimate
+from .stats.counts import count_failures
+from .stats.estimates import FEWEST_PROMPTS, effect_ratio, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -83,18 +84,21 @@ def summarise(
     records: Sequence[Record],
     gates: Gates,
     *,
+    finer: Sequence[Record] = (),
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
     damaged_clips: Sequence[DamagedClips] = (),
     notes: Sequence[str] = (),
 ) -> Judged:
-    """All results of the records.
+    """All results of the records, but for the verdicts that follow from them: see `outcome.decided`.
 
     Args:
         plan: That was done.
         records: All there are.
         gates: All; those of stages that were not run are left out.
+        finer: The records of `plan.finer`. What is shown of the reference is of them then; its difference from itself
+            is a control, and no verdict.
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
@@ -102,30 +106,32 @@ def summarise(
         notes: What a reader must know.
     """
     measured = observed(records)
+    reference = plan.reference.name
+    by_level = {each.name: [record for record in records if record.level == each.name] for each in plan.everyone}
+    compared, shown, floor = by_level, measured, {each.name: _floor(records) for each in plan.everyone}
+    if plan.finer is not None:
+        compared = {**by_level, reference: [record for record in finer if record.level == reference]}
+        shown = {**measured, **observed(compared[reference])}
+        floor[reference] = _floor(finer)
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        verdicts += judge(candidate.name, measured.get(candidate.name, {}), gates, margins_of=candidate.level)
+        if _why_not_judged(plan, candidate, gates) is None:
+            verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
     hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
     controls = [
-        self_control(plan.reference.name, measured.get(plan.reference.name, {})),
+        self_control(reference, measured.get(reference, {})),
         *gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips),
         *ladder_controls(hurt, gates),
     ]
-    judged = [verdict.verdict for verdict in verdicts]
-    overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
-    by_level = {
-        candidate.name: [record for record in records if record.level == candidate.name]
-        for candidate in plan.candidates
-    }
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=model_info(plan.reference.files),
-        reference=plan.reference.name,
+        reference=reference,
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
         settings=settings_of(plan),
-        machine=machine(),
+        machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
@@ -133,21 +139,20 @@ def summarise(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
-                gates.why_not_judged(candidate.level),
+                _why_not_judged(plan, candidate, gates),
             )
             for candidate in plan.candidates
         ],
         metrics=[
             result
             for candidate in plan.candidates
-            for result in _metrics(candidate.name, measured, plan.corpus, _floor(records))
+            for result in _metrics(candidate.name, shown, plan.corpus, floor[candidate.name])
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.candidates for result in _codebooks(candidate.name, by_level[candidate.name])
+            result for candidate in plan.candidates for result in _codebooks(candidate.name, compared[candidate.name])
         ],
-        attribution=_attributions(measured, [each.name for each in plan.candidates]),
+        attribution=_attributions(shown, [each.name for each in plan.candidates]),
         controls=controls,
         ladder=rungs_of(hurt),
         clips=[
@@ -158,15 +163,30 @@ def summarise(
         ],
         distributions=distributions(plan, by_level),
         extras=list(extras),
-        verdict=overall,
+        verdict=None,
     )
     return Judged(results, measured)
 
 
 def levels_under_trial(plan: Plan, gates: Gates) -> list[str]:
     """Whose gates must be seen to fail: the levels that are judged, each once."""
-    levels = [candidate.level for candidate in plan.candidates if candidate != plan.reference]
-    return [level for level in dict.fromkeys(levels) if plan.controls and gates.why_not_judged(level) is None]
+    judged = [each.level for each in plan.candidates if _why_not_judged(plan, each, gates) is None]
+    return list(dict.fromkeys(judged)) if plan.controls else []
+
+
+def _why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
+    """Why a level takes no part in verdicts; None if it does. Nothing is judged against itself."""
+    if candidate != plan.reference or plan.finer is not None:
+        return gates.why_not_judged(candidate.level)
+    if candidate.level != FP16.key:
+        return f"{candidate.name} is what the others are held against"
+    directory = candidate.files.directory
+    if F32.key in candidate.files.manifest.levels:
+        return f"not run: level {F32.label} of {directory.name} was left out"
+    return (
+        f"not run: no {F32.label} level in the bundle, by which to judge {FP16.label} "
+        f"(miso-convert CHECKPOINT --quant {F32.key} --out {directory} adds it)"
+    )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -203,6 +223,14 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
     notes += _without_control(plan)
+    if plan.finer is not None:
+        finer = plan.finer.reference
+        notes.append(
+            f"{plan.reference.name} is shown and judged against {finer.name} (files {finer.digest[:12]}), all others "
+            f"against {plan.reference.name}; that it equals itself is a control"
+        )
+    if all(prompt.audio is not None for prompt in plan.corpus.prompts):
+        notes.append("every prompt is a recording, beside which nothing is spoken freely")
     targets = [record for record in records if record.stage == TARGET]
     empty = [record.key for record in targets if not record.detail["codes"]]
     if not empty:
@@ -229,10 +257,6 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
         if found is None:
             continue
         noise = floor.get(key)
-        mean_noise = float(np.abs(noise.values).mean()) if noise is not None else 0.0
-        ratio = None
-        if mean_noise and metric.direction != "higher":
-            ratio = float(np.abs(found.values).mean()) / mean_noise
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(found.prompts.tolist()):
             groups.setdefault(category[prompt], []).append(index)
@@ -245,9 +269,11 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, limits=metric.range),
+                estimate=count_failures(found).estimate()
+                if metric.counts_failures
+                else estimate(found, limits=metric.range),
                 noise_floor=estimate(_sizes(noise), limits=metric.range) if noise is not None else None,
-                effect_ratio=ratio,
+                effect_ratio=effect_ratio(found, noise) if noise is not None and metric.direction != "higher" else None,
                 by_category=means,
             )
         )
@@ -306,7 +332,6 @@ def _level(
     candidate: Candidate,
     records: Sequence[Record],
     memory: Memory | None,
-    verdict: Verdict | None,
     why_not_judged: str | None,
 ) -> LevelResult:
     manifest = candidate.files.manifest
@@ -324,7 +349,7 @@ def _level(
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=verdict,
+        verdict=None,
         why_not_judged=why_not_judged,
     )
 
