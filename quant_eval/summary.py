@@ -115,6 +115,7 @@ def summarise(
         shown = {**measured, **observed(compared[reference])}
         floor[reference] = _floor(finer)
     verdicts: list[GateResult] = []
+    hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
     controls = [self_control(reference, measured.get(reference, {}))]
     if plan.is_comparison:
         verdicts += judge_comparison(measured, gates)
@@ -123,7 +124,6 @@ def summarise(
         for candidate in plan.candidates:
             if why_not_judged(plan, candidate, gates) is None:
                 verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
-        hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
         controls += gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips)
         controls += ladder_controls(hurt, gates)
     results = Results(
