@@ -79,7 +79,8 @@ def test_the_beta_distribution_in_exact_fractions() -> None:
         p = Fraction(share)
         exact = sum(comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(hits, trials + 1))
         assert share_below(share, hits, trials - hits + 1) == pytest.approx(float(exact), rel=1e-10)
-    assert (share_below(0, 2, 3), share_below(1, 2, 3), share_below(0.5, 7, 7)) == (0, 1, pytest.approx(0.5))
+    assert (share_below(0, 2, 3), share_below(1, 2, 3)) == (0, 1)
+    assert share_below(0.5, 7, 7) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(3, 2), (-1, 2), (0, 0), (float("nan"), 3)])
