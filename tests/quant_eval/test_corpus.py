@@ -1,6 +1,8 @@
 """What is said: the package's corpora, and files of the user's."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,14 +15,51 @@ from hypothesis import strategies as st
 from miso_gguf.models.tiny.make.words import parse
 from miso_gguf.quant_eval.corpus import BUILTIN, CorpusError, load_corpus
 
-CATEGORIES = {"statement", "question", "exclamation", "list", "number", "long", "dialogue", "emotion"}
+CATEGORIES = {
+    *("statement", "question", "exclamation", "list", "number"),
+    *("long", "emotion", "dialogue", "name", "cloned"),
+}
+FIRST_FORTY = "69fa9565173ff15a"
+"""Of what was said when the corpus had 40 prompts: five of each of the first eight categories."""
 
 
 def test_the_builtin_corpus_has_every_category() -> None:
     corpus = load_corpus("builtin")
-    assert len(corpus.prompts) >= 40
-    assert set(corpus.info([0]).categories) == CATEGORIES
-    assert all(prompt.before for prompt in corpus.prompts if prompt.category == "dialogue")
+    assert len(corpus.prompts) >= 150
+    categories = corpus.info([0]).categories
+    assert categories.keys() == CATEGORIES
+    assert min(categories.values()) >= 12
+    assert all(prompt.before for prompt in corpus.prompts if prompt.category in ("dialogue", "cloned"))
+
+
+def test_the_builtin_corpus_has_long_prompts_and_cloned_voices() -> None:
+    prompts = load_corpus("builtin").prompts
+    assert sum(len(prompt.text) > 420 for prompt in prompts if prompt.category == "long") >= 10, "30 s of speech"
+    for prompt in prompts:
+        if prompt.category == "cloned":
+            assert [speaker for speaker, _ in prompt.before] == [prompt.speaker], "the voice that is to be kept"
+            assert sum(len(said) for _, said in prompt.before) > 150
+
+
+def test_the_builtin_corpus_is_plain_english_and_each_prompt_once() -> None:
+    prompts = load_corpus("builtin").prompts
+    assert len({prompt.text for prompt in prompts}) == len(prompts)
+    for prompt in prompts:
+        assert re.fullmatch(rf"{prompt.category}-[1-9][0-9]?", prompt.id)
+        for text in (prompt.text, *(said for _, said in prompt.before)):
+            assert re.fullmatch(r"[A-Z][A-Za-z ,;:'?!.-]+[.?!]", text), f"{prompt.id}: numbers are written out"
+            assert "  " not in text
+
+
+def test_what_was_said_before_is_said_still() -> None:
+    """Records and accepted evaluations go by the ids."""
+    prompts = load_corpus("builtin").prompts
+    old = [
+        prompt for prompt in prompts if int(prompt.id.split("-")[1]) <= 5 and prompt.category not in ("name", "cloned")
+    ]
+    rows = sorted([each.id, each.text, each.speaker, [list(turn) for turn in each.before]] for each in old)
+    assert len(rows) == 40
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == FIRST_FORTY
 
 
 def test_the_tiny_corpus_stays_within_the_vocabulary() -> None:
