@@ -25,30 +25,44 @@ def junit_xml(results: Results, *, strict: bool = False) -> str:
     """
     controls = {level.level for level in results.levels if level.is_control}
     gates = [gate for gate in results.gates if gate.level not in controls]
-    root = ElementTree.Element("testsuites", name=_printable(results.model.name))
-    for level in dict.fromkeys(gate.level for gate in gates):
-        suite = _suite(root, level, results)
-        for gate in gates:
-            if gate.level == level:
-                _gate_case(suite, gate, strict)
-    for found in results.levels:
-        if found.why_not_judged is not None:
-            case = _case(_suite(root, found.level, results), "gates", found.level)
-            _outcome(case, "skipped", "not judged", found.why_not_judged)
-    if absent := [text for text in results.missing if text not in {gate.reason for gate in gates}]:
-        suite = _suite(root, "missing", results)
-        for text in absent:
-            _outcome(_case(suite, text, "missing"), "error", "MISSING", text)
-    if results.controls:
-        suite = _suite(root, "controls", results)
-        for control in results.controls:
-            _control_case(suite, control)
+    suites = _Suites(results)
+    for gate in gates:
+        _gate_case(suites[gate.level], gate, strict)
+    for level in results.levels:
+        if level.why_not_judged is not None:
+            _outcome(_case(suites[level.level], "gates"), "skipped", "not judged", level.why_not_judged)
+    said = {gate.reason for gate in gates}
+    for text in results.missing:
+        if text not in said:
+            _outcome(_case(suites["missing"], text), "error", "MISSING", text)
+    for control in results.controls:
+        _control_case(suites["controls"], control)
+    root = suites.root
     if not len(root):
-        case = _case(_suite(root, "evaluation", results), "gates", "evaluation")
-        _outcome(case, "skipped", "not judged", "nothing was judged: there are no gates for what was run")
+        nothing = "nothing was judged: there are no gates for what was run"
+        _outcome(_case(suites["evaluation"], "gates"), "skipped", "not judged", nothing)
     _count(root)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+class _Suites(dict[str, ElementTree.Element]):
+    """By name; one that is not there is made."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__()
+        self._results = results
+        self.root = ElementTree.Element("testsuites", name=_printable(results.model.name))
+
+    def __missing__(self, name: str) -> ElementTree.Element:
+        suite = self[name] = ElementTree.SubElement(self.root, "testsuite", name=_printable(name))
+        if (timestamp := _timestamp(self._results.created)) is not None:
+            suite.set("timestamp", timestamp)
+        model = self._results.model
+        properties = ElementTree.SubElement(suite, "properties")
+        for key, value in (("bundle", model.bundle), ("manifest_sha256", model.manifest_sha256)):
+            ElementTree.SubElement(properties, "property", name=key, value=_printable(value))
+        return suite
 
 
 def _count(root: ElementTree.Element) -> None:
@@ -56,18 +70,8 @@ def _count(root: ElementTree.Element) -> None:
         counts = Counter(child.tag for child in element.iter())
         for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
             element.set(attribute, str(counts[tag]))
-        if element is not root:  # which may have none
+        if element is not root:  # which may not say it
             element.set("skipped", str(counts["skipped"]))
-
-
-def _suite(root: ElementTree.Element, name: str, results: Results) -> ElementTree.Element:
-    suite = ElementTree.SubElement(root, "testsuite", name=_printable(name))
-    if (timestamp := _timestamp(results.created)) is not None:
-        suite.set("timestamp", timestamp)
-    properties = ElementTree.SubElement(suite, "properties")
-    for key, value in (("bundle", results.model.bundle), ("manifest_sha256", results.model.manifest_sha256)):
-        ElementTree.SubElement(properties, "property", name=key, value=_printable(value))
-    return suite
 
 
 def _timestamp(created: str) -> str | None:
@@ -79,8 +83,8 @@ def _timestamp(created: str) -> str | None:
         return None
 
 
-def _case(suite: ElementTree.Element, name: str, level: str) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", name=_printable(name), classname=_printable(f"{_ROOT}.{level}"))
+def _case(suite: ElementTree.Element, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", name=_printable(name), classname=f"{_ROOT}.{suite.get('name')}")
 
 
 def _outcome(case: ElementTree.Element, tag: str, kind: str, message: str, text: str | None = None) -> None:
@@ -88,7 +92,7 @@ def _outcome(case: ElementTree.Element, tag: str, kind: str, message: str, text:
 
 
 def _gate_case(suite: ElementTree.Element, gate: GateResult, strict: bool) -> None:
-    case = _case(suite, gate_name(gate), gate.level)
+    case = _case(suite, gate_name(gate))
     if gate.outcome == "FAIL" or (strict and gate.outcome == "INCONCLUSIVE"):
         _outcome(case, "failure", gate.verdict, gate.reason, _figures(gate))
     elif gate.outcome == "MISSING":
@@ -102,7 +106,7 @@ def _gate_case(suite: ElementTree.Element, gate: GateResult, strict: bool) -> No
 def _control_case(suite: ElementTree.Element, control: Control) -> None:
     judged = [label_of(control.level)] if control.level else []
     judged += [metric_of(control.metric).label] if control.metric else []
-    case = _case(suite, f"{control.name} ({': '.join(judged)})" if judged else control.name, "controls")
+    case = _case(suite, f"{control.name} ({': '.join(judged)})" if judged else control.name)
     outcome = _printable(f"expected {control.expected}, found {control.found}")
     if control.behaved:
         ElementTree.SubElement(case, "system-out").text = outcome
@@ -118,7 +122,9 @@ def _figures(gate: GateResult) -> str:
     value = with_unit(number(gate.estimate.value, metric.digits), metric.unit)
     bounds = interval(gate.estimate, metric.digits)
     decides = f", {gate.needed} {_counted(gate)} would decide" if gate.needed is not None else ""
-    return _printable(f"{label_of(gate.level)}: {metric.label} {value}, bounds of 95 % each {bounds}, {allowed}{decides}")
+    return _printable(
+        f"{label_of(gate.level)}: {metric.label} {value}, bounds of 95 % each {bounds}, {allowed}{decides}"
+    )
 
 
 def _counted(gate: GateResult) -> str:
