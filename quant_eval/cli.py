@@ -20,8 +20,8 @@ from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .old_names import OLD_OBSERVATIONS_NAMES, new_stage
 from .prosody.pair import pair_report
+from .report.headline import headline, why_not_judged
 from .report.plots import check_installed
-from .report.words import headline, why_not_judged
 from .report.write import JSON_NAME, write_reports
 from .results import GateResult, Results, parsed_results
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
