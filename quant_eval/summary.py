@@ -19,6 +19,7 @@ from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
+from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
 from .gates.judge import damaged_control, judge, self_control
 from .machine import machine, versions
@@ -110,9 +111,17 @@ def summarise(
         compared = {**by_level, reference: [record for record in finer if record.level == reference]}
         shown = {**measured, **observed(compared[reference])}
         floor[reference] = _floor(finer)
+    why_not = {
+        each.name: None
+        if each == plan.damaged
+        else why_not_compared(each.name)
+        if kind == "compare"
+        else _why_not_judged(plan, each, gates)
+        for each in plan.everyone
+    }
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        if _why_not_judged(plan, candidate, gates) is None:
+        if kind != "compare" and why_not[candidate.name] is None:
             verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
     controls = [self_control(reference, measured.get(reference, {}))]
     if plan.damaged is not None:
@@ -121,6 +130,9 @@ def summarise(
         damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
+    if kind == "compare":
+        verdicts += judge_comparison(measured, gates)
+        controls += comparison_controls(measured, gates)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -137,7 +149,7 @@ def summarise(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                None if candidate == plan.damaged else _why_not_judged(plan, candidate, gates),
+                why_not[candidate.name],
                 is_control=candidate == plan.damaged,
             )
             for candidate in plan.everyone
