@@ -4,14 +4,13 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..console import DONE, FAILED, NO, progress_bar, run, stderr, stdout, table
-from ..core.units import size_text
+from ..console import DONE, run, stdout, table
+from ..models.levels import F32
 from ..version import __version__
 from .evaluation import Wanted, evaluate_plan
 from .gates.accepted import accept_into, load_accepted
@@ -22,11 +21,14 @@ from .gates.observed import OBSERVATIONS_NAME, AcceptedError, Observed, load_obs
 from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .prosody.pair import pair_report
-from .report.headline import headline, why_not_judged
+from .report.headline import why_not_judged
 from .report.plots import check_installed
 from .report.write import JSON_NAME, write_reports
-from .results import GateResult, Results, parsed_results
-from .run.plan import COMPARED, REFERENCE, Asked, Plan, estimate_cost, plan_compare, plan_run
+from .results import parsed_results
+from .run.cost import estimate_cost
+from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
+from .run.verified import HASHES_NAME
+from .shown import exit_code, hashing_bar, show_cost, show_gates, show_results, work_bar
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """\b
@@ -39,7 +41,10 @@ Examples:
   miso-eval accept report/ accepted.json                          accept an evaluation
   miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
   miso-eval report report/                                        write the reports again, from results.json
-Exit codes: 0 passed (or could not be told, without --strict), 1 a gate failed, 2 could not measure.
+Exit codes:
+  0  passed, or undecided with the value inside the margin (--strict: 1)
+  1  a gate failed, or is undecided with the value beyond the margin, or a control did not behave
+  2  what was asked for could not be measured: it is named; or nothing was judged
 """
 
 
@@ -108,11 +113,8 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     check_installed()
     quick = options["quick"]
     stages = _stages(options)
-    if options["fresh"] and options["out"].exists():
-        for path in (options["out"] / name for name in ("records", "logits", "clips")):
-            shutil.rmtree(path, ignore_errors=True)
-        for name in (JSON_NAME, OBSERVATIONS_NAME):
-            (options["out"] / name).unlink(missing_ok=True)
+    if options["fresh"]:
+        _forget(options["out"])
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
@@ -127,77 +129,28 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    cost = estimate_cost(plan)
-    disk = f", {size_text(cost.disk_bytes)} of logits" if cost.disk_bytes else ""
-    stderr.print(
-        f"{cost.clips} clips, about {_duration(cost.audio_s)} of speech{disk}; estimated from this machine's "
-        f"memory bandwidth: {_duration(cost.wall_s / options['processes'])} at least. It resumes after Ctrl-C.",
-        highlight=False,
-    )
+    show_cost(estimate_cost(plan, options["processes"]))
     wanted = Wanted(
         kind, options["processes"], options["gates"], options["history"], options["vram"], options["extras"]
     )
     begin = time.monotonic()
-    with progress_bar("evaluating", plan.clips()) as bar:
-        seen = [0]
-
-        def tell(done: int) -> None:
-            bar(done - seen[0])
-            seen[0] = done
-
-        results = evaluate_plan(plan, wanted, tell)
+    with hashing_bar() as hashing, work_bar(plan.clips()) as progress:
+        results = evaluate_plan(plan, wanted, progress, hashing)
     write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
         stdout.print_json(results.model_dump_json())
     else:
-        _show(results, asked.out, time.monotonic() - begin)
-    return _exit_code(results.verdict, why_not_judged(results), strict=options["strict"])
+        show_results(results, asked.out, time.monotonic() - begin)
+    return exit_code(results.verdict, results.missing, why_not_judged(results), strict=options["strict"])
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _exit_code(verdict: str | None, not_judged: Sequence[str], *, strict: bool) -> int:
-    if verdict is None:
-        why = "; ".join(not_judged) or "no gate is of a metric that was measured"
-        stderr.print(f"miso-eval: nothing was judged: {why}", style="red", highlight=False)
-        return FAILED
-    if verdict == "MISSING":
-        return FAILED
-    return NO if verdict == "FAIL" or (strict and verdict == "INCONCLUSIVE") else DONE
-
-
-def _show(results: Results, out: Path, wall_s: float) -> None:
-    _show_gates(results.gates)
-    for why in why_not_judged(results):
-        stdout.print(why, highlight=False)
-    for control in results.controls:
-        style = None if control.behaved else "red"
-        stdout.print(f"control {control.name}: {control.found} (expected: {control.expected})", style=style)
-    stdout.print(headline(results), highlight=False)
-    stdout.print(f"{out / 'report.html'}: written, {_duration(wall_s)}", highlight=False)
-
-
-def _show_gates(gates: list[GateResult]) -> None:
-    rows = []
-    for gate in gates:
-        metric, found = METRICS[gate.metric], gate.estimate
-        digits = metric.digits
-        rows.append(
-            (
-                gate.level,
-                metric.label + (f" ({gate.kind})" if gate.kind in ("history", "anchor") else ""),
-                "-" if found is None else number(metric, found.value),
-                "-" if found is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}",
-                f"{gate.margin:g}",
-                gate.verdict,
-            )
-        )
-    columns = ("level", "metric", "value", "95 % interval", "margin", "verdict")
-    stdout.print(table("Gates", columns, rows, numeric=(2, 3, 4)))
+def _forget(out: Path) -> None:
+    """What an earlier run has left."""
+    for path in (out, out / F32.key):
+        for name in ("records", "logits", "clips"):
+            shutil.rmtree(path / name, ignore_errors=True)
+    for name in (JSON_NAME, OBSERVATIONS_NAME, HASHES_NAME):
+        (out / name).unlink(missing_ok=True)
 
 
 @cli.command()
@@ -262,14 +215,12 @@ def gate(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool
             "nothing says what a change of these stages may cost: name metrics under [history] of the gates"
         )
     results = judge_history(observed, accepted, wanted)
-    _show_gates(results)
+    show_gates(results)
     not_judged = [why for level in observed.levels if (why := wanted.why_not_judged(level)) is not None]
     for line in (*not_judged, *filter(None, [accepted.forced()])):
         stdout.print(line, highlight=False)
-    for each in results:
-        if each.verdict == "MISSING":
-            stderr.print(f"miso-eval: missing: {each.level}: {each.reason}", style="red", highlight=False)
-    return _exit_code(worst(each.outcome for each in results), not_judged, strict=strict)
+    missing = [f"{each.level}: {each.reason}" for each in results if each.verdict == "MISSING"]
+    return exit_code(worst(each.outcome for each in results), missing, not_judged, strict=strict)
 
 
 def _results_of(report: Path) -> Results:

@@ -95,6 +95,7 @@ def _work(plan: Plan, processes: int, progress: Callable[[int], None], hashing: 
     finer = [] if plan.finer is None else [plan.finer.reference]
     files = VerifiedFiles([each.files for each in (plan.reference, *plan.everyone, *finer)], plan.out)
     files.check(hashing)
+    progress(0)
     try:
         evaluate(plan, processes, progress)
         if plan.finer is not None:
