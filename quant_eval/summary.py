@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..core.files import file_sha256
+from ..models.levels import F32, FP16
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
+from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
-from .gates.judge import damaged_control, judge, self_control, worst
+from .gates.judge import damaged_control, judge, self_control
 from .machine import machine, versions
 from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
@@ -35,13 +37,13 @@ from .results import (
     MetricResult,
     ModelInfo,
     Results,
-    Verdict,
 )
 from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
 from .run.stages import FLOOR, TARGET
-from .stats.estimates import estimate
+from .stats.counts import count_failures
+from .stats.estimates import effect_ratio, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -82,47 +84,64 @@ def summarise(
     records: Sequence[Record],
     gates: Gates,
     *,
+    finer: Sequence[Record] = (),
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
     notes: Sequence[str] = (),
 ) -> Judged:
-    """All results of the records.
+    """All results of the records, but for the verdicts that follow from them: see `outcome.decided`.
 
     Args:
         plan: That was done.
         records: All there are.
         gates: All; those of stages that were not run are left out.
+        finer: The records of `plan.finer`. What is shown of the reference is of them then; its difference from itself
+            is a control, and no verdict.
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
         notes: What a reader must know.
     """
     measured = observed(records)
+    reference = plan.reference.name
+    by_level = {each.name: [record for record in records if record.level == each.name] for each in plan.everyone}
+    compared, shown, floor = by_level, measured, {each.name: _floor(records) for each in plan.everyone}
+    if plan.finer is not None:
+        compared = {**by_level, reference: [record for record in finer if record.level == reference]}
+        shown = {**measured, **observed(compared[reference])}
+        floor[reference] = _floor(finer)
+    why_not = {
+        each.name: None
+        if each == plan.damaged
+        else why_not_compared(each.name)
+        if kind == "compare"
+        else _why_not_judged(plan, each, gates)
+        for each in plan.everyone
+    }
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        verdicts += judge(candidate.name, measured.get(candidate.name, {}), gates, margins_of=candidate.level)
-    controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
+        if kind != "compare" and why_not[candidate.name] is None:
+            verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
+    controls = [self_control(reference, measured.get(reference, {}))]
     if plan.damaged is not None:
         quick = gates.only((LOGITS, ONE_STEP))
         margins_of = gates.margins_of_damaged(plan.damaged.level)
         damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
         controls.append(damaged_control(plan.damaged.name, damaged))
         verdicts += damaged
-    judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
-    overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
-    by_level = {
-        candidate.name: [record for record in records if record.level == candidate.name] for candidate in plan.everyone
-    }
+    if kind == "compare":
+        verdicts += judge_comparison(measured, gates)
+        controls += comparison_controls(measured, gates)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=model_info(plan.reference.files),
-        reference=plan.reference.name,
+        reference=reference,
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
         settings=settings_of(plan),
-        machine=machine(),
+        machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
         notes=[*notes, *_gaps(plan, records)],
         levels=[
@@ -130,8 +149,7 @@ def summarise(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
-                None if candidate == plan.damaged else gates.why_not_judged(candidate.level),
+                why_not[candidate.name],
                 is_control=candidate == plan.damaged,
             )
             for candidate in plan.everyone
@@ -139,13 +157,13 @@ def summarise(
         metrics=[
             result
             for candidate in plan.everyone
-            for result in _metrics(candidate.name, measured, plan.corpus, _floor(records))
+            for result in _metrics(candidate.name, shown, plan.corpus, floor[candidate.name])
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.everyone for result in _codebooks(candidate.name, by_level[candidate.name])
+            result for candidate in plan.everyone for result in _codebooks(candidate.name, compared[candidate.name])
         ],
-        attribution=_attributions(measured, [each.name for each in plan.everyone]),
+        attribution=_attributions(shown, [each.name for each in plan.everyone]),
         controls=controls,
         clips=[
             clip
@@ -155,9 +173,24 @@ def summarise(
         ],
         distributions=distributions(plan, by_level),
         extras=list(extras),
-        verdict=overall,
+        verdict=None,
     )
     return Judged(results, measured)
+
+
+def _why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
+    """Why a level takes no part in verdicts; None if it does. Nothing is judged against itself."""
+    if candidate != plan.reference or plan.finer is not None:
+        return gates.why_not_judged(candidate.level)
+    if candidate.level != FP16.key:
+        return f"{candidate.name} is what the others are held against"
+    directory = candidate.files.directory
+    if F32.key in candidate.files.manifest.levels:
+        return f"not run: level {F32.label} of {directory.name} was left out"
+    return (
+        f"not run: no {F32.label} level in the bundle, by which to judge {FP16.label} "
+        f"(miso-convert CHECKPOINT --quant {F32.key} --out {directory} adds it)"
+    )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -193,6 +226,14 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
+    if plan.finer is not None:
+        finer = plan.finer.reference
+        notes.append(
+            f"{plan.reference.name} is shown and judged against {finer.name} (files {finer.digest[:12]}), all others "
+            f"against {plan.reference.name}; that it equals itself is a control"
+        )
+    if all(prompt.audio is not None for prompt in plan.corpus.prompts):
+        notes.append("every prompt is a recording, beside which nothing is spoken freely")
     if plan.damaged is None:
         notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
     targets = [record for record in records if record.stage == TARGET]
@@ -210,10 +251,6 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
         if found is None:
             continue
         noise = floor.get(key)
-        mean_noise = float(np.abs(noise.values).mean()) if noise is not None else 0.0
-        ratio = None
-        if mean_noise and metric.direction != "higher":
-            ratio = float(np.abs(found.values).mean()) / mean_noise
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(found.prompts.tolist()):
             groups.setdefault(category[prompt], []).append(index)
@@ -226,9 +263,11 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, limits=metric.range),
+                estimate=count_failures(found).estimate()
+                if metric.counts_failures
+                else estimate(found, limits=metric.range),
                 noise_floor=estimate(_sizes(noise), limits=metric.range) if noise is not None else None,
-                effect_ratio=ratio,
+                effect_ratio=effect_ratio(found, noise) if noise is not None and metric.direction != "higher" else None,
                 by_category=means,
             )
         )
@@ -287,7 +326,6 @@ def _level(
     candidate: Candidate,
     records: Sequence[Record],
     memory: Memory | None,
-    verdict: Verdict | None,
     why_not_judged: str | None,
     *,
     is_control: bool,
@@ -307,7 +345,7 @@ def _level(
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=verdict,
+        verdict=None,
         why_not_judged=why_not_judged,
     )
 

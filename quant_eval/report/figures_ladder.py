@@ -11,6 +11,8 @@ from .words import judges_change, label_of, listed, metric_of, number
 
 _WIDE = 12.0
 """Ratio of the largest to the smallest value from which on a scale is logarithmic."""
+_HIGH = 0.85
+"""Of the plot's height, from which on the label of a line goes below it."""
 
 
 def ladder(results: Results) -> list[Plot]:
@@ -30,7 +32,7 @@ def _climb(results: Results, key: str, index: int) -> Plot | None:
     metric = metric_of(key)
     bounds = [bound for line in lines.values() for _, found in line for bound in (found.low, found.value, found.high)]
     values = [found.value for line in lines.values() for _, found in line]
-    margins = _margins(results, key)
+    margins = _margins(results, key, max(values) <= 0)
     strengths = sorted({strength for line in lines.values() for strength, _ in line})
     is_log = _is_wide(values)
     floor = min((bound for bound in bounds if bound > 0), default=1.0)
@@ -78,16 +80,18 @@ def _margin_lines(axes: Any, margins: Sequence[tuple[float, str]], bounds: Seque
             is_near = low - reach <= margin <= high + reach
         if is_near:
             axes.axhline(margin, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            axes.text(0.005, margin, label, transform=place, ha="left", va="bottom", color=INK, fontsize=10.5)
+            height = (axes.transScale + axes.transLimits).transform((1.0, margin))[1]
+            beside = "top" if height > _HIGH else "bottom"
+            axes.text(0.005, margin, label, transform=place, ha="left", va=beside, color=INK, fontsize=10.5)
 
 
-def _margins(results: Results, key: str) -> list[tuple[float, str]]:
-    """What each level may lose, once each."""
+def _margins(results: Results, key: str, is_below: bool) -> list[tuple[float, str]]:
+    """What each level may lose, once each; of what may be off on both sides, that which the values come to."""
     levels = [level.level for level in real_levels(results)]
     found: dict[float, list[str]] = {}
     for gate in results.gates:
         if gate.metric == key and not judges_change(gate) and gate.level in levels:
-            names = found.setdefault(gate.margin, [])
+            names = found.setdefault(-gate.margin if is_below and gate.kind == "within" else gate.margin, [])
             if (name := label_of(gate.level)) not in names:
                 names.append(name)
     return [(margin, ", ".join(names)) for margin, names in found.items()]

@@ -150,7 +150,7 @@ def _failures(gate: GateResult, estimate: Estimate) -> tuple[str, str]:
     cured = None
     if counted is not None:
         value, cured = f"{counted['new']} of {counted['clips']} clips", counted["cured"]
-    bound = f"at most {number(estimate.high, 1)} %" if estimate.high > estimate.value else ""
+    bound = f"at most {with_unit(number(estimate.high, 1), '%')}" if estimate.high > estimate.value else ""
     return value, ", ".join(filter(None, (f"{cured} cured" if cured and cured != "0" else "", bound)))
 
 

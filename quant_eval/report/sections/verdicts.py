@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from ...gates.judge import RULES
 from ...results import GateResult, LevelResult, Results
 from ..headline import why_not_judged
 from ..view import NOTHING, Cell, Section, Table, heads
@@ -19,19 +20,6 @@ from ..words import (
     needed,
     quantity,
 )
-
-RULES: tuple[str, ...] = (
-    "PASS: the 95 % bound on the margin's side (one-sided) lies inside the margin. A level ships only if every gate "
-    "passes, so nothing is adjusted for their number.",
-    "FAIL: the other bound lies beyond the margin, at 5 % after Holm over the level's gates. Failures are not among "
-    "these: they have 5 % of their own.",
-    "Failures are counted, new ones less cures of the reference's own, with exact bounds: to show fewer than 1 % takes "
-    "299 clips without one, 2 % takes 149, 5 % takes 59.",
-    "INCONCLUSIVE: neither is shown. With the value beyond the margin it fails the run; inside it does not, and the "
-    "report says how many prompts or clips would decide.",
-    "MISSING: asked for, and not measured. The run cannot pass.",
-)
-"""What decides, a paragraph each."""
 
 _GROUPS = ("", "history", "anchor", "paired")
 _CAPTIONS = {
@@ -101,7 +89,8 @@ def _matrix(
 def _level_head(results: Results, level: LevelResult) -> Cell:
     """Its name and verdict; the reference is there because another, finer one was its judge."""
     if level.verdict is None:
-        return Cell(label_of(level.level), mark="NOT_RUN")
+        is_judged = bool(_gates_of(results, level.level))  # as damaged levels are, though that is no verdict on them
+        return Cell(label_of(level.level), mark=None if is_judged else "NOT_RUN")
     is_judge_of_all = level.level == results.reference
     return Cell(label_of(level.level), "against F32" if is_judge_of_all else "", mark=level.verdict)
 

@@ -72,7 +72,7 @@ def test_what_is_declared_fits_together() -> None:
         if metric.direction == "higher" and metric.ideal is not None:
             assert metric.ideal == high, f"{key}: nothing is better than no difference"
         if metric.counts_failures:
-            assert metric.range == (0, 100), key
+            assert metric.range == (-100, 100), key
     assert METRICS["first_divergence"].ideal is None
     assert METRICS["kld_cb0"].range == (0, inf)
 

@@ -102,11 +102,11 @@ def test_alerts_tell_what_would_decide() -> None:
     by_mark = {alert.mark: alert.lines for alert in alerts(full())}
     assert list(by_mark) == ["MISSING", "BEYOND", "INCONCLUSIVE"]
     assert by_mark["BEYOND"][1] == (
-        "Q4_0, New failures: 9 of 144 clips, 2 cured, at most 8.9 %; margin ≤ 1\N{NO-BREAK SPACE}%; "
+        "Q4_0, New failures: 9 of 144 clips, 2 cured, at most 8.9\N{NO-BREAK SPACE}%; margin ≤ 1\N{NO-BREAK SPACE}%; "
         "about 1,210 clips would decide it"
     )
     assert by_mark["INCONCLUSIVE"][1].endswith(
-        "0 of 144 clips, at most 2.1 %; margin ≤ 1\N{NO-BREAK SPACE}%; needs 299 clips, 155 more"
+        "0 of 144 clips, at most 2.1\N{NO-BREAK SPACE}%; margin ≤ 1\N{NO-BREAK SPACE}%; needs 299 clips, 155 more"
     )
     assert by_mark["INCONCLUSIVE"][0].endswith("cents; margin ≤ 60; about 310 prompts would decide it")
 
@@ -122,10 +122,10 @@ def test_long_lists_are_cut_and_say_so() -> None:
 @pytest.mark.parametrize(
     ("reason", "value", "sure"),
     [
-        ("New failures: 0 of 120 clips: at most 2.5 %", "0 of 120 clips", "at most 2.5 %"),
-        ("New failures: 9 of 120 clips: 7.5 %", "9 of 120 clips", "at most 2.5 %"),
-        ("New failures: 9 new, 2 cured of 120 clips", "9 of 120 clips", "2 cured, at most 2.5 %"),
-        ("something else", "0 % of 120 clips", "at most 2.5 %"),
+        ("New failures: 0 of 120 clips: at most 2.5 %", "0 of 120 clips", "at most 2.5\N{NO-BREAK SPACE}%"),
+        ("New failures: 9 of 120 clips: 7.5 %", "9 of 120 clips", "at most 2.5\N{NO-BREAK SPACE}%"),
+        ("New failures: 9 new, 2 cured of 120 clips", "9 of 120 clips", "2 cured, at most 2.5\N{NO-BREAK SPACE}%"),
+        ("something else", "0 % of 120 clips", "at most 2.5\N{NO-BREAK SPACE}%"),
     ],
 )
 def test_counts_are_counts(reason: str, value: str, sure: str) -> None:
