@@ -46,7 +46,7 @@ Exit codes: 0 passed (or could not be told, without --strict), 1 a gate failed, 
 def _options(command: Any) -> Any:
     options = (
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
-        click.option("--corpus", default="auto", help="builtin, tiny, or a JSONL file [default: by the model]."),
+        click.option("--corpus", default="auto", help="builtin, tiny, builtin:40 (a part), or a JSONL file."),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
