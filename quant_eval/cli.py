@@ -51,7 +51,7 @@ Exit codes:
 def _options(command: Any) -> Any:
     options = (
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
-        click.option("--corpus", default="auto", help="builtin, tiny, or a JSONL file [default: by the model]."),
+        click.option("--corpus", default="auto", help="builtin, tiny, builtin:40 (a part), or a JSONL file."),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),

@@ -127,7 +127,7 @@ def load_corpus(source: str | Path) -> Corpus:
         text = resources.files(__package__).joinpath("corpora").joinpath(f"{source}.jsonl").read_text("utf-8")
         return _parse(str(source), text, Path())
     path = Path(source)
-    return _parse(path.stem, _read(path), path.parent)
+    return _parse(printable(path.stem), _read(path), path.parent)
 
 
 def _read(path: Path) -> str:

@@ -72,7 +72,7 @@ def measure(extra: Extra, clips: Iterable[ExtraClip]) -> results.Extra:
     for clip in clips:
         try:
             value = float(extra.score(clip.samples, clip.text, clip.reference))
-        except Exception as error:  # another's program: whatever it raises, the evaluation goes on
+        except (Exception, SystemExit) as error:  # another's program: whatever it raises, the evaluation goes on
             return not_run(
                 f"{extra.name} failed on {clip.level}, {clip.text[:40]!r}: {str(error) or type(error).__name__}"
             )
@@ -116,7 +116,7 @@ class FunctionExtra:
         """None if the function can be imported."""
         try:
             self._function  # noqa: B018  (imports it)
-        except Exception as error:  # importing runs another's program
+        except (Exception, SystemExit) as error:  # importing runs another's program
             return f"{self.target} cannot be imported: {str(error) or type(error).__name__}"
         return None
 

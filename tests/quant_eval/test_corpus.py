@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -167,6 +169,14 @@ def test_a_file_that_is_no_corpus_is_not_read_to_its_end(tmp_path: Path) -> None
         load_corpus(tmp_path / "mine.jsonl")
     with pytest.raises(CorpusError, match="cannot be read"):
         load_corpus(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_a_file_whose_name_is_no_text_has_one_that_is(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.jsonl")
+    path.write_text('{"text": "Hello."}')
+    assert load_corpus(path).info([0]).model_dump_json()
+    assert load_corpus(path).name == r"'a\udcff'"
 
 
 def test_ends_of_lines_and_marks_of_order_do_not_matter(tmp_path: Path) -> None:

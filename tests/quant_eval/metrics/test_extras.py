@@ -43,6 +43,8 @@ class Fake:
         assert reference.size == 3
         if text == "crash":
             raise ValueError
+        if text == "exit":
+            raise SystemExit("no licence")
         return float(samples[0])
 
 
@@ -73,6 +75,7 @@ def test_what_is_absent_is_not_run_and_looks_at_no_clip() -> None:
     ("bad", "reason"),
     [
         (clip("q4_0", 1, "crash"), "not run: fake failed on q4_0, 'crash': ValueError"),
+        (clip("q4_0", 1, "exit"), "not run: fake failed on q4_0, 'exit': no licence"),
         (clip("q4_0", float("nan")), "not run: fake gave nan for q4_0, 'Hello.': expected a finite number"),
         (clip("q4_0", float("inf")), "not run: fake gave inf for q4_0"),
     ],
