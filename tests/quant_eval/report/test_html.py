@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import soundfile
-from calls import python_calls
+from python_calls import python_calls
 from sample_results import HOSTILE, bare, hostile, sample, write_sounds
 
 from miso_gguf.core.errors import MisoError

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calls import python_calls
 from elsewhere import PATIENCE_S, soon
 from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from python_calls import python_calls
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.codec import thread as thread_module

@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Sequence
 
 import pytest
-from calls import python_calls
 from elsewhere import Elsewhere, soon
+from python_calls import python_calls
 from scripted_models import PlannedError, Script, ScriptedModels, scripted, taken
 
 from miso_gguf.core.errors import MisoError
