@@ -24,7 +24,7 @@ from .prosody.pair import pair_report
 from .report.headline import why_not_judged
 from .report.plots import check_installed
 from .report.write import JSON_NAME, write_reports
-from .results import parsed_results
+from .results import Results, parsed_results
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified import HASHES_NAME
