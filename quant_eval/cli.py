@@ -12,19 +12,16 @@ import click
 from ..console import DONE, run, stdout, table
 from ..models.levels import F32
 from ..version import __version__
+from .accepting import accept, gate, results_of
 from .evaluation import Wanted, evaluate_plan
-from .gates.accepted import accept_into, load_accepted
-from .gates.config import load_gates
-from .gates.history import judge_history, no_entry, verdict_to_accept
 from .gates.judge import number, worst
-from .gates.observed import OBSERVATIONS_NAME, AcceptedError, Observed, load_observed
+from .gates.observed import OBSERVATIONS_NAME
 from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .prosody.pair import pair_report
 from .report.headline import why_not_judged
 from .report.plots import check_installed
 from .report.write import JSON_NAME, write_reports
-from .results import Results, parsed_results
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified import HASHES_NAME
@@ -186,58 +183,25 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def accept_command(report: Path, file: Path, gates: Path | None, force: bool, debug: bool) -> int:
     """Accept the evaluation in REPORT: add it to FILE, for its kind of machine."""
-    wanted = load_gates(gates)
-    results, observed = _results_of(report), _observed_of(report)
-    if results.created != observed.created:
-        raise AcceptedError(
-            f"{report}: results.json and {OBSERVATIONS_NAME} are of two runs. Run `miso-eval run` again"
-        )
-    said = accept_into(file, observed, lambda held: verdict_to_accept(results, observed, held, wanted), force=force)
+    said = accept(report, file, gates, force=force)
     how = f"by force, with verdict {said.verdict or 'none'}: it says so for ever" if said.forced else f"{said.verdict}"
     stdout.print(f"{file}: accepted ({how}); commit it", highlight=False)
     return DONE
 
 
-@cli.command()
+@cli.command("gate")
 @click.argument("report", type=_PATH)
 @click.option("--accepted", "file", type=_PATH, required=True, help="Written by `miso-eval accept`.")
 @click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package].")
 @click.option("--strict", is_flag=True, help="INCONCLUSIVE is a failure too.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
-def gate(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool) -> int:
+def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool) -> int:
     """Hold the evaluation in REPORT against the accepted ones in FILE."""
-    observed, accepted = _observed_of(report), load_accepted(file)
-    if accepted.of(observed.kind) is None:
-        raise AcceptedError(f"{file}: {no_entry(observed, accepted)}")
-    wanted = load_gates(gates).only(observed.stages)
-    if not wanted.history:
-        raise ValueError(
-            "nothing says what a change of these stages may cost: name metrics under [history] of the gates"
-        )
-    results = judge_history(observed, accepted, wanted)
-    show_gates(results)
-    not_judged = [why for level in observed.levels if (why := wanted.why_not_judged(level)) is not None]
-    for line in (*not_judged, *filter(None, [accepted.forced()])):
+    found = gate(report, file, gates)
+    show_gates(found.gates)
+    for line in (*found.not_judged, *filter(None, [found.forced])):
         stdout.print(line, highlight=False)
-    missing = [f"{each.level}: {each.reason}" for each in results if each.verdict == "MISSING"]
-    return exit_code(worst(each.outcome for each in results), missing, not_judged, strict=strict)
-
-
-def _results_of(report: Path) -> Results:
-    path = report / JSON_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` first")
-    try:
-        return parsed_results(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _observed_of(report: Path) -> Observed:
-    path = report / JSON_NAME
-    if path.is_file() and _results_of(report).kind == "compare":
-        raise AcceptedError(f"{report}: is a comparison of two bundles. Evaluate one with `miso-eval run`")
-    return load_observed(report)
+    return exit_code(worst(each.outcome for each in found.gates), found.missing, found.not_judged, strict=strict)
 
 
 @cli.command("report")
@@ -246,7 +210,7 @@ def _observed_of(report: Path) -> Observed:
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def report_command(report: Path, strict: bool, debug: bool) -> int:
     """Write the reports in REPORT again, from its results.json."""
-    results = _results_of(report)
+    results = results_of(report)
     for written in write_reports(results, report / "clips", report, strict=strict):
         stdout.print(str(written), highlight=False)
     return DONE

@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 
 from .gates.accepted import Accepted, load_accepted
-from .gates.config import Gates, load_gates
+from .gates.config import NO_STEPS, Gates, load_gates
 from .gates.history import with_history
 from .gates.observed import OBSERVATIONS_NAME, Subject, check_comparable, observed_of, subject_of, write_document
 from .memory.accounted import memory_of
@@ -112,9 +112,7 @@ def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -
     if wanted.kind == "compare" and history is not None:
         raise ValueError("a comparison has no history: leave --history out, or evaluate NEW with `miso-eval run`")
     if not gates.history and (history is not None or wanted.kind == "compare"):
-        raise ValueError(
-            "nothing says what a change of these stages may cost: name metrics under [history] of the gates"
-        )
+        raise ValueError(NO_STEPS)
     for entry in history.entries if history is not None else ():
         check_comparable(_subject(plan), entry.accepted.subject)
 
