@@ -86,10 +86,16 @@ def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | 
         audio_s=len(plans) * spoken_s + clips_s,
         wall_s=wall_s,
         said=str(said),
-        logits_bytes=len(plans) * clip_bytes(spec, round(spoken_s * FRAME_RATE_HZ)) if LOGITS in plan.stages else 0,
+        logits_bytes=len(plans) * _logits_bytes(plan) if LOGITS in plan.stages else 0,
         copies_bytes=max(copies, default=0),
         audio_bytes=round(clips_s * SAMPLE_RATE_HZ * 2),
     )
+
+
+def _logits_bytes(plan: Plan) -> int:
+    spec = plan.reference.files.manifest.model_spec
+    frames = [round(_spoken_s(prompt) * FRAME_RATE_HZ) for prompt in plan.corpus.prompts]
+    return len(plan.seeds) * sum(clip_bytes(spec, each) for each in frames)
 
 
 def _included(plan: Plan) -> str:
@@ -129,7 +135,7 @@ def _work_s(plan: Plan, speed: Speed) -> float:
         for candidate in plan.everyone:
             own, stages = weights[candidate.key], plan.stages_of(candidate, prompt)
             one_s = (
-                clip.logits_s(own, None if candidate == plan.reference or plan.is_damaged(candidate) else base)
+                clip.logits_s(own, None if candidate == plan.reference else base)
                 if LOGITS in stages
                 else 0.0
             )
