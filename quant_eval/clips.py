@@ -7,7 +7,7 @@ from .corpus import Prompt
 from .metric import FREE
 from .metrics.failures import NEW_FAILURES
 from .prosody.compare import DISTORTION
-from .prosody.contours import STEP_S
+from .prosody.sound import STEP_S
 from .results import Clip, Contour, Distribution
 from .run.candidate import Candidate
 from .run.plan import Plan

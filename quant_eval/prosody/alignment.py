@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from ...core.arrays import I64Array
 from ...models.mimi import SAMPLE_RATE_HZ
-from ...runtime.audio.samples import Samples, checked
-from .contours import STEP_SAMPLES, F64Array
+from ...runtime.audio.samples import Samples
+from .sound import STEP_SAMPLES, F64Array, centred
 
 COEFFICIENTS = 13
 """The shape of the spectrum without its harmonics. Source: 1 to 13, as is usual for mel-cepstral distortion."""
@@ -40,7 +40,7 @@ def mel_cepstra(samples: Samples) -> F64Array:
     Raises:
         ValueError: They are not finite floats `[n]`.
     """
-    samples = checked(samples)
+    samples = centred(samples)
     steps = -(-len(samples) // STEP_SAMPLES)
     if not steps:
         return np.zeros((0, 1 + COEFFICIENTS))

@@ -6,8 +6,8 @@ from typing import Any
 
 from ...runtime.audio.reader import read_audio
 from .compare import compare_aligned, compare_free
-from .contours import PitchRange
-from .recording import measure
+from .pitch import PitchRange
+from .recording import measure_both
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ def pair_report(reference: str | os.PathLike[str], test: str | os.PathLike[str])
         ValueError: One is not audio, or not usable: empty, silence, not finite, below 0.3 s.
         MisoError: One cannot be read.
     """
-    first = measure(read_audio(reference))
-    second = measure(read_audio(test), first.contours.pitch_range)
+    first, second = measure_both(read_audio(reference), read_audio(test))
     is_equally_long = first.contours.steps == second.contours.steps
     return PairReport(
         pitch_range=first.contours.pitch_range,

@@ -24,8 +24,8 @@ from ..metrics.divergence import Divergence, clip_metrics, divergence, eos_log_o
 from ..metrics.failures import ANEW, failures
 from ..metrics.table import frame_weights
 from ..prosody.compare import compare_aligned, compare_free
-from ..prosody.contours import contours
-from ..prosody.recording import measure
+from ..prosody.contours import contours_of_both
+from ..prosody.recording import measure_both
 from .candidate import DepthDecoderOnly, LoadedCandidate
 from .record import Record
 from .reference_logits import ReferenceClip, ReferenceLogits, clip_key
@@ -133,8 +133,7 @@ def one_step_record(
     """One-step: the same noise on the same history; the sound is aligned with the reference's frame by frame."""
     codes, base_codes = _one_step(loaded, target, options), np.array(basis, np.int64)
     reference, test = (loaded.sound(_audible(drawn, target.codes)) for drawn in (base_codes, codes))
-    heard = contours(reference)
-    values = {**FLIPS.values(base_codes, codes), **compare_aligned(heard, contours(test, heard.pitch_range))}
+    values = {**FLIPS.values(base_codes, codes), **compare_aligned(*contours_of_both(reference, test))}
     detail = {"flips": (codes != base_codes).sum(axis=0).tolist(), "frames": len(codes)}
     weights = frame_weights(values, len(codes))
     return Record(ONE_STEP, loaded.candidate.key, target.prompt.id, target.seed, values, weights, detail)
@@ -170,8 +169,7 @@ def free_record(loaded: LoadedCandidate, target: Target, options: SpeechOptions,
         writer.write(samples)
     kinds = failures(samples, take.codes, _ended(take.ended))
     base_kinds = failures(reference, target.codes, _ended(target.ended))
-    first = measure(reference)
-    second = measure(samples, first.contours.pitch_range)
+    first, second = measure_both(reference, samples)
     values = {
         **compare_free(first, second),
         **SEMANTIC.values(target.codes, take.codes),
@@ -198,7 +196,6 @@ def _ended(ended: str) -> Any:
 
 def floor_record(loaded: LoadedCandidate, one: Target, other: Target) -> Record:
     """The noise floor: two seeds of the reference, compared as a level is with it."""
-    first = measure(loaded.sound(one.codes))
-    second = measure(loaded.sound(other.codes), first.contours.pitch_range)
+    first, second = measure_both(loaded.sound(one.codes), loaded.sound(other.codes))
     values = {**compare_free(first, second), **SEMANTIC.values(one.codes, other.codes)}
     return Record(FLOOR, loaded.candidate.key, one.prompt.id, one.seed, values)
