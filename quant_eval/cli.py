@@ -57,7 +57,8 @@ def _options(command: Any) -> Any:
         click.option("--top-k", default=50, show_default=True),
         click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package]."),
         click.option("--history", type=_PATH, help="An accepted evaluation: worse than it is a failure."),
-        click.option("--controls/--no-controls", default=True, help="Also judge a level damaged on purpose."),
+        click.option("--controls/--no-controls", default=True, help="Also show that every gate can fail."),
+        click.option("--ladder", is_flag=True, help="Also damage each half step by step: every metric must follow."),
         click.option("--vram/--no-vram", default=True, help="Account (and with a GPU measure) memory."),
         click.option("--extra", "extras", multiple=True, help="wer, speaker_similarity, …, or NAME=module:function."),
         click.option("--threads", type=click.IntRange(1), help="Of a process [default: cores / processes]."),
@@ -119,6 +120,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         seeds=1 if quick else options["seeds"],
         stages=stages,
         controls=options["controls"],
+        ladder=options["ladder"],
         temperature=options["temperature"],
         top_k=options["top_k"],
         processes=options["processes"],
@@ -144,7 +146,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
 def _forget(out: Path) -> None:
     """What an earlier run has left."""
     for path in (out, out / F32.key):
-        for name in ("records", "logits", "clips"):
+        for name in ("records", "logits", "clips", "damaged"):
             shutil.rmtree(path / name, ignore_errors=True)
     for name in (JSON_NAME, OBSERVATIONS_NAME, HASHES_NAME):
         (out / name).unlink(missing_ok=True)

@@ -16,13 +16,14 @@ from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .outcome import decided
 from .results import Memory, Results
+from .run.free_controls import damaged_clips
 from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
 from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, TARGET
 from .run.verified import Progress, VerifiedFiles, nobody
-from .summary import Judged, Measured, model_info, settings_of, summarise
+from .summary import Judged, Measured, levels_under_trial, model_info, settings_of, summarise
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def evaluate_plan(
         kind=wanted.kind,
         memories=memories,
         extras=extras,
+        damaged_clips=damaged_clips(plan, records, levels_under_trial(plan, gates), gates),
         notes=notes,
     )
     results = judged.results

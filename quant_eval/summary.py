@@ -21,9 +21,10 @@ from .clips import distributions, worst_clips
 from .corpus import Corpus
 from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
-from .gates.judge import damaged_control, judge, self_control
+from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
+from .gates.judge import judge
 from .machine import machine, versions
-from .metric import FREE, LOGITS, ONE_STEP
+from .metric import FREE, LOGITS, ONE_STEP, STAGES
 from .metrics.divergence import Divergence, codebook_results
 from .metrics.failures import FAILURES
 from .metrics.table import METRICS
@@ -43,7 +44,7 @@ from .run.plan import Plan
 from .run.record import Record
 from .run.stages import FLOOR, TARGET
 from .stats.counts import count_failures
-from .stats.estimates import effect_ratio, estimate
+from .stats.estimates import FEWEST_PROMPTS, effect_ratio, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -88,6 +89,7 @@ def summarise(
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
+    damaged_clips: Sequence[DamagedClips] = (),
     notes: Sequence[str] = (),
 ) -> Judged:
     """All results of the records, but for the verdicts that follow from them: see `outcome.decided`.
@@ -101,6 +103,7 @@ def summarise(
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
+        damaged_clips: The controls of free runs.
         notes: What a reader must know.
     """
     measured = observed(records)
@@ -112,27 +115,21 @@ def summarise(
         shown = {**measured, **observed(compared[reference])}
         floor[reference] = _floor(finer)
     why_not = {
-        each.name: None
-        if each == plan.damaged
-        else why_not_compared(each.name)
-        if kind == "compare"
-        else _why_not_judged(plan, each, gates)
-        for each in plan.everyone
+        each.name: why_not_compared(each.name) if kind == "compare" else _why_not_judged(plan, each, gates)
+        for each in plan.candidates
     }
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
         if kind != "compare" and why_not[candidate.name] is None:
             verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
     controls = [self_control(reference, measured.get(reference, {}))]
-    if plan.damaged is not None:
-        quick = gates.only((LOGITS, ONE_STEP))
-        margins_of = gates.margins_of_damaged(plan.damaged.level)
-        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
-        controls.append(damaged_control(plan.damaged.name, damaged))
-        verdicts += damaged
+    hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
     if kind == "compare":
         verdicts += judge_comparison(measured, gates)
         controls += comparison_controls(measured, gates)
+    else:
+        controls += gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips)
+        controls += ladder_controls(hurt, gates)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -150,21 +147,21 @@ def summarise(
                 by_level[candidate.name],
                 memories.get(candidate.name),
                 why_not[candidate.name],
-                is_control=candidate == plan.damaged,
             )
-            for candidate in plan.everyone
+            for candidate in plan.candidates
         ],
         metrics=[
             result
-            for candidate in plan.everyone
+            for candidate in plan.candidates
             for result in _metrics(candidate.name, shown, plan.corpus, floor[candidate.name])
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.everyone for result in _codebooks(candidate.name, compared[candidate.name])
+            result for candidate in plan.candidates for result in _codebooks(candidate.name, compared[candidate.name])
         ],
-        attribution=_attributions(shown, [each.name for each in plan.everyone]),
+        attribution=_attributions(shown, [each.name for each in plan.candidates]),
         controls=controls,
+        ladder=rungs_of(hurt),
         clips=[
             clip
             for candidate in plan.candidates
@@ -176,6 +173,12 @@ def summarise(
         verdict=None,
     )
     return Judged(results, measured)
+
+
+def levels_under_trial(plan: Plan, gates: Gates) -> list[str]:
+    """Whose gates must be seen to fail: the levels that are judged, each once."""
+    judged = [each.level for each in plan.candidates if _why_not_judged(plan, each, gates) is None]
+    return list(dict.fromkeys(judged)) if plan.controls else []
 
 
 def _why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
@@ -226,6 +229,7 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
+    notes += _without_control(plan)
     if plan.finer is not None:
         finer = plan.finer.reference
         notes.append(
@@ -234,13 +238,22 @@ def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
         )
     if all(prompt.audio is not None for prompt in plan.corpus.prompts):
         notes.append("every prompt is a recording, beside which nothing is spoken freely")
-    if plan.damaged is None:
-        notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
     targets = [record for record in records if record.stage == TARGET]
     empty = [record.key for record in targets if not record.detail["codes"]]
     if not empty:
         return notes
     return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
+
+
+def _without_control(plan: Plan) -> list[str]:
+    """Which gates nothing shows to be able to fail, and why."""
+    if not plan.controls:
+        return [
+            "no gate was seen to fail: controls were not asked for, there is no level beside the reference, "
+            f"or fewer than {FEWEST_PROMPTS} prompts"
+        ]
+    left_out = [stage for stage in STAGES if stage not in plan.stages]
+    return [f"gates of {' and '.join(left_out)} have no control: not run"] if left_out else []
 
 
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
@@ -327,8 +340,6 @@ def _level(
     records: Sequence[Record],
     memory: Memory | None,
     why_not_judged: str | None,
-    *,
-    is_control: bool,
 ) -> LevelResult:
     manifest = candidate.files.manifest
     sizes = level_memory(manifest, candidate.level)
@@ -337,7 +348,7 @@ def _level(
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=is_control,
+        is_control=False,
         file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,

@@ -49,7 +49,7 @@ class Cost:
         wall_s: Of the time; None if it cannot be known.
         said: Of what the time is the sum, or why there is none.
         logits_bytes: Of the reference's logits.
-        copies_bytes: Of damaged levels.
+        copies_bytes: Of the largest damaged level: one at a time is there.
         audio_bytes: Of clips.
     """
 
@@ -74,16 +74,12 @@ def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | 
     spoken_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.prompts))
     candidates = sum(len(each.candidates) for each in plans)
     clips_s = candidates * spoken_s if FREE in plan.stages else 0.0
-    copies = sum(
-        each.files.backbone.stat().st_size + each.files.decoder.stat().st_size
-        for each in plan.everyone
-        if each not in plan.candidates
-    )
+    copies = [damage.copied_bytes for damage in plan.damages]
     on_gpu = plan.settings["device"] != device(0)
     speed = speed_of(spec, plan.engine, processes, on_gpu=on_gpu, nvml=nvml)
     wall_s, said = None, speed
     if isinstance(speed, Speed):
-        wall_s = sum(_work_s(each, speed) for each in plans) / processes + _alone_s(plans, copies)
+        wall_s = sum(_work_s(each, speed) for each in plans) / processes + _alone_s(plans, sum(copies))
         said = _included(plan)
     return Cost(
         clips=plan.clips(),
@@ -91,7 +87,7 @@ def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | 
         wall_s=wall_s,
         said=str(said),
         logits_bytes=len(plans) * _logits_bytes(plan) if LOGITS in plan.stages else 0,
-        copies_bytes=copies,
+        copies_bytes=max(copies, default=0),
         audio_bytes=round(clips_s * SAMPLE_RATE_HZ * 2),
     )
 
@@ -106,7 +102,7 @@ def _included(plan: Plan) -> str:
     parts = ["speaking", "codec", "Praat", "hashing", "statistics", "reports"]
     if {LOGITS, ONE_STEP} & set(plan.stages):
         parts.insert(1, "replays")
-    if plan.everyone != list(plan.candidates):
+    if plan.damages:
         parts.append("damaged copies")
     if plan.finer is not None:
         parts.append(f"{plan.reference.name} against {plan.finer.reference.name}")
@@ -141,7 +137,7 @@ def _work_s(plan: Plan, speed: Speed) -> float:
             one_s = clip.logits_s(own, None if candidate == plan.reference else base) if LOGITS in stages else 0.0
             one_s += clip.one_step_s(own) if ONE_STEP in stages else 0.0
             one_s += clip.free_s(own) if FREE in stages else 0.0
-            total += len(plan.seeds_of(candidate)) * one_s
+            total += len(plan.seeds_of(candidate, prompt)) * one_s
     return total
 
 

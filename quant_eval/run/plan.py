@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ...models.flavors import TINY
@@ -17,12 +18,11 @@ from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
 from .code import COMPUTING, MEASURING, code_sha256
-from .damage import damaged
 from .record_store import plan_fingerprint
+from .rungs import PROMPTS, Damage, damages_of
 
 REFERENCE, COMPARED = FP16.key, DEFAULT_LEVEL.key
 """The levels that are taken if none is named: to hold others against, and in a comparison of two bundles."""
-DAMAGED = "damaged"
 _COMPUTING = ("llama-cpp-python", "numpy", "onnxruntime", "praat")
 """Whose version may change a record."""
 
@@ -34,7 +34,7 @@ class Plan:
     Attributes:
         reference: What the others are held against. It is never judged against itself: see `finer`.
         candidates: All that are measured; the reference among them, as a control.
-        damaged: The control that must fail, or None; only its first seed is run, and not freely.
+        damages: Of the reference, which must make gates fail: a few prompts each, the first seed, and not freely.
         corpus: What is said.
         seeds: Of the noise.
         stages: Of `metric.STAGES`.
@@ -43,12 +43,13 @@ class Plan:
         engine: Where each process computes.
         fingerprint: Of all that records depend on: see `record_store.plan_fingerprint`.
         settings: How logits are computed: part of what they are kept under.
+        controls: Whether gates are to be seen to fail.
         finer: The plan that holds the reference against a finer level, to be judged there; None without one.
     """
 
     reference: Candidate
     candidates: tuple[Candidate, ...]
-    damaged: Candidate | None
+    damages: tuple[Damage, ...]
     corpus: Corpus
     seeds: tuple[int, ...]
     stages: tuple[str, ...]
@@ -57,6 +58,7 @@ class Plan:
     engine: EngineOptions
     fingerprint: str
     settings: dict[str, str]
+    controls: bool = True
     finer: "Plan | None" = None
 
     @property
@@ -70,23 +72,42 @@ class Plan:
         return self.out / "clips"
 
     @property
-    def everyone(self) -> list[Candidate]:
-        """All candidates, the damaged control last."""
-        return [*self.candidates, *([self.damaged] if self.damaged is not None else [])]
+    def copies(self) -> Path:
+        """Directory of what is damaged, while it is measured."""
+        return self.out / "damaged"
 
-    def seeds_of(self, candidate: Candidate) -> tuple[int, ...]:
-        """With which seeds a candidate is run."""
-        return self.seeds[:1] if candidate == self.damaged else self.seeds
+    @property
+    def everyone(self) -> list[Candidate]:
+        """All candidates, the damaged ones last."""
+        return [*self.candidates, *(damage.candidate for damage in self.damages)]
+
+    def is_damaged(self, candidate: Candidate) -> bool:
+        """Whether it was damaged on purpose."""
+        return any(candidate.key == damage.candidate.key for damage in self.damages)
+
+    def seeds_of(self, candidate: Candidate, prompt: Prompt) -> tuple[int, ...]:
+        """With which seeds a candidate is run; none for a prompt that it does not say."""
+        if not self.is_damaged(candidate):
+            return self.seeds
+        return self.seeds[:1] if prompt.id in self._damaged_prompts else ()
+
+    @cached_property
+    def _damaged_prompts(self) -> frozenset[str]:
+        """Evenly over the corpus."""
+        prompts = self.corpus.prompts
+        count = min(PROMPTS, len(prompts))
+        return frozenset(prompts[index * len(prompts) // count].id for index in range(count))
 
     def stages_of(self, candidate: Candidate, prompt: Prompt) -> tuple[str, ...]:
         """Which stages a candidate goes through: not freely beside a person's recording, nor damaged."""
-        is_free = prompt.audio is None and candidate != self.damaged
+        is_free = prompt.audio is None and not self.is_damaged(candidate)
         return tuple(stage for stage in self.stages if is_free or stage != FREE)
 
     def clips(self) -> int:
         """How many clips there are to do, those of the reference and of the finer plan included."""
-        seeds = len(self.seeds) + sum(len(self.seeds_of(candidate)) for candidate in self.everyone)
-        return len(self.corpus.prompts) * seeds + (self.finer.clips() if self.finer is not None else 0)
+        prompts = self.corpus.prompts
+        held = sum(len(self.seeds_of(candidate, prompt)) for candidate in self.everyone for prompt in prompts)
+        return len(prompts) * len(self.seeds) + held + (self.finer.clips() if self.finer is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,8 @@ class Asked:
         prompts: Only so many of them; None for all.
         seeds: How many.
         stages: Of `metric.STAGES`.
-        controls: Whether to make and judge the damaged level.
+        controls: Whether to damage the reference until each gate fails.
+        ladder: Whether to damage each half in growing strength, too.
         temperature: Of sampling.
         top_k: Of sampling.
         processes: That share the work.
@@ -113,6 +135,7 @@ class Asked:
     seeds: int = 3
     stages: tuple[str, ...] = STAGES
     controls: bool = True
+    ladder: bool = False
     temperature: float = 0.9
     top_k: int = 50
     processes: int = 1
@@ -156,7 +179,7 @@ def _against(plan: Plan, finer: Candidate) -> Plan:
         plan,
         reference=finer,
         candidates=(plan.reference,),
-        damaged=None,
+        damages=(),
         out=plan.out / finer.level,
         fingerprint=_fingerprint(finer, plan.corpus, plan.options, plan.settings),
     )
@@ -217,15 +240,13 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         "instructions": instructions(),
         "code": code_sha256(COMPUTING),
     }
-    control = None
-    if asked.controls and _can_fail(asked, corpus):
-        path = asked.out / f"control-{reference.digest[:10]}"
-        control = Candidate.of(DAMAGED, damaged(reference.files, path))
+    controls = asked.controls and len(candidates) > 1 and len(corpus.prompts) >= FEWEST_PROMPTS
+    damages = damages_of(reference, controls=controls, ladder=asked.ladder) if _can_fail(asked, corpus) else ()
     seeds = tuple(range(asked.seeds))
     return Plan(
         reference,
         candidates,
-        control,
+        damages,
         corpus,
         seeds,
         _stages(asked, corpus),
@@ -234,6 +255,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         engine,
         _fingerprint(reference, corpus, options, settings),
         settings,
+        controls,
     )
 
 
@@ -261,7 +283,7 @@ def _stages(asked: Asked, corpus: Corpus) -> tuple[str, ...]:
 
 
 def _can_fail(asked: Asked, corpus: Corpus) -> bool:
-    """Whether a gate could fail the damaged level: it is not run freely, and few prompts prove nothing."""
+    """Whether a gate could fail a damaged level: it is not run freely, and few prompts prove nothing."""
     return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 
