@@ -12,14 +12,15 @@ from .run.stages import TARGET
 from .stats.estimates import FEWEST_PROMPTS
 
 
-def notes_of(plan: Plan, records: Sequence[Record]) -> list[str]:
-    """A sentence each."""
+def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
+    """A sentence each, of an evaluation of this `Results.kind`."""
     notes = [
         f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
-    notes += _without_control(plan)
+    if kind != "compare":  # whose gates have controls of their own
+        notes += _without_control(plan)
     if plan.finer is not None:
         finer = plan.finer.reference
         notes.append(
