@@ -4,12 +4,13 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..console import DONE, run, stdout, table
+from ..console import DONE, FAILED, NO, counted_bar, run, stderr, stdout, table
 from ..models.levels import F32
 from ..version import __version__
 from .accepting import accept, gate, results_of
@@ -22,12 +23,15 @@ from .prosody.pair import pair_report
 from .report.headline import why_not_judged
 from .report.plots import check_installed
 from .report.write import JSON_NAME, write_reports
+from .results import GateResult, Verdict
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified import HASHES_NAME
-from .shown import exit_code, hashing_bar, show_cost, show_gates, show_results, work_bar
+from .shown import GATE_COLUMNS, cost_text, duration, gate_rows, result_lines
 
 _PATH = click.Path(path_type=Path)
+_PATIENCE_S = 2.0
+"""With files that are hashed, before that is said."""
 _EXAMPLES = """\b
 Examples:
   miso-eval run DIR --out report/                                 all levels of a bundle, all stages
@@ -128,19 +132,48 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    show_cost(estimate_cost(plan, options["processes"]))
+    stderr.print(cost_text(estimate_cost(plan, options["processes"])), highlight=False, markup=False)
     wanted = Wanted(
         kind, options["processes"], options["gates"], options["history"], options["vram"], options["extras"]
     )
     begin = time.monotonic()
-    with hashing_bar() as hashing, work_bar(plan.clips()) as progress:
-        results = evaluate_plan(plan, wanted, progress, hashing)
+    clips = plan.clips()
+    with counted_bar("checking files", _PATIENCE_S) as hashing, counted_bar("evaluating") as done:
+        results = evaluate_plan(plan, wanted, lambda count: done(count, clips), hashing)
     write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
         stdout.print_json(results.model_dump_json())
     else:
-        show_results(results, asked.out, time.monotonic() - begin)
-    return exit_code(results.verdict, results.missing, why_not_judged(results), strict=options["strict"])
+        _show_gates(results.gates)
+        if results.missing:
+            stdout.print(table("Not measured", ("what was asked for",), [(each,) for each in results.missing]))
+        for line, is_bad in result_lines(results):
+            stdout.print(line, style="red" if is_bad else None, highlight=False, markup=False)
+        written = f"{asked.out / 'report.html'}: written, {duration(time.monotonic() - begin)}"
+        stdout.print(written, highlight=False, markup=False)
+    return _exit_code(results.verdict, results.missing, why_not_judged(results), strict=options["strict"])
+
+
+def _show_gates(gates: Sequence[GateResult]) -> None:
+    stdout.print(table("Gates", GATE_COLUMNS, gate_rows(gates), numeric=(2, 3, 4)))
+
+
+def _exit_code(verdict: Verdict | None, missing: Sequence[str], not_judged: Sequence[str], *, strict: bool) -> int:
+    """0: passed, or undecided inside the margins. 1: failed. 2: something is missing or nothing was judged; it is said.
+
+    What failed is 1 also where something is missing.
+    """
+    if missing:
+        stderr.print(f"miso-eval: not measured: {'; '.join(missing)}", style="red", highlight=False, markup=False)
+    if verdict is None:
+        why = "; ".join(not_judged) or "no gate is of a metric that was measured"
+        stderr.print(f"miso-eval: nothing was judged: {why}", style="red", highlight=False, markup=False)
+        return FAILED
+    if verdict == "FAIL":
+        return NO
+    if missing or verdict == "MISSING":
+        return FAILED
+    return NO if strict and verdict == "INCONCLUSIVE" else DONE
 
 
 def _forget(out: Path) -> None:
@@ -200,10 +233,11 @@ def accept_command(report: Path, file: Path, gates: Path | None, force: bool, de
 def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, debug: bool) -> int:
     """Hold the evaluation in REPORT against the accepted ones in FILE."""
     found = gate(report, file, gates)
-    show_gates(found.gates)
+    _show_gates(found.gates)
     for line in (*found.not_judged, *filter(None, [found.forced])):
-        stdout.print(line, highlight=False)
-    return exit_code(worst(each.outcome for each in found.gates), found.missing, found.not_judged, strict=strict)
+        stdout.print(line, highlight=False, markup=False)
+    verdict = worst(each.outcome for each in found.gates)
+    return _exit_code(verdict, found.missing, found.not_judged, strict=strict)
 
 
 @cli.command("report")
