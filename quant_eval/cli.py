@@ -207,6 +207,8 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
         for key, value in {**report.free, **(report.aligned or {})}.items()
     ]
     stdout.print(table("Differences", ("metric", "value", "definition"), differences, numeric=(1,)))
+    if report.why_not_aligned:
+        stdout.print(f"Not compared step by step: {report.why_not_aligned}.", highlight=False)
     return DONE
 
 
