@@ -52,7 +52,7 @@ Exit codes:
 def _options(command: Any) -> Any:
     options = (
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
-        click.option("--corpus", default="auto", help="builtin, tiny, or a JSONL file [default: by the model]."),
+        click.option("--corpus", default="auto", help="builtin, tiny, builtin:40 (a part), or a JSONL file."),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
@@ -207,6 +207,8 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
         for key, value in {**report.free, **(report.aligned or {})}.items()
     ]
     stdout.print(table("Differences", ("metric", "value", "definition"), differences, numeric=(1,)))
+    if report.why_not_aligned:
+        stdout.print(f"Not compared step by step: {report.why_not_aligned}.", highlight=False)
     return DONE
 
 
@@ -235,8 +237,9 @@ def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, deb
     found = gate(report, file, gates)
     _show_gates(found.gates)
     for line in (*found.not_judged, *filter(None, [found.forced])):
-        stdout.print(line, highlight=False)
-    return _exit_code(worst(each.outcome for each in found.gates), found.missing, found.not_judged, strict=strict)
+        stdout.print(line, highlight=False, markup=False)
+    verdict = worst(each.outcome for each in found.gates)
+    return _exit_code(verdict, found.missing, found.not_judged, strict=strict)
 
 
 @cli.command("report")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from ..models.levels import F32, FP16
-from .gates.comparison import why_not_compared
 from .gates.config import Gates
 from .metric import STAGES
 from .run.candidate import Candidate
@@ -13,14 +12,15 @@ from .run.stages import TARGET
 from .stats.estimates import FEWEST_PROMPTS
 
 
-def notes_of(plan: Plan, records: Sequence[Record]) -> list[str]:
-    """A sentence each."""
+def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
+    """A sentence each, of an evaluation of this `Results.kind`."""
     notes = [
         f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
-    notes += _without_control(plan)
+    if kind != "compare":  # whose gates have controls of their own
+        notes += _without_control(plan)
     if plan.finer is not None:
         finer = plan.finer.reference
         notes.append(
@@ -38,8 +38,6 @@ def notes_of(plan: Plan, records: Sequence[Record]) -> list[str]:
 
 def _without_control(plan: Plan) -> list[str]:
     """Which gates nothing shows to be able to fail, and why."""
-    if plan.is_comparison:
-        return []
     if not plan.controls:
         return [
             "no gate was seen to fail: controls were not asked for, there is no level beside the reference, "
@@ -51,8 +49,6 @@ def _without_control(plan: Plan) -> list[str]:
 
 def why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
     """Why a level takes no part in verdicts; None if it does. Nothing is judged against itself."""
-    if plan.is_comparison:
-        return why_not_compared(candidate.name)
     if candidate != plan.reference or plan.finer is not None:
         return gates.why_not_judged(candidate.level)
     if candidate.level != FP16.key:

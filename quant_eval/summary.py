@@ -18,7 +18,7 @@ from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
-from .gates.comparison import comparison_controls, judge_comparison
+from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
 from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
 from .gates.judge import judge
@@ -114,18 +114,21 @@ def summarise(
         compared = {**by_level, reference: [record for record in finer if record.level == reference]}
         shown = {**measured, **observed(compared[reference])}
         floor[reference] = _floor(finer)
+    why_not = {
+        each.name: why_not_compared(each.name) if kind == "compare" else why_not_judged(plan, each, gates)
+        for each in plan.candidates
+    }
     verdicts: list[GateResult] = []
+    for candidate in plan.candidates:
+        if kind != "compare" and why_not[candidate.name] is None:
+            verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
     hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
-    controls = [self_control(reference, measured.get(reference, {}))]
-    if plan.is_comparison:
+    controls = [self_control(reference, measured.get(reference, {})), *ladder_controls(hurt, gates)]
+    if kind == "compare":
         verdicts += judge_comparison(measured, gates)
         controls += comparison_controls(measured, gates)
     else:
-        for candidate in plan.candidates:
-            if why_not_judged(plan, candidate, gates) is None:
-                verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
         controls += gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips)
-        controls += ladder_controls(hurt, gates)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -136,13 +139,13 @@ def summarise(
         settings=settings_of(plan),
         machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
-        notes=[*notes, *notes_of(plan, records)],
+        notes=[*notes, *notes_of(plan, records, kind)],
         levels=[
             _level(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                why_not_judged(plan, candidate, gates),
+                why_not[candidate.name],
             )
             for candidate in plan.candidates
         ],

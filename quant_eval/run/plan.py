@@ -44,7 +44,6 @@ class Plan:
         fingerprint: Of all that records depend on: see `record_store.plan_fingerprint`.
         settings: How logits are computed: part of what they are kept under.
         controls: Whether gates are to be seen to fail.
-        is_comparison: Whether it is of "old" and "new", of which only the change is judged.
         finer: The plan that holds the reference against a finer level, to be judged there; None without one.
     """
 
@@ -60,7 +59,6 @@ class Plan:
     fingerprint: str
     settings: dict[str, str]
     controls: bool = True
-    is_comparison: bool = False
     finer: "Plan | None" = None
 
     @property
@@ -118,7 +116,7 @@ class Asked:
 
     Attributes:
         out: Directory of everything that comes out.
-        corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
+        corpus: See `load_corpus`; "auto" is the tiny model's own for the tiny model, else "builtin".
         prompts: Only so many of them; None for all.
         seeds: How many.
         stages: Of `metric.STAGES`.
@@ -216,8 +214,7 @@ def plan_compare(first: Path, second: Path, level: str, asked: Asked, reference_
                 f"{path} is of another {what} ({mine.model_spec.name}, {_checkpoint(mine)[0][:12]}) than the reference "
                 f"in {source} ({theirs.model_spec.name}, {_checkpoint(theirs)[0][:12]}): compare bundles of one"
             )
-    plan = _plan(reference, (reference, old, new), replace(asked, controls=False, ladder=False))
-    return replace(plan, is_comparison=True)
+    return _plan(reference, (reference, old, new), replace(asked, controls=False, ladder=False))
 
 
 def _checkpoint(manifest: Manifest) -> list[str]:
