@@ -69,7 +69,7 @@ def test_without_f32_it_is_not_judged(bundle: Path, out: Path, capfd: pytest.Cap
     assert miso_eval("run", bundle, "--levels", "fp16", *FEW, "--out", out) == 2, "and nothing else is"
     said = capfd.readouterr().err
     assert "not measured" not in said
-    assert "nothing was judged: not run: level F32 of tiny was left out" in said
+    assert "nothing was judged: F16 not run: level F32 of tiny was left out" in said
     (fp16,) = results_in(out).levels
     assert (fp16.verdict, results_in(out).gates) == (None, [])
 
@@ -111,7 +111,6 @@ def test_replaced_weights_have_no_records(
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"miso-eval: error: {path}: holds something else than miso.json says")
     assert f"miso-convert verify {bundle}" in said
-    assert miso_eval("run", bundle, *FEW, "--out", out) == 0
 
 
 def test_weights_that_are_replaced_meanwhile_void_the_run(bundle: Path, tmp_path: Path) -> None:
