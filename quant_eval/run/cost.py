@@ -134,11 +134,7 @@ def _work_s(plan: Plan, speed: Speed) -> float:
             total += (len(plan.seeds) - 1) * clip.compare_s
         for candidate in plan.everyone:
             own, stages = weights[candidate.key], plan.stages_of(candidate, prompt)
-            one_s = (
-                clip.logits_s(own, None if candidate == plan.reference else base)
-                if LOGITS in stages
-                else 0.0
-            )
+            one_s = clip.logits_s(own, None if candidate == plan.reference else base) if LOGITS in stages else 0.0
             one_s += clip.one_step_s(own) if ONE_STEP in stages else 0.0
             one_s += clip.free_s(own) if FREE in stages else 0.0
             total += len(plan.seeds_of(candidate, prompt)) * one_s
