@@ -12,12 +12,12 @@ def decided(results: Results, wanted: Sequence[Extra] = ()) -> Results:
     """The results with what is missing of them, and the verdicts that follow from all gates and controls.
 
     Args:
-        results: Complete but for that.
+        results: Complete but for that; what it says to be missing already stays.
         wanted: Extras that were asked for by name.
     """
     controls = {level.level for level in results.levels if level.is_control}
     gates = [gate for gate in results.gates if gate.level not in controls]
-    missing = [*_missing(results, gates), *_missing_extras(results, wanted)]
+    missing = [*results.missing, *_missing(results, gates), *_missing_extras(results, wanted)]
     levels = [
         level.model_copy(update={"verdict": worst(gate.outcome for gate in results.gates if gate.level == level.level)})
         for level in results.levels

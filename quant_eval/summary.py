@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 
 from ..core.files import file_sha256
-from ..models.levels import F32, FP16
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
+from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
 from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
 from .gates.judge import judge
 from .machine import machine, versions
-from .metric import FREE, LOGITS, ONE_STEP, STAGES
+from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
 from .metrics.failures import FAILURES
 from .metrics.table import METRICS
+from .notes import notes_of, why_not_judged
 from .results import (
     Attribution,
     CodebookResult,
@@ -41,9 +42,9 @@ from .results import (
 from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
-from .run.stages import FLOOR, TARGET
+from .run.stages import FLOOR
 from .stats.counts import count_failures
-from .stats.estimates import FEWEST_PROMPTS, effect_ratio, estimate
+from .stats.estimates import effect_ratio, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -113,16 +114,21 @@ def summarise(
         compared = {**by_level, reference: [record for record in finer if record.level == reference]}
         shown = {**measured, **observed(compared[reference])}
         floor[reference] = _floor(finer)
+    why_not = {
+        each.name: why_not_compared(each.name) if kind == "compare" else why_not_judged(plan, each, gates)
+        for each in plan.candidates
+    }
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        if _why_not_judged(plan, candidate, gates) is None:
+        if kind != "compare" and why_not[candidate.name] is None:
             verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
     hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
-    controls = [
-        self_control(reference, measured.get(reference, {})),
-        *gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips),
-        *ladder_controls(hurt, gates),
-    ]
+    controls = [self_control(reference, measured.get(reference, {})), *ladder_controls(hurt, gates)]
+    if kind == "compare":
+        verdicts += judge_comparison(measured, gates)
+        controls += comparison_controls(measured, gates)
+    else:
+        controls += gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -133,13 +139,13 @@ def summarise(
         settings=settings_of(plan),
         machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
-        notes=[*notes, *_gaps(plan, records)],
+        notes=[*notes, *notes_of(plan, records, kind)],
         levels=[
             _level(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                _why_not_judged(plan, candidate, gates),
+                why_not[candidate.name],
             )
             for candidate in plan.candidates
         ],
@@ -170,23 +176,8 @@ def summarise(
 
 def levels_under_trial(plan: Plan, gates: Gates) -> list[str]:
     """Whose gates must be seen to fail: the levels that are judged, each once."""
-    judged = [each.level for each in plan.candidates if _why_not_judged(plan, each, gates) is None]
+    judged = [each.level for each in plan.candidates if why_not_judged(plan, each, gates) is None]
     return list(dict.fromkeys(judged)) if plan.controls else []
-
-
-def _why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
-    """Why a level takes no part in verdicts; None if it does. Nothing is judged against itself."""
-    if candidate != plan.reference or plan.finer is not None:
-        return gates.why_not_judged(candidate.level)
-    if candidate.level != FP16.key:
-        return f"{candidate.name} is what the others are held against"
-    directory = candidate.files.directory
-    if F32.key in candidate.files.manifest.levels:
-        return f"not run: level {F32.label} of {directory.name} was left out"
-    return (
-        f"not run: no {F32.label} level in the bundle, by which to judge {FP16.label} "
-        f"(miso-convert CHECKPOINT --quant {F32.key} --out {directory} adds it)"
-    )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -214,39 +205,6 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
     """Of all files of the checkpoint together."""
     parts = "".join(source.sha256 for source in manifest.sources_of("checkpoint"))
     return parts if len(parts) == 64 else hashlib.sha256(parts.encode()).hexdigest()
-
-
-def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
-    notes = [
-        f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
-        for each in plan.candidates
-    ]
-    notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
-    notes += _without_control(plan)
-    if plan.finer is not None:
-        finer = plan.finer.reference
-        notes.append(
-            f"{plan.reference.name} is shown and judged against {finer.name} (files {finer.digest[:12]}), all others "
-            f"against {plan.reference.name}; that it equals itself is a control"
-        )
-    if all(prompt.audio is not None for prompt in plan.corpus.prompts):
-        notes.append("every prompt is a recording, beside which nothing is spoken freely")
-    targets = [record for record in records if record.stage == TARGET]
-    empty = [record.key for record in targets if not record.detail["codes"]]
-    if not empty:
-        return notes
-    return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
-
-
-def _without_control(plan: Plan) -> list[str]:
-    """Which gates nothing shows to be able to fail, and why."""
-    if not plan.controls:
-        return [
-            "no gate was seen to fail: controls were not asked for, there is no level beside the reference, "
-            f"or fewer than {FEWEST_PROMPTS} prompts"
-        ]
-    left_out = [stage for stage in STAGES if stage not in plan.stages]
-    return [f"gates of {' and '.join(left_out)} have no control: not run"] if left_out else []
 
 
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:

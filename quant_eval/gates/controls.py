@@ -141,7 +141,7 @@ def _control(
     name: str, gate: Gate, level: str, margin: float, measured: Mapping[str, Observations], unseen: str = ""
 ) -> Control:
     metric = METRICS[gate.metric]
-    (result,) = judge(name, measured, Gates((gate,), ()), margins_of=level)
+    (result,) = judge(name, measured, Gates((gate,), {}), margins_of=level)
     if result.estimate is None:
         said = "not measured"
     else:

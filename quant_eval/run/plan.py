@@ -12,6 +12,7 @@ from ...native.threads import default_threads
 from ...runtime.bundle import open_bundle, open_level
 from ...runtime.options import EngineOptions, SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
+from ..gates.comparison import NEW, OLD
 from ..machine import device, instructions, versions
 from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
@@ -184,13 +185,41 @@ def _against(plan: Plan, finer: Candidate) -> Plan:
     )
 
 
-def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
-    """The same level of two bundles, "A" and "B": a new mixture against the old."""
-    candidates = Candidate.of("A", open_level(first, level)), Candidate.of("B", open_level(second, level))
-    names = [each.files.manifest.model_spec.name for each in candidates]
-    if names[0] != names[1]:
-        raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
-    return _plan(candidates[0], candidates, asked)
+def plan_compare(first: Path, second: Path, level: str, asked: Asked, reference_bundle: Path | None = None) -> Plan:
+    """One level of two bundles, "old" and "new", both against the FP16 of one: a new mixture against the old.
+
+    Args:
+        first: Directory of the old bundle.
+        second: Of the new one.
+        level: Of both.
+        asked: Its controls are not made: gates on a change have their own.
+        reference_bundle: Whose FP16 is taken; None for the old bundle's, or else the new one's.
+
+    Errors as `open_level` and `load_corpus`; `ValueError` if the bundles are not of one checkpoint, or none has FP16.
+    """
+    old, new = Candidate.of(OLD, open_level(first, level)), Candidate.of(NEW, open_level(second, level))
+    choices = [first, second] if reference_bundle is None else [reference_bundle]
+    source = next((path for path in choices if FP16.key in open_bundle(path).manifest.levels), None)
+    if source is None:
+        remedy = "Convert it, or name a bundle that has it: --reference-bundle DIR"
+        raise ValueError(
+            f"{' and '.join(map(str, choices))}: no level {FP16.key}, which both are compared with. {remedy}"
+        )
+    reference = Candidate.of(FP16.key, open_level(source, FP16.key))
+    for path, candidate in ((first, old), (second, new)):
+        mine, theirs = candidate.files.manifest, reference.files.manifest
+        if mine.model_spec != theirs.model_spec or _checkpoint(mine) != _checkpoint(theirs):
+            what = "model" if mine.model_spec != theirs.model_spec else "checkpoint"
+            raise ValueError(
+                f"{path} is of another {what} ({mine.model_spec.name}, {_checkpoint(mine)[0][:12]}) than the reference "
+                f"in {source} ({theirs.model_spec.name}, {_checkpoint(theirs)[0][:12]}): compare bundles of one"
+            )
+    return _plan(reference, (reference, old, new), replace(asked, controls=False))
+
+
+def _checkpoint(manifest: Manifest) -> list[str]:
+    """Hashes of the files that a bundle was made from."""
+    return [source.sha256 for source in manifest.sources_of("checkpoint")] or ["unknown"]
 
 
 def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked) -> Plan:

@@ -19,7 +19,7 @@ from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import Results
 from miso_gguf.quant_eval.run.damage import damaged
-from miso_gguf.quant_eval.run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
+from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_compare, plan_run
 from miso_gguf.quant_eval.run.record_store import RecordError, Records
 from miso_gguf.quant_eval.run.runner import evaluate
 from miso_gguf.runtime.bundle import open_level

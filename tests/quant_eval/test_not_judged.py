@@ -10,7 +10,8 @@ from sample_results import sample
 
 from miso_gguf.console import run
 from miso_gguf.quant_eval.cli import cli
-from miso_gguf.quant_eval.report import junit, markdown, words
+from miso_gguf.quant_eval.report import junit, markdown
+from miso_gguf.quant_eval.report.headline import headline
 from miso_gguf.quant_eval.report.html import page
 from miso_gguf.quant_eval.results import Results
 
@@ -102,7 +103,7 @@ def without(results: Results, level: str) -> Results:
 
 def test_each_report_says_so(tmp_path: Path) -> None:
     results = without(sample(), "q8_0")
-    assert words.headline(results).endswith(f"(KLD, semantic; Top-1 agreement; F0 error); {WHY}.")
+    assert headline(results).endswith(f"Q4_K_M: 1 of 8 gates undecided; {WHY}.")
     for text in (markdown.report(results), markdown.comment(results)):
         table = text.replace("\\", "").split("**Not judged**")[1].splitlines()
         assert table[4] == f"| Q8_0 | {WHY} |"
@@ -118,6 +119,6 @@ def test_each_report_says_so(tmp_path: Path) -> None:
 
 def test_where_no_level_is_judged_that_is_said() -> None:
     results = without(sample(levels=("fp16", "q8_0")), "q8_0").model_copy(update={"verdict": None})
-    assert words.headline(results) == f"Nothing was judged: {WHY}."
+    assert headline(results) == f"Nothing was judged: {WHY}."
     section = markdown.report(results).replace("\\", "").split("## Verdicts")[1].split("##")[0]
     assert section.strip() == f"_Nothing was judged: {WHY}._"

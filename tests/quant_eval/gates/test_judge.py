@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from miso_gguf.models.levels import LEVELS as KNOWN
-from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, load_gates, margin_for
+from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, Tolerance, load_gates, margin_for
 from miso_gguf.quant_eval.gates.judge import judge, worst
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
@@ -42,7 +42,7 @@ def failing(new: int, cured: int = 0, prompts: int = 40) -> Observations:
 
 
 def gates_of(metrics: Sequence[str], kind: Any, margin: float) -> Gates:
-    return Gates(tuple(Gate(metric, kind, {"q8_0": margin}) for metric in metrics), ())
+    return Gates(tuple(Gate(metric, kind, {"q8_0": margin}) for metric in metrics), {})
 
 
 def verdict(metric: str, kind: str, margin: float, seen: Observations) -> GateResult:
@@ -324,10 +324,10 @@ GOOD = 'schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { q8_0 
 
 def test_another_file_replaces_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(GOOD + '[history]\nmetrics = ["top1", "top1"]\n', "utf-8")
+    path.write_text(GOOD + "[history]\nanchor = 3\n[history.margins]\ntop1 = { percent = 10, least = 0.1 }\n", "utf-8")
     gates = load_gates(path)
     assert [(gate.metric, gate.kind, gate.margins) for gate in gates.gates] == [("kld_cb0", "at_most", {"q8_0": 0.01})]
-    assert gates.history == ("top1",)
+    assert (gates.history, gates.anchor) == ({"top1": Tolerance(10, 0.1)}, 3)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,18 @@ def test_another_file_replaces_the_default(tmp_path: Path) -> None:
         ('kind = "at_most"', "", "must be a table with kind and margins"),
         ("margins = { q8_0 = 0.01 }", "margins = 0.01", "must be a table with kind and margins"),
         ("[gates.kld_cb0]", "[gates]\ntop1 = 3\n[gates.kld_cb0]", "gates.top1: must be a table"),
-        ("[gates.kld_cb0]", '[history]\nmetrics = ["loudness"]\n[gates.kld_cb0]', "history: unknown metric 'loudness'"),
-        ("[gates.kld_cb0]", '[history]\nmetrics = "top1"\n[gates.kld_cb0]', "metrics must be a list"),
-        ("[gates.kld_cb0]", "[history]\nmargin = 1\n[gates.kld_cb0]", "history must be a table with one entry"),
+        *(
+            ("[gates.kld_cb0]", f"[history]\n{text}\n[gates.kld_cb0]", message)
+            for text, message in (
+                ('metrics = ["top1"]', "history must be a table with anchor, a number, and margins"),
+                ("margins = 3", "history: margins is 3, expected a table by metric"),
+                ("margins = { loudness = 3 }", "history: unknown metric 'loudness'"),
+                ("margins = { top1 = 3 }", "history.top1: must be a table with percent and least"),
+                ("margins = { top1 = { percent = 3 } }", "history.top1: must be a table with percent and least"),
+                ("margins = { top1 = { percent = -3, least = 0 } }", "numbers that are not negative"),
+                ("anchor = 0.5", "history: anchor is 0.5, expected a number of steps, 1 or more"),
+            )
+        ),
         (
             "[gates.kld_cb0]",
             '[gates.top1]\nkind = "at_least"\nmargins = { q8_0 = 101 }\n[gates.kld_cb0]',

@@ -40,7 +40,7 @@ def test_gates_are_cases_and_levels_suites(parsed: _Parse) -> None:
     counts = [(suite.tests, suite.failures, suite.skipped, suite.errors) for suite in suites.values()]
     assert counts == [(8, 0, 0, 0), (8, 0, 1, 0), (8, 3, 1, 0), (2, 0, 0, 0)]
     skipped = next(case for case in suites["q4_k_m"] if case.name == "F0 error").result[0]
-    assert skipped.message == "The interval straddles the margin: more prompts are needed."
+    assert skipped.message == "The margin lies between the bounds: more prompts are needed."
     assert "95 % interval [47.5, 60.5], margin ≤ 60 cents" in skipped.text
 
 
