@@ -56,6 +56,13 @@ def test_twice_beyond_it_by_one_wild_prompt_is_not_enough() -> None:
     assert (control.name, control.behaved) == ("all scales off by 20 %", True)
 
 
+def test_the_ladder_of_one_half_is_no_control_of_a_gate() -> None:
+    made = [*models(0.4, half="backbone"), *models(0.1, 0.5)]
+    (control,) = gate_controls(["q4_0"], gates(0.15), made, [])
+    assert control.name == "all scales off by 20 %"
+    assert gate_controls(["q4_0"], gates(0.15), models(0.4, half="decoder"), []) == []
+
+
 def test_where_no_damage_is_large_enough_the_largest_is_shown_and_does_not_behave() -> None:
     (control,) = gate_controls(["q4_0"], gates(0.15), models(0.01, 0.14, 0.1), [])
     assert (control.name, control.behaved) == ("all scales off by 20 %", False)
