@@ -52,7 +52,7 @@ Exit codes:
 def _options(command: Any) -> Any:
     options = (
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
-        click.option("--corpus", default="auto", help="builtin, tiny, or a JSONL file [default: by the model]."),
+        click.option("--corpus", default="auto", help="builtin, tiny, builtin:40 (a part), or a JSONL file."),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
@@ -207,6 +207,8 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
         for key, value in {**report.free, **(report.aligned or {})}.items()
     ]
     stdout.print(table("Differences", ("metric", "value", "definition"), differences, numeric=(1,)))
+    if report.why_not_aligned:
+        stdout.print(f"Not compared step by step: {report.why_not_aligned}.", highlight=False)
     return DONE
 
 

@@ -20,7 +20,7 @@ from .accepted import Accepted, Entry, kind_text
 from .config import Gates
 from .judge import worst
 from .observed import Observed, check_comparable
-from .paired import BOUNDS, Change, judge_changes, tolerated
+from .paired import Change, judge_changes, tolerated
 
 _NO_ENTRY = "history: no evaluation of this kind of machine"
 _LAST, _FIRST = "in the accepted evaluation", "in the first accepted evaluation"
@@ -96,7 +96,7 @@ def noise_between_machines(accepted: Accepted, level: str, metric: str) -> float
         if one.kind != other.kind and _build(one) == _build(other):
             pair = _alike(one, other, level, metric)
             if pair is not None and not np.array_equal(pair[0].values, pair[1].values):
-                bounds = Bootstrap(*pair).interval(BOUNDS)
+                bounds = Bootstrap(*pair).interval()
                 found.append(max(map(abs, bounds)))
     return max(found)
 

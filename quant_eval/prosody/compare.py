@@ -14,10 +14,11 @@ import numpy as np
 
 from ...core.arrays import I64Array
 from ..metric import DIFFERENCE, DISTANCE, FREE, ONE_STEP, SHARE, Family
-from .alignment import distortion_db, warp
+from .cepstra import distortion_db
 from .contours import Contours
 from .recording import Prosody
 from .sound import STEP_S, F64Array
+from .warping import warp
 
 GROSS_CENTS = 200.0
 """A jointly voiced step that is further off is a gross pitch error, and is left out of the F0 error: a single octave

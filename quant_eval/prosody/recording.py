@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime.audio.samples import Samples
-from .alignment import mel_cepstra
+from .cepstra import mel_cepstra
 from .contours import Contours, VoiceQuality, contours, voice_quality
 from .pitch import PitchRange, common_range
 from .rhythm import Rhythm, rhythm

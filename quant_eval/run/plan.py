@@ -116,7 +116,7 @@ class Asked:
 
     Attributes:
         out: Directory of everything that comes out.
-        corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
+        corpus: See `load_corpus`; "auto" is the tiny model's own for the tiny model, else "builtin".
         prompts: Only so many of them; None for all.
         seeds: How many.
         stages: Of `metric.STAGES`.

@@ -188,15 +188,6 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
     assert found.controls[0].behaved
 
 
-def test_the_cost_is_estimated_from_what_is_asked(bundle: Path, tmp_path: Path) -> None:
-    one = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=1, controls=False)))
-    three = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=3, controls=False)))
-    assert three.audio_s == pytest.approx(3 * one.audio_s)
-    assert three.disk_bytes == pytest.approx(3 * one.disk_bytes, rel=0.01)
-    assert three.clips == 3 * one.clips
-    assert one.wall_s > 0
-
-
 # Exit codes
 
 
