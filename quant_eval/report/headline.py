@@ -49,7 +49,7 @@ def alerts(results: Results) -> list[Alert]:
     astray = [control for control in results.controls if not control.behaved]
     gates = _of_real_levels(results)
     possible = [
-        Alert("FAIL", "Controls did not behave: nothing else in this report counts", tuple(map(_astray, astray))),
+        Alert("FAIL", "Controls did not behave: nothing else in this report counts", tuple(map(_said, astray))),
         Alert("MISSING", "Not measured, though it was asked for", tuple(results.missing)),
         _undecided("BEYOND", "Undecided, beyond the margin: the run fails", gates),
         _undecided("INCONCLUSIVE", "Undecided, inside the margin", gates),
@@ -122,6 +122,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _astray(control: Control) -> str:
+    return f"the control {_named(control)} did not behave (expected {control.expected}, found {control.found})"
+
+
+def _said(control: Control) -> str:
+    return f"{_named(control)}: expected {control.expected}, found {control.found}"
+
+
+def _named(control: Control) -> str:
     judged = [label_of(control.level)] * bool(control.level) + [metric_of(control.metric).label] * bool(control.metric)
     where = f" ({', '.join(judged)})" if judged else ""
-    return f"the control “{control.name}”{where} did not behave (expected {control.expected}, found {control.found})"
+    return f"“{control.name}”{where}"
