@@ -392,8 +392,7 @@ def _buzz(contour: Contour) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
 def bare(results: Results) -> Results:
     """The same evaluation with nothing in it: no stage was run."""
     lists = ("stages", "notes", "metrics", "gates", "codebooks", "attribution", "controls", "clips", "distributions")
-    lists += ("missing", "ladder")
-    nothing: dict[str, list[object]] = {name: [] for name in (*lists, "extras")}
+    nothing: dict[str, list[object]] = {name: [] for name in (*lists, "extras", "missing", "ladder")}
     levels = [level.model_copy(update={"verdict": None, "memory": None, "clips": 0}) for level in results.levels]
     return results.model_copy(update={**nothing, "levels": levels, "verdict": None})
 
