@@ -35,7 +35,8 @@ def headline(results: Results) -> str:
         if len(passing) > _MOST_NAMED:
             who = f"{len(passing)} levels"
         clauses.append(f"{who} {'passes' if len(passing) == 1 else 'pass'} every gate")
-    others = [level for level in results.levels if level.level != results.reference]
+    # That the reference, and OLD of a comparison, are not judged is how it has to be.
+    others = [level for level in results.levels if results.kind == "run" and level.level != results.reference]
     return "; ".join([*clauses, *_reasons(others)]) + "."
 
 

@@ -7,6 +7,7 @@ import pytest
 from sample_results import estimate, full, sample
 
 from miso_gguf.quant_eval.report import figures, figures_ladder, markdown
+from miso_gguf.quant_eval.report.headline import headline
 from miso_gguf.quant_eval.report.html import page
 from miso_gguf.quant_eval.report.outline import sections
 from miso_gguf.quant_eval.report.sections import controls, quality, verdicts
@@ -104,14 +105,19 @@ def test_changes_are_tables_of_their_own_and_folded_only_if_all_pass(results: Re
 def test_a_comparison_has_one_matrix_of_paired_differences() -> None:
     results = sample(levels=("fp16", "q8_0", "q4_0"))
     levels = [
-        level.model_copy(update={"level": name, "verdict": "PASS" if name == "new" else None})
-        for level, name in zip(results.levels, ("fp16", "old", "new"), strict=True)
+        level.model_copy(update={"level": name, "verdict": verdict, "why_not_judged": why})
+        for level, (name, verdict, why) in zip(
+            results.levels,
+            (("fp16", None, "measures both"), ("old", None, "new is held against it"), ("new", "PASS", None)),
+            strict=True,
+        )
     ]
     gates = [
         gate.model_copy(update={"level": "new", "kind": "paired", "estimate": estimate(0.001), "verdict": "PASS"})
         for gate in results.gates[:7]
     ]
     compared = results.model_copy(update={"kind": "compare", "levels": levels, "gates": gates})
+    assert headline(compared) == "NEW passes every gate."
     section = verdicts.verdicts(compared)
     assert section.intro.startswith("NEW against OLD, clip by clip: by how much is NEW further from F16 than OLD is?")
     matrix = section.tables[0]
