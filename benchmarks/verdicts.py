@@ -94,7 +94,7 @@ SHAPES: dict[str, Clips] = {
     "1 % of clips 20 times": with_catastrophes(0.01, 20, ORDINARY),
     "1 % of clips 50 times": with_catastrophes(0.01, 50, ORDINARY),
     "2 % of clips 50 times": with_catastrophes(0.02, 50, ORDINARY),
-    "99 % zeros": lambda rng, prompts: 100.0 * (rng.random((prompts, SEEDS)) < 0.01),
+    "99 % zeros": lambda rng, prompts: np.where(rng.random((prompts, SEEDS)) < 0.01, 100.0, 0.0),
 }
 SPREADS: dict[str, Clips] = {
     "kld_cb0": log_normal(0.6, 0.4),
@@ -212,7 +212,7 @@ def level(name: str, part: float, prompts: int, repetitions: int, resamples: int
         for gate in GATES.gates:
             margin = gate.margins[name]
             if gate.kind == "failures":
-                values = 100.0 * (rng.random((prompts, SEEDS)) < part * margin / 100)
+                values: Array = np.where(rng.random((prompts, SEEDS)) < part * margin / 100, 100.0, 0.0)
             else:
                 values = at(part, margin, gate, SPREADS[gate.metric], rng, prompts)
             measured[gate.metric] = observed(rng, values)

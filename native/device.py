@@ -56,7 +56,7 @@ def cpu_features() -> list[str]:
     """
     cpu = devices()[-1].handle
     listed = procedure(cpu, "ggml_backend_get_features")(ggml_base().ggml_backend_dev_backend_reg(cpu))
-    found = []
+    found: list[str] = []
     for index in count():
         if not (feature := listed[index]).name:
             return found

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import soundfile
 
-from .gates.accepted import Accepted, Subject, check_comparable, load_accepted, save_accepted, subject_of
-from .gates.config import Gates, load_gates
-from .gates.history import OBSERVATIONS_NAME, compare_to_accepted
+from .gates.accepted import Accepted, load_accepted
+from .gates.config import NO_STEPS, Gates, load_gates
+from .gates.history import with_history
+from .gates.observed import OBSERVATIONS_NAME, Subject, check_comparable, observed_of, subject_of, write_document
 from .memory.accounted import memory_of
 from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .outcome import decided
 from .results import Memory, Results
+from .run.free_controls import damaged_clips
 from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
 from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, TARGET
 from .run.verified import Progress, VerifiedFiles, nobody
-from .summary import Judged, Measured, model_info, settings_of, summarise
+from .summary import Judged, Measured, levels_under_trial, model_info, settings_of, summarise
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,15 @@ def evaluate_plan(
         kind=wanted.kind,
         memories=memories,
         extras=extras,
+        damaged_clips=damaged_clips(plan, records, levels_under_trial(plan, gates), gates),
         notes=notes,
     )
     results = judged.results
-    if kept := _without_controls(plan, judged):
-        save_accepted(results, kept, plan.out / OBSERVATIONS_NAME)
-    if history is not None:
-        levels = {each.name: each.level for each in plan.candidates}
-        skip = [name for name in history.levels if gates.why_not_judged(levels.get(name, name)) is not None]
-        observed = _without_controls(plan, judged)
-        verdicts = compare_to_accepted(_subject(plan), observed, history, gates.history, skip=skip)
-        results = results.model_copy(update={"gates": [*results.gates, *verdicts]})
+    if wanted.kind == "run":
+        observed = observed_of(results, _without_controls(plan, judged))
+        write_document(observed, plan.out / OBSERVATIONS_NAME)
+        if history is not None:
+            results = with_history(results, observed, history, gates)
     return decided(results, extras[: len(wanted.extras)])
 
 
@@ -97,6 +97,7 @@ def _work(plan: Plan, processes: int, progress: Callable[[int], None], hashing: 
     finer = [] if plan.finer is None else [plan.finer.reference]
     files = VerifiedFiles([each.files for each in (plan.reference, *plan.everyone, *finer)], plan.out)
     files.check(hashing)
+    progress(0)
     try:
         evaluate(plan, processes, progress)
         if plan.finer is not None:
@@ -110,12 +111,12 @@ def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -
     """Raise what could only be found out after hours of work otherwise."""
     for extra in wanted.extras:
         make_extra(extra)
-    if history is not None:
-        if not gates.history:
-            raise ValueError(
-                "no metric of these stages is held against an accepted evaluation: [history] of the gates names none"
-            )
-        check_comparable(_subject(plan), history)
+    if wanted.kind == "compare" and history is not None:
+        raise ValueError("a comparison has no history: leave --history out, or evaluate NEW with `miso-eval run`")
+    if not gates.history and (history is not None or wanted.kind == "compare"):
+        raise ValueError(NO_STEPS)
+    for entry in history.entries if history is not None else ():
+        check_comparable(_subject(plan), entry.accepted.subject)
 
 
 def _subject(plan: Plan) -> Subject:

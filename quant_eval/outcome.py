@@ -12,36 +12,30 @@ def decided(results: Results, wanted: Sequence[Extra] = ()) -> Results:
     """The results with what is missing of them, and the verdicts that follow from all gates and controls.
 
     Args:
-        results: Complete but for that.
+        results: Complete but for that; what it says to be missing already stays.
         wanted: Extras that were asked for by name.
     """
     controls = {level.level for level in results.levels if level.is_control}
     gates = [gate for gate in results.gates if gate.level not in controls]
-    missing = [*_missing(results, gates), *_missing_extras(results, wanted)]
+    missing = [*results.missing, *_missing(results, gates), *_missing_extras(results, wanted)]
     levels = [
         level.model_copy(update={"verdict": worst(gate.outcome for gate in results.gates if gate.level == level.level)})
         for level in results.levels
     ]
-    overall = worst(
-        [
-            *(gate.outcome for gate in gates),
-            *("FAIL" for control in results.controls if not control.behaved),
-            *("MISSING" for _ in missing),
-        ]
-    )
-    return results.model_copy(update={"levels": levels, "missing": missing, "verdict": overall})
+    outcomes = [gate.outcome for gate in gates]
+    if missing:
+        outcomes.append("MISSING")
+    if any(not control.behaved for control in results.controls):
+        outcomes.append("FAIL")
+    return results.model_copy(update={"levels": levels, "missing": missing, "verdict": worst(outcomes)})
 
 
 def _missing(results: Results, gates: Sequence[GateResult]) -> list[str]:
     """Stages of a level of which there is nothing, then gates that have nothing to judge, then levels that vanished."""
     levels = [level.level for level in results.levels if not level.is_control]
     found = {(each.level, METRICS[each.metric].stage) for each in results.metrics if each.metric in METRICS}
-    without = [
-        (level, stage)
-        for level in levels
-        for stage in STAGES
-        if stage in results.stages and (level, stage) not in found
-    ]
+    stages = [stage for stage in STAGES if stage in results.stages]
+    without = [(level, stage) for level in levels for stage in stages if (level, stage) not in found]
     said = [f"{level}: no clip has anything of the stage {stage}" for level, stage in without]
     for gate in gates:
         if gate.verdict != "MISSING":

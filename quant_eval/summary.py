@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 
 from ..core.files import file_sha256
-from ..models.levels import F32, FP16
 from ..models.manifest import MANIFEST_NAME, Manifest
 from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
+from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
-from .gates.judge import damaged_control, judge, self_control
+from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
+from .gates.judge import judge
 from .machine import machine, versions
 from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
 from .metrics.failures import FAILURES
 from .metrics.table import METRICS
+from .notes import notes_of, why_not_judged
 from .results import (
     Attribution,
     CodebookResult,
@@ -40,7 +42,7 @@ from .results import (
 from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
-from .run.stages import FLOOR, TARGET
+from .run.stages import FLOOR
 from .stats.counts import count_failures
 from .stats.estimates import effect_ratio, estimate
 from .stats.observations import Observations
@@ -87,6 +89,7 @@ def summarise(
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
+    damaged_clips: Sequence[DamagedClips] = (),
     notes: Sequence[str] = (),
 ) -> Judged:
     """All results of the records, but for the verdicts that follow from them: see `outcome.decided`.
@@ -100,6 +103,7 @@ def summarise(
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
+        damaged_clips: The controls of free runs.
         notes: What a reader must know.
     """
     measured = observed(records)
@@ -110,17 +114,21 @@ def summarise(
         compared = {**by_level, reference: [record for record in finer if record.level == reference]}
         shown = {**measured, **observed(compared[reference])}
         floor[reference] = _floor(finer)
+    why_not = {
+        each.name: why_not_compared(each.name) if kind == "compare" else why_not_judged(plan, each, gates)
+        for each in plan.candidates
+    }
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        if _why_not_judged(plan, candidate, gates) is None:
+        if kind != "compare" and why_not[candidate.name] is None:
             verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
-    controls = [self_control(reference, measured.get(reference, {}))]
-    if plan.damaged is not None:
-        quick = gates.only((LOGITS, ONE_STEP))
-        margins_of = gates.margins_of_damaged(plan.damaged.level)
-        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
-        controls.append(damaged_control(plan.damaged.name, damaged))
-        verdicts += damaged
+    hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
+    controls = [self_control(reference, measured.get(reference, {})), *ladder_controls(hurt, gates)]
+    if kind == "compare":
+        verdicts += judge_comparison(measured, gates)
+        controls += comparison_controls(measured, gates)
+    else:
+        controls += gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -131,28 +139,28 @@ def summarise(
         settings=settings_of(plan),
         machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
-        notes=[*notes, *_gaps(plan, records)],
+        notes=[*notes, *notes_of(plan, records, kind)],
         levels=[
             _level(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                None if candidate == plan.damaged else _why_not_judged(plan, candidate, gates),
-                is_control=candidate == plan.damaged,
+                why_not[candidate.name],
             )
-            for candidate in plan.everyone
+            for candidate in plan.candidates
         ],
         metrics=[
             result
-            for candidate in plan.everyone
+            for candidate in plan.candidates
             for result in _metrics(candidate.name, shown, plan.corpus, floor[candidate.name])
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.everyone for result in _codebooks(candidate.name, compared[candidate.name])
+            result for candidate in plan.candidates for result in _codebooks(candidate.name, compared[candidate.name])
         ],
-        attribution=_attributions(shown, [each.name for each in plan.everyone]),
+        attribution=_attributions(shown, [each.name for each in plan.candidates]),
         controls=controls,
+        ladder=rungs_of(hurt),
         clips=[
             clip
             for candidate in plan.candidates
@@ -166,19 +174,10 @@ def summarise(
     return Judged(results, measured)
 
 
-def _why_not_judged(plan: Plan, candidate: Candidate, gates: Gates) -> str | None:
-    """Why a level takes no part in verdicts; None if it does. Nothing is judged against itself."""
-    if candidate != plan.reference or plan.finer is not None:
-        return gates.why_not_judged(candidate.level)
-    if candidate.level != FP16.key:
-        return f"{candidate.name} is what the others are held against"
-    directory = candidate.files.directory
-    if F32.key in candidate.files.manifest.levels:
-        return f"not run: level {F32.label} of {directory.name} was left out"
-    return (
-        f"not run: no {F32.label} level in the bundle, by which to judge {FP16.label} "
-        f"(miso-convert CHECKPOINT --quant {F32.key} --out {directory} adds it)"
-    )
+def levels_under_trial(plan: Plan, gates: Gates) -> list[str]:
+    """Whose gates must be seen to fail: the levels that are judged, each once."""
+    judged = [each.level for each in plan.candidates if why_not_judged(plan, each, gates) is None]
+    return list(dict.fromkeys(judged)) if plan.controls else []
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -206,29 +205,6 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
     """Of all files of the checkpoint together."""
     parts = "".join(source.sha256 for source in manifest.sources_of("checkpoint"))
     return parts if len(parts) == 64 else hashlib.sha256(parts.encode()).hexdigest()
-
-
-def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
-    notes = [
-        f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
-        for each in plan.candidates
-    ]
-    notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
-    if plan.finer is not None:
-        finer = plan.finer.reference
-        notes.append(
-            f"{plan.reference.name} is shown and judged against {finer.name} (files {finer.digest[:12]}), all others "
-            f"against {plan.reference.name}; that it equals itself is a control"
-        )
-    if all(prompt.audio is not None for prompt in plan.corpus.prompts):
-        notes.append("every prompt is a recording, beside which nothing is spoken freely")
-    if plan.damaged is None:
-        notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
-    targets = [record for record in records if record.stage == TARGET]
-    empty = [record.key for record in targets if not record.detail["codes"]]
-    if not empty:
-        return notes
-    return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
 
 
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
@@ -315,8 +291,6 @@ def _level(
     records: Sequence[Record],
     memory: Memory | None,
     why_not_judged: str | None,
-    *,
-    is_control: bool,
 ) -> LevelResult:
     manifest = candidate.files.manifest
     sizes = level_memory(manifest, candidate.level)
@@ -325,7 +299,7 @@ def _level(
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=is_control,
+        is_control=False,
         file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,

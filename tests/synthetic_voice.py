@@ -29,6 +29,9 @@ class Phrase:
         swing_semitones: Amplitude of its sine: the whole range is twice that.
         pauses: (syllable, seconds): silence before that syllable.
         outer_s: Silence at both ends.
+        octave_down_s: From when to when of the speech its F0 is an octave lower.
+        vibrato_cents: Amplitude of a vibrato of 5.5 Hz.
+        is_whispered: The formants are excited by noise, and there is no F0.
     """
 
     vowels: str = "aioaioaioaio"
@@ -37,6 +40,9 @@ class Phrase:
     swing_semitones: float = 4.0
     pauses: tuple[tuple[int, float], ...] = ()
     outer_s: float = 0.1
+    octave_down_s: tuple[float, float] = (0.0, 0.0)
+    vibrato_cents: float = 0.0
+    is_whispered: bool = False
 
     def but(self, **changes: object) -> "Phrase":
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -52,11 +58,14 @@ class Phrase:
     def f0_hz(self, speech_s: NDArray[np.floating[Any]]) -> Floats:
         """At these times of the speech, pauses not counted: two and a half waves, the first one upwards."""
         wave = np.sin(2 * np.pi * 2.5 * speech_s / self.speech_s)
-        return np.asarray(self.median_hz * 2 ** (self.swing_semitones / 12 * wave))
+        octaves = self.swing_semitones / 12 * wave
+        octaves = octaves + self.vibrato_cents / 1200 * np.sin(2 * np.pi * 5.5 * speech_s)
+        octaves = octaves - ((speech_s >= self.octave_down_s[0]) & (speech_s < self.octave_down_s[1]))
+        return np.asarray(self.median_hz * 2**octaves)
 
     def samples(self) -> Samples:
         """The sound, float32 [n]."""
-        sound = _speech(self)
+        sound = _whisper(self) if self.is_whispered else _speech(self)
         parts: list[Floats] = [np.zeros(round(self.outer_s * RATE_HZ))]
         at = 0
         for syllable, length_s in self.pauses:
@@ -94,8 +103,28 @@ def _speech(phrase: Phrase) -> Floats:
         harmonic = harmonic * pulse
         gain = _gain(number * phrase.f0_hz(coarse), formants) / number
         sound += np.interp(seconds, coarse, gain) * harmonic.imag
-    position = seconds / phrase.syllable_s % 1
-    sound *= 10 ** (-18 * (1 - np.sin(np.pi * position)) / 20)
+    return _in_syllables(phrase, sound)
+
+
+def _whisper(phrase: Phrase) -> Floats:
+    """White noise in windows of 20 ms, each through the formants that are there at its middle."""
+    count, hop, window, size = round(phrase.speech_s * RATE_HZ), 240, 480, 2048
+    starts = np.arange(0, count, hop)
+    noise = np.random.default_rng(7).normal(size=count + window)
+    formants = _formants(phrase, (starts + window / 2) / RATE_HZ)
+    hz = np.fft.rfftfreq(size, 1 / RATE_HZ)
+    sound = np.zeros(count + window + size)
+    for index, start in enumerate(starts):
+        gain = _gain(hz, [track[index] for track in formants])
+        piece = noise[start : start + window] * np.hanning(window + 1)[:-1]
+        sound[start : start + size] += np.fft.irfft(np.fft.rfft(piece, size) * gain, size)
+    return _in_syllables(phrase, sound[:count])
+
+
+def _in_syllables(phrase: Phrase, sound: Floats) -> Floats:
+    """Each rising from -18 dB and falling back to it."""
+    position = np.arange(len(sound)) / RATE_HZ / phrase.syllable_s % 1
+    sound = sound * 10 ** (-18 * (1 - np.sin(np.pi * position)) / 20)
     return np.asarray(0.5 * sound / np.abs(sound).max())
 
 
@@ -106,7 +135,7 @@ def _formants(phrase: Phrase, seconds: Floats) -> list[Floats]:
     return [np.interp(seconds, middles, [track[index] for track in tracks]) for index in range(len(_BANDWIDTHS_HZ))]
 
 
-def _gain(hz: Floats, formants: list[Floats]) -> Floats:
+def _gain(hz: Floats, formants: Sequence[Any]) -> Floats:
     """Of resonances in a row, each 1 at 0 Hz."""
     gain = np.ones_like(hz)
     for centre, width in zip(formants, _BANDWIDTHS_HZ, strict=True):

@@ -61,6 +61,8 @@ class Tolerance:
         return Tolerance(factor * self.percent, factor * self.least)
 
 
+NO_STEPS = "nothing says what a change of these stages may cost: name metrics under [history.margins] of the gates"
+"""Of gates without history, for people."""
 ANCHOR_STEPS = 2.5
 """Of a file that does not say it: how many steps away from the first accepted evaluation are tolerated."""
 

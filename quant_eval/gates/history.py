@@ -5,7 +5,7 @@ one ("history") one step is tolerated, from the first one ("anchor") a few, so t
 was accepted and is not there now is MISSING. It reads no files.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
@@ -20,7 +20,7 @@ from .accepted import Accepted, Entry, kind_text
 from .config import Gates
 from .judge import worst
 from .observed import Observed, check_comparable
-from .paired import BOUNDS, Change, judge_changes, tolerated
+from .paired import Change, judge_changes, tolerated
 
 _NO_ENTRY = "history: no evaluation of this kind of machine"
 _LAST, _FIRST = "in the accepted evaluation", "in the first accepted evaluation"
@@ -31,7 +31,6 @@ def judge_history(
     accepted: Accepted,
     gates: Gates,
     *,
-    skip: Collection[str] = (),
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[GateResult]:
@@ -40,8 +39,7 @@ def judge_history(
     Args:
         observed: What was found now.
         accepted: The file. It must have an evaluation of this kind of machine, or nothing is judged.
-        gates: Which metrics, and what is tolerated.
-        skip: Levels that are not judged, because they have no margins.
+        gates: Which metrics, and what is tolerated. Levels without margins are not judged.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
@@ -54,7 +52,7 @@ def judge_history(
     check_comparable(observed.subject, entry.accepted.subject)
     results = []
     for level in entry.accepted.levels:
-        if level not in skip:
+        if gates.why_not_judged(level) is None:
             last = list(_changes(level, observed, entry.accepted, accepted, gates, 1.0, _LAST))
             results += judge_changes(last, "history", resamples=resamples, seed=seed)
             first = _from_anchor(level, observed, entry, accepted, gates)
@@ -98,7 +96,7 @@ def noise_between_machines(accepted: Accepted, level: str, metric: str) -> float
         if one.kind != other.kind and _build(one) == _build(other):
             pair = _alike(one, other, level, metric)
             if pair is not None and not np.array_equal(pair[0].values, pair[1].values):
-                bounds = Bootstrap(*pair).interval(BOUNDS)
+                bounds = Bootstrap(*pair).interval()
                 found.append(max(map(abs, bounds)))
     return max(found)
 
@@ -127,9 +125,7 @@ def _frames(observed: Observed, level: str) -> dict[tuple[str, int], float]:
     return {}
 
 
-def with_history(
-    results: Results, observed: Observed, accepted: Accepted, gates: Gates, *, skip: Collection[str] = ()
-) -> Results:
+def with_history(results: Results, observed: Observed, accepted: Accepted, gates: Gates) -> Results:
     """The results with the history's gates and notes; what is missing if there is nothing to hold them against.
 
     What follows of that for the verdicts is said in `outcome.py`. Arguments and errors as `judge_history`.
@@ -138,7 +134,7 @@ def with_history(
     missing = [] if accepted.of(observed.kind) is not None else [no_entry(observed, accepted)]
     return results.model_copy(
         update={
-            "gates": [*results.gates, *judge_history(observed, accepted, gates, skip=skip)],
+            "gates": [*results.gates, *judge_history(observed, accepted, gates)],
             "missing": [*results.missing, *missing],
             "notes": [*results.notes, *([f"history: {forced}"] if forced is not None else [])],
         }
@@ -164,5 +160,4 @@ def verdict_to_accept(results: Results, observed: Observed, accepted: Accepted |
         verdict = worst(gate.outcome for gate in results.gates if gate.level not in controls)
     if accepted is None or verdict is None:
         return verdict
-    skip = [level for level in observed.levels if gates.why_not_judged(level) is not None]
-    return worst([verdict, *(gate.outcome for gate in judge_history(observed, accepted, gates, skip=skip))])
+    return worst([verdict, *(gate.outcome for gate in judge_history(observed, accepted, gates))])

@@ -1,4 +1,4 @@
-"""The verdict of each gate on a level: PASS, FAIL, INCONCLUSIVE or MISSING, and of the controls.
+"""The verdict of each gate on a level: PASS, FAIL, INCONCLUSIVE or MISSING.
 
 It measures and reads nothing. The rules, which `RULES` says to people:
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ..metric import Metric
 from ..metrics.table import METRICS
-from ..results import Control, Estimate, GateResult, Verdict
+from ..results import Estimate, GateResult, Verdict
 from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
 from ..stats.counts import MOST_CLIPS, FailureCounts, count_failures
 from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, as_estimate, holm
@@ -248,32 +248,3 @@ def _reason(result: GateResult) -> str:
 def span(metric: Metric, found: Estimate) -> str:
     """An estimate as people read it: value and bounds."""
     return f"{number(metric, found.value)} ({found.low:.{metric.digits}f} to {found.high:.{metric.digits}f})"
-
-
-def self_control(name: str, measured: Mapping[str, Observations]) -> Control:
-    """The reference, run a second time: no metric of any clip may show a difference."""
-    off = [
-        METRICS[key].label
-        for key, found in measured.items()
-        if key in METRICS and METRICS[key].ideal is not None and (found.values != METRICS[key].ideal).any()
-    ]
-    found = "equal in every clip" if not off else f"differs: {', '.join(off)}"
-    if not measured:
-        found = "not measured"
-    return Control(
-        name=f"{name} against itself",
-        expected="equal in every clip",
-        found=found,
-        behaved=bool(measured) and not off,
-    )
-
-
-def damaged_control(name: str, gates: Sequence[GateResult]) -> Control:
-    """A level that was damaged on purpose: some gate must fail."""
-    failed = [METRICS[gate.metric].label for gate in gates if gate.verdict == "FAIL"]
-    return Control(
-        name=name,
-        expected="at least one gate fails",
-        found=f"{len(failed)} of {len(gates)} gates fail" + (f": {', '.join(failed)}" if failed else ""),
-        behaved=bool(failed),
-    )

@@ -128,10 +128,8 @@ def subject_of(model: ModelInfo, corpus: CorpusInfo, reference: str, settings: M
 
 
 def observed_of(results: Results, measured: Measured) -> Observed:
-    """The observations of an evaluation as they are kept, rounded. Raises `ValueError` if nothing was measured."""
+    """The observations of an evaluation as they are kept: rounded."""
     clips = sorted({clip for metrics in measured.values() for found in metrics.values() for clip in found.clips})
-    if not clips:
-        raise ValueError("there is nothing to keep: no level was measured")
     where = {clip: index for index, clip in enumerate(clips)}
     return Observed(
         created=results.created,

@@ -23,16 +23,14 @@ import numpy as np
 from ..metric import Metric
 from ..metrics.table import METRICS
 from ..results import GateResult
-from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
-from ..stats.counts import count_failures
-from ..stats.estimates import FEWEST_PROMPTS, as_estimate
+from ..stats.bootstrap import CONFIDENCE, RESAMPLES, SEED, Bootstrap
+from ..stats.counts import MOST_CLIPS, count_failures
+from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, as_estimate
 from ..stats.observations import Observations, paired
 from .config import Tolerance
 from .judge import Tested, adjusted, number, span
 
 Kind = Literal["history", "anchor", "paired"]
-BOUNDS = 0.90
-"""Of the interval whose ends are one-sided bounds of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,19 @@ class _Side:
         rejected = self.bootstrap.p_above if self.sign > 0 else self.bootstrap.p_below
         return rejected(self.sign * self.margin)
 
-    def needed(self) -> int | None:
-        """How many prompts would decide it, if the value held: bounds come closer as the root of their number."""
+    def needed(self, looks: int) -> int | None:
+        """How many prompts would decide it, if the value held: bounds come closer as the root of their number.
+
+        Beyond the margin that takes significance among so many looks.
+        """
         room = self.margin - self.value
         if not room:
             return None
-        low, high = sorted(self.sign * bound for bound in self.bootstrap.interval(BOUNDS))
-        reach = (high if room > 0 else low) - self.value
-        return math.ceil(self.bootstrap.prompts * (reach / room) ** 2)
+        confidence = CONFIDENCE if room > 0 else 1 - SIGNIFICANCE / looks
+        low, high = sorted(self.sign * bound for bound in self.bootstrap.interval(confidence))
+        times = (((high if room > 0 else low) - self.value) / room) ** 2
+        prompts = self.bootstrap.prompts
+        return max(math.ceil(prompts * times), prompts + 1) if prompts * times < MOST_CLIPS else None
 
 
 def judge_changes(
@@ -104,7 +107,8 @@ def judge_changes(
     Raises:
         ValueError: If values of failures are other than -100, 0 or 100.
     """
-    return adjusted([_test(change, kind, resamples, seed) for change in changes])
+    looks = sum(change.new is not None and not change.metric.counts_failures for change in changes)
+    return adjusted([_test(change, kind, looks, resamples, seed) for change in changes])
 
 
 def tolerated(change: Change) -> float:
@@ -123,7 +127,7 @@ def _shortfall(metric: Metric, found: Observations) -> Observations:
     return replace(found, values=(metric.ideal or 0.0) - found.values)
 
 
-def _test(change: Change, kind: Kind, resamples: int, seed: int) -> Tested:
+def _test(change: Change, kind: Kind, looks: int, resamples: int, seed: int) -> Tested:
     metric = change.metric
     blank = GateResult(
         level=change.level,
@@ -160,7 +164,9 @@ def _test(change: Change, kind: Kind, resamples: int, seed: int) -> Tested:
         return Tested(_with(result, reason=few, is_beyond=is_beyond, needed=FEWEST_PROMPTS))
     beyond = [side for side in sides if side.value > side.margin]
     p_fail = min([1.0, *(len(sides) * side.p_fail() for side in beyond)])
-    needed = max((count for side in beyond or sides if (count := side.needed()) is not None), default=None)
+    needed = max(
+        (count for side in beyond or sides if (count := side.needed(looks * len(sides))) is not None), default=None
+    )
     return Tested(_with(result, is_beyond=is_beyond, needed=needed), max(side.p_pass() for side in sides), p_fail)
 
 

@@ -1,9 +1,9 @@
 """How the prosody of a recording differs from that of another: melody, loudness, rhythm, pauses, voice.
 
-`measure` a reference, `measure` the other one within the reference's pitch range, and compare them: frame by frame
-where they were decoded from aligned frames (`compare_aligned`), or as two renditions of one text (`compare_free`). A
-metric that has no value, because nothing is voiced or there is no pause, is absent: never NaN. A recording against
-itself gives exact zeros, and exactly 1 for the correlation.
+`measure_both` within the pitch range of both, and compare them: frame by frame where they were decoded from aligned
+frames (`compare_aligned`), or as two renditions of one text (`compare_free`). A metric that has no value, because
+nothing is voiced or there is no pause, is absent: never NaN. A recording against itself gives exact zeros, and exactly
+1 for the correlation.
 """
 
 import math
@@ -14,12 +14,15 @@ import numpy as np
 
 from ...core.arrays import I64Array
 from ..metric import DIFFERENCE, DISTANCE, FREE, ONE_STEP, SHARE, Family
-from .alignment import distortion_db, warp
-from .contours import STEP_S, Contours, F64Array
+from .cepstra import distortion_db
+from .contours import Contours
 from .recording import Prosody
+from .sound import STEP_S, F64Array
+from .warping import warp
 
 GROSS_CENTS = 200.0
-"""A jointly voiced step that is further off is a gross pitch error."""
+"""A jointly voiced step that is further off is a gross pitch error, and is left out of the F0 error: a single octave
+error in 250 steps would be 76 cents of RMS, and hide all that is fine."""
 MIN_JOINT_STEPS = 10
 """0.1 s: fewer jointly voiced steps have no F0 error."""
 MIN_RANGE_SEMITONES = 0.5
@@ -59,16 +62,21 @@ def _check_range(reference: Contours, test: Contours) -> None:
     if reference.pitch_range != test.pitch_range:
         raise ValueError(
             f"F0 was looked for in {reference.pitch_range} and in {test.pitch_range}: "
-            "measure the second recording within the pitch range of the first"
+            "measure both recordings within one range, with measure_both or contours_of_both"
         )
 
 
 @ALIGNED.metric(
-    "F0 error", "cents", "lower", DISTANCE, "RMS of 1200 log2(F0 ratio) where both are voiced, frame-aligned.", digits=1
+    "F0 error",
+    "cents",
+    "lower",
+    (0.0, GROSS_CENTS),
+    "RMS of 1200 log2(F0 ratio) where both are voiced, frame-aligned, without gross pitch errors.",
+    digits=1,
 )
 def lf0_rmse(reference: Contours, test: Contours) -> float | None:
-    """Absent below `MIN_JOINT_STEPS`, as the next."""
-    return _rms_cents(*_jointly_voiced(reference, test))
+    """Absent below `MIN_JOINT_STEPS` of such."""
+    return _fine_error(*_jointly_voiced(reference, test))
 
 
 @ALIGNED.metric(
@@ -81,7 +89,7 @@ def lf0_rmse(reference: Contours, test: Contours) -> float | None:
     digits=3,
 )
 def lf0_corr(reference: Contours, test: Contours) -> float | None:
-    """Absent, too, where one of the two is a monotone."""
+    """Of all of them; absent below `MIN_JOINT_STEPS`, and where one of the two is a monotone."""
     first, second = _jointly_voiced(reference, test)
     if len(first) < MIN_JOINT_STEPS:
         return None
@@ -245,14 +253,19 @@ def pause_floor(pair: Pair) -> float | None:
 
 
 @RENDITIONS.metric(
-    "F0 error, warped", "cents", "lower", DISTANCE, "lf0_rmse after dynamic time warping of MFCCs.", digits=1
+    "F0 error, warped",
+    "cents",
+    "lower",
+    (0.0, GROSS_CENTS),
+    "lf0_rmse after dynamic time warping of MFCCs.",
+    digits=1,
 )
 def lf0_rmse_dtw(pair: Pair) -> float | None:
     """Along the pair's path."""
     first = pair.reference.contours.f0_hz[pair.path[:, 0]]
     second = pair.test.contours.f0_hz[pair.path[:, 1]]
     both = (first > 0) & (second > 0)
-    return _rms_cents(np.log2(first[both]), np.log2(second[both]))
+    return _fine_error(np.log2(first[both]), np.log2(second[both]))
 
 
 @RENDITIONS.metric("Mel-cepstral distortion", "dB", "lower", DISTANCE, "After time warping, outside pauses; not gated.")
@@ -283,9 +296,11 @@ def hnr(pair: Pair) -> float | None:
     return _difference(pair.reference.voice.hnr_db, pair.test.voice.hnr_db)
 
 
-def _rms_cents(first: F64Array, second: F64Array) -> float | None:
-    """Of log2 F0 where both are voiced."""
-    return 1200 * float(np.sqrt(np.square(second - first).mean())) if len(first) >= MIN_JOINT_STEPS else None
+def _fine_error(first: F64Array, second: F64Array) -> float | None:
+    """In cents, of log2 F0 where both are voiced, without gross errors."""
+    cents = 1200 * (second - first)
+    fine = cents[np.abs(cents) <= GROSS_CENTS]
+    return float(np.sqrt(np.square(fine).mean())) if len(fine) >= MIN_JOINT_STEPS else None
 
 
 def _log_ratio(reference: float | None, test: float | None) -> float | None:

@@ -9,23 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import MisoError
-from ...models.mimi import SAMPLE_RATE_HZ
-from ...runtime.audio.samples import Samples, checked
+from ...runtime.audio.samples import Samples
+from .pitch import PitchRange, common_range, f0_contour, speaker_range
+from .sound import STEP_S, STEP_SAMPLES, F64Array, padded, parselmouth, whole_steps
 
-try:
-    import parselmouth  # type: ignore[import-not-found]
-except ImportError:
-    parselmouth = None
-
-F64Array = NDArray[np.float64]
-
-STEP_S = 0.01
-STEP_SAMPLES = 240
-"""Of each step: 8 steps are one frame of the codec."""
-
-_PITCH_PERIODS = 3.0
-"""Periods of the lowest F0 in Praat's analysis window. Source: Praat manual, "Sound: To Pitch (raw ac)"."""
 _INTENSITY_PERIODS = 6.4
 """The same of the intensity. Source: Praat manual, "Sound: To Intensity"."""
 _INTENSITY_FLOOR_HZ = 100.0
@@ -39,28 +26,6 @@ _HARMONICITY_SILENCE, _HARMONICITY_PERIODS = 0.1, 4.5
 """Source: Praat manual, "Sound: To Harmonicity (ac)", standard values."""
 _NO_HARMONICITY_DB = -200.0
 """What Praat gives where nothing is voiced."""
-
-
-@dataclass(frozen=True)
-class PitchRange:
-    """Where F0 is looked for, in Hz. Raises `ValueError` unless 40 <= floor < ceiling <= 1000."""
-
-    floor_hz: float
-    ceiling_hz: float
-
-    def __post_init__(self) -> None:
-        if not 40 <= self.floor_hz < self.ceiling_hz <= 1000:
-            raise ValueError(
-                f"a pitch range must lie in 40 to 1000 Hz, low to high, not {self.floor_hz} to {self.ceiling_hz}"
-            )
-
-
-WIDE_RANGE = PitchRange(60.0, 500.0)
-"""All adult speakers, and octave errors with some of them."""
-
-_FLOOR_OF_Q1, _CEILING_OF_Q3 = 0.75, 2.5
-"""Of the quartiles of F0. Source: Hirst, "The analysis by synthesis of speech melody" (2011), after De Looze and Hirst
-(Speech Prosody 2008): 0.75 and 1.5, and 2.5 for expressive speech."""
 
 
 @dataclass(frozen=True)
@@ -103,42 +68,36 @@ class VoiceQuality:
     hnr_db: float | None
 
 
-def speaker_range(samples: Samples) -> PitchRange:
-    """Where this speaker's F0 lies: one pass over all of 60 to 500 Hz, then from its quartiles.
-
-    The wide range itself if under 0.1 s is voiced. Raises `ValueError` as `contours`.
-    """
-    f0_hz = _f0(_whole_steps(samples), WIDE_RANGE)
-    voiced = f0_hz[f0_hz > 0]
-    if len(voiced) < _MIN_VOICED_STEPS:
-        return WIDE_RANGE
-    first, third = np.percentile(voiced, [25, 75])
-    return PitchRange(max(_FLOOR_OF_Q1 * float(first), 50.0), min(_CEILING_OF_Q3 * float(third), 600.0))
-
-
 def contours(samples: Samples, pitch_range: PitchRange | None = None) -> Contours:
     """F0 and intensity of a recording.
 
     Args:
         samples: Float32 `[n]`, mono, 24 kHz.
-        pitch_range: Where to look for F0; by default `speaker_range`. Two recordings of a pair need the same one.
+        pitch_range: Where to look for F0; by default `speaker_range`. Recordings that are compared need the same one:
+            `common_range`, or `contours_of_both`.
 
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.
     """
-    whole = _whole_steps(samples)
+    whole = whole_steps(samples)
     pitch_range = pitch_range or speaker_range(samples)
-    sound = _padded(whole, _INTENSITY_PERIODS / _INTENSITY_FLOOR_HZ)
+    sound = padded(whole, _INTENSITY_PERIODS / _INTENSITY_FLOOR_HZ)
     intensity = sound.to_intensity(minimum_pitch=_INTENSITY_FLOOR_HZ, time_step=STEP_S, subtract_mean=False)
     intensity_db = np.asarray(intensity.values, np.float64).reshape(-1)
-    f0_hz = _f0(whole, pitch_range)
+    f0_hz = f0_contour(whole, pitch_range)
     assert len(f0_hz) == len(intensity_db) == len(whole) // STEP_SAMPLES
     return Contours(pitch_range, f0_hz, intensity_db)
 
 
+def contours_of_both(first: Samples, second: Samples) -> tuple[Contours, Contours]:
+    """Those of two recordings that are compared, within their `common_range`. Raises as `contours`."""
+    pitch_range = common_range(first, second)
+    return contours(first, pitch_range), contours(second, pitch_range)
+
+
 def voice_quality(samples: Samples, pitch_range: PitchRange) -> VoiceQuality:
     """Jitter, shimmer and harmonics-to-noise ratio. Arguments and errors as `contours`."""
-    sound = _padded(_whole_steps(samples), _HARMONICITY_PERIODS / pitch_range.floor_hz)
+    sound = padded(whole_steps(samples), _HARMONICITY_PERIODS / pitch_range.floor_hz)
     harmonicity = sound.to_harmonicity_ac(
         STEP_S, pitch_range.floor_hz, _HARMONICITY_SILENCE, _HARMONICITY_PERIODS
     ).values
@@ -158,28 +117,3 @@ def voice_quality(samples: Samples, pitch_range: PitchRange) -> VoiceQuality:
 
 def _percent(fraction: float) -> float | None:
     return 100 * float(fraction) if np.isfinite(fraction) else None
-
-
-def _whole_steps(samples: Samples) -> F64Array:
-    """Float64, silence appended up to a whole step."""
-    samples = checked(samples)
-    if not len(samples):
-        raise ValueError("a recording of no samples has no prosody. Give at least some tenths of a second.")
-    return np.pad(samples.astype(np.float64), (0, -len(samples) % STEP_SAMPLES))
-
-
-def _padded(whole: F64Array, window_s: float) -> "parselmouth.Sound":
-    """As Praat's sound, in silence just wide enough that the first and last window sit on the first and last step.
-
-    Raises `MisoError` if Praat is not installed.
-    """
-    if parselmouth is None:
-        raise MisoError("prosody needs the package praat-parselmouth: pip install 'miso-gguf[eval]'")
-    return parselmouth.Sound(np.pad(whole, round((window_s - STEP_S / 2) * SAMPLE_RATE_HZ / 2)), SAMPLE_RATE_HZ)
-
-
-def _f0(whole: F64Array, pitch_range: PitchRange) -> F64Array:
-    pitch = _padded(whole, _PITCH_PERIODS / pitch_range.floor_hz).to_pitch_ac(
-        time_step=STEP_S, pitch_floor=pitch_range.floor_hz, pitch_ceiling=pitch_range.ceiling_hz
-    )
-    return np.asarray(pitch.selected_array["frequency"], np.float64)

@@ -6,8 +6,10 @@ from typing import Any
 
 from ...runtime.audio.reader import read_audio
 from .compare import compare_aligned, compare_free
-from .contours import PitchRange
-from .recording import measure
+from .pitch import PitchRange
+from .recording import Prosody, measure_both
+from .sound import STEP_S
+from .synchrony import synchrony
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,12 @@ class PairReport:
     """A reference recording, another one, and what lies between them.
 
     Attributes:
-        pitch_range: Of the reference's speaker; F0 was looked for in it in both.
+        pitch_range: Of both speakers; F0 was looked for in it in both.
         reference: `Prosody.scalars` of the first.
         test: The same of the second.
         free: `compare_free`.
-        aligned: `compare_aligned` if both have the same number of steps of 10 ms, else None. It says something only
-            if they were made from aligned frames; equal length alone does not prove that.
+        aligned: `compare_aligned` of recordings of equal length that run in step, else None.
+        why_not_aligned: What forbids comparing them step by step; None if nothing does.
     """
 
     pitch_range: PitchRange
@@ -28,6 +30,7 @@ class PairReport:
     test: dict[str, float]
     free: dict[str, float]
     aligned: dict[str, float] | None
+    why_not_aligned: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON; no NaN, values that do not exist are absent."""
@@ -42,13 +45,21 @@ def pair_report(reference: str | os.PathLike[str], test: str | os.PathLike[str])
         ValueError: One is not audio, or not usable: empty, silence, not finite, below 0.3 s.
         MisoError: One cannot be read.
     """
-    first = measure(read_audio(reference))
-    second = measure(read_audio(test), first.contours.pitch_range)
-    is_equally_long = first.contours.steps == second.contours.steps
+    first, second = measure_both(read_audio(reference), read_audio(test))
+    why_not = _why_not_aligned(first, second)
     return PairReport(
         pitch_range=first.contours.pitch_range,
         reference=first.scalars(),
         test=second.scalars(),
         free=compare_free(first, second),
-        aligned=compare_aligned(first.contours, second.contours) if is_equally_long else None,
+        aligned=None if why_not else compare_aligned(first.contours, second.contours),
+        why_not_aligned=why_not,
     )
+
+
+def _why_not_aligned(first: Prosody, second: Prosody) -> str | None:
+    if first.contours.steps != second.contours.steps:
+        lengths = [each.contours.steps * STEP_S for each in (first, second)]
+        return f"they are {lengths[0]:.2f} s and {lengths[1]:.2f} s long"
+    found = synchrony(first.cepstra, second.cepstra)
+    return found.why_not_aligned if found else "one of them is the same throughout"

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime.audio.samples import Samples
-from .alignment import mel_cepstra
-from .contours import STEP_S, Contours, F64Array, PitchRange, VoiceQuality, contours, voice_quality
+from .cepstra import mel_cepstra
+from .contours import Contours, VoiceQuality, contours, voice_quality
+from .pitch import PitchRange, common_range
 from .rhythm import Rhythm, rhythm
+from .sound import STEP_S, F64Array
 
 MIN_VOICED_STEPS = 10
 """0.1 s: fewer voiced steps have no median and no range."""
@@ -100,11 +102,19 @@ def measure(samples: Samples, pitch_range: PitchRange | None = None) -> Prosody:
 
     Args:
         samples: Float32 `[n]`, mono, 24 kHz.
-        pitch_range: Where F0 is looked for. By default the speaker's own; the other recording of a pair needs the
-            reference's. An F0 more than a quarter below the reference's lower quartile is then not found.
+        pitch_range: Where F0 is looked for. By default the speaker's own; recordings that are compared need the same
+            one: `common_range`, or `measure_both`.
 
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.
     """
     heard = contours(samples, pitch_range)
-    return Prosody(heard, rhythm(samples, heard), voice_quality(samples, heard.pitch_range), mel_cepstra(samples))
+    is_voiced = heard.voiced.sum() >= MIN_VOICED_STEPS
+    voice = voice_quality(samples, heard.pitch_range) if is_voiced else VoiceQuality(None, None, None)
+    return Prosody(heard, rhythm(samples, heard), voice, mel_cepstra(samples))
+
+
+def measure_both(first: Samples, second: Samples) -> tuple[Prosody, Prosody]:
+    """That of two recordings that are compared: F0 is looked for where it lies in either. Raises as `measure`."""
+    pitch_range = common_range(first, second)
+    return measure(first, pitch_range), measure(second, pitch_range)

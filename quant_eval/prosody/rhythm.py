@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.audio.samples import Samples, checked
+from ...runtime.audio.samples import Samples
 from ...runtime.synthesis.stopping import SILENT_FRAME_DBFS
-from .contours import STEP_S, Contours, F64Array
+from .contours import Contours
+from .sound import STEP_S, F64Array, centred
 
 Mask = NDArray[np.bool_]
 
@@ -20,6 +21,18 @@ SILENCE_BELOW_PEAK_DB = 25.0
 """Source: de Jong and Wempe, "Praat script to detect syllable nuclei" (Behavior Research Methods 41, 2009)."""
 QUIETEST_DB = -80.0
 """Below the peak: a pause is no quieter than this, so that digital silence has a level. No one hears the difference."""
+
+LOUD_DB = 10.0
+"""Below the peak: what is louder is speech, whatever the noise. Between the first and the last of it lie the pauses."""
+NOISE_MARGIN_DB = 3.0
+"""Above a noise floor: speech that is as loud as the noise adds this much to it."""
+
+_FLOOR_STEPS = 24
+"""0.12 s without voice, and as steady as noise, show a noise floor: a pause less what its edges hide."""
+_FLOOR_QUANTILE = 0.9
+"""Of their levels: those of noise differ from step to step."""
+_STEADY_DB = 6.0
+"""From the tenth to the ninetieth percentile. Of white noise it is 1.4 dB, and of noise below 1 kHz 5 dB."""
 
 _PEAK_QUANTILE = 0.99
 """The peak level is that of the loud steps and not of the loudest. Source: as `SILENCE_BELOW_PEAK_DB`."""
@@ -83,7 +96,7 @@ def rhythm(samples: Samples, heard: Contours) -> Rhythm:
         ValueError: The samples are not finite floats `[n]`.
     """
     levels = step_levels_db(samples)
-    sounding = _sounding(levels)
+    sounding = _sounding(levels, heard)
     if not sounding.any():
         return Rhythm(0.0, 0.0, (), ())
     runs = _runs(sounding)
@@ -95,9 +108,11 @@ def rhythm(samples: Samples, heard: Contours) -> Rhythm:
 
 
 def step_levels_db(samples: Samples) -> F64Array:
-    """RMS of each 5 ms in dB relative to full scale, -160 for silence; the last step is filled up with silence."""
-    samples = checked(samples)
-    padded = np.pad(samples.astype(np.float64), (0, -len(samples) % _LEVEL_STEP_SAMPLES))
+    """RMS of each 5 ms in dB relative to full scale, without an offset; the last step is filled up with silence.
+
+    -160 for silence. Raises `ValueError` if they are not finite floats `[n]`.
+    """
+    padded = np.pad(centred(samples), (0, -len(samples) % _LEVEL_STEP_SAMPLES))
     power = np.square(padded).reshape(-1, _LEVEL_STEP_SAMPLES).mean(axis=1)
     return np.asarray(10 * np.log10(np.maximum(power, 1e-16)))
 
@@ -107,12 +122,12 @@ def peak_level_db(levels: F64Array) -> float:
     return float(np.quantile(levels, _PEAK_QUANTILE)) if len(levels) else -160.0
 
 
-def _sounding(levels: F64Array) -> Mask:
+def _sounding(levels: F64Array, heard: Contours) -> Mask:
     """Which steps belong to a sound. Gaps are closed before bursts are dropped, or a creaky voice would be one."""
     peak = peak_level_db(levels)
     if peak < SILENT_FRAME_DBFS:
         return np.zeros(len(levels), np.bool_)
-    sounding = levels >= peak - SILENCE_BELOW_PEAK_DB
+    sounding = levels >= _thresholds_db(levels, heard, peak)
     for first, after in _runs(~sounding):
         if first > 0 and after < len(sounding) and after - first < _GAP_STEPS:
             sounding[first:after] = True
@@ -120,6 +135,34 @@ def _sounding(levels: F64Array) -> Mask:
         if after - first < _BURST_STEPS:
             sounding[first:after] = False
     return sounding
+
+
+def _thresholds_db(levels: F64Array, heard: Contours, peak: float) -> F64Array:
+    """What counts as sound at each step: 25 dB below the peak, or what stands out of the noise if that is louder.
+
+    Before speech, within it, and after it noise is looked for by itself: recordings are faded and padded.
+    """
+    loud = np.flatnonzero(levels >= peak - LOUD_DB)
+    parts = [slice(0, loud[0]), slice(loud[0], loud[-1] + 1), slice(loud[-1] + 1, len(levels))]
+    voiced = np.repeat(heard.voiced, round(STEP_S / _LEVEL_STEP_S))[: len(levels)]
+    floors = [_noise_floor_db(levels[part], voiced[part]) for part in parts]
+    thresholds = np.full(len(levels), peak - SILENCE_BELOW_PEAK_DB)
+    for part, floor in zip(parts, floors, strict=True):
+        known = floors[1] if floor is None else floor  # what is too short to show one has that of the pauses
+        if known is not None and known + NOISE_MARGIN_DB <= peak - LOUD_DB:
+            thresholds[part] = np.maximum(thresholds[part], known + NOISE_MARGIN_DB)
+    return thresholds
+
+
+def _noise_floor_db(levels: F64Array, voiced: Mask) -> float | None:
+    """The level of the quietest noise among them; None if there is none."""
+    if len(levels) < _FLOOR_STEPS:
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(levels, _FLOOR_STEPS)
+    low, high = np.quantile(windows, [1 - _FLOOR_QUANTILE, _FLOOR_QUANTILE], axis=1)
+    counts = np.concatenate([[0], np.cumsum(voiced)])
+    is_noise = (counts[_FLOOR_STEPS:] == counts[:-_FLOOR_STEPS]) & (high - low <= _STEADY_DB)
+    return float(high[is_noise].min()) if is_noise.any() else None
 
 
 def _runs(mask: Mask) -> list[tuple[int, int]]:

@@ -5,11 +5,11 @@ The page forbids itself the network, and any script but its own: text from outsi
 
 import base64
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import soundfile
 
@@ -151,11 +151,13 @@ def _encoded(path: Path, kind: str) -> bytes | None:
         samples, rate_hz = soundfile.read(str(path), dtype="float32", always_2d=True)
         if not len(samples):
             return None
-        content = io.BytesIO()
-        soundfile.write(content, samples, rate_hz, format=kind, subtype="PCM_16" if kind == "WAV" else None)
+        with TemporaryDirectory() as folder:
+            # By name, so that no Python runs inside libsndfile: Ctrl-C there would become a short write.
+            written = Path(folder) / "sound"
+            soundfile.write(str(written), samples, rate_hz, format=kind, subtype="PCM_16" if kind == "WAV" else None)
+            return written.read_bytes()
     except (OSError, ValueError, soundfile.LibsndfileError):
         return None
-    return content.getvalue()
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ...models.flavors import TINY
@@ -11,17 +12,17 @@ from ...native.threads import default_threads
 from ...runtime.bundle import open_bundle, open_level
 from ...runtime.options import EngineOptions, SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
+from ..gates.comparison import NEW, OLD
 from ..machine import device, instructions, versions
 from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
 from .code import COMPUTING, MEASURING, code_sha256
-from .damage import damaged
 from .record_store import plan_fingerprint
+from .rungs import PROMPTS, Damage, damages_of
 
 REFERENCE, COMPARED = FP16.key, DEFAULT_LEVEL.key
 """The levels that are taken if none is named: to hold others against, and in a comparison of two bundles."""
-DAMAGED = "damaged"
 _COMPUTING = ("llama-cpp-python", "numpy", "onnxruntime", "praat")
 """Whose version may change a record."""
 
@@ -33,7 +34,7 @@ class Plan:
     Attributes:
         reference: What the others are held against. It is never judged against itself: see `finer`.
         candidates: All that are measured; the reference among them, as a control.
-        damaged: The control that must fail, or None; only its first seed is run, and not freely.
+        damages: Of the reference, which must make gates fail: a few prompts each, the first seed, and not freely.
         corpus: What is said.
         seeds: Of the noise.
         stages: Of `metric.STAGES`.
@@ -42,12 +43,13 @@ class Plan:
         engine: Where each process computes.
         fingerprint: Of all that records depend on: see `record_store.plan_fingerprint`.
         settings: How logits are computed: part of what they are kept under.
+        controls: Whether gates are to be seen to fail.
         finer: The plan that holds the reference against a finer level, to be judged there; None without one.
     """
 
     reference: Candidate
     candidates: tuple[Candidate, ...]
-    damaged: Candidate | None
+    damages: tuple[Damage, ...]
     corpus: Corpus
     seeds: tuple[int, ...]
     stages: tuple[str, ...]
@@ -56,6 +58,7 @@ class Plan:
     engine: EngineOptions
     fingerprint: str
     settings: dict[str, str]
+    controls: bool = True
     finer: "Plan | None" = None
 
     @property
@@ -69,23 +72,42 @@ class Plan:
         return self.out / "clips"
 
     @property
-    def everyone(self) -> list[Candidate]:
-        """All candidates, the damaged control last."""
-        return [*self.candidates, *([self.damaged] if self.damaged is not None else [])]
+    def copies(self) -> Path:
+        """Directory of what is damaged, while it is measured."""
+        return self.out / "damaged"
 
-    def seeds_of(self, candidate: Candidate) -> tuple[int, ...]:
-        """With which seeds a candidate is run."""
-        return self.seeds[:1] if candidate == self.damaged else self.seeds
+    @property
+    def everyone(self) -> list[Candidate]:
+        """All candidates, the damaged ones last."""
+        return [*self.candidates, *(damage.candidate for damage in self.damages)]
+
+    def is_damaged(self, candidate: Candidate) -> bool:
+        """Whether it was damaged on purpose."""
+        return any(candidate.key == damage.candidate.key for damage in self.damages)
+
+    def seeds_of(self, candidate: Candidate, prompt: Prompt) -> tuple[int, ...]:
+        """With which seeds a candidate is run; none for a prompt that it does not say."""
+        if not self.is_damaged(candidate):
+            return self.seeds
+        return self.seeds[:1] if prompt.id in self._damaged_prompts else ()
+
+    @cached_property
+    def _damaged_prompts(self) -> frozenset[str]:
+        """Evenly over the corpus."""
+        prompts = self.corpus.prompts
+        count = min(PROMPTS, len(prompts))
+        return frozenset(prompts[index * len(prompts) // count].id for index in range(count))
 
     def stages_of(self, candidate: Candidate, prompt: Prompt) -> tuple[str, ...]:
         """Which stages a candidate goes through: not freely beside a person's recording, nor damaged."""
-        is_free = prompt.audio is None and candidate != self.damaged
+        is_free = prompt.audio is None and not self.is_damaged(candidate)
         return tuple(stage for stage in self.stages if is_free or stage != FREE)
 
     def clips(self) -> int:
         """How many clips there are to do, those of the reference and of the finer plan included."""
-        seeds = len(self.seeds) + sum(len(self.seeds_of(candidate)) for candidate in self.everyone)
-        return len(self.corpus.prompts) * seeds + (self.finer.clips() if self.finer is not None else 0)
+        prompts = self.corpus.prompts
+        held = sum(len(self.seeds_of(candidate, prompt)) for candidate in self.everyone for prompt in prompts)
+        return len(prompts) * len(self.seeds) + held + (self.finer.clips() if self.finer is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -94,11 +116,12 @@ class Asked:
 
     Attributes:
         out: Directory of everything that comes out.
-        corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
+        corpus: See `load_corpus`; "auto" is the tiny model's own for the tiny model, else "builtin".
         prompts: Only so many of them; None for all.
         seeds: How many.
         stages: Of `metric.STAGES`.
-        controls: Whether to make and judge the damaged level.
+        controls: Whether to damage the reference until each gate fails.
+        ladder: Whether to damage each half in growing strength, too.
         temperature: Of sampling.
         top_k: Of sampling.
         processes: That share the work.
@@ -112,6 +135,7 @@ class Asked:
     seeds: int = 3
     stages: tuple[str, ...] = STAGES
     controls: bool = True
+    ladder: bool = False
     temperature: float = 0.9
     top_k: int = 50
     processes: int = 1
@@ -155,19 +179,47 @@ def _against(plan: Plan, finer: Candidate) -> Plan:
         plan,
         reference=finer,
         candidates=(plan.reference,),
-        damaged=None,
+        damages=(),
         out=plan.out / finer.level,
         fingerprint=_fingerprint(finer, plan.corpus, plan.options, plan.settings),
     )
 
 
-def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
-    """The same level of two bundles, "A" and "B": a new mixture against the old."""
-    candidates = Candidate.of("A", open_level(first, level)), Candidate.of("B", open_level(second, level))
-    names = [each.files.manifest.model_spec.name for each in candidates]
-    if names[0] != names[1]:
-        raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
-    return _plan(candidates[0], candidates, asked)
+def plan_compare(first: Path, second: Path, level: str, asked: Asked, reference_bundle: Path | None = None) -> Plan:
+    """One level of two bundles, "old" and "new", both against the FP16 of one: a new mixture against the old.
+
+    Args:
+        first: Directory of the old bundle.
+        second: Of the new one.
+        level: Of both.
+        asked: Its controls are not made: gates on a change have their own.
+        reference_bundle: Whose FP16 is taken; None for the old bundle's, or else the new one's.
+
+    Errors as `open_level` and `load_corpus`; `ValueError` if the bundles are not of one checkpoint, or none has FP16.
+    """
+    old, new = Candidate.of(OLD, open_level(first, level)), Candidate.of(NEW, open_level(second, level))
+    choices = [first, second] if reference_bundle is None else [reference_bundle]
+    source = next((path for path in choices if FP16.key in open_bundle(path).manifest.levels), None)
+    if source is None:
+        remedy = "Convert it, or name a bundle that has it: --reference-bundle DIR"
+        raise ValueError(
+            f"{' and '.join(map(str, choices))}: no level {FP16.key}, which both are compared with. {remedy}"
+        )
+    reference = Candidate.of(FP16.key, open_level(source, FP16.key))
+    for path, candidate in ((first, old), (second, new)):
+        mine, theirs = candidate.files.manifest, reference.files.manifest
+        if mine.model_spec != theirs.model_spec or _checkpoint(mine) != _checkpoint(theirs):
+            what = "model" if mine.model_spec != theirs.model_spec else "checkpoint"
+            raise ValueError(
+                f"{path} is of another {what} ({mine.model_spec.name}, {_checkpoint(mine)[0][:12]}) than the reference "
+                f"in {source} ({theirs.model_spec.name}, {_checkpoint(theirs)[0][:12]}): compare bundles of one"
+            )
+    return _plan(reference, (reference, old, new), replace(asked, controls=False))
+
+
+def _checkpoint(manifest: Manifest) -> list[str]:
+    """Hashes of the files that a bundle was made from."""
+    return [source.sha256 for source in manifest.sources_of("checkpoint")] or ["unknown"]
 
 
 def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked) -> Plan:
@@ -188,15 +240,13 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         "instructions": instructions(),
         "code": code_sha256(COMPUTING),
     }
-    control = None
-    if asked.controls and _can_fail(asked, corpus):
-        path = asked.out / f"control-{reference.digest[:10]}"
-        control = Candidate.of(DAMAGED, damaged(reference.files, path))
+    controls = asked.controls and len(candidates) > 1 and len(corpus.prompts) >= FEWEST_PROMPTS
+    damages = damages_of(reference, controls=controls, ladder=asked.ladder) if _can_fail(asked, corpus) else ()
     seeds = tuple(range(asked.seeds))
     return Plan(
         reference,
         candidates,
-        control,
+        damages,
         corpus,
         seeds,
         _stages(asked, corpus),
@@ -205,6 +255,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         engine,
         _fingerprint(reference, corpus, options, settings),
         settings,
+        controls,
     )
 
 
@@ -232,7 +283,7 @@ def _stages(asked: Asked, corpus: Corpus) -> tuple[str, ...]:
 
 
 def _can_fail(asked: Asked, corpus: Corpus) -> bool:
-    """Whether a gate could fail the damaged level: it is not run freely, and few prompts prove nothing."""
+    """Whether a gate could fail a damaged level: it is not run freely, and few prompts prove nothing."""
     return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 

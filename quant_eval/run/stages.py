@@ -20,16 +20,16 @@ from ...runtime.speech import Segment
 from ..corpus import Prompt
 from ..metric import FREE, LOGITS, ONE_STEP
 from ..metrics.codes import FLIPS, PATHS, SEMANTIC
-from ..metrics.divergence import Divergence, clip_metrics, divergence, eos_log_odds_change
+from ..metrics.divergence import Divergence, EosChange, clip_metrics, divergence, eos_change
 from ..metrics.failures import ANEW, failures
 from ..metrics.table import frame_weights
 from ..prosody.compare import compare_aligned, compare_free
-from ..prosody.contours import contours
-from ..prosody.recording import measure
+from ..prosody.contours import contours_of_both
+from ..prosody.recording import measure_both
 from .candidate import DepthDecoderOnly, LoadedCandidate
 from .record import Record
 from .reference_logits import ReferenceClip, ReferenceLogits, clip_key
-from .teacher_forcing import joined
+from .teacher_forcing import Replayed, joined
 
 TARGET, BASIS, FLOOR = "target", "basis", "floor"
 """Of the reference alone: what it said, what it draws in the one-step stage, and two of its seeds compared."""
@@ -102,9 +102,9 @@ def logits_record(
     depth = loaded.depth_logits(replayed)
     reference = base.logits
     found = _divergence(reference, joined(replayed, depth), options)
-    ended = target.ended == "eos" and not target.is_recording
-    shift = float(eos_log_odds_change(base.replayed.logits0[-1:], replayed.logits0[-1:])[0]) if ended else None
-    values = clip_metrics(replace(found, eos_shift_nats=shift))
+    # Who recorded it decided where a recording stops.
+    eos = None if target.is_recording else _eos_change(base, replayed, target, options)
+    values = clip_metrics(replace(found, eos=eos))
     frames = float(len(target.codes))
     weights = frame_weights(values, len(target.codes))
     detail: dict[str, Any] = {
@@ -127,14 +127,23 @@ def _divergence(base: F32Array, level: F32Array, options: SpeechOptions) -> Dive
     return divergence(base, level, temperature=options.temperature or 1.0, top_k=options.top_k)
 
 
+def _eos_change(base: ReferenceClip, level: Replayed, target: Target, options: SpeechOptions) -> EosChange:
+    return eos_change(
+        base.replayed.logits0,
+        level.logits0,
+        stopped=target.ended == "eos",
+        temperature=options.temperature or 1.0,
+        top_k=options.top_k,
+    )
+
+
 def one_step_record(
     loaded: LoadedCandidate, target: Target, basis: Sequence[Sequence[int]], options: SpeechOptions
 ) -> Record:
     """One-step: the same noise on the same history; the sound is aligned with the reference's frame by frame."""
     codes, base_codes = _one_step(loaded, target, options), np.array(basis, np.int64)
     reference, test = (loaded.sound(_audible(drawn, target.codes)) for drawn in (base_codes, codes))
-    heard = contours(reference)
-    values = {**FLIPS.values(base_codes, codes), **compare_aligned(heard, contours(test, heard.pitch_range))}
+    values = {**FLIPS.values(base_codes, codes), **compare_aligned(*contours_of_both(reference, test))}
     detail = {"flips": (codes != base_codes).sum(axis=0).tolist(), "frames": len(codes)}
     weights = frame_weights(values, len(codes))
     return Record(ONE_STEP, loaded.candidate.key, target.prompt.id, target.seed, values, weights, detail)
@@ -170,8 +179,7 @@ def free_record(loaded: LoadedCandidate, target: Target, options: SpeechOptions,
         writer.write(samples)
     kinds = failures(samples, take.codes, _ended(take.ended))
     base_kinds = failures(reference, target.codes, _ended(target.ended))
-    first = measure(reference)
-    second = measure(samples, first.contours.pitch_range)
+    first, second = measure_both(reference, samples)
     values = {
         **compare_free(first, second),
         **SEMANTIC.values(target.codes, take.codes),
@@ -198,7 +206,6 @@ def _ended(ended: str) -> Any:
 
 def floor_record(loaded: LoadedCandidate, one: Target, other: Target) -> Record:
     """The noise floor: two seeds of the reference, compared as a level is with it."""
-    first = measure(loaded.sound(one.codes))
-    second = measure(loaded.sound(other.codes), first.contours.pitch_range)
+    first, second = measure_both(loaded.sound(one.codes), loaded.sound(other.codes))
     values = {**compare_free(first, second), **SEMANTIC.values(one.codes, other.codes)}
     return Record(FLOOR, loaded.candidate.key, one.prompt.id, one.seed, values)

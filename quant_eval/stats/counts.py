@@ -100,15 +100,20 @@ class FailureCounts:
         """The least number of clips at which the upper bound is within `margin` %, if no further one fails."""
         return self._least_clips(lambda more: self._bounds(1.0, more)[1] <= margin) if margin > 0 else None
 
+    @property
+    def together(self) -> float:
+        """How many clips of a prompt fail, or are cured, when one does: 1 if none was seen to."""
+        prompts = self.new_prompts + self.cured_prompts
+        return (self.new + self.cured) / prompts if prompts else 1.0
+
     def _bounds(self, more_hits: float, more_clips: float) -> tuple[float, float]:
         """With so many times the failures, and so many times the clips."""
-        clips = self.clips * more_clips
+        # Seeds of one prompt tend to fail together, and a prompt that fails three times is not evidence three times
+        # over: both counts are of as many independent clips as that leaves. Shares stay what they are.
+        trials = self.clips * more_clips / self.together
         shares, lows, highs = [], [], []
-        for failed, prompts in ((self.new, self.new_prompts), (self.cured, self.cured_prompts)):
-            # Seeds of one prompt tend to fail together, and a prompt that fails three times is not evidence three times
-            # over: prompts are what is counted, in as many trials as leave the share what it is.
-            hits = prompts * more_hits
-            trials = clips * prompts / failed if failed else clips
+        for failed in (self.new, self.cured):
+            hits = failed * more_hits / self.together
             shares.append(hits / trials)
             lows.append(lowest_share(hits, trials))
             highs.append(highest_share(hits, trials))

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import soundfile
+from python_calls import python_calls
 from sample_results import HOSTILE, bare, hostile, sample, write_sounds
 
 from miso_gguf.core.errors import MisoError
@@ -187,6 +188,15 @@ def test_many_sounds_become_mp3(results: Results, sounds: Path, monkeypatch: pyt
     for name in names:
         assert mp3s.uris[name].startswith("data:audio/mpeg;base64,")
         assert len(mp3s.uris[name]) < len(wavs.uris[name]) / 3
+
+
+def test_libsndfile_calls_no_python(results: Results, sounds: Path) -> None:
+    """Ctrl-C in a function that it calls would not end the command."""
+    with python_calls() as calls:
+        embedded([results.clips[0].audio], sounds)
+    called = [code.co_name for code in calls]
+    assert "_encoded" in called
+    assert [name for name in called if name.startswith("vio_")] == []
 
 
 def test_a_report_of_nothing_still_opens(tmp_path: Path) -> None:

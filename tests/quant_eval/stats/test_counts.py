@@ -79,7 +79,8 @@ def test_the_beta_distribution_in_exact_fractions() -> None:
         p = Fraction(share)
         exact = sum(comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(hits, trials + 1))
         assert share_below(share, hits, trials - hits + 1) == pytest.approx(float(exact), rel=1e-10)
-    assert (share_below(0, 2, 3), share_below(1, 2, 3), share_below(0.5, 7, 7)) == (0, 1, pytest.approx(0.5))
+    assert (share_below(0, 2, 3), share_below(1, 2, 3)) == (0, 1)
+    assert share_below(0.5, 7, 7) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(3, 2), (-1, 2), (0, 0), (float("nan"), 3)])
@@ -133,6 +134,14 @@ def test_failures_that_come_together_count_once() -> None:
     assert one.bounds()[1] == pytest.approx(100 * highest_share(6, 120))
     assert other.bounds()[1] == pytest.approx(100 * highest_share(2, 40))
     assert other.bounds()[0] < one.bounds()[0] < one.bounds()[1] < other.bounds()[1]
+    assert (one.together, other.together) == (1, 3)
+    both = together.copy()
+    both[9, 0] = -100
+    mixed = count_failures(observed(both))
+    assert mixed.together == pytest.approx(7 / 3), "a cure as well tells how seeds go together"
+    assert FailureCounts(120, 40, 3, 1, 0, 0).bounds()[0] == pytest.approx(
+        100 * (1 / 40 - hypot(1 / 40 - lowest_share(1, 40), highest_share(0, 40)))
+    ), "and where there are none of the one, it is taken from the other"
     cures = count_failures(observed(-together))
     assert (cures.new, cures.cured, cures.cured_prompts) == (0, 6, 2)
     assert cures.bounds() == pytest.approx((-other.bounds()[1], -other.bounds()[0]))

@@ -1,7 +1,4 @@
-"""Which step of one recording corresponds to which of another: dynamic time warping over mel-cepstra.
-
-Also how far the spectra are apart along that path. Knows no F0.
-"""
+"""The shape of a recording's sound over time, as mel-cepstra, and how far two are apart along a path. Knows no F0."""
 
 from functools import cache
 
@@ -10,8 +7,8 @@ from numpy.typing import ArrayLike
 
 from ...core.arrays import I64Array
 from ...models.mimi import SAMPLE_RATE_HZ
-from ...runtime.audio.samples import Samples, checked
-from .contours import STEP_SAMPLES, F64Array
+from ...runtime.audio.samples import Samples
+from .sound import STEP_SAMPLES, F64Array, centred
 
 COEFFICIENTS = 13
 """The shape of the spectrum without its harmonics. Source: 1 to 13, as is usual for mel-cepstral distortion."""
@@ -23,6 +20,8 @@ _PEAK_QUANTILE = 0.99
 _WINDOW = 600
 """25 ms."""
 _FFT = 1024
+_BLOCK = 4096
+"""Steps at once: their spectra take 50 MB."""
 _BANDS = 40
 _LOW_HZ, _HIGH_HZ = 60.0, 11_000.0
 
@@ -40,7 +39,7 @@ def mel_cepstra(samples: Samples) -> F64Array:
     Raises:
         ValueError: They are not finite floats `[n]`.
     """
-    samples = checked(samples)
+    samples = centred(samples)
     steps = -(-len(samples) // STEP_SAMPLES)
     if not steps:
         return np.zeros((0, 1 + COEFFICIENTS))
@@ -48,55 +47,15 @@ def mel_cepstra(samples: Samples) -> F64Array:
     padded = np.zeros((steps - 1) * STEP_SAMPLES + _WINDOW)
     padded[before : before + len(samples)] = samples
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::STEP_SAMPLES]
-    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), _FFT)))
-    bands = power @ _filters().T
+    bands = np.concatenate([_bands(frames[at : at + _BLOCK]) for at in range(0, steps, _BLOCK)])
     peak = max(float(np.quantile(bands.max(axis=1), _PEAK_QUANTILE)), 1e-12)
     levels = 10 * np.log10(np.maximum(bands / peak, 10 ** (-DYNAMIC_RANGE_DB / 10)))
     return np.asarray(levels @ _cosines().T)
 
 
-def warp(first: F64Array, second: F64Array) -> I64Array:
-    """The path of least total distance from the beginnings of two sequences to their ends.
-
-    Each step goes on by one in one sequence or in both, and costs the Euclidean distance of where it leads; of equal
-    ways the one with fewer steps is preferred, so equal sequences give the diagonal. Source: Sakoe and Chiba (IEEE
-    Trans. ASSP 26, 1978), with unit weights and no window. Time and memory grow with the product of the lengths: one
-    byte and about 0.2 us each, so ten seconds against ten take 0.2 to 0.4 s, and a minute against a minute 36 MB.
-
-    Args:
-        first: Float64 `[n, k]`.
-        second: Float64 `[m, k]`.
-
-    Returns:
-        Pairs of indices, int64 `[steps, 2]`.
-
-    Raises:
-        ValueError: A sequence is empty, or they differ in their columns.
-    """
-    n, m = len(first), len(second)
-    if not n or not m or first.shape[1:] != second.shape[1:]:
-        raise ValueError(f"warping needs two sequences of the same kind, not {first.shape} and {second.shape}")
-    came_from = np.zeros((n, m), np.int8)
-    infinite = np.full(n + 1, np.inf)
-    before, last = infinite.copy(), infinite.copy()  # totals of two anti-diagonals, by index in `first` plus one
-    before[0] = 0.0
-    for diagonal in range(n + m - 1):
-        low, high = max(0, diagonal - m + 1), min(diagonal, n - 1) + 1
-        rows = np.arange(low, high)
-        distance = np.sqrt(np.square(first[rows] - second[diagonal - rows]).sum(axis=1))
-        ways = np.stack([before[low:high], last[low:high], last[low + 1 : high + 1]])
-        best = ways.argmin(axis=0)
-        came_from[rows, diagonal - rows] = best
-        total = infinite.copy()
-        total[low + 1 : high + 1] = ways[best, rows - low] + distance
-        before, last = last, total
-    path = []
-    i, j = n - 1, m - 1
-    while i >= 0 and j >= 0:
-        path.append((i, j))
-        step = came_from[i, j]
-        i, j = i - (step != 2), j - (step != 1)
-    return np.array(path[::-1], np.int64)
+def _bands(frames: F64Array) -> F64Array:
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), _FFT)))
+    return np.asarray(power @ _filters().T)
 
 
 def distortion_db(first: F64Array, second: F64Array, path: I64Array) -> float | None:
