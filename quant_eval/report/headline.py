@@ -24,12 +24,15 @@ def headline(results: Results) -> str:
         reasons = missing or why_not_judged(results) or ["there are no gates for what was run"]
         return f"Nothing was judged: {'; '.join(reasons)}."
     passing = [level for level in judged if level.verdict == "PASS"]
-    are_few = sum(gate.verdict != "PASS" for gate in _of_real_levels(results)) + len(results.missing) <= _MOST_NAMED
+    are_few = (
+        sum(gate.verdict != "PASS" for gate in _of_real_levels(results)) + len(_missing_elsewhere(results))
+        <= _MOST_NAMED
+    )
     clauses = [_short_of(results, level, are_few) for level in _by_outcome(judged) if level.verdict != "PASS"]
-    if results.missing:
-        number = len(results.missing)
+    if elsewhere := _missing_elsewhere(results):
+        number = len(elsewhere)
         things = f"{number} thing{'s' if number > 1 else ''} that {'were' if number > 1 else 'was'} asked for"
-        clauses.append(f"not measured: {_some(results.missing) if are_few else things}")
+        clauses.append(f"not measured: {_some(elsewhere) if are_few else things}")
     if passing:
         who = listed(label_of(level.level) for level in passing)
         if len(passing) > _MOST_NAMED:
@@ -93,6 +96,12 @@ def _short_of(results: Results, level: LevelResult, are_few: bool) -> str:
             which = f" ({_some(those)})" if are_few or mark == "FAIL" else ""
             parts.append(f"{len(those)}{gate_s} {word}{which}")
     return f"{label_of(level.level)}: {', '.join(parts) or level.verdict}"
+
+
+def _missing_elsewhere(results: Results) -> list[str]:
+    """What is missing beside gates, which are counted with their level."""
+    gates = {f"{gate.level}: {gate.reason}" for gate in results.gates if gate.verdict == "MISSING"}
+    return [what for what in results.missing if what not in gates]
 
 
 def _by_outcome(levels: Sequence[LevelResult]) -> list[LevelResult]:

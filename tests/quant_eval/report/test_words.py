@@ -94,6 +94,9 @@ def test_a_level_that_vanished_is_in_the_headline_and_before_all_sections() -> N
     assert (alert.mark, alert.lines) == ("MISSING", ("q4_0 was not run",))
     many = results.model_copy(update={"missing": [f"{n} was not run" for n in range(9)]})
     assert headline(many) == "not measured: 9 things that were asked for; Q8_0 passes every gate."
+    gate = _with_gate(verdict="MISSING", estimate=None, reason="no clip is voiced")
+    twice = gate.model_copy(update={"missing": ["q8_0: no clip is voiced"]})
+    assert headline(twice) == "Q8_0: 1 of 8 gates not measured (F0 error).", "once is enough"
     nothing = bare(results).model_copy(update={"missing": ["q8_0 was not run"]})
     assert headline(nothing) == "Nothing was judged: not measured: q8_0 was not run."
 
