@@ -28,7 +28,11 @@ def headline(results: Results) -> str:
         sum(gate.verdict != "PASS" for gate in _of_real_levels(results)) + len(_missing_elsewhere(results))
         <= _MOST_NAMED
     )
-    clauses = [_short_of(results, level, are_few) for level in _by_outcome(judged) if level.verdict != "PASS"]
+    alike: dict[str, list[str]] = {}
+    for level in _by_outcome(judged):
+        if level.verdict != "PASS":
+            alike.setdefault(_short_of(results, level, are_few), []).append(label_of(level.level))
+    clauses = [f"{listed(labels)}: {what}" for what, labels in alike.items()]
     if elsewhere := _missing_elsewhere(results):
         number = len(elsewhere)
         things = f"{number} thing{'s' if number > 1 else ''} that {'were' if number > 1 else 'was'} asked for"
@@ -82,7 +86,7 @@ def _cut(alert: Alert) -> Alert:
 
 
 def _short_of(results: Results, level: LevelResult, are_few: bool) -> str:
-    """ "Q4_0: 2 of 8 gates fail (KLD, semantic; F0 error), 1 undecided"; if there are few, all are named."""
+    """ "2 of 8 gates fail (KLD, semantic; F0 error), 1 undecided"; if there are few, all are named."""
     gates = [gate for gate in results.gates if gate.level == level.level]
     names: dict[Mark, list[str]] = {"FAIL": [], "BEYOND": [], "MISSING": [], "INCONCLUSIVE": []}
     for gate in gates:
@@ -95,7 +99,7 @@ def _short_of(results: Results, level: LevelResult, are_few: bool) -> str:
             word = words.get(mark) or ("fails" if len(those) == 1 else "fail")
             which = f" ({_some(those)})" if are_few or mark == "FAIL" else ""
             parts.append(f"{len(those)}{gate_s} {word}{which}")
-    return f"{label_of(level.level)}: {', '.join(parts) or level.verdict}"
+    return ", ".join(parts) or str(level.verdict)
 
 
 def _missing_elsewhere(results: Results) -> list[str]:

@@ -60,6 +60,14 @@ def test_the_headline_says_the_worst_first() -> None:
     )
 
 
+def test_levels_of_which_the_same_is_to_be_said_share_a_clause() -> None:
+    results = _with_gate(verdict="INCONCLUSIVE")
+    twin = results.levels[1].model_copy(update={"level": "q4_0"})
+    gates = [*results.gates, *(gate.model_copy(update={"level": "q4_0"}) for gate in results.gates)]
+    both = results.model_copy(update={"gates": gates, "levels": [*results.levels, twin]})
+    assert headline(both) == "Q8_0 and Q4_0: 1 of 8 gates undecided (F0 error)."
+
+
 def _with_gate(**values: object) -> Results:
     """A level of which one gate is as said, and all others pass."""
     results = sample(levels=("fp16", "q8_0"))
