@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from ..core.units import size_text
 from .gates.judge import number
 from .metrics.table import METRICS
-from .report.headline import headline
-from .report.words import label_of
+from .report.headline import headline, why_not_judged
 from .results import GateResult, Results
 from .run.cost import Cost
 
@@ -51,11 +50,12 @@ def _verdict(gate: GateResult) -> str:
 
 def result_lines(results: Results) -> Iterator[tuple[str, bool]]:
     """What is said below the gates, and whether it is bad: levels that are not judged, controls, the outcome."""
-    for level in results.levels:
-        if level.why_not_judged is not None:
-            yield f"{label_of(level.level)}: {level.why_not_judged}", False
-    for control in results.controls:
-        yield f"control {control.name}: {control.found} (expected: {control.expected})", not control.behaved
+    for why in why_not_judged(results):
+        yield why, False
+    astray = [control for control in results.controls if not control.behaved]
+    yield f"controls: {len(results.controls) - len(astray)} of {len(results.controls)} behaved", bool(astray)
+    for control in astray:
+        yield f"control {control.name}: {control.found} (expected: {control.expected})", True
     yield headline(results), False
 
 

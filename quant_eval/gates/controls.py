@@ -89,7 +89,7 @@ def gate_controls(
     Args:
         levels: Keys of levels that are judged.
         gates: By which they are.
-        models: From the weakest damage on, those of both halves.
+        models: From the weakest damage on; only those of both halves count.
         clips: All.
     """
     found = []
@@ -115,7 +115,7 @@ def _weakest(models: Sequence[Hurt], gate: Gate, margin: float) -> Hurt | None:
 
     By its estimate, and not by the verdict: that is what is on trial.
     """
-    measured = [model for model in models if gate.metric in model.measured]
+    measured = [model for model in models if model.half == "both" and gate.metric in model.measured]
     for model in measured:
         found = estimate(model.measured[gate.metric])
         nearest = min((found.low, found.high), key=lambda bound: times_margin(gate, margin, bound))

@@ -13,6 +13,7 @@ from ...native.nvml import Nvml
 from ..corpus import Prompt
 from ..machine import device
 from ..metric import FREE, LOGITS, ONE_STEP
+from .free_controls import CLIPS
 from .plan import Plan
 from .reference_logits import clip_bytes
 from .speed import Speed, Weights, speed_of
@@ -110,11 +111,21 @@ def _included(plan: Plan) -> str:
 
 
 def _alone_s(plans: list[Plan], copies_bytes: int) -> float:
-    """What one process does, before the clips and after them."""
-    levels = [each.files for plan in plans for each in (plan.reference, *plan.everyone)]
+    """What one process does: before the clips, between them and after them."""
+    plan = plans[0]
+    levels = [each.files for one in plans for each in (one.reference, *one.everyone)]
     files = {path for each in levels for path in (each.backbone, each.decoder, each.embeddings, each.codec_decoder)}
     hashed_s = sum(path.stat().st_size for path in files) / _HASHED_BYTES_S
-    return hashed_s + copies_bytes / _COPIED_BYTES_S + _STATISTICS_S * len(plans[0].everyone) + _REPORTS_S
+    statistics_s = _STATISTICS_S * len(plan.candidates) + _REPORTS_S
+    return hashed_s + copies_bytes / _COPIED_BYTES_S + _damaged_clips_s(plan) + statistics_s
+
+
+def _damaged_clips_s(plan: Plan) -> float:
+    """A dozen clips, made anew, and stretched and flattened for each level: see `free_controls.py`."""
+    if not plan.controls or FREE not in plan.stages:
+        return 0.0
+    one_s = sum(map(_spoken_s, plan.corpus.prompts)) / len(plan.corpus.prompts)
+    return (2 * len(plan.candidates) + 1) * CLIPS * (one_s * _VOICE_S + one_s**2 * _WARP_S)
 
 
 def _work_s(plan: Plan, speed: Speed) -> float:
@@ -134,7 +145,8 @@ def _work_s(plan: Plan, speed: Speed) -> float:
             total += (len(plan.seeds) - 1) * clip.compare_s
         for candidate in plan.everyone:
             own, stages = weights[candidate.key], plan.stages_of(candidate, prompt)
-            one_s = clip.logits_s(own, None if candidate == plan.reference else base) if LOGITS in stages else 0.0
+            has_halves = candidate != plan.reference and not plan.is_damaged(candidate)
+            one_s = clip.logits_s(own, base if has_halves else None) if LOGITS in stages else 0.0
             one_s += clip.one_step_s(own) if ONE_STEP in stages else 0.0
             one_s += clip.free_s(own) if FREE in stages else 0.0
             total += len(plan.seeds_of(candidate, prompt)) * one_s

@@ -12,7 +12,7 @@ from ..gates.controls import TIMES, DamagedClips
 from ..metric import FREE
 from ..metrics.failures import FAILURES, NEW_FAILURES
 from ..prosody.compare import compare_free
-from ..prosody.recording import Prosody, measure
+from ..prosody.recording import Prosody, measure, measure_both
 from ..stats.observations import Observations
 from .clip_damage import BREAKS, RecordedClip, broken, by_prompts, flattened, observed_once, stretched
 from .plan import Plan
@@ -25,8 +25,8 @@ DURATION, RANGE = "dur_ratio", "f0_range"
 """The metrics for which clips are stretched and flattened."""
 CONTROL = "control"
 """The stage of these records."""
-CLIPS = 12
-"""That are stretched and flattened: all by the same amount, so that a dozen is as good as a hundred."""
+CLIPS = 8
+"""That are stretched and flattened: all by the same amount, so that a few are as good as a hundred."""
 TIMES_OF_RANGE = 3.0
 """In place of `TIMES`: a range of percentiles over a second of speech scatters by 0.05 when its sound is made anew."""
 LEAST = 0.02
@@ -56,9 +56,9 @@ class Renditions:
     """Clips beside what becomes of them when each is changed in one way. What was measured once is kept."""
 
     def __init__(self, clips: Sequence[RecordedClip], records: Records, name: str) -> None:
-        """Of a dozen clips, as different prompts as there are; `name` is the reference's in records."""
+        """Of `CLIPS` clips, as different prompts as there are; `name` is the reference's in records."""
         self._clips, self._records, self._name = by_prompts(clips), records, name
-        self._measured: dict[tuple[str, int, bool], Prosody] = {}
+        self._measured: dict[tuple[str, int], Prosody] = {}
 
     def stretched(self, log_ratio: float) -> dict[str, Observations]:
         """By metric, of clips that are `stretched`."""
@@ -90,21 +90,17 @@ class Renditions:
     def _record(self, clip: RecordedClip, change: Change, log_ratio: float, *, is_anew: bool = False) -> Record:
         key = RecordKey(CONTROL, f"{self._name}-{change.__name__}{log_ratio:+.5f}", clip.prompt, clip.seed)
         if (known := self._records.get(key)) is None:
-            heard, reference = self._prosody(clip), self._prosody(clip, is_anew=is_anew)
-            changed = measure(change(clip.samples, heard, log_ratio), reference.contours.pitch_range)
-            known = Record(*key, compare_free(reference, changed))
+            heard = self._heard(clip)
+            beside = flattened(clip.samples, heard, 0.0) if is_anew else clip.samples
+            pair = measure_both(beside, change(clip.samples, heard, log_ratio))
+            known = Record(*key, compare_free(*pair))
             self._records.append(known)
         return known
 
-    def _prosody(self, clip: RecordedClip, *, is_anew: bool = False) -> Prosody:
-        key = clip.prompt, clip.seed, is_anew
+    def _heard(self, clip: RecordedClip) -> Prosody:
+        key = clip.prompt, clip.seed
         if key not in self._measured:
-            heard = self._prosody(clip) if is_anew else None
-            self._measured[key] = (
-                measure(clip.samples)
-                if heard is None
-                else measure(flattened(clip.samples, heard, 0.0), heard.contours.pitch_range)
-            )
+            self._measured[key] = measure(clip.samples)
         return self._measured[key]
 
 

@@ -169,6 +169,7 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
         keys.remove(F32.key)
         finer = Candidate.of(F32.key, opened.level(F32.key))
     candidates = tuple(Candidate.of(key, opened.level(key)) for key in keys)
+    asked = replace(asked, controls=asked.controls and (len(candidates) > 1 or finer is not None))
     plan = _plan(candidates[keys.index(base)], candidates, asked)
     return plan if finer is None else replace(plan, finer=_against(plan, finer))
 
@@ -240,7 +241,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         "instructions": instructions(),
         "code": code_sha256(COMPUTING),
     }
-    controls = asked.controls and len(candidates) > 1 and len(corpus.prompts) >= FEWEST_PROMPTS
+    controls = asked.controls and len(corpus.prompts) >= FEWEST_PROMPTS
     damages = damages_of(reference, controls=controls, ladder=asked.ladder) if _can_fail(asked, corpus) else ()
     seeds = tuple(range(asked.seeds))
     return Plan(

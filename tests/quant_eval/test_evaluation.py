@@ -19,7 +19,7 @@ from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import Results
 from miso_gguf.quant_eval.run.damage import damaged
-from miso_gguf.quant_eval.run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
+from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_compare, plan_run
 from miso_gguf.quant_eval.run.record_store import RecordError, Records
 from miso_gguf.quant_eval.run.runner import evaluate
 from miso_gguf.runtime.bundle import open_level
@@ -186,15 +186,6 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
     assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
     assert not [m for m in found.metrics if m.metric == "dur_ratio"], "a level is not compared with a person"
     assert found.controls[0].behaved
-
-
-def test_the_cost_is_estimated_from_what_is_asked(bundle: Path, tmp_path: Path) -> None:
-    one = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=1, controls=False)))
-    three = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=3, controls=False)))
-    assert three.audio_s == pytest.approx(3 * one.audio_s)
-    assert three.disk_bytes == pytest.approx(3 * one.disk_bytes, rel=0.01)
-    assert three.clips == 3 * one.clips
-    assert one.wall_s > 0
 
 
 # Exit codes

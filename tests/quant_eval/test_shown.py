@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import pytest
+from sample_results import sample
 
 from miso_gguf.quant_eval.cli import _exit_code
-from miso_gguf.quant_eval.results import Estimate, GateResult, Verdict
+from miso_gguf.quant_eval.results import Control, Estimate, GateResult, Verdict
 from miso_gguf.quant_eval.run.cost import Cost
-from miso_gguf.quant_eval.shown import cost_text, gate_rows
+from miso_gguf.quant_eval.shown import cost_text, gate_rows, result_lines
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,14 @@ def test_the_cost_says_what_it_includes() -> None:
     )
     assert "about 2.0 h (speaking, codec)" in said
     assert "; no estimate of the time on a GPU. It resumes" in cost_text(cost(None, "no estimate of the time on a GPU"))
+
+
+def test_controls_are_counted_and_those_astray_named() -> None:
+    results = sample()
+    good = [control.model_copy(update={"behaved": True}) for control in results.controls]
+    lines = dict(result_lines(results.model_copy(update={"controls": good})))
+    assert lines[f"controls: {len(good)} of {len(good)} behaved"] is False
+    bad = Control(name="all scales off by 50 %", expected="FAIL of F0 error", found="PASS", behaved=False)
+    lines = dict(result_lines(results.model_copy(update={"controls": [*good, bad]})))
+    assert lines[f"controls: {len(good)} of {len(good) + 1} behaved"] is True
+    assert lines["control all scales off by 50 %: PASS (expected: FAIL of F0 error)"] is True

@@ -11,9 +11,9 @@ import pytest
 from miso_gguf.native.nvml import Nvml
 from miso_gguf.quant_eval.run import cost as cost_module
 from miso_gguf.quant_eval.run import speed as module
-from miso_gguf.quant_eval.run.candidate import Candidate
 from miso_gguf.quant_eval.run.cost import Cost, estimate_cost
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
+from miso_gguf.quant_eval.run.rungs import Damage
 from miso_gguf.quant_eval.run.speed import Speed, Weights, gpu_bandwidth, read_bandwidth, speed_of
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.options import EngineOptions
@@ -75,13 +75,22 @@ def test_everything_that_costs_is_in_it(bundle: Path, plan: Plan) -> None:
     assert "fp16 against f32" in estimate_cost(f32).said
     for stage in plan.stages:
         assert time_of(replace(plan, stages=tuple(each for each in plan.stages if each != stage))) < base, stage
-    damaged = replace(plan, damaged=Candidate("damaged", plan.candidates[1].files, "0" * 64))
-    cost, whole = estimate_cost(damaged), plan.candidates[1].files
-    assert cost.copies_bytes == whole.backbone.stat().st_size + whole.decoder.stat().st_size
-    assert cost.disk_bytes - estimate_cost(plan).disk_bytes == cost.copies_bytes
-    assert time_of(damaged) > base
-    assert "damaged copies" in cost.said
+    for half, paths in (("both", ["backbone", "decoder"]), ("decoder", ["decoder"])):
+        whole = plan.reference
+        damages = tuple(Damage.of(whole, half, strength) for strength in (0.1, 0.2))  # type: ignore[arg-type]
+        cost = estimate_cost(replace(plan, damages=damages))
+        assert cost.copies_bytes == sum(getattr(whole.files, path).stat().st_size for path in paths), "one at a time"
+        assert cost.disk_bytes - estimate_cost(plan).disk_bytes == cost.copies_bytes
+        assert cost.wall_s is not None
+        assert cost.wall_s > base + 2 * cost.copies_bytes / cost_module._COPIED_BYTES_S
+        assert "damaged copies" in cost.said
     assert "damaged" not in estimate_cost(plan).said
+
+
+def test_damaged_clips_cost_what_praat_does(plan: Plan) -> None:
+    assert time_of(replace(plan, controls=True)) > time_of(plan)
+    silent = replace(plan, stages=("logits",))
+    assert time_of(replace(silent, controls=True)) == pytest.approx(time_of(silent))
 
 
 PARTS = ("CODEC_FRAME", "CODEC_BYTE", "LOGIT", "CONTOURS", "VOICE", "WARP", "STATISTICS", "REPORTS")

@@ -25,7 +25,7 @@ def test_fp16_is_held_against_f32_where_that_is_there(bundle: Path, asked: Asked
     assert finer is not None
     assert (finer.reference.name, names(finer), finer.finer) == ("f32", ["fp16"], None)
     assert finer.candidates == (plan.reference,)
-    assert (finer.out, finer.damaged) == (asked.out / "f32", None)
+    assert (finer.out, finer.damages) == (asked.out / "f32", ())
     assert (finer.corpus, finer.seeds, finer.stages) == (plan.corpus, plan.seeds, plan.stages)
     assert finer.fingerprint != plan.fingerprint
     # Each plan: the reference speaks, then each candidate is held against it.
