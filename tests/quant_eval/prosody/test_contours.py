@@ -10,7 +10,8 @@ import soundfile
 import soxr
 from synthetic_voice import RATE_HZ, STEP_S, Phrase, Samples
 
-from miso_gguf.quant_eval.prosody.contours import WIDE_RANGE, PitchRange, contours, speaker_range, voice_quality
+from miso_gguf.quant_eval.prosody.contours import contours, contours_of_both, voice_quality
+from miso_gguf.quant_eval.prosody.pitch import WIDE_RANGE, PitchRange, common_range, speaker_range
 
 TEXT = "Where were you when the lights went out last night? No! That is absolutely wonderful, I cannot believe it."
 VOICES = [("en-gb", 45), ("en-us", 30), ("en-gb+f2", 50), ("en-gb+f4", 70), ("de", 50)]

@@ -11,7 +11,7 @@ from synthetic_voice import RATE_HZ, Phrase
 
 from miso_gguf.quant_eval.prosody.compare import compare_free
 from miso_gguf.quant_eval.prosody.pair import pair_report
-from miso_gguf.quant_eval.prosody.recording import measure
+from miso_gguf.quant_eval.prosody.recording import measure_both
 
 PHRASE = Phrase(vowels="aioa")
 
@@ -21,8 +21,7 @@ def test_the_report_is_of_what_was_heard(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", first, RATE_HZ, "FLOAT")
     soundfile.write(tmp_path / "b.wav", second, RATE_HZ, "FLOAT")
     report = pair_report(tmp_path / "a.wav", tmp_path / "b.wav")
-    a = measure(first)
-    b = measure(second, a.contours.pitch_range)
+    a, b = measure_both(first, second)
     assert (report.reference, report.test, report.free) == (a.scalars(), b.scalars(), compare_free(a, b))
     assert report.aligned is None
     read = json.loads(json.dumps(report.to_dict(), allow_nan=False))
