@@ -137,7 +137,12 @@ TRUTHS = (
         "tremolo of 2 dB",
         PHRASE.samples,
         lambda: with_tremolo(2.0),
-        {"energy_rmse": (2 / sqrt(2), 0.2), "lf0_rmse": (0.0, 5.0), "dur_ratio": (0.0, 0.01), "speech_rate": (0.0, 0.01)},
+        {
+            "energy_rmse": (2 / sqrt(2), 0.2),
+            "lf0_rmse": (0.0, 5.0),
+            "dur_ratio": (0.0, 0.01),
+            "speech_rate": (0.0, 0.01),
+        },
     ),
     *(_under_noise(below) for below in (40.0, 35.0, 30.0, 25.0, 20.0)),
     *(_under_noise(below, in_pauses_only=True) for below in (26.0, 24.0, 20.0)),

@@ -122,9 +122,7 @@ def _own_range(samples: Samples) -> PitchRange | None:
     if len(voiced) < _MIN_VOICED_STEPS:
         return None
     first, third = np.percentile(voiced, [25, 75])
-    return PitchRange(
-        max(_FLOOR_OF_Q1 * float(first), _LOWEST_HZ), min(_CEILING_OF_Q3 * float(third), _HIGHEST_HZ)
-    )
+    return PitchRange(max(_FLOOR_OF_Q1 * float(first), _LOWEST_HZ), min(_CEILING_OF_Q3 * float(third), _HIGHEST_HZ))
 
 
 def _track(whole: F64Array, floor_hz: float, ceiling_hz: float) -> F64Array:

@@ -7,6 +7,7 @@ from synthetic_voice import RATE_HZ
 from miso_gguf.quant_eval.prosody import cepstra
 from miso_gguf.quant_eval.prosody.cepstra import COEFFICIENTS, distortion_db, mel_cepstra
 
+
 @pytest.mark.parametrize(("order", "amplitude_db"), [(1, 6.0), (3, 3.0), (8, 2.0)])
 def test_distortion_of_a_filter_is_the_rms_of_its_gain(order: int, amplitude_db: float) -> None:
     """A gain of A cos(order x) dB over the mel axis has an RMS of A / sqrt(2), and one cepstral coefficient."""
