@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...runtime.audio.samples import Samples
 from .pitch import PitchRange, common_range, f0_contour, speaker_range
-from .sound import STEP_S, STEP_SAMPLES, F64Array, padded, parselmouth, whole_steps
+from .sound import STEP_S, STEP_SAMPLES, F64Array, padded, praat, whole_steps
 
 _INTENSITY_PERIODS = 6.4
 """The same of the intensity. Source: Praat manual, "Sound: To Intensity"."""
@@ -104,12 +104,10 @@ def voice_quality(samples: Samples, pitch_range: PitchRange) -> VoiceQuality:
         _HARMONICITY_STEP_S, pitch_range.floor_hz, _HARMONICITY_SILENCE, _HARMONICITY_PERIODS
     ).values
     harmonicity = harmonicity[harmonicity != _NO_HARMONICITY_DB]
-    pulses = parselmouth.praat.call(
-        sound, "To PointProcess (periodic, cc)", pitch_range.floor_hz, pitch_range.ceiling_hz
-    )
+    pulses = praat(sound, "To PointProcess (periodic, cc)", pitch_range.floor_hz, pitch_range.ceiling_hz)
     neighbours = (0, 0, _SHORTEST_PERIOD_S, _LONGEST_PERIOD_S, _MAX_PERIOD_FACTOR)
-    jitter = parselmouth.praat.call(pulses, "Get jitter (local)", *neighbours)
-    shimmer = parselmouth.praat.call([sound, pulses], "Get shimmer (local)", *neighbours, _MAX_AMPLITUDE_FACTOR)
+    jitter = praat(pulses, "Get jitter (local)", *neighbours)
+    shimmer = praat([sound, pulses], "Get shimmer (local)", *neighbours, _MAX_AMPLITUDE_FACTOR)
     return VoiceQuality(
         jitter_percent=_percent(jitter),
         shimmer_percent=_percent(shimmer),

@@ -1,5 +1,7 @@
 """A recording as it is measured: whole steps of 10 ms, without an offset, and as Praat takes it. Measures nothing."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ def centred(samples: Samples) -> F64Array:
     means = np.pad(wide, (0, -len(wide) % STEP_SAMPLES), "edge").reshape(-1, STEP_SAMPLES).mean(axis=1)
     around = np.lib.stride_tricks.sliding_window_view(np.pad(means, _OFFSET_STEPS, "edge"), 2 * _OFFSET_STEPS + 1)
     middles = (np.arange(len(means)) + 0.5) * STEP_SAMPLES
-    return wide - np.interp(np.arange(len(wide)), middles, np.median(around, axis=1))
+    return np.asarray(wide - np.interp(np.arange(len(wide)), middles, np.median(around, axis=1)))
 
 
 def whole_steps(samples: Samples) -> F64Array:
@@ -55,3 +57,8 @@ def padded(whole: F64Array, window_s: float) -> "parselmouth.Sound":
     if parselmouth is None:
         raise MisoError("prosody needs the package praat-parselmouth: pip install 'miso-gguf[eval]'")
     return parselmouth.Sound(np.pad(whole, round((window_s - STEP_S / 2) * SAMPLE_RATE_HZ / 2)), SAMPLE_RATE_HZ)
+
+
+def praat(*command: Any) -> Any:
+    """What Praat answers to a command: the objects it is given to, its name as in Praat's menus, its arguments."""
+    return parselmouth.praat.call(*command)
