@@ -9,6 +9,8 @@ import soundfile
 import soxr
 from synthetic_voice import RATE_HZ, Phrase
 
+from miso_gguf.console import run
+from miso_gguf.quant_eval.cli import cli
 from miso_gguf.quant_eval.prosody.compare import compare_free
 from miso_gguf.quant_eval.prosody.pair import pair_report
 from miso_gguf.quant_eval.prosody.recording import measure_both
@@ -51,6 +53,20 @@ def test_a_delayed_pair_is_not_compared_step_by_step(tmp_path: Path) -> None:
     assert report.aligned is None
     assert report.why_not_aligned == "the second comes 120 ms earlier than the first"
     assert report.free["dur_ratio"] == pytest.approx(0, abs=0.01)
+
+
+def test_the_command_says_why_nothing_is_compared_step_by_step(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", PHRASE.samples(), RATE_HZ)
+    soundfile.write(tmp_path / "b.wav", PHRASE.but(outer_s=0.2).samples(), RATE_HZ)
+    assert run(cli, ["prosody", str(tmp_path / "a.wav"), str(tmp_path / "b.wav")], "miso-eval") == 0
+    said = capfd.readouterr().out
+    assert "Not compared step by step: they are 1.20 s and 1.40 s long." in said
+    assert run(cli, ["prosody", str(tmp_path / "a.wav"), str(tmp_path / "a.wav")], "miso-eval") == 0
+    said = capfd.readouterr().out
+    assert "Not compared" not in said
+    assert "Gross pitch error" in said
 
 
 def test_files_that_are_no_recordings(tmp_path: Path) -> None:
