@@ -10,7 +10,8 @@ is seen long before the two intervals part. What is tolerated is the largest of
 
 PASS: "worse by that or more" is rejected; or every clip is as it was. FAIL: "worse by that at most" is rejected, after
 Holm over the metrics of the level. Both one-sided at 5 %. Else INCONCLUSIVE. Of a metric that is good near zero, worse
-is further away from it, on either side. Failures are counted: clips that fail anew, less those that no longer do.
+is further away from it, on either side; unless the clips came nearer by as much, for large errors of either sign have a
+small mean by chance. Failures are counted: clips that fail anew, less those that no longer do.
 """
 
 import math
@@ -158,16 +159,22 @@ def _test(change: Change, kind: Kind, looks: int, resamples: int, seed: int) -> 
         return Tested(_counted(result, now, was, said))
     result = _with(result, reason=f"{said}; changed by {span(metric, found)}, {_limit(metric, result.margin)}")
     sides = _sides(pairs, difference, resamples, seed)
-    is_beyond = any(side.value > side.margin for side in sides)
+    beyond = [] if _is_nearer(pairs) else [side for side in sides if side.value > side.margin]
     if difference.prompts < FEWEST_PROMPTS:
         few = f"{result.reason}; {difference.prompts} prompts are too few to judge by"
-        return Tested(_with(result, reason=few, is_beyond=is_beyond, needed=FEWEST_PROMPTS))
-    beyond = [side for side in sides if side.value > side.margin]
+        return Tested(_with(result, reason=few, is_beyond=bool(beyond), needed=FEWEST_PROMPTS))
     p_fail = min([1.0, *(len(sides) * side.p_fail() for side in beyond)])
-    needed = max(
-        (count for side in beyond or sides if (count := side.needed(looks * len(sides))) is not None), default=None
-    )
-    return Tested(_with(result, is_beyond=is_beyond, needed=needed), max(side.p_pass() for side in sides), p_fail)
+    counts = [side.needed(looks * len(sides)) for side in beyond or sides]
+    needed = max((count for count in counts if count is not None), default=None)
+    p_pass = max(side.p_pass() for side in sides)
+    return Tested(_with(result, is_beyond=bool(beyond), needed=needed), p_pass, p_fail)
+
+
+def _is_nearer(pair: Change) -> bool:
+    """Whether clips are nearer to zero than they were, by more than what is tolerated, where that is good."""
+    assert pair.new is not None
+    now, was = (replace(each, values=np.abs(each.values)).mean for each in (pair.new, pair.old))
+    return pair.metric.direction == "zero" and now < was - tolerated(pair)
 
 
 def _sides(pair: Change, difference: Bootstrap, resamples: int, seed: int) -> list[_Side]:

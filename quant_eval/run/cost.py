@@ -26,12 +26,12 @@ _CODEC_FRAME_S, _CODEC_BYTE_S = 0.9e-3, 76e-12
 """Of a frame among many, and for each byte of the decoder's graph. Source: docs/mimi.md (9.6 ms, 114 MB); the tiny."""
 _LOGIT_S = 60e-9
 """Of each logit that is compared with another. Source: `divergence` of 20 frames of the 8B model."""
-_CONTOURS_S = 0.012
-"""Praat's F0 and intensity of a second of sound. Source: 48 clips of the tiny model."""
-_VOICE_S = 0.1
-"""That, rhythm, and the quality of the voice. Source: 24 clips of the tiny model."""
-_WARP_S = 7e-3
-"""Dynamic time warping of two clips of a second; it grows with the square. Source: 12 clips of the tiny model."""
+_CONTOURS_S = 0.035
+"""Praat's F0 and intensity of a second of sound. Source: 16 clips of the tiny model."""
+_VOICE_S = 0.06
+"""That, rhythm, and the quality of the voice. Source: the same."""
+_WARP_S = 2.2e-3
+"""Dynamic time warping of two clips of a second; it grows with the square. Source: the same."""
 _HASHED_BYTES_S = 5e8
 """sha256, on a core without instructions for it."""
 _COPIED_BYTES_S = 1.5e8

@@ -215,7 +215,7 @@ def plan_compare(first: Path, second: Path, level: str, asked: Asked, reference_
                 f"{path} is of another {what} ({mine.model_spec.name}, {_checkpoint(mine)[0][:12]}) than the reference "
                 f"in {source} ({theirs.model_spec.name}, {_checkpoint(theirs)[0][:12]}): compare bundles of one"
             )
-    return _plan(reference, (reference, old, new), replace(asked, controls=False))
+    return _plan(reference, (reference, old, new), replace(asked, controls=False, ladder=False))
 
 
 def _checkpoint(manifest: Manifest) -> list[str]:

@@ -86,6 +86,16 @@ def test_what_is_good_near_zero_gets_worse_on_either_side(metric: str) -> None:
             assert (result.verdict, result.is_beyond) == (verdict, verdict == "FAIL"), (side, away, result.reason)
 
 
+def test_large_errors_of_either_sign_are_not_better_for_their_small_mean() -> None:
+    """A damaged level speaks too fast as often as too slowly; the sound one is 2 % off in every clip."""
+    damaged = np.where(np.arange(20) % 2, 0.5, -0.5)[:, None] + 0.001 * RNG.normal(size=(20, 1))
+    sound = np.full((20, 1), 0.02)
+    assert abs(damaged.mean()) < 0.001
+    assert changed("dur_ratio", damaged, sound).outcome == "INCONCLUSIVE"
+    assert changed("dur_ratio", sound, sound + 0.02).outcome == "FAIL"
+    assert changed("eos_shift", sound, damaged).verdict != "FAIL"
+
+
 def test_undecided_says_on_which_side_it_is_and_how_many_prompts_would_decide() -> None:
     step = Tolerance(percent=0, least=1.0)
     wide = RNG.normal(0, 5, (40, 1))
