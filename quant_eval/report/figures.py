@@ -15,6 +15,8 @@ from .words import BOUNDS, label_of, listed, metric_of, number, with_unit
 
 _MOST_POINTS = 200
 """Of a distribution. More say nothing that the box does not."""
+_SHORT_NAME = 16
+"""Letters of a name, of which two fit beside each other above a plot."""
 _WIDEST_RATIO = 4.0
 """Seed-to-seed differences shown. What is further off is drawn as an arrow at the edge."""
 
@@ -25,6 +27,8 @@ def memory(results: Results) -> Plot | None:
     if not levels:
         return None
     names = list(dict.fromkeys(part.name for level in levels if level.memory for part in level.memory.accounted))
+
+    columns = 2 if max(map(len, names)) <= _SHORT_NAME else 1
 
     def paint(axes: Any) -> None:
         left = np.zeros(len(levels))
@@ -43,12 +47,12 @@ def memory(results: Results) -> Plot | None:
         _rows(axes, [label_of(level.level) for level in levels])
         axes.set_xlabel("MiB")
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        _legend(axes, 2)
+        _legend(axes, columns)
 
     sums = (
         f"{label_of(level.level)} {level.memory.accounted_bytes / 2**20:,.0f} MiB" for level in levels if level.memory
     )
-    height = 70 + 34 * len(levels) + 17 * ((len(names) + 2) // 2)
+    height = 70 + 34 * len(levels) + 17 * ((len(names) + columns) // columns)
     return drawn("memory", "Accounted GPU memory by part", f"Accounted: {listed(sums)}.", height, paint)
 
 
