@@ -32,7 +32,7 @@ def about(mean: float, prompts: int = 12) -> Observations:
 
 
 def gates(margin: float, metric: str = "kld_cb0", kind: Any = "at_most") -> Gates:
-    return Gates((Gate(metric, kind, {"q4_0": margin}),), ())
+    return Gates((Gate(metric, kind, {"q4_0": margin}),), {})
 
 
 def models(*values: float, metric: str = "kld_cb0", half: str = "both") -> list[Hurt]:
