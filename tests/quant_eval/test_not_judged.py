@@ -23,8 +23,8 @@ def miso_eval(*arguments: object) -> int:
 
 
 def gates(path: Path, levels: Sequence[str]) -> Path:
-    """Nothing but an exact zero passes."""
-    margins = ", ".join(f"{level} = 0.0" for level in levels)
+    """Nothing but an exact zero passes, or FP16 against F32."""
+    margins = ", ".join(f"{level} = {1.0 if level == 'fp16' else 0.0}" for level in levels)
     text = f'[gates.kld_cb0]\nkind = "at_most"\nmargins = {{ {margins} }}\n[history.margins]\n'
     text += "kld_cb0 = { percent = 10, least = 0 }\n"
     path.write_text(f"schema_version = 1\n{text}")
@@ -40,16 +40,16 @@ def report(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(bundle: Path, out: Path) -> list[object]:
-    few = ["--prompts", 5, "--seeds", 1, "--threads", 1, "--stages", "logits", "--no-vram"]
-    return ["run", bundle, "--levels", "fp16,q8_0", *few, "--out", out]
+    few = ["--prompts", 5, "--seeds", 1, "--threads", 1, "--stages", "logits", "--no-vram", "--no-controls"]
+    return ["run", bundle, "--levels", "f32,fp16,q8_0", *few, "--out", out]
 
 
 def test_it_is_measured_and_not_judged(report: Path) -> None:
     results = Results.model_validate_json((report / "results.json").read_bytes())
-    fp16, q8_0, damaged = results.levels
-    assert [level.why_not_judged for level in (fp16, q8_0, damaged)] == [None, WHY, None]
+    fp16, q8_0 = results.levels
+    assert [level.why_not_judged for level in (fp16, q8_0)] == [None, WHY]
     assert (fp16.verdict, q8_0.verdict, results.verdict) == ("PASS", None, "PASS")
-    assert {gate.level for gate in results.gates} == {"fp16", "damaged"}
+    assert {gate.level for gate in results.gates} == {"fp16"}
     found = {entry.metric: entry.estimate.value for entry in results.metrics if entry.level == "q8_0"}
     assert found["kld_cb0"] > 0
     assert "Q8_0" in (report / "report.md").read_text("utf-8").split("## All metrics")[1]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from miso_gguf.quant_eval.run import plan as module
+from miso_gguf.quant_eval.run.code import MEASURING, code_sha256
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
 
 
@@ -73,8 +74,7 @@ def test_records_are_of_machine_and_code(bundle: Path, asked: Asked, monkeypatch
         assert not set(after[:2]) & set(before[:2]), name
         assert after[2] != before[2], "logits too are kept under it"
     with monkeypatch.context() as patch:
-        real = module.code_sha256
-        patch.setattr(module, "code_sha256", lambda parts: "other" if parts == module.MEASURING else real(parts))
+        patch.setattr(module, "code_sha256", lambda parts: "other" if parts == MEASURING else code_sha256(parts))
         after = found()
     assert not set(after[:2]) & set(before[:2])
     assert after[2] == before[2], "how F0 is measured changes no logits"
