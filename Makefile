@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo demo-oldest test test-long test-slow check docs format bench train-tiny regression accept-regression clean
+.PHONY: demo demo-oldest test test-long test-slow check docs format bench train-tiny regression accept-regression \
+	regression-avx2 accept-regression-avx2 clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at four levels, look at it, verify it, speak with it
 	rm -rf demo
@@ -57,16 +58,39 @@ bench: $(STAMPS)/dev  ## conversion, codec and frame, each against its baseline
 	$(BIN)/miso-convert tiny --quant q4_k_m --out build/tiny
 	$(BIN)/python benchmarks/frame.py build/tiny
 
-REPORT := build/regression/report
+# The fixed subset that is evaluated: all accepted evaluations are of it.
+SUBSET := --corpus tiny --prompts 40 --seeds 2
+REGRESSION := build/regression
 ACCEPTED := quant_eval/baselines/tiny.json
+# Where nothing was accepted yet, neither any history: make regression HISTORY=
+HISTORY := --history $(ACCEPTED)
 
-regression: $(STAMPS)/eval  ## evaluate four levels of the tiny model, and hold it against the accepted evaluation
-	rm -rf build/regression
-	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out build/regression/bundle
-	$(BIN)/miso-eval run build/regression/bundle --processes 2 --threads 1 --history $(ACCEPTED) --out $(REPORT)
+regression: $(STAMPS)/eval  ## evaluate four levels of the tiny model, and hold them against the accepted evaluations
+	rm -rf $(REGRESSION)
+	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out $(REGRESSION)/bundle
+	$(BIN)/miso-eval run $(REGRESSION)/bundle $(SUBSET) --processes 2 --threads 1 $(HISTORY) --out $(REGRESSION)/report
 
-accept-regression:  ## make what `make regression` last found the accepted evaluation; then commit it, and say why
-	$(BIN)/miso-eval accept $(REPORT) $(ACCEPTED)
+accept-regression:  ## accept what `make regression` last found (FORCE=--force: whatever it says); then commit it
+	$(BIN)/miso-eval accept $(REGRESSION)/report $(ACCEPTED) $(FORCE)
+
+# Speech decoheres where a sum is rounded otherwise, so what CI evaluates computes by AVX2 on every x86 machine: llama.cpp
+# as built, numpy and OpenBLAS as told. ONNX Runtime cannot be told; it decodes the codes, and decides none.
+AVX2 := build/avx2
+AS_AVX2 := VENV=$(AVX2) REGRESSION=build/regression-avx2
+ONLY_AVX2 := NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell
+
+regression-avx2: $(AVX2)/stamps/built  ## the same in an environment of its own, whose llama.cpp is built for AVX2
+	$(ONLY_AVX2) $(MAKE) regression $(AS_AVX2)
+
+accept-regression-avx2:  ## accept what `make regression-avx2` last found
+	$(MAKE) accept-regression $(AS_AVX2)
+
+# pip would take a wheel from its cache that was built with other options.
+$(AVX2)/stamps/built: pyproject.toml
+	$(PYTHON) -m venv $(AVX2)
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON" \
+		$(AVX2)/bin/pip install --quiet --no-cache-dir --no-binary llama-cpp-python --editable '.[eval]'
+	mkdir -p $(AVX2)/stamps && touch $(AVX2)/stamps/run && touch $(AVX2)/stamps/eval $@
 
 train-tiny: $(STAMPS)/dev  ## make the tiny model anew: an hour and a half on two cores; needs espeak-ng
 	$(BIN)/python -m miso_gguf.models.tiny.make

@@ -8,8 +8,9 @@ Exit codes: 0 done, 1 the answer is "no", 2 could not do it.
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol, TextIO, cast
 
 import click
@@ -187,6 +188,33 @@ def progress_bar(label: str, total: int) -> Iterator[Bar]:
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
         task = progress.add_task(label, total=max(total, 1))
         yield lambda amount: progress.advance(task, amount)
+
+
+@contextmanager
+def counted_bar(label: str, patience_s: float = 0.0) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told what is done, and of how much. It appears with the first call after `patience_s`.
+
+    Where there is no terminal, what takes longer than that is one line.
+    """
+    begin: float | None = None
+    advance: Bar | None = None
+    seen = 0
+    with ExitStack() as stack:
+
+        def tell(done: int, total: int) -> None:
+            nonlocal begin, advance, seen
+            begin = time.monotonic() if begin is None else begin
+            if advance is None and time.monotonic() - begin >= patience_s:
+                if patience_s and not stderr.is_terminal:
+                    stderr.print(f"{label} ...", highlight=False)
+                advance = stack.enter_context(progress_bar(label, total))
+            if advance is not None:
+                advance(done - seen)
+                seen = done
+                if done >= total:
+                    stack.close()  # two bars at a time are an error
+
+        yield tell
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> Table:

@@ -2,8 +2,8 @@
 
     python benchmarks/same_results.py OLD/results.json NEW/results.json       exit code 1 if anything differs
 
-Names of an earlier schema are read as those of this one, in keys and in sentences. Left out is what may differ though
-nothing changed: when and on what it was run, how long things took, versions, and where files lie.
+Left out is what may differ though nothing changed: when and on what it was run, how long things took, versions, and
+where files lie.
 """
 
 import json
@@ -15,8 +15,6 @@ from typing import Any
 
 import click
 
-from miso_gguf.quant_eval.old_names import renamed
-
 LEFT_OUT = {
     "": ("schema_version", "created", "machine", "versions"),
     "model": ("bundle", "manifest_sha256"),  # a manifest names the program that wrote it
@@ -25,13 +23,6 @@ LEFT_OUT = {
 }
 """By place: keys that are not compared."""
 _SENTENCES = ("notes", "gates.reason", "clips.why")
-_WORDS = (
-    (r"\b(in|against) the baseline\b", r"\1 the accepted evaluation"),
-    (r"\bthe baseline has other\b", "the accepted evaluation has other"),
-    (r"\bbaseline\b", "reference"),
-    (r"\blayer(s?)\b", r"stage\1"),
-)
-"""What sentences of schema 1 say, and what they say now."""
 _DIRECTORY = (r"(: level \S+ of ).*(, files )", r"\1DIR\2")
 _IDENTITY = ("level", "metric", "kind", "codebook", "prompt", "seed", "name")
 """What tells the entries of a list apart."""
@@ -39,36 +30,27 @@ _IDENTITY = ("level", "metric", "kind", "codebook", "prompt", "seed", "name")
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """A line for each place where they differ: what was there, what is there now."""
-    before, after = (dict(_places(_readable(document))) for document in (old, new))
+    before, after = (dict(_places(_pruned(document))) for document in (old, new))
     lines = []
     for place in dict.fromkeys([*before, *after]):
         was, now = before.get(place), after.get(place)
-        # A key that only one schema has is there without a value in the other.
+        # A key that only one version has is there without a value in the other.
         if was != now:
             lines.append(f"{place}: {json.dumps(was, ensure_ascii=False)} -> {json.dumps(now, ensure_ascii=False)}")
     return lines
 
 
-def _readable(document: dict[str, Any]) -> dict[str, Any]:
-    """As this version writes it, without what is left out."""
-    words = _WORDS if document.get("schema_version") == 1 else ()
-    found: dict[str, Any] = _pruned(renamed(document), "", (*words, _DIRECTORY))
-    return found
-
-
-def _pruned(part: Any, place: str, words: tuple[tuple[str, str], ...]) -> Any:
+def _pruned(part: Any, place: str = "") -> Any:
+    """Without what is left out."""
     if isinstance(part, dict):
         return {
-            key: _pruned(value, f"{place}.{key}".lstrip("."), words)
+            key: _pruned(value, f"{place}.{key}".lstrip("."))
             for key, value in part.items()
             if key not in LEFT_OUT.get(place, ())
         }
     if isinstance(part, list):
-        return [_pruned(each, place, words) for each in part]
-    if isinstance(part, str) and place in _SENTENCES:
-        for pattern, replacement in words:
-            part = re.sub(pattern, replacement, part)
-    return part
+        return [_pruned(each, place) for each in part]
+    return re.sub(*_DIRECTORY, part) if isinstance(part, str) and place in _SENTENCES else part
 
 
 def _places(part: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,12 +15,13 @@ PARTIAL_SUFFIX = ".miso-partial"
 _BLOCK_BYTES = 4 << 20
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of one whole file, in hex."""
+def file_sha256(path: Path, progress: Callable[[int], None] = lambda _bytes: None) -> str:
+    """sha256 of one whole file, in hex. `progress` is called with the size of every block that was read."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+            progress(len(block))
     return digest.hexdigest()
 
 

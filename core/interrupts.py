@@ -3,10 +3,13 @@
 It knows no command: what an interrupt leaves is a matter of whoever is interrupted.
 """
 
+import _thread
 import math
 import signal
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
@@ -19,11 +22,18 @@ _TOGETHER_S = 5.0
 _AGAIN_S = 0.05
 
 _Callback = TypeVar("_Callback", bound=Callable[..., Any])
-_unheard: set[CodeType] = set()
+_unheard: set[CodeType] = {
+    weakref.finalize.__call__.__code__,
+    # Not lost there, but a lock would be: kept for ever, or given back by who has it no more. See `_is_between`.
+    *(getattr(threading.Condition, name).__code__ for name in ("__enter__", "__exit__", "_acquire_restore")),
+}
 
 
 def unheard(callback: _Callback) -> _Callback:
-    """Mark a function that native code calls: what is raised in it goes no further, and would be lost."""
+    """Mark a function that native code calls: what is raised in it goes no further, and would be lost.
+
+    Finalizers need no mark.
+    """
     _unheard.add(callback.__code__)
     return callback
 
@@ -38,17 +48,23 @@ def interruptible() -> Iterator[None]:
     What is ignored, as Ctrl-C in the background is, and who has a handler of another's, stays so. Elsewhere than in the
     main thread, where no handler can be set, nothing changes.
     """
-    raised_at = -math.inf
+    raised_at, asked_by, others_hook = -math.inf, 0, sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal raised_at
+        nonlocal raised_at, asked_by
         if _is_unheard(frame):
-            again = threading.Timer(_AGAIN_S, _send_again, (number,))
-            again.daemon = True
-            again.start()
+            _send_later(number)
         elif time.monotonic() - raised_at > _TOGETHER_S:
-            raised_at = time.monotonic()
+            raised_at, asked_by = time.monotonic(), number
             raise KeyboardInterrupt
+
+    def hear(what: "sys.UnraisableHookArgs") -> None:
+        nonlocal raised_at
+        if asked_by and issubclass(what.exc_type, KeyboardInterrupt):
+            raised_at = -math.inf
+            _send_later(asked_by)
+        else:
+            others_hook(what)
 
     kept: dict[int, Any] = {}
     try:
@@ -57,8 +73,12 @@ def interruptible() -> Iterator[None]:
                 if signal.getsignal(number) in _DEFAULTS:
                     # A function, which a program that is started does not inherit, as it would that all is ignored.
                     kept[number] = signal.signal(number, interrupt)
+            # Of all callbacks, Python's and other packages', there is no list: what is lost in one is told to this.
+            sys.unraisablehook = hear
         yield
     finally:
+        if sys.unraisablehook is hear:
+            sys.unraisablehook = others_hook
         for number, handler in kept.items():
             signal.signal(number, handler)
 
@@ -81,13 +101,27 @@ def unasked_children() -> Iterator[None]:
 
 def _is_unheard(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code in _unheard:
+        if frame.f_code in _unheard or frame.f_code.co_name == "__del__" or _is_between(frame):
             return True
         frame = frame.f_back
     return False
 
 
+def _is_between(frame: FrameType) -> bool:
+    """Whether a condition that is waited for gives its lock away, and would not take it back.
+
+    Later it would: from the line before `try` on, which sets `gotit`. Source: `threading.py` of Python 3.10 to 3.13.
+    """
+    return frame.f_code is threading.Condition.wait.__code__ and "gotit" not in frame.f_locals
+
+
+def _send_later(number: int) -> None:
+    # Not `threading`: it takes locks, which whoever is interrupted may hold.
+    _thread.start_new_thread(_send_again, (number,))
+
+
 def _send_again(number: int) -> None:
+    time.sleep(_AGAIN_S)
     if hasattr(signal, "pthread_kill"):  # which wakes the main thread, if it waits
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:

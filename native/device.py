@@ -6,6 +6,7 @@ It knows no model and no operation (`graph.py`).
 import ctypes
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 from ..core.closing import CLOSED, Closing
@@ -46,6 +47,23 @@ def devices() -> list[Device]:
             name = library.ggml_backend_dev_name(handle).decode()
             found.append(Device(handle, name, library.ggml_backend_dev_description(handle).decode(), kind))
     return sorted(found, key=lambda device: device.kind == "cpu")
+
+
+def cpu_features() -> list[str]:
+    """What the CPU backend of this build was compiled to use, as ggml calls it: "AVX2", "LLAMAFILE", "OPENMP".
+
+    Raises `MisoError` if this build does not say.
+    """
+    cpu = devices()[-1].handle
+    listed = procedure(cpu, "ggml_backend_get_features")(ggml_base().ggml_backend_dev_backend_reg(cpu))
+    found: list[str] = []
+    for index in count():
+        if not (feature := listed[index]).name:
+            return found
+        if feature.value not in (b"0", b""):
+            value = feature.value.decode()
+            found.append(feature.name.decode() + ("" if value == "1" else f"={value}"))
+    raise AssertionError
 
 
 def gpus() -> list[Device]:

@@ -45,6 +45,17 @@ class Nvml(Protocol):
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any, /) -> Sequence[ProcessInfo]: ...  # noqa: D102, N802
 
 
+class NvmlClocks(Nvml, Protocol):
+    """What tells a GPU's memory bandwidth. Older releases of `pynvml` lack some of it."""
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: Any, kind: int, /) -> int: ...  # noqa: D102, N802
+    def nvmlDeviceGetMemoryBusWidth(self, handle: Any, /) -> int: ...  # noqa: D102, N802
+
+
+MEMORY_CLOCK = 2
+"""`NVML_CLOCK_MEM`. Source: nvml.h."""
+
+
 def installed_nvml() -> Nvml:
     """The one that is installed. Raises `NvmlMissing` if nvidia-ml-py is not."""
     try:

@@ -51,6 +51,12 @@ class GgufInitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
+class Feature(ctypes.Structure):
+    """`struct ggml_backend_feature`."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_char_p))
+
+
 _p, _text, _bool = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_bool
 _i, _i64, _size, _f = ctypes.c_int, ctypes.c_int64, ctypes.c_size_t, ctypes.c_float
 
@@ -166,5 +172,6 @@ GGML: dict[str, Signature] = {
 PROCEDURES: dict[str, Signature] = {
     "ggml_backend_dev_get_extra_bufts": (ctypes.POINTER(_p), [_p]),
     "ggml_backend_set_n_threads": (None, [_p, _i]),
+    "ggml_backend_get_features": (ctypes.POINTER(Feature), [_p]),
 }
 """What a backend offers by name only."""

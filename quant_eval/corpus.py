@@ -2,25 +2,40 @@
 
 A line is an object: `text`, and if wanted `id`, `category`, `speaker`, `before` (turns of a dialogue, each a pair of
 speaker and text, spoken by the reference and then given to all levels) and `audio` (a recording of the text, replayed
-through every level instead of what the reference says). It knows no model and speaks nothing.
+through every level instead of what the reference says). What a line holds is checked here, once and wholly: later it
+becomes file names, XML and pages. It knows no model and speaks nothing.
 """
 
 import hashlib
 import json
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..core.errors import MisoError
 from ..core.files import file_sha256
+from ..core.printable import printable
 from .results import CorpusInfo
 
 BUILTIN = ("builtin", "tiny")
 """The corpora that are part of the package; `tiny` stays within the tiny model's vocabulary."""
 
 _KEYS = {"id", "category", "text", "speaker", "before", "audio"}
+_LARGEST_FILE_BYTES = 64 << 20
+_LONGEST_LINE = 100_000
+"""Characters. No model says more than some thousand at once."""
+_LONGEST_NAME = 100
+"""Characters of an id or a category. A clip's file has the level's name and the seed in its name as well, and no file
+system in use takes more than 255.
+"""
+_LARGEST_SPEAKER = 9999
+_LONGEST_PATH = 1000
+"""Of what is printed of one."""
+_NAMED_PART = re.compile(rf"({'|'.join(BUILTIN)}):([0-9]{{1,6}})")
 
 
 class CorpusError(MisoError):
@@ -66,78 +81,191 @@ class Corpus:
         )
 
     def first(self, count: int) -> "Corpus":
-        """The corpus cut down to `count` prompts, evenly over the file, so that every category stays."""
+        """The corpus cut down to `count` prompts, always the same, called "name:count".
+
+        Each category stays, if there are as many prompts as categories, and has its share of them, evenly over the
+        file; with fewer, the first categories have one each.
+        """
         if count >= len(self.prompts):
             return self
-        chosen = tuple(self.prompts[index * len(self.prompts) // count] for index in range(count))
+        by_category: dict[str, list[int]] = {}
+        for index, prompt in enumerate(self.prompts):
+            by_category.setdefault(prompt.category, []).append(index)
+        shares = _shares([len(each) for each in by_category.values()], count)
+        indices = sorted(
+            members[number * len(members) // share]
+            for members, share in zip(by_category.values(), shares, strict=True)
+            for number in range(share)
+        )
+        chosen = tuple(self.prompts[index] for index in indices)
         return Corpus(f"{self.name}:{count}", chosen, _sha256(chosen))
 
 
+def _shares(sizes: list[int], count: int) -> list[int]:
+    """`count` seats for groups of `sizes`: one each while there are any, the others where most is missing."""
+    shares = [0] * len(sizes)
+    for _ in range(count):
+        empty = [index for index, share in enumerate(shares) if not share]
+        missing = [
+            size * count / sum(sizes) - share if share < size else -count
+            for size, share in zip(sizes, shares, strict=True)
+        ]
+        shares[empty[0] if empty else missing.index(max(missing))] += 1
+    return shares
+
+
 def load_corpus(source: str | Path) -> Corpus:
-    """A corpus of the package by its name, or a JSONL file.
+    """A corpus of the package by its name, a part of it ("builtin:40", see `Corpus.first`), or a JSONL file.
 
     Raises:
         FileNotFoundError: There is no such file; a recording that a line names is missing.
         CorpusError: A line is not a prompt; it names line, fault and what is expected.
     """
+    if part := _NAMED_PART.fullmatch(str(source)):
+        return load_corpus(part[1]).first(max(1, int(part[2])))
     if str(source) in BUILTIN:
         text = resources.files(__package__).joinpath("corpora").joinpath(f"{source}.jsonl").read_text("utf-8")
         return _parse(str(source), text, Path())
     path = Path(source)
+    return _parse(printable(path.stem), _read(path), path.parent)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such corpus; give a JSONL file, or one of {', '.join(BUILTIN)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    return _parse(path.stem, text, path.parent)
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path}: cannot be read ({error})") from error
+    if len(data) > _LARGEST_FILE_BYTES:
+        raise CorpusError(f"{path}: has more than {_LARGEST_FILE_BYTES >> 20} MiB; a corpus is one prompt a line")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CorpusError(f"{path}, line {line}: cannot be read as UTF-8 text ({error.reason})") from error
 
 
 def _parse(name: str, text: str, directory: Path) -> Corpus:
     prompts = [
-        _prompt(line, number, name, directory) for number, line in enumerate(text.split("\n"), 1) if line.strip()
+        _Line(f"corpus {name}, line {number}").prompt(line, f"{number:03d}", directory)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
     ]
     if not prompts:
         raise CorpusError(f"corpus {name} is empty: one JSON object a line is expected")
-    ids = [prompt.id.casefold() for prompt in prompts]  # they become file names, also where case is no difference
-    for twice in {one for one in ids if ids.count(one) > 1}:
-        raise CorpusError(f"corpus {name}: the id {twice!r} is there twice; ids must differ")
+    # They become file names, also where case is no difference.
+    ids = Counter(prompt.id.casefold() for prompt in prompts)
+    if twice := [one for one, count in ids.items() if count > 1]:
+        raise CorpusError(f"corpus {name}: the id {twice[0]!r} is there twice; ids must differ")
     return Corpus(name, tuple(prompts), _sha256(tuple(prompts)))
 
 
-def _prompt(line: str, number: int, name: str, directory: Path) -> Prompt:
-    where = f"corpus {name}, line {number}"
+@dataclass(frozen=True)
+class _Line:
+    """A line of a corpus: all of it that a prompt is made of goes through one of these checks."""
+
+    where: str
+
+    def prompt(self, line: str, default_id: str, directory: Path) -> Prompt:
+        entry = self._json(line)
+        if not isinstance(entry, dict) or "text" not in entry:
+            self._fail('expected an object with a "text" that says something')
+        if unknown := entry.keys() - _KEYS:
+            self._fail(f"unknown entry {_short(min(unknown))}; known are {', '.join(sorted(_KEYS))}")
+        prompt_id = entry.get("id", default_id)
+        if not isinstance(prompt_id, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prompt_id):
+            self._fail(f"id must be letters, digits, . _ or -, not {_short(prompt_id)}: clips are named by it")
+        before = entry.get("before", [])
+        if not isinstance(before, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in before):
+            self._fail(f"before must be a list of [speaker, text], not {_short(before)}")
+        return Prompt(
+            id=self._name(prompt_id, "id"),
+            category=self._name(entry.get("category", "other"), "category"),
+            text=self._said(entry["text"], "text"),
+            speaker=self._speaker(entry.get("speaker", 0)),
+            before=tuple((self._speaker(who), self._said(said, "the text of before")) for who, said in before),
+            audio=self._recording(entry["audio"], directory) if entry.get("audio") is not None else None,
+        )
+
+    def _json(self, line: str) -> Any:
+        if len(line) > _LONGEST_LINE:
+            self._fail(f"has {len(line)} characters, and may have {_LONGEST_LINE}: one prompt is one line")
+        try:
+            return json.loads(line, object_pairs_hook=self._distinct, parse_constant=self._no_number)
+        except RecursionError:
+            self._fail("no JSON of a prompt (too deeply nested)")
+        except ValueError as error:
+            self._fail(f"no JSON ({error})")
+
+    def _distinct(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = Counter(key for key, _ in pairs)
+        if twice := [key for key, count in keys.items() if count > 1]:
+            self._fail(f"{_short(twice[0])} is there twice")
+        return dict(pairs)
+
+    def _no_number(self, name: str) -> NoReturn:
+        self._fail(f"no JSON ({name} is no number of it)")
+
+    def _said(self, value: Any, what: str) -> str:
+        """Something to say, in one line or more."""
+        text = self._text(value, what, "something to say")
+        if all(unicodedata.category(character)[0] in "ZC" for character in text):
+            self._fail(f"{what} must be text that says something, not {_short(text)}")
+        return text
+
+    def _name(self, value: Any, what: str) -> str:
+        text = self._text(value, what, "a name")
+        if not text.strip() or len(text) > _LONGEST_NAME or set(text) & set("\t\n\r"):
+            self._fail(f"{what} must be a name in one line, of 1 to {_LONGEST_NAME} characters, not {_short(text)}")
+        return text
+
+    def _text(self, value: Any, what: str, expected: str) -> str:
+        """Text that can be written everywhere: as UTF-8, in XML, on a terminal."""
+        if not isinstance(value, str):
+            self._fail(f"{what} must be text, {expected}, not {_short(value)}")
+        for character in value:
+            if _is_unwritable(character):
+                self._fail(f"{what} holds U+{ord(character):04X}, which is {_why_unwritable(character)}: take it out")
+        return value
+
+    def _speaker(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_SPEAKER:
+            self._fail(f"speaker must be a number from 0 to {_LARGEST_SPEAKER}, not {_short(value)}")
+        return value
+
+    def _recording(self, value: Any, directory: Path) -> Path:
+        path = directory / self._text(value, "audio", "the name of a recording")
+        try:
+            found = bool(value) and path.is_file()
+        except OSError:  # a name that is too long for any file
+            found = False
+        if not found:
+            raise FileNotFoundError(f"{self.where}: {printable(str(path)[:_LONGEST_PATH])} is not there, or no file")
+        return path
+
+    def _fail(self, message: str) -> NoReturn:
+        raise CorpusError(f"{self.where}: {message}")
+
+
+def _is_unwritable(character: str) -> bool:
+    category = unicodedata.category(character)
+    is_noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
+    return category == "Cs" or is_noncharacter or (category == "Cc" and character not in "\t\n\r")
+
+
+def _why_unwritable(character: str) -> str:
+    kinds = {"Cs": "half of a character, a lone surrogate", "Cc": "a control character"}
+    return kinds.get(unicodedata.category(character), "no character")
+
+
+def _short(value: Any) -> str:
     try:
-        entry: Any = json.loads(line)
-    except ValueError as error:
-        raise CorpusError(f"{where}: no JSON ({error})") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
-        raise CorpusError(f'{where}: expected an object with a "text" that says something')
-    if unknown := entry.keys() - _KEYS:
-        raise CorpusError(f"{where}: unknown entry {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}")
-    speaker, before, audio = entry.get("speaker", 0), entry.get("before", []), entry.get("audio")
-    if isinstance(speaker, bool) or not isinstance(speaker, int) or speaker < 0:
-        raise CorpusError(f"{where}: speaker must be a number from 0, not {speaker!r}")
-    if not isinstance(before, list) or not all(
-        isinstance(turn, list) and len(turn) == 2 and isinstance(turn[0], int) and isinstance(turn[1], str)
-        for turn in before
-    ):
-        raise CorpusError(f"{where}: before must be a list of [speaker, text]")
-    if audio is not None:
-        audio = directory / str(audio)
-        if not audio.is_file():
-            raise FileNotFoundError(f"{where}: {audio} is not there")
-    prompt_id = entry.get("id", f"{number:03d}")
-    if not isinstance(prompt_id, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prompt_id):
-        raise CorpusError(f"{where}: id must be letters, digits, . _ or -, not {prompt_id!r}: clips are named by it")
-    return Prompt(
-        id=prompt_id,
-        category=str(entry.get("category", "other")),
-        text=entry["text"],
-        speaker=speaker,
-        before=tuple((int(who), said) for who, said in before),
-        audio=audio,
-    )
+        text = repr(value)
+    except RecursionError:  # what can be read can still be too deep to be written
+        return type(value).__name__
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _sha256(prompts: tuple[Prompt, ...]) -> str:

@@ -6,21 +6,24 @@ from pathlib import Path
 
 import soundfile
 
-from .gates.accepted import Accepted, Subject, check_comparable, load_accepted, save_accepted, subject_of
-from .gates.config import Gates, load_gates
-from .gates.history import OBSERVATIONS_NAME, compare_to_accepted
-from .gates.judge import worst
+from .gates.accepted import Accepted, load_accepted
+from .gates.config import NO_STEPS, Gates, load_gates
+from .gates.history import with_history
+from .gates.observed import OBSERVATIONS_NAME, Subject, check_comparable, observed_of, subject_of, write_document
 from .memory.accounted import memory_of
 from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
-from .results import GateResult, Memory, Results
+from .outcome import decided
+from .results import Memory, Results
+from .run.free_controls import damaged_clips
 from .run.plan import Plan
 from .run.record import Record
 from .run.record_store import Records
 from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, TARGET
-from .summary import Judged, Measured, model_info, settings_of, summarise
+from .run.verified import Progress, VerifiedFiles, nobody
+from .summary import Judged, Measured, levels_under_trial, model_info, settings_of, summarise
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,24 @@ class Wanted:
     extras: Sequence[str] = ()
 
 
-def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = lambda _done: None) -> Results:
-    """Do it all. What can be wrong with the files that were given is found out before any work."""
+def evaluate_plan(
+    plan: Plan,
+    wanted: Wanted,
+    progress: Callable[[int], None] = lambda _done: None,
+    hashing: Progress = nobody,
+) -> Results:
+    """Do it all. What can be wrong with the files that were given is found out before any work.
+
+    Args:
+        plan: See `run/plan.py`.
+        wanted: What is to be done beside.
+        progress: Called with the number of clips done, of `Plan.clips`.
+        hashing: Called while files are read that are not known yet.
+    """
     gates = load_gates(wanted.gates).only(plan.stages)
     history = load_accepted(wanted.history) if wanted.history is not None else None
     _check(plan, wanted, gates, history)
-    evaluate(plan, wanted.processes, progress)
+    _work(plan, wanted.processes, progress, hashing)
     records = _records(plan)
     memories: dict[str, Memory] = {}
     notes: list[str] = []
@@ -57,29 +72,51 @@ def evaluate_plan(plan: Plan, wanted: Wanted, progress: Callable[[int], None] = 
         memories[candidate.name], said = memory_of(candidate.files)
         notes += [note for note in said if note not in notes]
     extras = measure_all(wanted.extras, lambda: _clips(plan, records))
-    judged = summarise(plan, records, gates, kind=wanted.kind, memories=memories, extras=extras, notes=notes)
+    judged = summarise(
+        plan,
+        records,
+        gates,
+        finer=[] if plan.finer is None else _records(plan.finer),
+        kind=wanted.kind,
+        memories=memories,
+        extras=extras,
+        damaged_clips=damaged_clips(plan, records, levels_under_trial(plan, gates), gates),
+        notes=notes,
+    )
     results = judged.results
-    if kept := _without_controls(plan, judged):
-        save_accepted(results, kept, plan.out / OBSERVATIONS_NAME)
-    if history is not None:
-        levels = {each.name: each.level for each in plan.candidates}
-        skip = [name for name in history.levels if gates.why_not_judged(levels.get(name, name)) is not None]
-        observed = _without_controls(plan, judged)
-        verdicts = compare_to_accepted(_subject(plan), observed, history, gates.history, skip=skip)
-        results = _with_history(results, verdicts)
-    return results
+    if wanted.kind == "run":
+        observed = observed_of(results, _without_controls(plan, judged))
+        write_document(observed, plan.out / OBSERVATIONS_NAME)
+        if history is not None:
+            results = with_history(results, observed, history, gates)
+    return decided(results, extras[: len(wanted.extras)])
+
+
+def _work(plan: Plan, processes: int, progress: Callable[[int], None], hashing: Progress) -> None:
+    """All clips of the plan and of the finer one, by files that hold what they should, before and after."""
+    finer = [] if plan.finer is None else [plan.finer.reference]
+    files = VerifiedFiles([each.files for each in (plan.reference, *plan.everyone, *finer)], plan.out)
+    files.check(hashing)
+    progress(0)
+    try:
+        evaluate(plan, processes, progress)
+        if plan.finer is not None:
+            done = plan.clips() - plan.finer.clips()
+            evaluate(plan.finer, processes, lambda more: progress(done + more))
+    finally:
+        files.check_after()
 
 
 def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -> None:
     """Raise what could only be found out after hours of work otherwise."""
     for extra in wanted.extras:
         make_extra(extra)
-    if history is not None:
-        if not gates.history:
-            raise ValueError(
-                "no metric of these stages is held against an accepted evaluation: [history] of the gates names none"
-            )
-        check_comparable(_subject(plan), history)
+    if wanted.kind == "compare" and history is not None:
+        raise ValueError("a comparison has no history: leave --history out, or evaluate NEW with `miso-eval run`")
+    if not gates.history and (history is not None or wanted.kind == "compare"):
+        raise ValueError(NO_STEPS)
+    for entry in history.entries if history is not None else ():
+        check_comparable(_subject(plan), entry.accepted.subject)
 
 
 def _subject(plan: Plan) -> Subject:
@@ -89,7 +126,7 @@ def _subject(plan: Plan) -> Subject:
 
 def _records(plan: Plan) -> list[Record]:
     """Those of the plan's candidates, seeds and stages, under the candidates' names."""
-    names = {each.key: each.name for each in plan.everyone}
+    names = {each.key: each.name for each in (plan.reference, *plan.everyone)}
     stages = {TARGET, BASIS, *plan.stages, *([FLOOR] if FREE in plan.stages else [])}
     with Records.open(plan.records, plan.fingerprint) as store:
         return [
@@ -97,17 +134,6 @@ def _records(plan: Plan) -> list[Record]:
             for record in store
             if record.level in names and record.seed in plan.seeds and record.stage in stages
         ]
-
-
-def _with_history(results: Results, verdicts: list[GateResult]) -> Results:
-    """The results with the history's gates, in the levels' verdicts too."""
-    gates = [*results.gates, *verdicts]
-    levels = [
-        level.model_copy(update={"verdict": worst(gate.verdict for gate in gates if gate.level == level.level)})
-        for level in results.levels
-    ]
-    overall = worst([results.verdict, *(verdict.verdict for verdict in verdicts)])
-    return results.model_copy(update={"gates": gates, "levels": levels, "verdict": overall})
 
 
 def _without_controls(plan: Plan, judged: Judged) -> Measured:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..core.errors import MisoError
 from ..core.units import size_text
-from ..native.device import devices
+from ..native.device import cpu_features, devices, gpus
 from ..native.nvml import Nvml, NvmlMissing, opened_nvml
 from ..native.threads import default_threads
 from ..runtime.fit import cpu_memory
@@ -31,10 +31,40 @@ _LIBRARIES = (
 """Distributions whose version may change a number, or a picture, of a report."""
 _UNKNOWN = "unknown"
 _ABSENT = "not installed"
+_CPU = "CPU"
 
 
-def machine(nvml: Callable[[], Nvml] | None = None) -> dict[str, str]:
-    """CPU, cores, memory, GPU with its driver, operating system. `nvml` opens NVML; the installed one by default.
+_NO_ARITHMETIC = ("OPENMP",)
+"""Features of ggml's CPU backend that say who computes, not how."""
+
+
+def instructions() -> str:
+    """What this build of llama-cpp-python computes with on the CPU: "SSE3 ... AVX2 ... REPACK", or "unknown".
+
+    Two builds that differ here round differently, and then speak differently.
+    """
+    try:
+        return " ".join(name for name in cpu_features() if name not in _NO_ARITHMETIC) or _UNKNOWN
+    except MisoError:
+        return _UNKNOWN
+
+
+def device(gpu_layers: int | None) -> str:
+    """Where models compute, as `EngineOptions.gpu_layers` asks: "CPU", or what the first GPU is.
+
+    Of a CPU that is all: what matters there is `instructions()`.
+    """
+    try:
+        found = [] if gpu_layers == 0 else gpus()
+    except MisoError:
+        return _UNKNOWN
+    return found[0].description.strip() if found else _CPU
+
+
+def machine(nvml: Callable[[], Nvml] | None = None, *, gpu_layers: int | None = None) -> dict[str, str]:
+    """CPU, cores, memory, GPU with its driver, operating system; device and instructions that compute.
+
+    `nvml` opens NVML; the installed one by default.
 
     What cannot be found out is "unknown": it never raises.
     """
@@ -53,6 +83,8 @@ def machine(nvml: Callable[[], Nvml] | None = None) -> dict[str, str]:
         "memory": memory,
         "gpu": gpu,
         "nvidia": _nvidia(nvml),
+        "device": device(gpu_layers),
+        "instructions": instructions(),
         "os": f"{platform.system()} {platform.release()} ({platform.machine()})",
     }
 

@@ -67,7 +67,7 @@ class Metric:
 
     @property
     def counts_failures(self) -> bool:
-        """Whether it is the share of clips that fail: 100 for one that does, else 0."""
+        """Whether it counts clips: 100 for one that fails anew, -100 for one that is cured, else 0."""
         return "failures" in self.kinds
 
 

@@ -18,13 +18,16 @@ from ..models.memory import level_memory
 from ..runtime.bundle import OpenLevel
 from .clips import distributions, worst_clips
 from .corpus import Corpus
+from .gates.comparison import comparison_controls, judge_comparison, why_not_compared
 from .gates.config import Gates
-from .gates.judge import damaged_control, judge, self_control, worst
+from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
+from .gates.judge import judge
 from .machine import machine, versions
 from .metric import FREE, LOGITS, ONE_STEP
 from .metrics.divergence import Divergence, codebook_results
 from .metrics.failures import FAILURES
 from .metrics.table import METRICS
+from .notes import notes_of, why_not_judged
 from .results import (
     Attribution,
     CodebookResult,
@@ -35,13 +38,13 @@ from .results import (
     MetricResult,
     ModelInfo,
     Results,
-    Verdict,
 )
 from .run.candidate import Candidate
 from .run.plan import Plan
 from .run.record import Record
-from .run.stages import FLOOR, TARGET
-from .stats.estimates import estimate
+from .run.stages import FLOOR
+from .stats.counts import count_failures
+from .stats.estimates import effect_ratio, estimate
 from .stats.observations import Observations
 
 _HALVES = ("backbone_only", "decoder_only", "both")
@@ -82,71 +85,82 @@ def summarise(
     records: Sequence[Record],
     gates: Gates,
     *,
+    finer: Sequence[Record] = (),
     kind: str,
     memories: Mapping[str, Memory],
     extras: Sequence[Extra],
+    damaged_clips: Sequence[DamagedClips] = (),
     notes: Sequence[str] = (),
 ) -> Judged:
-    """All results of the records.
+    """All results of the records, but for the verdicts that follow from them: see `outcome.decided`.
 
     Args:
         plan: That was done.
         records: All there are.
         gates: All; those of stages that were not run are left out.
+        finer: The records of `plan.finer`. What is shown of the reference is of them then; its difference from itself
+            is a control, and no verdict.
         kind: "run" or "compare".
         memories: By candidate.
         extras: What was measured beside.
+        damaged_clips: The controls of free runs.
         notes: What a reader must know.
     """
     measured = observed(records)
+    reference = plan.reference.name
+    by_level = {each.name: [record for record in records if record.level == each.name] for each in plan.everyone}
+    compared, shown, floor = by_level, measured, {each.name: _floor(records) for each in plan.everyone}
+    if plan.finer is not None:
+        compared = {**by_level, reference: [record for record in finer if record.level == reference]}
+        shown = {**measured, **observed(compared[reference])}
+        floor[reference] = _floor(finer)
+    why_not = {
+        each.name: why_not_compared(each.name) if kind == "compare" else why_not_judged(plan, each, gates)
+        for each in plan.candidates
+    }
     verdicts: list[GateResult] = []
     for candidate in plan.candidates:
-        verdicts += judge(candidate.name, measured.get(candidate.name, {}), gates, margins_of=candidate.level)
-    controls = [self_control(plan.reference.name, measured.get(plan.reference.name, {}))]
-    if plan.damaged is not None:
-        quick = gates.only((LOGITS, ONE_STEP))
-        margins_of = gates.margins_of_damaged(plan.damaged.level)
-        damaged = judge(plan.damaged.name, measured.get(plan.damaged.name, {}), quick, margins_of=margins_of)
-        controls.append(damaged_control(plan.damaged.name, damaged))
-        verdicts += damaged
-    judged = [verdict.verdict for verdict in verdicts if plan.damaged is None or verdict.level != plan.damaged.name]
-    overall = worst([*judged, *("FAIL" for control in controls if not control.behaved)])  # type: ignore[list-item]
-    by_level = {
-        candidate.name: [record for record in records if record.level == candidate.name] for candidate in plan.everyone
-    }
+        if kind != "compare" and why_not[candidate.name] is None:
+            verdicts += judge(candidate.name, shown.get(candidate.name, {}), gates, margins_of=candidate.level)
+    hurt = [Hurt(d.half, d.strength, measured.get(d.candidate.name, {})) for d in plan.damages]
+    controls = [self_control(reference, measured.get(reference, {})), *ladder_controls(hurt, gates)]
+    if kind == "compare":
+        verdicts += judge_comparison(measured, gates)
+        controls += comparison_controls(measured, gates)
+    else:
+        controls += gate_controls(levels_under_trial(plan, gates), gates, hurt, damaged_clips)
     results = Results(
         kind="compare" if kind == "compare" else "run",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=model_info(plan.reference.files),
-        reference=plan.reference.name,
+        reference=reference,
         stages=list(plan.stages),
         corpus=plan.corpus.info(list(plan.seeds)),
         settings=settings_of(plan),
-        machine=machine(),
+        machine=machine(gpu_layers=plan.engine.gpu_layers),
         versions=versions(),
-        notes=[*notes, *_gaps(plan, records)],
+        notes=[*notes, *notes_of(plan, records, kind)],
         levels=[
             _level(
                 candidate,
                 by_level[candidate.name],
                 memories.get(candidate.name),
-                worst(verdict.verdict for verdict in verdicts if verdict.level == candidate.name),
-                None if candidate == plan.damaged else gates.why_not_judged(candidate.level),
-                is_control=candidate == plan.damaged,
+                why_not[candidate.name],
             )
-            for candidate in plan.everyone
+            for candidate in plan.candidates
         ],
         metrics=[
             result
-            for candidate in plan.everyone
-            for result in _metrics(candidate.name, measured, plan.corpus, _floor(records))
+            for candidate in plan.candidates
+            for result in _metrics(candidate.name, shown, plan.corpus, floor[candidate.name])
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.everyone for result in _codebooks(candidate.name, by_level[candidate.name])
+            result for candidate in plan.candidates for result in _codebooks(candidate.name, compared[candidate.name])
         ],
-        attribution=_attributions(measured, [each.name for each in plan.everyone]),
+        attribution=_attributions(shown, [each.name for each in plan.candidates]),
         controls=controls,
+        ladder=rungs_of(hurt),
         clips=[
             clip
             for candidate in plan.candidates
@@ -155,9 +169,15 @@ def summarise(
         ],
         distributions=distributions(plan, by_level),
         extras=list(extras),
-        verdict=overall,
+        verdict=None,
     )
     return Judged(results, measured)
+
+
+def levels_under_trial(plan: Plan, gates: Gates) -> list[str]:
+    """Whose gates must be seen to fail: the levels that are judged, each once."""
+    judged = [each.level for each in plan.candidates if why_not_judged(plan, each, gates) is None]
+    return list(dict.fromkeys(judged)) if plan.controls else []
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -187,21 +207,6 @@ def _checkpoint_sha256(manifest: Manifest) -> str:
     return parts if len(parts) == 64 else hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _gaps(plan: Plan, records: Sequence[Record]) -> list[str]:
-    notes = [
-        f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
-        for each in plan.candidates
-    ]
-    notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
-    if plan.damaged is None:
-        notes.append("no level was damaged as a control: not asked for, or too few prompts or stages to judge it")
-    targets = [record for record in records if record.stage == TARGET]
-    empty = [record.key for record in targets if not record.detail["codes"]]
-    if not empty:
-        return notes
-    return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
-
-
 def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Observations]) -> list[MetricResult]:
     category = {prompt.id: prompt.category for prompt in corpus.prompts}
     results = []
@@ -210,10 +215,6 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
         if found is None:
             continue
         noise = floor.get(key)
-        mean_noise = float(np.abs(noise.values).mean()) if noise is not None else 0.0
-        ratio = None
-        if mean_noise and metric.direction != "higher":
-            ratio = float(np.abs(found.values).mean()) / mean_noise
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(found.prompts.tolist()):
             groups.setdefault(category[prompt], []).append(index)
@@ -226,9 +227,11 @@ def _metrics(level: str, measured: Measured, corpus: Corpus, floor: dict[str, Ob
             MetricResult(
                 level=level,
                 metric=key,
-                estimate=estimate(found, limits=metric.range),
+                estimate=count_failures(found).estimate()
+                if metric.counts_failures
+                else estimate(found, limits=metric.range),
                 noise_floor=estimate(_sizes(noise), limits=metric.range) if noise is not None else None,
-                effect_ratio=ratio,
+                effect_ratio=effect_ratio(found, noise) if noise is not None and metric.direction != "higher" else None,
                 by_category=means,
             )
         )
@@ -287,10 +290,7 @@ def _level(
     candidate: Candidate,
     records: Sequence[Record],
     memory: Memory | None,
-    verdict: Verdict | None,
     why_not_judged: str | None,
-    *,
-    is_control: bool,
 ) -> LevelResult:
     manifest = candidate.files.manifest
     sizes = level_memory(manifest, candidate.level)
@@ -299,7 +299,7 @@ def _level(
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=is_control,
+        is_control=False,
         file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,
@@ -307,7 +307,7 @@ def _level(
         ttfa_s=median(spoken) if spoken else None,
         failures={kind: sum(kind in detail["failures"] for detail in free) for kind in FAILURES},
         clips=len(free),
-        verdict=verdict,
+        verdict=None,
         why_not_judged=why_not_judged,
     )
 

@@ -21,6 +21,7 @@ from huggingface_hub import constants, file_download
 from miso_gguf.hub import cache as cache_module
 
 _BLOCK_BYTES = 1 << 16
+_PATIENCE_S = 60.0
 TOKEN = "hf_secret"
 
 
@@ -85,9 +86,44 @@ class HubServer:
     """In which answers were wanted: a server or proxy may compress what is not only wanted as it is."""
     requests: list[str] = field(default_factory=list)
     """METHOD PATH, and the range where one was asked for."""
-    sent_bytes: int = 0
-    """Of file contents."""
     port: int = 0
+    _sent_bytes: int = field(default=0, init=False)
+    _answering: int = field(default=0, init=False)
+    _answered: threading.Condition = field(default_factory=threading.Condition, init=False)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of file contents, since `count_anew`. Waits for answers under way: one goes on when its client has gone."""
+        with self._quiet():
+            return self._sent_bytes
+
+    def count_anew(self) -> None:
+        """What is asked for from now on is counted, and nothing that was before."""
+        with self._quiet():
+            self._sent_bytes = 0
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        with self._answered:
+            assert self._answered.wait_for(lambda: not self._answering, _PATIENCE_S), "an answer that nobody reads"
+            yield
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """In the block a request is answered."""
+        with self._answered:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._answered:
+                self._answering -= 1
+                self._answered.notify_all()
+
+    def count(self, sent_bytes: int) -> None:
+        """So much was sent."""
+        with self._answered:
+            self._sent_bytes += sent_bytes
 
     def publish(self, repo: str, files: dict[str, Content], revision: str = "main") -> str:
         """A new commit, which the branch or tag is from now on."""
@@ -149,10 +185,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._answer(with_body=False)
+        with self.hub.answering():
+            self._answer(with_body=False)
 
     def do_GET(self) -> None:
-        self._answer(with_body=True)
+        with self.hub.answering():
+            self._answer(with_body=True)
 
     def _answer(self, *, with_body: bool) -> None:
         asked = self.headers.get("Range", "")
@@ -241,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:  # the client has what it wanted
                 self.close_connection = True
                 return
-            self.hub.sent_bytes += len(block)
+            self.hub.count(len(block))
             start = end
 
     def _refuse(self, status: int, message: str, code: str = "") -> None:

@@ -22,8 +22,8 @@ STOREYS: dict[str, str] = {
     "convert": "checkpoint mimi gguf_header imatrix rows mixture plan sink quantize codec existing conversion estimate "
     "checks verify bundle cli",
     "runtime": "audio codec options part_check bundle speech lm/depth lm voice synthesis tts dialogue request fit cli",
-    "quant_eval": "old_names metric results corpus machine memory stats prosody metrics gates run clips summary report "
-    "evaluation cli",
+    "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
+    "report accepting evaluation shown cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

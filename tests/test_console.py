@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from io import StringIO
 from logging import getLogger
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 from rich.console import Console
 
 from builders import MICRO, Built
-from miso_gguf.console import DONE, table
+from miso_gguf.console import DONE, counted_bar, table
 from miso_gguf.console import run as run_command
 from miso_gguf.convert import cli as convert_cli
 from miso_gguf.core.note import NOTE
@@ -196,3 +197,37 @@ def test_a_note_is_no_warning_and_either_is_one_line(capsys: pytest.CaptureFixtu
 def test_every_option_is_explained(command: click.Command) -> None:
     options = [option for option in command.params if isinstance(option, click.Option)]
     assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize(
+    ("step_s", "patience_s", "said"), [(0.1, 2.0, ""), (1.5, 2.0, "reading ...\n"), (1.5, 0.0, "")]
+)
+def test_a_bar_that_waits(
+    step_s: float, patience_s: float, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is quick is not worth a line; and two that follow each other are no error."""
+    now = [100.0]
+    monkeypatch.setattr("miso_gguf.console.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with counted_bar("reading", patience_s) as first, counted_bar("working") as second:
+        for done in range(1, 6):
+            first(done, 5)
+            now[0] += step_s
+        second(0, 3)
+        second(3, 3)
+    assert capfd.readouterr().err == said
+
+
+def test_a_bar_is_told_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    @contextmanager
+    def noted(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        told.append((label, total))
+        yield told.append
+        told.append("closed")
+
+    monkeypatch.setattr("miso_gguf.console.progress_bar", noted)
+    with counted_bar("working") as tell:
+        for done in (0, 2, 2, 5):
+            tell(done, 5)
+        assert told == [("working", 5), 0, 2, 0, 3, "closed"]

@@ -1,207 +1,186 @@
-"""The last accepted evaluation as a file, clip by clip, and whether another one can be compared with it.
+"""The accepted evaluations as a file: by kind of machine the first one, for ever, and the last one; and a log of all.
 
-It judges nothing: see `history.py`.
+Another device, or other instructions of the CPU, round differently, and speech decoheres from there: each kind of
+machine is held against its own. It judges nothing: see `history.py`.
 """
 
-import json
-import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pydantic import ValidationError
+from ...core.lock import locked
+from ..results import Document, Verdict
+from .observed import AcceptedError, Observed, check_comparable, check_observed, load_document, write_document
 
-from ...core.errors import MisoError
-from ...core.files import write_whole
-from ..old_names import renamed
-from ..results import SCHEMA_VERSION, CorpusInfo, Document, Estimate, ModelInfo, Results
-from ..stats.bootstrap import RESAMPLES, SEED
-from ..stats.estimates import estimate
-from ..stats.observations import Observations
-
-_RENEW = "Accept a new one with `miso-eval accept`."
-
-Measured = Mapping[str, Mapping[str, Observations]]
-"""By level, then by metric."""
+SCHEMA_VERSION = 1
+_PATIENCE_S, _LOOK_S = 10.0, 0.05
+"""Another accept takes a fraction of a second."""
+_WHAT, _RENEW = "accepted evaluations", "Begin another file with `miso-eval accept`"
 
 
-class AcceptedError(MisoError):
-    """An accepted evaluation cannot be used: unreadable, of another schema, or not of this evaluation."""
+def kind_text(kind: tuple[str, str]) -> str:
+    """A kind of machine, for people."""
+    return f"{kind[0]} ({kind[1]})"
 
 
-class Subject(Document):
-    """What must be the same for two evaluations to be comparable.
+class Entry(Document):
+    """One kind of machine.
 
     Attributes:
-        model: Name of the model.
-        source_sha256: Of the checkpoint that the bundle was made from.
-        corpus_sha256: Of what was said.
-        reference: Level that the others are held against.
-        settings: As in `Results`.
+        anchor: The first evaluation that was accepted; no later one replaces it, so that many small steps add up.
+        accepted: The last one.
     """
 
-    model: str
-    source_sha256: str
-    corpus_sha256: str
-    reference: str
-    settings: dict[str, Any]
+    anchor: Observed
+    accepted: Observed
 
 
-class StoredMetric(Document):
-    """One metric of one level: what was found, clip by clip."""
+class Acceptance(Document):
+    """One line of the log.
 
-    estimate: Estimate
-    prompts: list[str]
-    seeds: list[int]
-    values: list[float]
-    weights: list[float]
+    Attributes:
+        date: ISO 8601, UTC.
+        device: Of the machine.
+        instructions: Of the machine.
+        created: Of the evaluation.
+        manifest_sha256: Of the bundle.
+        verdict: Of the evaluation, the history among its gates.
+        forced: Whether it was accepted in spite of that.
+    """
 
-    def observations(self) -> Observations:
-        """As arrays. Raises `ValueError` if they do not fit together."""
-        return Observations(
-            np.array(self.prompts, np.str_), np.array(self.seeds, object), np.array(self.values), np.array(self.weights)
-        )
+    date: str
+    device: str
+    instructions: str
+    created: str
+    manifest_sha256: str
+    verdict: Verdict | None
+    forced: bool
 
 
 class Accepted(Document):
-    """The last accepted evaluation.
-
-    Attributes:
-        schema_version: `SCHEMA_VERSION`.
-        created: Of the evaluation: ISO 8601, UTC.
-        subject: What was evaluated, and how.
-        manifest_sha256: Of the bundle: for people; another bundle of the same checkpoint is what gets compared.
-        versions: Of everything that computed: for people.
-        levels: By level and metric.
-    """
+    """The file. `log` only grows."""
 
     schema_version: int = SCHEMA_VERSION
-    created: str
-    subject: Subject
-    manifest_sha256: str
-    versions: dict[str, str]
-    levels: dict[str, dict[str, StoredMetric]]
+    entries: list[Entry]
+    log: list[Acceptance]
 
+    def of(self, kind: tuple[str, str]) -> Entry | None:
+        """Of one kind of machine, or None."""
+        return next((entry for entry in self.entries if entry.accepted.kind == kind), None)
 
-def subject_of(model: ModelInfo, corpus: CorpusInfo, reference: str, settings: Mapping[str, Any]) -> Subject:
-    """What the parts of `Results` say. Settings come as JSON gives them back: lists for tuples, text for keys."""
-    return Subject(
-        model=model.name,
-        source_sha256=model.source_sha256,
-        corpus_sha256=corpus.sha256,
-        reference=reference,
-        settings=json.loads(json.dumps(dict(settings))),
-    )
+    def kinds(self) -> str:
+        """The kinds of machine that it has, for people."""
+        return "; ".join(kind_text(entry.accepted.kind) for entry in self.entries)
 
-
-def save_accepted(
-    results: Results, observations: Measured, path: Path, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Accepted:
-    """Write an evaluation so that it can be accepted, whole or not at all.
-
-    Raises:
-        AcceptedError: If the file cannot be written; one that was there is left as it was.
-        ValueError: If there is nothing to write.
-    """
-    if not any(observations.values()):
-        raise ValueError("there is nothing to accept: no level was measured")
-    levels = {
-        level: {
-            metric: StoredMetric(
-                estimate=estimate(found, resamples, seed),
-                prompts=found.prompts.tolist(),
-                seeds=found.seeds.tolist(),
-                values=found.values.tolist(),
-                weights=found.weights.tolist(),
-            )
-            for metric, found in metrics.items()
-        }
-        for level, metrics in observations.items()
-    }
-    accepted = Accepted(
-        created=results.created,
-        subject=subject_of(results.model, results.corpus, results.reference, results.settings),
-        manifest_sha256=results.model.manifest_sha256,
-        versions=results.versions,
-        levels=levels,
-    )
-    write_accepted(accepted, path)
-    return accepted
-
-
-def write_accepted(accepted: Accepted, path: Path) -> None:
-    """Write `accepted`, whole or not at all. Raises `AcceptedError` if it cannot be written."""
-    content = _as_text(accepted).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise AcceptedError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    def forced(self) -> str | None:
+        """That some were accepted by force, in one sentence; None if none was."""
+        forced = [each for each in self.log if each.forced]
+        if not forced:
+            return None
+        last = forced[-1]
+        return (
+            f"{len(forced)} of {len(self.log)} accepted evaluations were accepted by force, the last on "
+            f"{last.date[:10]} with verdict {last.verdict or 'none'}"
+        )
 
 
 def load_accepted(path: Path) -> Accepted:
-    """Read what `save_accepted` wrote, in this version or an earlier one.
+    """Read what `accept_into` wrote.
 
     Raises:
         FileNotFoundError: If it is not there.
-        AcceptedError: If it is no accepted evaluation, or one of another schema.
+        AcceptedError: If it is something else, damaged, or of another schema.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no accepted evaluation. Write one with `miso-eval accept`.")
+    return load_document(path, Accepted, SCHEMA_VERSION, _WHAT, _RENEW, _check)
+
+
+def _check(accepted: Accepted) -> None:
+    for entry in accepted.entries:
+        check_observed(entry.anchor)
+        check_observed(entry.accepted)
+        if entry.anchor.kind != entry.accepted.kind:
+            raise ValueError("an anchor is of another kind of machine than what was accepted after it")
+    kinds = [entry.accepted.kind for entry in accepted.entries]
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise ValueError("there must be one entry for each kind of machine")
+
+
+def accept_into(
+    path: Path, observed: Observed, judge: Callable[[Accepted | None], Verdict | None], *, force: bool = False
+) -> Acceptance:
+    """Make `observed` the accepted evaluation of its kind of machine, in the file `path`, which may not be there yet.
+
+    Args:
+        path: The file.
+        observed: The evaluation.
+        judge: Its verdict, given what the file holds.
+        force: Accept it whatever that is.
+
+    Returns:
+        What was added to the log.
+
+    Raises:
+        AcceptedError: If the verdict is FAIL, MISSING or None without `force`; if the file is of another model, corpus
+            or settings, cannot be read or written, or is being written. It is left as it was then.
+    """
+    with _alone(path):
+        before = load_accepted(path) if path.exists() else None
+        for entry in before.entries if before is not None else ():
+            check_comparable(observed.subject, entry.accepted.subject)
+        verdict = judge(before)
+        is_good = verdict in ("PASS", "INCONCLUSIVE")
+        if not is_good and not force:
+            what = f"its verdict is {verdict}" if verdict is not None else "nothing in it was judged"
+            raise AcceptedError(f"it is not accepted: {what}. With --force it is, and {path} says so for ever")
+        acceptance = Acceptance(
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            device=observed.device,
+            instructions=observed.instructions,
+            created=observed.created,
+            manifest_sha256=observed.manifest_sha256,
+            verdict=verdict,
+            forced=not is_good,
+        )
+        write_document(_with(before, observed, acceptance), path)
+    return acceptance
+
+
+def _with(before: Accepted | None, observed: Observed, acceptance: Acceptance) -> Accepted:
+    entries = list(before.entries) if before is not None else []
+    for index, entry in enumerate(entries):
+        if entry.accepted.kind == observed.kind:
+            entries[index] = Entry(anchor=entry.anchor, accepted=observed)
+            break
+    else:
+        entries.append(Entry(anchor=observed, accepted=observed))
+    return Accepted(entries=entries, log=[*(before.log if before is not None else ()), acceptance])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One accept at a time: the later of two adds to what the earlier has written."""
+    lock, until = path.with_name(f".{path.name}.lock"), time.monotonic() + _PATIENCE_S
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while not _taken(stack, lock):
+                if time.monotonic() > until:
+                    raise AcceptedError(f"{path}: another process is writing it; wait for it, and try again")
+                time.sleep(_LOOK_S)
+        except OSError as error:
+            raise AcceptedError(
+                f"{path}: cannot be written ({error.strerror or error}); choose another place"
+            ) from error
+        yield
+
+
+def _taken(stack: ExitStack, lock: Path) -> bool:
     try:
-        document = renamed(json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path}: there is no accepted evaluation. Write one with `miso-eval accept`."
-        ) from error
-    except OSError as error:
-        raise AcceptedError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise AcceptedError(f"{path}: no accepted evaluation, because no JSON ({error}). {_RENEW}") from error
-    if not isinstance(document, dict) or "schema_version" not in document:
-        raise AcceptedError(f"{path}: no accepted evaluation, because it has no schema_version. {_RENEW}")
-    if document["schema_version"] != SCHEMA_VERSION:
-        found = document["schema_version"]
-        raise AcceptedError(
-            f"{path}: an accepted evaluation of schema {found!r}, this program reads {SCHEMA_VERSION}. {_RENEW}"
-        )
-    try:
-        accepted = Accepted.model_validate(document)
-        for metrics in accepted.levels.values():
-            for stored in metrics.values():
-                stored.observations()
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise AcceptedError(f"{path}: damaged accepted evaluation, {where}: {first['msg']}. {_RENEW}") from error
-    except ValueError as error:
-        raise AcceptedError(f"{path}: damaged accepted evaluation, {error}. {_RENEW}") from error
-    return accepted
-
-
-def check_comparable(subject: Subject, accepted: Accepted) -> None:
-    """Raise `AcceptedError`, in one line, if what was accepted is of another model, corpus or settings."""
-    was = accepted.subject
-    differences = [
-        f"{label} is {mine!r}, the accepted one's {theirs!r}"
-        for label, mine, theirs in (
-            ("model", subject.model, was.model),
-            ("checkpoint", subject.source_sha256[:12], was.source_sha256[:12]),
-            ("corpus", subject.corpus_sha256[:12], was.corpus_sha256[:12]),
-            ("level compared with", subject.reference, was.reference),
-            *(
-                (f"setting {key}", subject.settings.get(key), was.settings.get(key))
-                for key in sorted(subject.settings.keys() | was.settings.keys())
-            ),
-        )
-        if mine != theirs
-    ]
-    if differences:
-        raise AcceptedError(
-            f"this evaluation cannot be compared with the accepted one: {'; '.join(differences)}. {_RENEW}"
-        )
-
-
-def _as_text(accepted: Accepted) -> str:
-    """JSON whose differences can be read: a line for each list. A line break never is part of a JSON string."""
-    text = json.dumps(accepted.model_dump(), indent=1, allow_nan=False)
-    return re.sub(r"\[\n[^\[\]{}]*\n *\]", lambda found: re.sub(r"\n *", "", found[0]), text) + "\n"
+        stack.enter_context(locked(lock))
+    except BlockingIOError:
+        return False
+    return True

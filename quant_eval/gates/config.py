@@ -45,18 +45,43 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """By how much a metric may get worse from one evaluation to another of the same clips: the larger of the two.
+
+    Attributes:
+        percent: Of how far the value was from its ideal.
+        least: In the metric's unit.
+    """
+
+    percent: float
+    least: float
+
+    def times(self, factor: float) -> "Tolerance":
+        """So many times as much."""
+        return Tolerance(factor * self.percent, factor * self.least)
+
+
+NO_STEPS = "nothing says what a change of these stages may cost: name metrics under [history.margins] of the gates"
+"""Of gates without history, for people."""
+ANCHOR_STEPS = 2.5
+"""Of a file that does not say it: how many steps away from the first accepted evaluation are tolerated."""
+
+
+@dataclass(frozen=True)
 class Gates:
-    """All gates, and the metrics that are held against the last accepted evaluation.
+    """All gates, and what is tolerated against an earlier evaluation.
 
     Attributes:
         gates: Each with its margins.
-        history: Keys of metrics.
+        history: Of one step, by key of the metric.
         levels: That have margins; by default those of `gates`.
+        anchor: How many steps are tolerated against the first accepted evaluation.
     """
 
     gates: tuple[Gate, ...]
-    history: tuple[str, ...]
+    history: Mapping[str, Tolerance]
     levels: frozenset[str] = frozenset()
+    anchor: float = ANCHOR_STEPS
 
     def __post_init__(self) -> None:
         if not self.levels:
@@ -66,8 +91,9 @@ class Gates:
         """Those of these stages: for a run that leaves some out on purpose."""
         return Gates(
             tuple(gate for gate in self.gates if METRICS[gate.metric].stage in stages),
-            tuple(metric for metric in self.history if METRICS[metric].stage in stages),
+            {metric: step for metric, step in self.history.items() if METRICS[metric].stage in stages},
             self.levels,
+            self.anchor,
         )
 
     def why_not_judged(self, level: str) -> str | None:
@@ -131,16 +157,35 @@ def _parse(document: Mapping[str, Any], faults: list[str]) -> Gates:
     for gate in gates:
         if missing := [key for key in LEVELS if key in levels - gate.margins.keys()]:
             faults.append(f"gates.{gate.metric}: no margin for {', '.join(missing)}, which other gates have")
-    history = document.get("history", {})
-    if not isinstance(history, dict) or history.keys() - {"metrics"}:
-        faults.append("history must be a table with one entry, metrics")
-        history = {}
-    metrics = history.get("metrics", [])
-    if not isinstance(metrics, list):
-        faults.append("history: metrics must be a list of metrics")
-        metrics = []
-    faults.extend(f"history: {_unknown(metric)}" for metric in metrics if metric not in METRICS)
-    return Gates(gates, tuple(dict.fromkeys(metric for metric in metrics if metric in METRICS)))
+    history, anchor = _parse_history(document.get("history", {}), faults)
+    return Gates(gates, history, anchor=anchor)
+
+
+def _parse_history(table: object, faults: list[str]) -> tuple[dict[str, Tolerance], float]:
+    """What is tolerated, by metric, and how many steps of it from the anchor."""
+    if not isinstance(table, dict) or table.keys() - {"anchor", "margins"}:
+        faults.append("history must be a table with anchor, a number, and margins, a table by metric")
+        return {}, ANCHOR_STEPS
+    anchor, margins = table.get("anchor", ANCHOR_STEPS), table.get("margins", {})
+    if not _is_size(anchor) or anchor < 1:
+        faults.append(f"history: anchor is {anchor!r}, expected a number of steps, 1 or more")
+        anchor = ANCHOR_STEPS
+    if not isinstance(margins, dict):
+        faults.append(f"history: margins is {margins!r}, expected a table by metric")
+        margins = {}
+    found = {}
+    for metric, step in margins.items():
+        if metric not in METRICS:
+            faults.append(f"history: {_unknown(metric)}")
+        elif not isinstance(step, dict) or step.keys() != {"percent", "least"} or not all(map(_is_size, step.values())):
+            faults.append(f"history.{metric}: must be a table with percent and least, numbers that are not negative")
+        else:
+            found[metric] = Tolerance(float(step["percent"]), float(step["least"]))
+    return found, float(anchor)
+
+
+def _is_size(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and isfinite(value) and value >= 0
 
 
 def _parse_gate(metric: str, table: object, faults: list[str]) -> Gate | None:

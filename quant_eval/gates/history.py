@@ -1,185 +1,163 @@
-"""The history gate: is a level worse than in the last accepted evaluation?
+"""The history gates: is a level worse than in the evaluation that was accepted last, or first?
 
-It knows no margins other than that one's own intervals.
-
-Worse than the accepted evaluation beyond its interval is a regression, even inside the absolute gates. The test
-is of the *change* since then, over the clips (prompt and seed) that both have: most of what differs between prompts
-cancels.
-
-* The margin is how far the accepted interval reaches to the worse side of its value, plus `slack`.
-* FAIL: the change is larger than the margin, and "no worse than before, up to `slack`" is rejected.
-* PASS: "worse by the margin or more" is rejected; or every clip is as it was.
-* INCONCLUSIVE: neither, or nothing to compare.
-
-Both tests are one-sided at 5 % after Holm over the metrics of a level. Of a metric that is good near zero, worse is
-further away from it, on either side; one that was surely off zero may first come back to it.
-Failures: PASS if there are no more than before; FAIL by a sign test over the prompts that differ.
+Held against each other are evaluations of one kind of machine, clip by clip: see `paired.py`. From the last accepted
+one ("history") one step is tolerated, from the first one ("anchor") a few, so that many small steps cannot drift. What
+was accepted and is not there now is MISSING. It reads no files.
 """
 
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
-from ..metric import Metric
 from ..metrics.table import METRICS
-from ..old_names import OLD_OBSERVATIONS_NAMES
-from ..results import Estimate, GateResult, Verdict
+from ..results import GateResult, Results, Verdict
 from ..stats.bootstrap import RESAMPLES, SEED, Bootstrap
-from ..stats.estimates import FEWEST_PROMPTS, as_estimate, p_fails_more_often
+from ..stats.estimates import FEWEST_PROMPTS
 from ..stats.observations import Observations, paired
-from .accepted import Accepted, Measured, StoredMetric, Subject, check_comparable, load_accepted, write_accepted
-from .config import load_gates
-from .judge import Tested, adjusted, number, span, worst
+from .accepted import Accepted, Entry, kind_text
+from .config import Gates
+from .judge import worst
+from .observed import Observed, check_comparable
+from .paired import Change, judge_changes, tolerated
 
-OBSERVATIONS_NAME = "observations.json"
-"""In the directory of every evaluation: all that a later one can be held against."""
+_NO_ENTRY = "history: no evaluation of this kind of machine"
+_LAST, _FIRST = "in the accepted evaluation", "in the first accepted evaluation"
 
 
-def compare_to_accepted(
-    subject: Subject,
-    observations: Measured,
+def judge_history(
+    observed: Observed,
     accepted: Accepted,
-    metrics: Iterable[str],
+    gates: Gates,
     *,
-    skip: Collection[str] = (),
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[GateResult]:
-    """The verdict on every level and metric that the accepted evaluation has; levels that are new have no history.
+    """The verdict on every level and metric of the accepted evaluation; a level that is new has no history.
 
     Args:
-        subject: What was evaluated now: see `subject_of`.
-        observations: What was found now.
-        accepted: The last accepted evaluation.
-        metrics: That are to be judged: `Gates.history`.
-        skip: Levels that are not judged, because they have no margins.
+        observed: What was found now.
+        accepted: The file. It must have an evaluation of this kind of machine, or nothing is judged.
+        gates: Which metrics, and what is tolerated. Levels without margins are not judged.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Raises:
         AcceptedError: If the two are not comparable.
     """
-    check_comparable(subject, accepted)
-    judged = list(metrics)
+    entry = accepted.of(observed.kind)
+    if entry is None:
+        return []
+    check_comparable(observed.subject, entry.accepted.subject)
     results = []
-    for level, stored in accepted.levels.items():
-        if level in skip:
-            continue
-        now = observations.get(level)
-        tested = []
-        for metric in judged:
-            if metric in stored:
-                new = now.get(metric) if now is not None else None
-                why = "not measured" if now is not None else f"level {level} was not run"
-                tested.append(_test(level, METRICS[metric], new, stored[metric], why, resamples, seed))
-        results += adjusted(tested)
+    for level in entry.accepted.levels:
+        if gates.why_not_judged(level) is None:
+            last = list(_changes(level, observed, entry.accepted, accepted, gates, 1.0, _LAST))
+            results += judge_changes(last, "history", resamples=resamples, seed=seed)
+            first = _from_anchor(level, observed, entry, accepted, gates)
+            results += judge_changes(first, "anchor", resamples=resamples, seed=seed)
     return results
 
 
-def slack(metric: Metric) -> float:
-    """What another machine's rounding may make of a value: half of the last digit that a report shows."""
-    return 0.5 * 10.0**-metric.digits
+def _from_anchor(level: str, observed: Observed, entry: Entry, accepted: Accepted, gates: Gates) -> list[Change]:
+    """Of what is there: that something is missing is said once. Nothing while the anchor is the accepted one."""
+    if entry.anchor == entry.accepted:
+        return []
+    changes = _changes(level, observed, entry.anchor, accepted, gates, gates.anchor, _FIRST)
+    return [
+        change for change in changes if change.new is not None and change.metric.key in entry.accepted.levels[level]
+    ]
 
 
-def _test(
-    level: str, metric: Metric, new: Observations | None, stored: StoredMetric, why: str, resamples: int, seed: int
-) -> Tested:
-    """One metric of one level, before Holm; `why` there is no `new`."""
-    sides = _sides(metric, stored.estimate)
-    blank = GateResult(
-        level=level,
-        metric=metric.key,
-        kind="history",
-        margin=max(reach for _, reach, _ in sides) + slack(metric),
-        estimate=None,
-        p_value=None,
-        verdict="INCONCLUSIVE",
-        reason=f"{metric.label}: in the accepted evaluation, but {why}",
-    )
-    if new is None:
-        return Tested(blank)
-    pair = paired(new, stored.observations())
+def _changes(
+    level: str, now: Observed, before: Observed, accepted: Accepted, gates: Gates, steps: float, what: str
+) -> Iterator[Change]:
+    why_not = f"{level} was not run" if level not in now.levels else "it was not measured"
+    for metric, step in gates.history.items():
+        old = before.metric(level, metric)
+        if old is not None:
+            new = now.metric(level, metric)
+            change = Change(level, METRICS[metric], new, old, step.times(steps), before=what, why_not=why_not)
+            # More than this is no rounding, but another rendition; it would hide everything.
+            most = tolerated(change) * gates.anchor / steps
+            yield replace(change, noise=min(noise_between_machines(accepted, level, metric), most))
+
+
+def noise_between_machines(accepted: Accepted, level: str, metric: str) -> float:
+    """How far two kinds of machine are apart with one build, at most, in the metric's unit; 0 if there are no two.
+
+    Over clips that the reference said alike on both, as far as their lengths tell: where it said something else, that
+    is no rounding. The change of the mean with its one-sided bound of 95 %.
+    """
+    found = [0.0]
+    known = [each for entry in accepted.entries for each in (entry.anchor, entry.accepted)]
+    for one, other in combinations(known, 2):
+        if one.kind != other.kind and _build(one) == _build(other):
+            pair = _alike(one, other, level, metric)
+            if pair is not None and not np.array_equal(pair[0].values, pair[1].values):
+                bounds = Bootstrap(*pair).interval()
+                found.append(max(map(abs, bounds)))
+    return max(found)
+
+
+def _build(observed: Observed) -> tuple[str, dict[str, str]]:
+    return observed.manifest_sha256, observed.versions
+
+
+def _alike(one: Observed, other: Observed, level: str, metric: str) -> tuple[Observations, Observations] | None:
+    """What both found in the clips of which the reference said as many frames."""
+    sides = one.metric(level, metric), other.metric(level, metric)
+    pair = paired(sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None
     if pair is None:
-        return Tested(_with(blank, reason=f"{metric.label}: the accepted evaluation has other prompts and seeds"))
-    now, before = pair
-    bootstrap = Bootstrap(now, before, resamples=resamples, seed=seed)
-    said = f"{metric.label}: {number(metric, now.mean)}, {number(metric, before.mean)} in the accepted evaluation"
-    if len(now.values) < len(stored.values):
-        said += f" (of its {len(stored.values)} clips {len(now.values)} were run)"
-    result = _with(blank, estimate=as_estimate(bootstrap))
-    if np.array_equal(now.values, before.values) and np.array_equal(now.weights, before.weights):
-        return Tested(_with(result, verdict="PASS", reason=f"{said}: every clip is as it was"), p_pass=0.0)
-    if bootstrap.prompts < FEWEST_PROMPTS:
-        return Tested(_with(result, reason=f"{said}; {bootstrap.prompts} prompts are too few to judge by"))
-    change = f"changed by {span(metric, as_estimate(bootstrap))}, tolerated {result.margin:.{metric.digits}f}"
-    result = _with(result, reason=f"{said}; {change}")
-    if metric.counts_failures:
-        is_more = bootstrap.value > slack(metric)
-        p_fail = p_fails_more_often(now, before) if bootstrap.value > result.margin else 1.0
-        return Tested(_with(result, verdict="INCONCLUSIVE" if is_more else "PASS"), p_fail=p_fail)
-    return Tested(result, *_p_values(bootstrap, sides, slack(metric)))
+        return None
+    frames = [_frames(each, level) for each in (one, other)]
+    clips = [clip for clip in pair[0].clips if clip in frames[0] and frames[0][clip] == frames[1].get(clip)]
+    chosen = tuple(side.take(clips) for side in pair) if clips else ()
+    return (chosen[0], chosen[1]) if chosen and chosen[0].prompt_count >= FEWEST_PROMPTS else None
 
 
-def _p_values(bootstrap: Bootstrap, sides: list[tuple[int, float, float]], rounding: float) -> tuple[float, float]:
-    """For PASS and for FAIL: over the sides, the largest of the one, and the smallest of the other by Bonferroni."""
-    p_pass, p_fail = 0.0, 1.0
-    for sign, reach, credit in sides:
-        free = rounding + credit
-        beyond, below = (bootstrap.p_above, bootstrap.p_below) if sign > 0 else (bootstrap.p_below, bootstrap.p_above)
-        p_pass = max(p_pass, below(sign * (free + reach)))
-        if sign * bootstrap.value > free + reach:
-            p_fail = min(p_fail, len(sides) * beyond(sign * free))
-    return p_pass, p_fail
+def _frames(observed: Observed, level: str) -> dict[tuple[str, int], float]:
+    """How many frames the reference said in each clip: what metrics of frames are weighted by."""
+    for metric in observed.levels.get(level, {}):
+        if METRICS[metric].is_per_frame and (found := observed.metric(level, metric)) is not None:
+            return dict(zip(found.clips, found.weights.tolist(), strict=True))
+    return {}
 
 
-def _with(result: GateResult, **values: object) -> GateResult:
-    return result.model_copy(update=values)
+def with_history(results: Results, observed: Observed, accepted: Accepted, gates: Gates) -> Results:
+    """The results with the history's gates and notes; what is missing if there is nothing to hold them against.
 
-
-def _sides(metric: Metric, was: Estimate) -> list[tuple[int, float, float]]:
-    """To which sides a change makes it worse: sign, how far the interval reaches to there, and what is free before."""
-    up, down = was.high - was.value, was.value - was.low
-    if metric.direction != "zero":
-        return [(1, up, 0.0)] if metric.direction == "lower" else [(-1, down, 0.0)]
-    reach = max(up, down)
-    return [(1, reach, 2 * max(0.0, -was.high)), (-1, reach, 2 * max(0.0, was.low))]
-
-
-def accept(report: Path, file: Path) -> None:
-    """Make the evaluation in `report` the accepted one: write it to `file`.
-
-    Errors as `load_accepted` and `write_accepted`.
+    What follows of that for the verdicts is said in `outcome.py`. Arguments and errors as `judge_history`.
     """
-    write_accepted(_of(report), file)
+    forced = accepted.forced()
+    missing = [] if accepted.of(observed.kind) is not None else [no_entry(observed, accepted)]
+    return results.model_copy(
+        update={
+            "gates": [*results.gates, *judge_history(observed, accepted, gates)],
+            "missing": [*results.missing, *missing],
+            "notes": [*results.notes, *([f"history: {forced}"] if forced is not None else [])],
+        }
+    )
 
 
-def gate_against(
-    report: Path, file: Path, gates: Path | None = None
-) -> tuple[list[GateResult], Verdict | None, list[str]]:
-    """The history gates of the evaluation in `report` against the accepted one in `file`.
+def no_entry(observed: Observed, accepted: Accepted) -> str:
+    """That nothing of this kind of machine was accepted, what was, and what to do, in one sentence."""
+    return (
+        f"{_NO_ENTRY} was accepted: {kind_text(observed.kind)}. There are: {accepted.kinds()}. Accept one of this kind "
+        "too with `miso-eval accept`, or evaluate on such a machine"
+    )
 
-    Also the worst verdict, and for each level that is not judged why. Of a comparison of bundles ("B"), the files do
-    not say which level it was: it is judged.
 
-    Raises `AcceptedError` if they are not of one model, corpus and settings.
+def verdict_to_accept(results: Results, observed: Observed, accepted: Accepted | None, gates: Gates) -> Verdict | None:
+    """The verdict of an evaluation that is to be accepted: with the history, whatever it was held against before.
+
+    That nothing of its kind of machine was accepted yet is no obstacle to accepting it.
     """
-    mine, accepted = _of(report), load_accepted(file)
-    measured = {
-        level: {metric: stored.observations() for metric, stored in metrics.items()}
-        for level, metrics in mine.levels.items()
-    }
-    wanted = load_gates(gates)
-    if not wanted.history:
-        raise ValueError(f"{gates} holds no metric against an accepted evaluation: name some under [history]")
-    not_judged = {level: why for level in accepted.levels if (why := wanted.why_not_judged(level)) is not None}
-    verdicts = compare_to_accepted(mine.subject, measured, accepted, wanted.history, skip=not_judged)
-    return verdicts, worst(verdict.verdict for verdict in verdicts), list(not_judged.values())
-
-
-def _of(report: Path) -> Accepted:
-    path, *old = (report / name for name in (OBSERVATIONS_NAME, *OLD_OBSERVATIONS_NAMES))
-    for found in (path, *old):
-        if found.is_file():
-            return load_accepted(found)
-    raise FileNotFoundError(f"{path} is not there: run `miso-eval run … --out {report}` to the end first")
+    verdict = results.verdict
+    if verdict == "MISSING" and all(each.startswith(_NO_ENTRY) for each in results.missing):
+        controls = {level.level for level in results.levels if level.is_control}
+        verdict = worst(gate.outcome for gate in results.gates if gate.level not in controls)
+    if accepted is None or verdict is None:
+        return verdict
+    return worst([verdict, *(gate.outcome for gate in judge_history(observed, accepted, gates))])

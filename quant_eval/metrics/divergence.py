@@ -25,6 +25,21 @@ _FRAMES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
+class EosChange:
+    """What a level makes of the end of a clip, against the reference: both have heard the same codes.
+
+    Attributes:
+        at_stop_nats: Change of the EOS log-odds where the reference stopped; None if it did not stop by itself.
+        before_nats: The same at the frames before, the mean over them.
+        early_percent: Change of the chance that one of those frames ends the clip, as sampled.
+    """
+
+    at_stop_nats: float | None
+    before_nats: float
+    early_percent: float
+
+
+@dataclass(frozen=True)
 class Divergence:
     """One clip of a level against the reference.
 
@@ -32,13 +47,13 @@ class Divergence:
         kld: KL(P || Q) at temperature 1, in nats, float64 [T, codebooks].
         kld_deployed: The same of what is sampled from, float64 [T, codebooks]: see `divergence`.
         same_top: Whether P and Q have the same most likely code, bool [T, codebooks].
-        eos_shift_nats: `eos_log_odds_change` at the frame at which the reference stopped, if it stopped by itself.
+        eos: What becomes of the clip's end; None where the reference did not decide it: in a recording.
     """
 
     kld: F64Array
     kld_deployed: F64Array
     same_top: NDArray[np.bool_]
-    eos_shift_nats: float | None = None
+    eos: EosChange | None = None
 
 
 def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: int) -> Divergence:
@@ -58,8 +73,7 @@ def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: in
             f"logits must both be [frames, codebooks, vocabulary], not {list(base.shape)} and {list(level.shape)}: "
             "replay the same codes through levels of the same model"
         )
-    if not (temperature > 0 and np.isfinite(temperature)) or top_k < 1:
-        raise ValueError(f"temperature must be above 0 and top_k at least 1, not {temperature} and {top_k}")
+    _require_sampling(temperature, top_k)
     require_finite(base, "the reference's logits")
     require_finite(level, "the level's logits")
     kld, deployed = np.empty(base.shape[:2]), np.empty(base.shape[:2])
@@ -72,6 +86,11 @@ def divergence(base: F32Array, level: F32Array, *, temperature: float, top_k: in
             p, q = np.take_along_axis(p, best, axis=-1), np.take_along_axis(q, best, axis=-1)
         deployed[part] = _kld(p / temperature, q / temperature)
     return Divergence(kld, deployed, base.argmax(axis=-1) == level.argmax(axis=-1))
+
+
+def _require_sampling(temperature: float, top_k: int) -> None:
+    if not (temperature > 0 and np.isfinite(temperature)) or top_k < 1:
+        raise ValueError(f"temperature must be above 0 and top_k at least 1, not {temperature} and {top_k}")
 
 
 def require_finite(logits: F32Array, what: str) -> None:
@@ -118,6 +137,58 @@ def eos_log_odds_change(reference_logits0: F32Array, level_logits0: F32Array) ->
     return eos_log_odds(level_logits0) - eos_log_odds(reference_logits0)
 
 
+def eos_chance(logits0: F32Array, *, temperature: float, top_k: int) -> F64Array:
+    """Probability that code 0 is sampled of codebook-0 logits [..., V], in [...]: exactly 0 outside of the top k.
+
+    All that tie with the `top_k`-th best take part. Raises `ValueError` as `divergence`.
+    """
+    _require_sampling(temperature, top_k)
+    require_finite(logits0.reshape(-1, 1, logits0.shape[-1]), "codebook-0 logits")
+    wide = logits0.astype(np.float64)
+    if top_k < wide.shape[-1]:
+        worst = np.partition(wide, -top_k, axis=-1)[..., -top_k, np.newaxis]
+        wide = np.where(wide >= worst, wide, -np.inf)
+    chance: F64Array = np.exp(log_softmax(wide / temperature)[..., 0])
+    return chance
+
+
+def eos_change(
+    reference_logits0: F32Array, level_logits0: F32Array, *, stopped: bool, temperature: float, top_k: int
+) -> EosChange:
+    """What a level makes of the end of a clip of T frames.
+
+    Args:
+        reference_logits0: Of codebook 0, float32 [T + 1, V]: each frame's, and that of the one that was not spoken.
+        level_logits0: The same of the level.
+        stopped: Whether the reference drew EOS there, rather than being cut off.
+        temperature: Of sampling.
+        top_k: Of sampling.
+
+    Raises:
+        ValueError: The shapes differ, T is 0, or as `divergence`.
+    """
+    if reference_logits0.shape != level_logits0.shape or reference_logits0.ndim != 2 or len(reference_logits0) < 2:
+        raise ValueError(
+            "codebook-0 logits must both be [frames + 1, vocabulary] of a frame or more, "
+            f"not {list(reference_logits0.shape)} and {list(level_logits0.shape)}"
+        )
+    change = eos_log_odds_change(reference_logits0, level_logits0)
+    early = [
+        _chance_of_any(eos_chance(logits[:-1], temperature=temperature, top_k=top_k))
+        for logits in (reference_logits0, level_logits0)
+    ]
+    return EosChange(
+        at_stop_nats=float(change[-1]) if stopped else None,
+        before_nats=float(change[:-1].mean()),
+        early_percent=100 * (early[1] - early[0]),
+    )
+
+
+def _chance_of_any(chances: F64Array) -> float:
+    with np.errstate(divide="ignore"):  # of a chance of 1
+        return float(-np.expm1(np.log1p(-np.minimum(chances, 1.0)).sum()))
+
+
 def percentiles(values: F64Array, which: Sequence[float]) -> dict[float, float]:
     """Percentiles of all `values`, interpolated linearly. Raises `ValueError` if there are none."""
     if not values.size:
@@ -153,9 +224,9 @@ def kld_cb0(found: Divergence) -> float:
     "The same of the other codebooks, mean over frames and codebooks.",
     digits=5,
 )
-def kld_rest(found: Divergence) -> float:
-    """Of codebooks 1 on."""
-    return float(found.kld[:, 1:].mean())
+def kld_rest(found: Divergence) -> float | None:
+    """Of codebooks 1 on; absent if there are none."""
+    return float(found.kld[:, 1:].mean()) if found.kld.shape[1] > 1 else None
 
 
 @DISTRIBUTIONS.metric(
@@ -189,13 +260,39 @@ def top1(found: Divergence) -> float:
     "nats",
     "zero",
     DIFFERENCE,
-    "Change of the log-odds of code 0 in codebook 0 at the reference's stop frame.",
+    "Change of the log-odds of code 0 in codebook 0 at the reference's stop frame: below 0, the level would go on.",
     digits=3,
     is_per_frame=False,
 )
 def eos_shift(found: Divergence) -> float | None:
     """Absent if the reference did not stop by itself."""
-    return found.eos_shift_nats
+    return found.eos.at_stop_nats if found.eos is not None else None
+
+
+@DISTRIBUTIONS.metric(
+    "EOS shift before",
+    "nats",
+    "zero",
+    DIFFERENCE,
+    "The same at the frames before, mean over them: above 0, stopping too early has become likelier everywhere.",
+    digits=3,
+)
+def eos_shift_before(found: Divergence) -> float | None:
+    """Absent in a recording."""
+    return found.eos.before_nats if found.eos is not None else None
+
+
+@DISTRIBUTIONS.metric(
+    "EOS too early",
+    "%",
+    "zero",
+    (-100.0, 100.0),
+    "Change of a clip's chance to end before the reference's stop frame, at the temperature and top-k of sampling.",
+    is_per_frame=False,
+)
+def eos_early(found: Divergence) -> float | None:
+    """Absent in a recording."""
+    return found.eos.early_percent if found.eos is not None else None
 
 
 def codebook_results(

@@ -7,8 +7,6 @@ never as a number. None of them is gated.
 import importlib
 import importlib.util
 import math
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +18,10 @@ from ...core.arrays import F32Array
 from ...models.mimi import SAMPLE_RATE_HZ
 from ...runtime.audio.samples import resampled
 from .. import results
+from .transcripts import is_latin, word_error_rate
 
 _MODELS_RATE_HZ = 16_000
 """What speech recognisers and the predictors of opinion scores hear."""
-_NO_WORD = re.compile(r"[^\w']+|_")
-_EDGE_APOSTROPHES = re.compile(r"(?<!\w)'+|'+(?!\w)")
 
 
 class Extra(Protocol):
@@ -75,7 +72,7 @@ def measure(extra: Extra, clips: Iterable[ExtraClip]) -> results.Extra:
     for clip in clips:
         try:
             value = float(extra.score(clip.samples, clip.text, clip.reference))
-        except Exception as error:  # another's program: whatever it raises, the evaluation goes on
+        except (Exception, SystemExit) as error:  # another's program: whatever it raises, the evaluation goes on
             return not_run(
                 f"{extra.name} failed on {clip.level}, {clip.text[:40]!r}: {str(error) or type(error).__name__}"
             )
@@ -119,7 +116,7 @@ class FunctionExtra:
         """None if the function can be imported."""
         try:
             self._function  # noqa: B018  (imports it)
-        except Exception as error:  # importing runs another's program
+        except (Exception, SystemExit) as error:  # importing runs another's program
             return f"{self.target} cannot be imported: {str(error) or type(error).__name__}"
         return None
 
@@ -139,14 +136,16 @@ class FunctionExtra:
 class WordErrorRate:
     """Errors of what Whisper hears, in % of the words of the text: faster-whisper if that is installed, else whisper.
 
-    Greedy, in English, without context between segments: the same transcript every time. Its model is fetched by the
-    library when it is first used, unless `model` is a directory.
+    Characters stand for words where a script has no spaces: see `transcripts.tokens`. Greedy, without context between
+    segments: the same transcript every time. A text in Latin letters is heard as English, by `model`; another by
+    `multilingual`, which finds out the language. A model is fetched by the library when it is first used, unless it is
+    a directory.
     """
 
     name, unit = "wer", "%"
 
-    def __init__(self, model: str = "base.en") -> None:
-        self._model = model
+    def __init__(self, model: str = "base.en", multilingual: str = "base") -> None:
+        self._model, self._multilingual = model, multilingual
 
     def available(self) -> str | None:
         """See `Extra`."""
@@ -156,29 +155,34 @@ class WordErrorRate:
 
     def score(self, samples: F32Array, text: str, reference: F32Array) -> float:
         """See `Extra`. A mean over clips weighs short texts more than the usual rate over all words."""
-        return word_error_rate(text, self._transcribe(resampled(samples, SAMPLE_RATE_HZ, _MODELS_RATE_HZ)))
+        transcribe = self._english if is_latin(text) else self._any_language
+        return word_error_rate(text, transcribe(resampled(samples, SAMPLE_RATE_HZ, _MODELS_RATE_HZ)))
 
     @cached_property
-    def _transcribe(self) -> Callable[[F32Array], str]:
-        if _is_installed("faster_whisper"):
-            fast: Any = importlib.import_module("faster_whisper").WhisperModel(self._model, device="cpu")
+    def _english(self) -> Callable[[F32Array], str]:
+        return _recogniser(self._model, "en")
 
-            def by_faster_whisper(samples: F32Array) -> str:
-                segments, _ = fast.transcribe(
-                    samples, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
-                )
-                return " ".join(segment.text for segment in segments)
+    @cached_property
+    def _any_language(self) -> Callable[[F32Array], str]:
+        return _recogniser(self._multilingual, None)
 
-            return by_faster_whisper
-        whisper: Any = importlib.import_module("whisper").load_model(self._model, device="cpu")
 
-        def by_whisper(samples: F32Array) -> str:
-            found = whisper.transcribe(
-                samples, language="en", temperature=0.0, condition_on_previous_text=False, fp16=False
-            )
-            return str(found["text"])
+def _recogniser(model: str, language: str | None) -> Callable[[F32Array], str]:
+    options = {"language": language, "temperature": 0.0, "condition_on_previous_text": False}
+    if _is_installed("faster_whisper"):
+        fast: Any = importlib.import_module("faster_whisper").WhisperModel(model, device="cpu")
 
-        return by_whisper
+        def by_faster_whisper(samples: F32Array) -> str:
+            segments, _ = fast.transcribe(samples, beam_size=1, **options)
+            return " ".join(segment.text for segment in segments)
+
+        return by_faster_whisper
+    whisper: Any = importlib.import_module("whisper").load_model(model, device="cpu")
+
+    def by_whisper(samples: F32Array) -> str:
+        return str(whisper.transcribe(samples, fp16=False, **options)["text"])
+
+    return by_whisper
 
 
 class SpeakerSimilarity:
@@ -256,43 +260,12 @@ def measure_all(wanted: Sequence[str], clips: Callable[[], Iterable[ExtraClip]])
     `clips` is called once for each that runs. Raises `ValueError` as `make_extra`, before anything is measured.
     """
     asked = [make_extra(each) for each in wanted]
-    names = {extra.name for extra in asked}
+    names = [extra.name for extra in asked]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the extra {twice[0]} is asked for twice: give one of them another name")
     rest = [
         results.Extra(name=extra.name, unit=extra.unit, values={}, why_not="not run: not asked for")
         for extra in (make() for make in EXTRAS.values())
         if extra.name not in names
     ]
     return [*(measure(extra, clips()) for extra in asked), *rest]
-
-
-def words(text: str) -> list[str]:
-    """The words of `text` in lower case, without punctuation; apostrophes inside a word stay.
-
-    Numbers stay as they are written: "3" and "three" differ, so a text with digits counts errors that are none.
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return _NO_WORD.sub(" ", _EDGE_APOSTROPHES.sub(" ", plain)).split()
-
-
-def edit_distance(reference: Sequence[str], heard: Sequence[str]) -> int:
-    """The fewest insertions, deletions and substitutions that make one of the other.
-
-    Source: Levenshtein (1966); Wagner and Fischer's recurrence, row by row.
-    """
-    row = list(range(len(heard) + 1))
-    for index, wanted in enumerate(reference, 1):
-        diagonal, row[0] = row[0], index
-        for column, found in enumerate(heard, 1):
-            diagonal, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, diagonal + (wanted != found))
-    return row[-1]
-
-
-def word_error_rate(text: str, heard: str) -> float:
-    """Errors in % of the words of `text`; above 100 if much was heard that is not there.
-
-    Raises `ValueError` if `text` has no words: there is nothing to get wrong.
-    """
-    reference = words(text)
-    if not reference:
-        raise ValueError(f"{text!r} has no words: leave it out, its word error rate is undefined")
-    return 100 * edit_distance(reference, words(heard)) / len(reference)

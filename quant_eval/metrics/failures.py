@@ -12,7 +12,7 @@ from ...core.arrays import I64Array
 from ...models.mimi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples, checked
 from ...runtime.synthesis.stopping import SILENT_FRAME_DBFS, StoppingCriteria, Verdict
-from ..metric import FREE, SHARE, Family
+from ..metric import FREE, Family
 from ..prosody.rhythm import peak_level_db, step_levels_db
 
 Ended = Literal["eos", "cap"]
@@ -85,14 +85,18 @@ def is_tail_truncated(samples: Samples) -> bool:
     "New failures",
     "%",
     "lower",
-    SHARE,
-    "Clips that fail (runaway, truncated, silent, looping) where the reference's does not.",
+    (-100.0, 100.0),
+    "Clips that fail (runaway, truncated, silent, looping) where the reference's does not, less those of which only "
+    "the reference's does.",
     kinds=("failures",),
     digits=1,
 )
 def new_failures(reference: Collection[str], test: Collection[str]) -> float:
-    """100 if the test's failures are not all the reference's, else 0."""
-    return 100.0 if set(test) - set(reference) else 0.0
+    """100 if only the test's clip fails, -100 if only the reference's does, else 0: the mean is net of its failures.
+
+    Free runs part, so each is a fresh draw: a level that is as good fails anew as often as it cures.
+    """
+    return 100.0 * (bool(test) - bool(reference))
 
 
 NEW_FAILURES = ANEW["new_failures"]

@@ -11,7 +11,7 @@ from .plots import INK, LEVEL_COLOURS, MUTED, PAPER, RULE, Plot, colour_of, draw
 from .sections.clips import f0_in_words, voiced_hz
 from .sections.costs import front, real_levels, size_and_kld
 from .sections.quality import can_be_scaled
-from .words import label_of, listed, metric_of, number, with_unit
+from .words import BOUNDS, label_of, listed, metric_of, number, with_unit
 
 _MOST_POINTS = 200
 """Of a distribution. More say nothing that the box does not."""
@@ -94,7 +94,7 @@ def heat_map(results: Results) -> Plot | None:
 
 
 def attribution(results: Results) -> Plot | None:
-    """Three intervals a level: backbone only, depth decoder only, both."""
+    """Three means with bounds a level: backbone only, depth decoder only, both."""
     controls = {level.level for level in results.levels if level.is_control}
     entries = [entry for entry in results.attribution if entry.level not in controls]
     if not entries:
@@ -150,47 +150,38 @@ def pareto(results: Results) -> Plot | None:
 
 
 def forest(results: Results) -> Plot | None:
-    """Each difference with its interval, in units of the difference between two seeds."""
+    """R of each metric and level with its bounds: the difference in units of that between two seeds."""
     levels = [level.level for level in real_levels(results)]
-    scaled: dict[str, dict[str, Estimate]] = {}
+    compared = [level for level in levels if level != results.reference]
+    ratios: dict[str, dict[str, Estimate]] = {}
     for entry in results.metrics:
-        floor = entry.noise_floor
-        if floor is None or entry.level not in levels or not can_be_scaled(entry):
-            continue
-        value = entry.estimate.value
-        unit = abs(value) / entry.effect_ratio if entry.effect_ratio and value else abs(floor.value)
-        if unit > 0:
-            low, high = entry.estimate.low / unit, entry.estimate.high / unit
-            ratio = entry.estimate.model_copy(update={"value": value / unit, "low": low, "high": high})
-            scaled.setdefault(entry.metric, {})[entry.level] = ratio
-    if not scaled:
+        if entry.effect_ratio is not None and entry.level in compared and can_be_scaled(entry):
+            ratios.setdefault(entry.metric, {})[entry.level] = entry.effect_ratio
+    if not ratios:
         return None
-    shown = [level for level in levels if any(level in by_level for by_level in scaled.values())]
-    bounds = [bound for by_level in scaled.values() for e in by_level.values() for bound in (e.low, e.high)]
-    left, right = max(min(-1.15, *bounds), -_WIDEST_RATIO), min(max(1.15, *bounds), _WIDEST_RATIO)
+    shown = [level for level in levels if any(level in by_level for by_level in ratios.values())]
+    right = min(max(1.15, *(ratio.high for by_level in ratios.values() for ratio in by_level.values())), _WIDEST_RATIO)
 
     def paint(axes: Any) -> None:
-        axes.axvspan(-1, 1, color=RULE, alpha=0.45, linewidth=0)
-        axes.axvline(0, color=MUTED, linewidth=1)
+        axes.axvspan(0, 1, color=RULE, alpha=0.45, linewidth=0)
         for index, level in enumerate(shown):
             shift = 0.7 * ((index + 0.5) / len(shown) - 0.5)
             found = [
-                (row + shift, scaled[metric][level]) for row, metric in enumerate(scaled) if level in scaled[metric]
+                (row + shift, ratios[metric][level]) for row, metric in enumerate(ratios) if level in ratios[metric]
             ]
-            inside = [(row, entry) for row, entry in found if left <= entry.value <= right]
+            inside = [(row, ratio) for row, ratio in found if ratio.value <= right]
             place = levels.index(level)
-            _intervals(axes, [entry for _, entry in inside], [row for row, _ in inside], place, label_of(level))
-            for row, entry in found:
-                if not left <= entry.value <= right:
-                    edge, arrow = (right, ">") if entry.value > right else (left, "<")
-                    axes.plot(edge, row, arrow, color=colour_of(place), markersize=7, clip_on=False)
-        axes.set_xlim(left, right)
-        _rows(axes, [metric_of(metric).label for metric in scaled])
-        axes.set_xlabel("1 = as different as another seed")
+            _intervals(axes, [ratio for _, ratio in inside], [row for row, _ in inside], place, label_of(level))
+            beyond = [row for row, ratio in found if ratio.value > right]
+            if beyond:
+                axes.plot([right] * len(beyond), beyond, ">", color=colour_of(place), markersize=7, clip_on=False)
+        axes.set_xlim(0, right)
+        _rows(axes, [metric_of(metric).label for metric in ratios])
+        axes.set_xlabel("R (1 = as different as another seed)")
         _legend(axes, 3)
 
-    height = 95 + max(24, 11 * len(shown) + 4) * len(scaled)
-    text = "Mean and 95 % interval of each metric, divided by the mean difference between two seeds; see the table."
+    height = 95 + max(24, 11 * len(shown) + 4) * len(ratios)
+    text = f"R of each metric with its {BOUNDS}; an arrow is beyond {right:.2g}. See the table."
     return drawn("forest", "Differences against the noise floor", text, height, paint)
 
 

@@ -5,20 +5,21 @@ The page forbids itself the network, and any script but its own: text from outsi
 
 import base64
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import soundfile
 
 from ..results import Clip, Results
-from . import figures
+from . import figures, figures_ladder
+from .headline import alerts, headline
 from .outline import basis, sections, title
 from .plots import Plot, library
 from .sections.clips import clip_values, worst_of_each
-from .words import SIGNS, headline, label_of
+from .words import MARK_WORDS, SIGNS, label_of
 
 BUDGET_BYTES = 12_000_000
 """Of 16-bit WAV in one page. Above it MP3, with which a page of 40 long clips is still a few megabytes."""
@@ -70,6 +71,7 @@ def page(results: Results, audio_dir: Path) -> str:
         headline=headline(results),
         basis=basis(results),
         verdict=results.verdict,
+        alerts=alerts(results),
         notes=results.notes,
         reference=label_of(results.reference),
         sections=sections(results),
@@ -77,6 +79,7 @@ def page(results: Results, audio_dir: Path) -> str:
         clips=list(_clip_views(results, sounds)),
         is_lossy=sounds.is_lossy,
         signs=SIGNS,
+        mark_words=MARK_WORDS,
         style=_template("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
@@ -103,6 +106,7 @@ def _plots(results: Results) -> dict[str, list[Plot]]:
         "distributions": [figures.distribution(results, name, index) for index, name in enumerate(names)],
         "noise": [figures.forest(results)],
         "pareto": [figures.pareto(results)],
+        "ladder": [*figures_ladder.ladder(results)],
     }
     return {key: [plot for plot in plots if plot is not None] for key, plots in found.items()}
 
@@ -147,11 +151,13 @@ def _encoded(path: Path, kind: str) -> bytes | None:
         samples, rate_hz = soundfile.read(str(path), dtype="float32", always_2d=True)
         if not len(samples):
             return None
-        content = io.BytesIO()
-        soundfile.write(content, samples, rate_hz, format=kind, subtype="PCM_16" if kind == "WAV" else None)
+        with TemporaryDirectory() as folder:
+            # By name, so that no Python runs inside libsndfile: Ctrl-C there would become a short write.
+            written = Path(folder) / "sound"
+            soundfile.write(str(written), samples, rate_hz, format=kind, subtype="PCM_16" if kind == "WAV" else None)
+            return written.read_bytes()
     except (OSError, ValueError, soundfile.LibsndfileError):
         return None
-    return content.getvalue()
 
 
 def _data_uri(kind: str, content: bytes) -> str:

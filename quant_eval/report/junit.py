@@ -1,5 +1,11 @@
-"""The verdicts as JUnit XML, which every CI reads: a suite a level, a case a gate, and the controls."""
+"""The verdicts as JUnit XML, which every CI reads: a suite a level, a case a gate, and the controls.
 
+There are many dialects, and no norm. This is that of the Jenkins xUnit plugin, `junit-10.xsd`, which pytest writes as
+well. Times are UTC without a zone, as Ant and Surefire write them.
+"""
+
+from collections import Counter
+from datetime import datetime, timezone
 from xml.etree import ElementTree
 
 from ..results import Control, GateResult, Results
@@ -9,68 +15,103 @@ _ROOT = "quant_eval"
 
 
 def junit_xml(results: Results, *, strict: bool = False) -> str:
-    """One XML document.
+    """One XML document, valid by `junit-10.xsd`.
 
-    FAIL is a failure; INCONCLUSIVE is skipped, with its reason, or a failure if `strict`. The gates of controls are not
-    cases, since a damaged level has to fail: whether each control behaved is one. A level without margins is one
-    skipped case. If nothing was judged, one skipped case says so: an empty file would look like a pass.
+    What fails the run is a failure: FAIL, INCONCLUSIVE with the value beyond the margin, with `strict` any
+    INCONCLUSIVE. Otherwise INCONCLUSIVE is skipped, with its reason. What was asked for and not measured is an error.
+    The gates of controls are not cases, since a damaged level has to fail: whether each control behaved is one. A level
+    without margins is one skipped case. If nothing was judged, one skipped case says so: an empty file would look like
+    a pass.
     """
     controls = {level.level for level in results.levels if level.is_control}
-    root = ElementTree.Element("testsuites", name=_printable(results.model.name))
-    for level in dict.fromkeys(gate.level for gate in results.gates if gate.level not in controls):
-        suite = _suite(root, level, results)
-        for gate in results.gates:
-            if gate.level == level:
-                _gate_case(suite, gate, strict)
-    for found in results.levels:
-        if found.why_not_judged is not None:
-            case = _case(_suite(root, found.level, results), "gates", found.level)
-            ElementTree.SubElement(case, "skipped", message=_printable(found.why_not_judged))
-    if results.controls:
-        suite = _suite(root, "controls", results)
-        for control in results.controls:
-            _control_case(suite, control)
+    gates = [gate for gate in results.gates if gate.level not in controls]
+    suites = _Suites(results)
+    for gate in gates:
+        _gate_case(suites[gate.level], gate, strict)
+    for level in results.levels:
+        if level.why_not_judged is not None:
+            _outcome(_case(suites[level.level], "gates"), "skipped", "not judged", level.why_not_judged)
+    said = {gate.reason for gate in gates}
+    for text in results.missing:
+        if text not in said:
+            _outcome(_case(suites["missing"], text), "error", "MISSING", text)
+    for control in results.controls:
+        _control_case(suites["controls"], control)
+    root = suites.root
     if not len(root):
-        case = _case(_suite(root, "evaluation", results), "gates", "evaluation")
-        ElementTree.SubElement(case, "skipped", message="nothing was judged: there are no gates for what was run")
-    for element in (*root, root):
-        for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
-            element.set(attribute, str(len(element.findall(f".//{tag}"))))
-        element.set("errors", "0")
+        nothing = "nothing was judged: there are no gates for what was run"
+        _outcome(_case(suites["evaluation"], "gates"), "skipped", "not judged", nothing)
+    _count(root)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(root: ElementTree.Element, name: str, results: Results) -> ElementTree.Element:
-    suite = ElementTree.SubElement(root, "testsuite", name=_printable(name), timestamp=_printable(results.created))
-    properties = ElementTree.SubElement(suite, "properties")
-    for key, value in (("bundle", results.model.bundle), ("manifest_sha256", results.model.manifest_sha256)):
-        ElementTree.SubElement(properties, "property", name=key, value=_printable(value))
-    return suite
+class _Suites(dict[str, ElementTree.Element]):
+    """By name; one that is not there is made."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__()
+        self._results = results
+        self.root = ElementTree.Element("testsuites", name=_printable(results.model.name))
+
+    def __missing__(self, name: str) -> ElementTree.Element:
+        suite = self[name] = ElementTree.SubElement(self.root, "testsuite", name=_printable(name))
+        if (timestamp := _timestamp(self._results.created)) is not None:
+            suite.set("timestamp", timestamp)
+        model = self._results.model
+        properties = ElementTree.SubElement(suite, "properties")
+        for key, value in (("bundle", model.bundle), ("manifest_sha256", model.manifest_sha256)):
+            ElementTree.SubElement(properties, "property", name=key, value=_printable(value))
+        return suite
 
 
-def _case(suite: ElementTree.Element, name: str, level: str) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", name=_printable(name), classname=_printable(f"{_ROOT}.{level}"))
+def _count(root: ElementTree.Element) -> None:
+    for element in (*root, root):
+        counts = Counter(child.tag for child in element.iter())
+        for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
+            element.set(attribute, str(counts[tag]))
+        if element is not root:  # which may not say it
+            element.set("skipped", str(counts["skipped"]))
+
+
+def _timestamp(created: str) -> str | None:
+    """ISO 8601, in UTC, without its zone and fractions; None if `created` is no time."""
+    try:
+        at = datetime.fromisoformat(created.replace("Z", "+00:00"))
+        return at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds") if at.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _case(suite: ElementTree.Element, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", name=_printable(name), classname=f"{_ROOT}.{suite.get('name')}")
+
+
+def _outcome(case: ElementTree.Element, tag: str, kind: str, message: str, text: str | None = None) -> None:
+    ElementTree.SubElement(case, tag, type=kind, message=_printable(message)).text = text
 
 
 def _gate_case(suite: ElementTree.Element, gate: GateResult, strict: bool) -> None:
-    case = _case(suite, gate_name(gate), gate.level)
-    reason = _printable(gate.reason)
-    if gate.verdict == "FAIL" or (strict and gate.verdict == "INCONCLUSIVE"):
-        ElementTree.SubElement(case, "failure", type=gate.verdict, message=reason).text = _figures(gate)
-    elif gate.verdict == "INCONCLUSIVE":
-        ElementTree.SubElement(case, "skipped", type=gate.verdict, message=reason).text = _figures(gate)
+    case = _case(suite, gate_name(gate))
+    if gate.outcome == "FAIL" or (strict and gate.outcome == "INCONCLUSIVE"):
+        _outcome(case, "failure", gate.verdict, gate.reason, _figures(gate))
+    elif gate.outcome == "MISSING":
+        _outcome(case, "error", gate.verdict, gate.reason, _figures(gate))
+    elif gate.outcome == "INCONCLUSIVE":
+        _outcome(case, "skipped", gate.verdict, gate.reason, _figures(gate))
     else:
         ElementTree.SubElement(case, "system-out").text = _figures(gate)
 
 
 def _control_case(suite: ElementTree.Element, control: Control) -> None:
-    case = _case(suite, control.name, "controls")
+    judged = [label_of(control.level)] if control.level else []
+    judged += [metric_of(control.metric).label] if control.metric else []
+    case = _case(suite, f"{control.name} ({': '.join(judged)})" if judged else control.name)
     outcome = _printable(f"expected {control.expected}, found {control.found}")
     if control.behaved:
         ElementTree.SubElement(case, "system-out").text = outcome
     else:
-        ElementTree.SubElement(case, "failure", type="control", message=outcome)
+        _outcome(case, "failure", "control", outcome)
 
 
 def _figures(gate: GateResult) -> str:
@@ -80,7 +121,14 @@ def _figures(gate: GateResult) -> str:
         return _printable(f"{label_of(gate.level)}: {metric.label} not measured, {allowed}")
     value = with_unit(number(gate.estimate.value, metric.digits), metric.unit)
     bounds = interval(gate.estimate, metric.digits)
-    return _printable(f"{label_of(gate.level)}: {metric.label} {value}, 95 % interval {bounds}, {allowed}")
+    decides = f", {gate.needed} {_counted(gate)} would decide" if gate.needed is not None else ""
+    return _printable(
+        f"{label_of(gate.level)}: {metric.label} {value}, bounds of 95 % each {bounds}, {allowed}{decides}"
+    )
+
+
+def _counted(gate: GateResult) -> str:
+    return "clips" if gate.kind == "failures" else "prompts"
 
 
 def _printable(text: str) -> str:

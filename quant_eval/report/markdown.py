@@ -4,17 +4,26 @@ No images and no links: what it says is in tables. All text from outside is esca
 """
 
 import re
+from collections.abc import Iterable, Iterator
 
-from ..results import Results, Verdict
+from ..results import Results
+from .headline import alerts, headline
 from .outline import basis, sections, title
-from .view import Cell, Section, Table
-from .words import headline
+from .view import Alert, Cell, Mark, Section, Table
+from .words import MARK_WORDS
 
 REPORT_BYTES = 1_000_000
 """Below the 1 MiB of a step summary. Source: GitHub Docs, "Workflow commands", step isolation and limits."""
 COMMENT_BYTES = 64_000
 """Below the 65 536 characters of a comment."""
-MARKS: dict[Verdict, str] = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔"}
+MARKS: dict[Mark, str] = {
+    "PASS": "✅",
+    "FAIL": "❌",
+    "BEYOND": "🔴",
+    "INCONCLUSIVE": "🟡",
+    "MISSING": "🟣",
+    "NOT_RUN": "⚪",
+}
 
 _IN_A_COMMENT = ("verdicts", "costs", "attribution", "controls")
 _LONGEST_QUOTE = 300
@@ -69,7 +78,13 @@ def fitted(parts: list[str], limit_bytes: int) -> str:
 
 def _opening(results: Results) -> list[str]:
     mark = f"{MARKS[results.verdict]} " if results.verdict else ""
-    return [f"# {escaped(title(results))}", f"{mark}**{escaped(headline(results))}**", escaped(basis(results))]
+    told = [f"# {escaped(title(results))}", f"{mark}**{escaped(headline(results))}**", escaped(basis(results))]
+    return [*told, *map(_alert, alerts(results))]
+
+
+def _alert(alert: Alert) -> str:
+    lines = "\n".join(f"- {escaped(line)}" for line in alert.lines)
+    return f"{MARKS[alert.mark]} **{escaped(alert.title)}**\n\n{lines}"
 
 
 def _notes(results: Results) -> list[str]:
@@ -84,28 +99,41 @@ def _section(section: Section, is_short: bool = False) -> str:
         parts.append(f"_{escaped(section.missing)}_")
     else:
         parts += [] if is_short else [escaped(section.intro)]
-        parts += [_table(table) for table in section.tables if not (is_short and table.is_folded)]
+        parts += [_table(table) for table in section.tables if table.is_matrix or not (is_short and table.is_folded)]
     return "\n\n".join(parts)
 
 
 def _table(table: Table) -> str:
     aligns = ("---" if index in table.words else "---:" for index in range(len(table.head)))
-    lines = [_row(table.head), f"| {' | '.join(aligns)} |", *map(_row, table.rows)]
+    written = _judged if table.is_matrix else _cell
+    rows = (_row(map(written, row)) for row in table.rows)
+    lines = [_row(map(_cell, table.head)), f"| {' | '.join(aligns)} |", *rows]
     body = "\n".join(lines)
     if table.is_folded:
         return f"<details><summary>{escaped(table.caption)}</summary>\n\n{body}\n\n</details>"
     return f"**{escaped(table.caption)}**\n\n{body}"
 
 
-def _row(cells: tuple[Cell, ...]) -> str:
-    return f"| {' | '.join(map(_cell, cells))} |"
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(cell: Cell) -> str:
     text = quoted(cell.text) if cell.is_quote else escaped(cell.text)
-    small = (f"<sub>{escaped(line)}</sub>" for line in (cell.detail, cell.aside) if line)
-    verdict = (f"{MARKS[cell.verdict]} {cell.verdict}",) if cell.verdict else ()
-    return "<br>".join(filter(None, (text, *small, *verdict)))
+    mark = (f"{MARKS[cell.mark]} {MARK_WORDS[cell.mark]}",) if cell.mark and not cell.is_plain else ()
+    return "<br>".join(filter(None, (text, *_small(cell), *mark)))
+
+
+def _judged(cell: Cell) -> str:
+    """A cell of a matrix: its mark first, and a word only where it is no plain PASS."""
+    if cell.mark is None or cell.is_plain:
+        return _cell(cell)
+    word = "" if cell.mark == "PASS" else f"{MARK_WORDS[cell.mark]}<br>"
+    return f"{MARKS[cell.mark]} {word}{'<br>'.join((escaped(cell.text), *_small(cell)))}"
+
+
+def _small(cell: Cell) -> Iterator[str]:
+    return (f"<sub>{escaped(line)}</sub>" for line in (cell.detail, cell.aside) if line)
 
 
 def _printable(text: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..results import Results
-from .sections import clips, costs, quality, verdicts
+from .sections import clips, controls, costs, quality, verdicts
 from .sections.costs import real_levels
 from .view import Cell, Section, Table, heads
 from .words import label_of, listed, stage_name
@@ -25,14 +25,15 @@ def sections(results: Results) -> list[Section]:
         clips.clips(results),
         quality.metrics(results),
         quality.extras(results),
-        verdicts.controls(results),
+        controls.controls(results),
+        controls.ladder(results),
         origin(results),
     ]
 
 
 def title(results: Results) -> str:
     """What the report is about."""
-    kind = "two bundles compared" if results.kind == "compare" else "what quantisation costs"
+    kind = "NEW against OLD" if results.kind == "compare" else "what quantisation costs"
     return f"{results.model.name}: {kind}"
 
 

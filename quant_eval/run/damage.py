@@ -1,16 +1,18 @@
-"""The control that must fail: a level of a bundle, damaged on purpose.
+"""A level of a bundle, damaged on purpose: by a wrong scale for every group of weights.
 
-An evaluation that lets it pass measures nothing. The damage is a wrong scale for every group of weights, in all
-matrices of all layers of both halves: what a converter with a fault in its block scales would write.
+In all matrices of all layers of one half of the model or of both: what a converter with a fault in its block scales
+would write. `python -m miso_gguf.quant_eval.run.damage BUNDLE LEVEL STRENGTH OUT` makes one to try an evaluation with.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from gguf import GGMLQuantizationType as Qtype
@@ -22,10 +24,11 @@ from ...models.manifest import MANIFEST_NAME, BundleFile, Manifest
 from ...native.gguf_file import GgufFile
 from ...runtime.bundle import OpenLevel, open_bundle, open_level
 
-STRENGTH = 0.8
-"""RMS error of the weights, relative; that of Q4_0 is 0.09. With random weights, which forgive the most, KLD comes out
-at 0.55 nats: 50 times that of Q4_0, and well over the widest margin that a gate has (0.15).
-"""
+Half = Literal["backbone", "decoder", "both"]
+"""What of the model is damaged."""
+HALVES: tuple[Half, ...] = get_args(Half)
+MOST = 4.0
+"""The largest strength. From 1 on scales change their signs, so that nothing of what was learnt is left."""
 
 _GROUP = 32
 """Weights that share a factor where the type has no blocks of its own."""
@@ -48,7 +51,7 @@ _BYTES_AT_ONCE = 1 << 24
 """Bytes of a tensor that are worked on at a time."""
 
 
-def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: int = 0) -> OpenLevel:
+def damaged(source: OpenLevel, out: Path, *, strength: float, half: Half = "both", seed: int = 0) -> OpenLevel:
     """Make, in `out`, a bundle whose only level is `source` with damaged weights.
 
     All other files are links to its own, or copies where the file system has no links. Equal arguments give
@@ -57,7 +60,8 @@ def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: i
     Args:
         source: The level to damage.
         out: A directory that does not exist yet. It appears whole or not at all.
-        strength: Relative error of each scale, above 0 and below 1.
+        strength: Relative error of each scale, above 0: the RMS error of the weights. That of Q4_0 is 0.09.
+        half: That is damaged; the other one is linked.
         seed: Of the signs of the errors.
 
     Returns:
@@ -68,11 +72,13 @@ def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: i
         BundleError: If what is there already is incomplete.
         MisoError: If `out` exists and is something else, or the level has no weights that can be damaged.
     """
-    if not 0 < strength < 1:
-        raise ValueError(f"strength must be above 0 and below 1 (by default {STRENGTH}), not {strength}")
+    if not 0 < strength <= MOST:
+        raise ValueError(f"strength must be above 0 and at most {MOST:g}, not {strength}; Q4_0's own error is 0.09")
+    if half not in HALVES:
+        raise ValueError(f"a half is one of {', '.join(HALVES)}, not {half!r}")
     key, manifest = source.key, source.manifest
     whole = hashlib.sha256(manifest.to_json().encode()).hexdigest()
-    origin = f"damaged on purpose: {json.dumps([key, strength, seed])} of {whole}"
+    origin = f"damaged on purpose: {json.dumps([key, half, strength, seed])} of {whole}"
     if out.exists():
         return _reused(out, key, origin)
     partial = out.with_name(out.name + PARTIAL_SUFFIX)
@@ -82,13 +88,15 @@ def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: i
     partial.mkdir(parents=True)
     try:
         files = dict(manifest.files)
-        for path in (source.backbone, source.decoder):
+        hurt = parts_of(source, half)
+        for path in hurt:
             target = partial / path.name
             shutil.copyfile(path, target)
             _damage(target, strength, seed)
             files[path.name] = BundleFile(size_bytes=target.stat().st_size, sha256=file_sha256(target))
-        for path in (source.embeddings, source.codec_decoder, source.codec_encoder):
-            if path.exists():
+        others = (source.backbone, source.decoder, source.embeddings, source.codec_decoder, source.codec_encoder)
+        for path in others:
+            if path not in hurt and path.exists():
                 _link(path, partial / path.name)
         changed = _of_one_level(manifest, key, files, origin)
         (partial / MANIFEST_NAME).write_text(changed.to_json(), "utf-8")
@@ -100,13 +108,18 @@ def damaged(source: OpenLevel, out: Path, *, strength: float = STRENGTH, seed: i
     return open_level(out, key)
 
 
+def parts_of(level: OpenLevel, half: Half) -> list[Path]:
+    """The files of a half: those that a damage copies."""
+    return {"backbone": [level.backbone], "decoder": [level.decoder], "both": [level.backbone, level.decoder]}[half]
+
+
 def _reused(out: Path, key: str, origin: str) -> OpenLevel:
     try:
         found = open_bundle(out)
     except MisoError:
         found = None
     if found is None or found.manifest.converter != origin:
-        raise MisoError(f"{out}: exists, and is not this control. Give a directory that is not there yet, or delete it")
+        raise MisoError(f"{out}: exists, and is not this damage. Give a directory that is not there yet, or delete it")
     return found.level(key, verify=True)
 
 
@@ -126,16 +139,32 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def check_types(level: OpenLevel) -> None:
+    """Raise `MisoError` if there are weights of which it is not known where their scales are."""
+    for path in parts_of(level, "both"):
+        with GgufFile(path) as file:
+            _matrices(path, file)
+
+
+def _matrices(path: Path, file: GgufFile) -> dict[str, tuple[Qtype, U8Array]]:
+    """Type and bytes of all matrices of all layers."""
+    found = {
+        name: (qtype, rows.reshape(-1))
+        for name, (qtype, shape, rows) in file.tensors.items()
+        if name.startswith("blk.") and len(shape) == 2
+    }
+    unknown = sorted({qtype.name for qtype, _ in found.values() if qtype not in _SCALES and qtype not in _PLAIN})
+    if unknown or not found:
+        what = f"has weights of type {', '.join(unknown)}" if unknown else "has no matrices in layers"
+        raise MisoError(f"{path.name}: {what}: it cannot be damaged on purpose. Use another level")
+    return found
+
+
 def _damage(path: Path, strength: float, seed: int) -> None:
     """Change the scales of all matrices of all layers of a GGUF, in place."""
     with GgufFile(path, writable=True) as file:
-        matrices = {n: tensor for n, tensor in file.tensors.items() if n.startswith("blk.") and len(tensor.shape) == 2}
-    unknown = sorted({qtype.name for qtype, _, _ in matrices.values() if qtype not in _SCALES and qtype not in _PLAIN})
-    if unknown or not matrices:
-        what = f"has weights of type {', '.join(unknown)}" if unknown else "has no matrices in layers"
-        raise MisoError(f"{path.name}: {what}: no control can be made of it. Use another level")
-    for name, (qtype, _, rows) in matrices.items():
-        data = rows.reshape(-1)
+        matrices = _matrices(path, file)
+    for name, (qtype, data) in matrices.items():
         # Keyed by name: a tensor's damage does not depend on which others the file has.
         rng = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
         unit = _SCALES[qtype][0] if qtype in _SCALES else _PLAIN[qtype].itemsize * _GROUP
@@ -164,3 +193,19 @@ def _factors(count: int, strength: float, rng: np.random.Generator) -> F32Array:
     signs = rng.integers(0, 2, count) * 2 - 1
     factors: F32Array = (1 + strength * signs).astype(np.float32)
     return factors
+
+
+def main(arguments: Sequence[str]) -> str:
+    """Damage both halves of LEVEL of BUNDLE by STRENGTH into OUT; what was done. Errors as `damaged`."""
+    if len(arguments) != 4:
+        raise ValueError("expected BUNDLE LEVEL STRENGTH OUT")
+    bundle, level, strength, out = arguments
+    made = damaged(open_level(bundle, level), Path(out), strength=float(strength))
+    return f"{made.directory}: {made.key} with scales off by {float(strength):.0%}"
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{main(sys.argv[1:])}\n")
+    except (MisoError, ValueError, OSError) as error:
+        sys.exit(f"damage: {error}")

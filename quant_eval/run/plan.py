@@ -1,37 +1,30 @@
-"""From what was asked for to a plan: which candidates, which corpus, which controls, and what it will cost."""
+"""From what was asked for to a plan: which candidates against which reference, which corpus, which controls."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from ...models.flavors import TINY
-from ...models.levels import DEFAULT_LEVEL, FP16, finest_first
+from ...models.levels import DEFAULT_LEVEL, F32, FP16, finest_first
 from ...models.manifest import Manifest
-from ...models.memory import level_memory
-from ...models.mimi import FRAME_RATE_HZ
 from ...native.threads import default_threads
 from ...runtime.bundle import open_bundle, open_level
 from ...runtime.options import EngineOptions, SpeechOptions
 from ..corpus import Corpus, Prompt, load_corpus
-from ..machine import versions
+from ..gates.comparison import NEW, OLD
+from ..machine import device, instructions, versions
 from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
-from .damage import damaged
+from .code import COMPUTING, MEASURING, code_sha256
 from .record_store import plan_fingerprint
-from .reference_logits import clip_bytes
+from .rungs import PROMPTS, Damage, damages_of
 
 REFERENCE, COMPARED = FP16.key, DEFAULT_LEVEL.key
 """The levels that are taken if none is named: to hold others against, and in a comparison of two bundles."""
-DAMAGED = "damaged"
-_CHARACTERS_PER_S = 14.0
-"""Of English read aloud."""
 _COMPUTING = ("llama-cpp-python", "numpy", "onnxruntime", "praat")
 """Whose version may change a record."""
-_FLOOR_BANDWIDTH = 1e9
 
 
 @dataclass(frozen=True)
@@ -39,9 +32,9 @@ class Plan:
     """Everything that an evaluation is to do.
 
     Attributes:
-        reference: What the others are held against.
-        candidates: All that are judged; the reference among them, as a control.
-        damaged: The control that must fail, or None; only its first seed is run, and not freely.
+        reference: What the others are held against. It is never judged against itself: see `finer`.
+        candidates: All that are measured; the reference among them, as a control.
+        damages: Of the reference, which must make gates fail: a few prompts each, the first seed, and not freely.
         corpus: What is said.
         seeds: Of the noise.
         stages: Of `metric.STAGES`.
@@ -50,11 +43,13 @@ class Plan:
         engine: Where each process computes.
         fingerprint: Of all that records depend on: see `record_store.plan_fingerprint`.
         settings: How logits are computed: part of what they are kept under.
+        controls: Whether gates are to be seen to fail.
+        finer: The plan that holds the reference against a finer level, to be judged there; None without one.
     """
 
     reference: Candidate
     candidates: tuple[Candidate, ...]
-    damaged: Candidate | None
+    damages: tuple[Damage, ...]
     corpus: Corpus
     seeds: tuple[int, ...]
     stages: tuple[str, ...]
@@ -63,6 +58,8 @@ class Plan:
     engine: EngineOptions
     fingerprint: str
     settings: dict[str, str]
+    controls: bool = True
+    finer: "Plan | None" = None
 
     @property
     def records(self) -> Path:
@@ -75,23 +72,42 @@ class Plan:
         return self.out / "clips"
 
     @property
-    def everyone(self) -> list[Candidate]:
-        """All candidates, the damaged control last."""
-        return [*self.candidates, *([self.damaged] if self.damaged is not None else [])]
+    def copies(self) -> Path:
+        """Directory of what is damaged, while it is measured."""
+        return self.out / "damaged"
 
-    def seeds_of(self, candidate: Candidate) -> tuple[int, ...]:
-        """With which seeds a candidate is run."""
-        return self.seeds[:1] if candidate == self.damaged else self.seeds
+    @property
+    def everyone(self) -> list[Candidate]:
+        """All candidates, the damaged ones last."""
+        return [*self.candidates, *(damage.candidate for damage in self.damages)]
+
+    def is_damaged(self, candidate: Candidate) -> bool:
+        """Whether it was damaged on purpose."""
+        return any(candidate.key == damage.candidate.key for damage in self.damages)
+
+    def seeds_of(self, candidate: Candidate, prompt: Prompt) -> tuple[int, ...]:
+        """With which seeds a candidate is run; none for a prompt that it does not say."""
+        if not self.is_damaged(candidate):
+            return self.seeds
+        return self.seeds[:1] if prompt.id in self._damaged_prompts else ()
+
+    @cached_property
+    def _damaged_prompts(self) -> frozenset[str]:
+        """Evenly over the corpus."""
+        prompts = self.corpus.prompts
+        count = min(PROMPTS, len(prompts))
+        return frozenset(prompts[index * len(prompts) // count].id for index in range(count))
 
     def stages_of(self, candidate: Candidate, prompt: Prompt) -> tuple[str, ...]:
         """Which stages a candidate goes through: not freely beside a person's recording, nor damaged."""
-        is_free = prompt.audio is None and candidate != self.damaged
+        is_free = prompt.audio is None and not self.is_damaged(candidate)
         return tuple(stage for stage in self.stages if is_free or stage != FREE)
 
     def clips(self) -> int:
-        """How many clips there are to do, those of the reference included."""
-        seeds = len(self.seeds) + sum(len(self.seeds_of(candidate)) for candidate in self.everyone)
-        return len(self.corpus.prompts) * seeds
+        """How many clips there are to do, those of the reference and of the finer plan included."""
+        prompts = self.corpus.prompts
+        held = sum(len(self.seeds_of(candidate, prompt)) for candidate in self.everyone for prompt in prompts)
+        return len(prompts) * len(self.seeds) + held + (self.finer.clips() if self.finer is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -100,11 +116,12 @@ class Asked:
 
     Attributes:
         out: Directory of everything that comes out.
-        corpus: Name or file; "auto" is the tiny model's own for the tiny model, else "builtin".
+        corpus: See `load_corpus`; "auto" is the tiny model's own for the tiny model, else "builtin".
         prompts: Only so many of them; None for all.
         seeds: How many.
         stages: Of `metric.STAGES`.
-        controls: Whether to make and judge the damaged level.
+        controls: Whether to damage the reference until each gate fails.
+        ladder: Whether to damage each half in growing strength, too.
         temperature: Of sampling.
         top_k: Of sampling.
         processes: That share the work.
@@ -118,6 +135,7 @@ class Asked:
     seeds: int = 3
     stages: tuple[str, ...] = STAGES
     controls: bool = True
+    ladder: bool = False
     temperature: float = 0.9
     top_k: int = 50
     processes: int = 1
@@ -127,6 +145,9 @@ class Asked:
 
 def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) -> Plan:
     """Levels of one bundle (all it has, if none are named) against one of them.
+
+    Of FP16 nothing is known by holding others against it: where the bundle has F32, and it was not left out, FP16 is
+    held against that.
 
     Errors as `open_level` and `load_corpus`; `ValueError` on a level that is not there, with what to do.
     """
@@ -143,17 +164,63 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
             f"{bundle} has no level {', '.join(missing)}, only {', '.join(present)}. "
             f"Convert it: miso-convert CHECKPOINT --quant {missing[0]} --out {bundle}"
         )
+    finer = None
+    if base == FP16.key and F32.key in keys:
+        keys.remove(F32.key)
+        finer = Candidate.of(F32.key, opened.level(F32.key))
     candidates = tuple(Candidate.of(key, opened.level(key)) for key in keys)
-    return _plan(candidates[keys.index(base)], candidates, asked)
+    asked = replace(asked, controls=asked.controls and (len(candidates) > 1 or finer is not None))
+    plan = _plan(candidates[keys.index(base)], candidates, asked)
+    return plan if finer is None else replace(plan, finer=_against(plan, finer))
 
 
-def plan_compare(first: Path, second: Path, level: str, asked: Asked) -> Plan:
-    """The same level of two bundles, "A" and "B": a new mixture against the old."""
-    candidates = Candidate.of("A", open_level(first, level)), Candidate.of("B", open_level(second, level))
-    names = [each.files.manifest.model_spec.name for each in candidates]
-    if names[0] != names[1]:
-        raise ValueError(f"{first} is {names[0]}, {second} is {names[1]}: only bundles of one model can be compared")
-    return _plan(candidates[0], candidates, asked)
+def _against(plan: Plan, finer: Candidate) -> Plan:
+    """The plan that holds the reference of `plan`, and nothing else, against a finer level."""
+    return replace(
+        plan,
+        reference=finer,
+        candidates=(plan.reference,),
+        damages=(),
+        out=plan.out / finer.level,
+        fingerprint=_fingerprint(finer, plan.corpus, plan.options, plan.settings),
+    )
+
+
+def plan_compare(first: Path, second: Path, level: str, asked: Asked, reference_bundle: Path | None = None) -> Plan:
+    """One level of two bundles, "old" and "new", both against the FP16 of one: a new mixture against the old.
+
+    Args:
+        first: Directory of the old bundle.
+        second: Of the new one.
+        level: Of both.
+        asked: Its controls are not made: gates on a change have their own.
+        reference_bundle: Whose FP16 is taken; None for the old bundle's, or else the new one's.
+
+    Errors as `open_level` and `load_corpus`; `ValueError` if the bundles are not of one checkpoint, or none has FP16.
+    """
+    old, new = Candidate.of(OLD, open_level(first, level)), Candidate.of(NEW, open_level(second, level))
+    choices = [first, second] if reference_bundle is None else [reference_bundle]
+    source = next((path for path in choices if FP16.key in open_bundle(path).manifest.levels), None)
+    if source is None:
+        remedy = "Convert it, or name a bundle that has it: --reference-bundle DIR"
+        raise ValueError(
+            f"{' and '.join(map(str, choices))}: no level {FP16.key}, which both are compared with. {remedy}"
+        )
+    reference = Candidate.of(FP16.key, open_level(source, FP16.key))
+    for path, candidate in ((first, old), (second, new)):
+        mine, theirs = candidate.files.manifest, reference.files.manifest
+        if mine.model_spec != theirs.model_spec or _checkpoint(mine) != _checkpoint(theirs):
+            what = "model" if mine.model_spec != theirs.model_spec else "checkpoint"
+            raise ValueError(
+                f"{path} is of another {what} ({mine.model_spec.name}, {_checkpoint(mine)[0][:12]}) than the reference "
+                f"in {source} ({theirs.model_spec.name}, {_checkpoint(theirs)[0][:12]}): compare bundles of one"
+            )
+    return _plan(reference, (reference, old, new), replace(asked, controls=False, ladder=False))
+
+
+def _checkpoint(manifest: Manifest) -> list[str]:
+    """Hashes of the files that a bundle was made from."""
+    return [source.sha256 for source in manifest.sources_of("checkpoint")] or ["unknown"]
 
 
 def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked) -> Plan:
@@ -170,35 +237,54 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         "kv_type": engine.kv_type,
         "gpu_layers": "none" if engine.gpu_layers == 0 else str(engine.gpu_layers or "default"),
         **{name: found[name] for name in _COMPUTING if name in found},
+        "device": device(engine.gpu_layers),
+        "instructions": instructions(),
+        "code": code_sha256(COMPUTING),
     }
-    control = None
-    if asked.controls and _can_fail(asked, corpus):
-        path = asked.out / f"control-{reference.digest[:10]}"
-        control = Candidate.of(DAMAGED, damaged(reference.files, path))
+    controls = asked.controls and len(corpus.prompts) >= FEWEST_PROMPTS
+    damages = damages_of(reference, controls=controls, ladder=asked.ladder) if _can_fail(asked, corpus) else ()
     seeds = tuple(range(asked.seeds))
-    fingerprint = plan_fingerprint(
-        reference=[reference.name, reference.digest],
-        corpus=corpus.sha256,
-        options={"temperature": options.temperature, "top_k": options.top_k},
-        settings={**settings, "miso-gguf": found["miso-gguf"]},
-    )
     return Plan(
         reference,
         candidates,
-        control,
+        damages,
         corpus,
         seeds,
-        tuple(stage for stage in STAGES if stage in asked.stages),
+        _stages(asked, corpus),
         options,
         asked.out,
         engine,
-        fingerprint,
+        _fingerprint(reference, corpus, options, settings),
         settings,
+        controls,
     )
 
 
+def _fingerprint(reference: Candidate, corpus: Corpus, options: SpeechOptions, settings: Mapping[str, str]) -> str:
+    """Of all that every record depends on. Which files a candidate is, its records say themselves: `Candidate.key`."""
+    return plan_fingerprint(
+        reference=[reference.name, reference.digest],
+        corpus=corpus.sha256,
+        options={"temperature": options.temperature, "top_k": options.top_k},
+        settings={**settings, "miso-gguf": versions()["miso-gguf"], "measuring": code_sha256(MEASURING)},
+    )
+
+
+def _stages(asked: Asked, corpus: Corpus) -> tuple[str, ...]:
+    """Those that were asked for, in order; beside recordings alone nothing is spoken freely."""
+    wanted = [stage for stage in STAGES if stage in asked.stages]
+    if all(prompt.audio is not None for prompt in corpus.prompts) and FREE in wanted:
+        wanted.remove(FREE)
+        if not wanted:
+            raise ValueError(
+                f"every prompt of the corpus is a recording, beside which nothing is spoken freely: "
+                f"add --stages {LOGITS},{ONE_STEP}, or prompts without audio"
+            )
+    return tuple(wanted)
+
+
 def _can_fail(asked: Asked, corpus: Corpus) -> bool:
-    """Whether a gate could fail the damaged level: it is not run freely, and few prompts prove nothing."""
+    """Whether a gate could fail a damaged level: it is not run freely, and few prompts prove nothing."""
     return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 
@@ -208,49 +294,3 @@ def _corpus(manifest: Manifest, asked: Asked) -> Corpus:
         source = "tiny" if replace(manifest.model_spec, name=TINY.name) == TINY else "builtin"
     corpus = load_corpus(source)
     return corpus if asked.prompts is None else corpus.first(max(1, asked.prompts))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """An estimate, for people who are about to wait.
-
-    Attributes:
-        clips: To be done.
-        audio_s: That will be spoken.
-        wall_s: Of one process at this machine's memory bandwidth.
-        disk_bytes: Of the reference's logits.
-    """
-
-    clips: int
-    audio_s: float
-    wall_s: float
-    disk_bytes: int
-
-
-def estimate_cost(plan: Plan) -> Cost:
-    """From the texts' lengths, the bytes that a frame streams, and the measured read bandwidth."""
-    bandwidth = _read_bandwidth()
-    spec = plan.reference.files.manifest.model_spec
-    audio_s = sum(len(prompt.text) for prompt in plan.corpus.prompts) / _CHARACTERS_PER_S * len(plan.seeds)
-    frames = audio_s * FRAME_RATE_HZ
-
-    def frame_s(candidate: Candidate) -> float:
-        sizes = level_memory(candidate.files.manifest, candidate.level)
-        return (sizes.backbone_bytes + (spec.codebooks - 1) * sizes.decoder_bytes) / bandwidth
-
-    wall_s = frames * frame_s(plan.reference)
-    for candidate in plan.candidates:
-        passes = 1.0 if FREE in plan.stages else 0.0
-        # Replays read the weights once for many frames, and are bound by arithmetic: about half of speaking.
-        passes += 0.5 * sum(stage in plan.stages for stage in (LOGITS, ONE_STEP))
-        wall_s += passes * frames * frame_s(candidate)
-    disk = clip_bytes(spec, round(frames)) if LOGITS in plan.stages else 0
-    return Cost(plan.clips(), audio_s * (1 + len(plan.candidates)), wall_s, disk)
-
-
-def _read_bandwidth() -> float:
-    data = np.ones(1 << 24, np.int64)
-    data.max()
-    begin = time.perf_counter()
-    data.max()
-    return max(data.nbytes / (time.perf_counter() - begin), _FLOOR_BANDWIDTH)

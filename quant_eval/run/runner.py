@@ -46,7 +46,7 @@ def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: 
     done = _Counter(progress)
     if processes == 1:
         say_targets(plan, shards[0], "main", done.add)
-        for candidate in plan.everyone:
+        for candidate in _in_turn(plan, done):
             hold_against(plan, candidate, shards[0], "main", done.add)
         return
     with unasked_children():  # among them the one that Python starts to keep its books
@@ -54,17 +54,41 @@ def evaluate(plan: Plan, processes: int = 1, progress: Progress = lambda _done: 
     with executor as pool, _ended_with_us():
         # One writer a part file: a candidate's clips go where its prompts' targets went.
         parts = [(shard, f"p{index}") for index, shard in enumerate(shards) if shard]
-        rounds: list[list[Callable[[], int]]] = [[partial(say_targets, plan, shard, part) for shard, part in parts]]
-        for candidate in plan.everyone:
-            rounds.append([partial(hold_against, plan, candidate, shard, part) for shard, part in parts])
-        for work in rounds:
-            with unasked_children():
-                futures = [pool.submit(_worker, job) for job in work]
-            finished, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:
-                future.cancel()
-            for future in finished:
-                done.add(future.result())
+        _all_done(pool, [partial(say_targets, plan, shard, part) for shard, part in parts], done)
+        for candidate in _in_turn(plan, done):
+            _all_done(pool, [partial(hold_against, plan, candidate, shard, part) for shard, part in parts], done)
+
+
+def _all_done(pool: ProcessPoolExecutor, work: Sequence[Callable[[], int]], done: "_Counter") -> None:
+    """Do it all; at the first error what has not begun is left."""
+    with unasked_children():
+        futures = [pool.submit(_worker, job) for job in work]
+    finished, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in waiting:
+        future.cancel()
+    for future in finished:
+        done.add(future.result())
+
+
+def _in_turn(plan: Plan, done: "_Counter") -> Iterator[Candidate]:
+    """All candidates; a damaged one only if something of it is not measured yet, and only while it is measured."""
+    yield from plan.candidates
+    for damage in plan.damages:
+        if _is_measured(plan, damage.candidate):
+            done.add(sum(len(plan.seeds_of(damage.candidate, prompt)) for prompt in plan.corpus.prompts))
+            continue
+        with damage.copied(plan.copies) as candidate:
+            yield candidate
+
+
+def _is_measured(plan: Plan, candidate: Candidate) -> bool:
+    with Records.open(plan.records, plan.fingerprint) as records:
+        return not any(
+            _missing(plan, records, candidate, prompt, seed)
+            for prompt in plan.corpus.prompts
+            for seed in plan.seeds_of(candidate, prompt)
+            if len(_target(plan, records, prompt, seed).codes)
+        )
 
 
 @contextmanager
@@ -140,7 +164,7 @@ def _wanted_of_reference(plan: Plan, records: Records, prompt: Prompt, seed: int
     if LOGITS in plan.stages and any(
         RecordKey(LOGITS, candidate.key, prompt.id, seed) not in records
         for candidate in plan.everyone
-        if seed in plan.seeds_of(candidate)
+        if seed in plan.seeds_of(candidate, prompt)
     ):
         wanted.add(LOGITS)
     return wanted
@@ -158,16 +182,12 @@ def hold_against(
         loaded: LoadedCandidate | None = None
         reference_depth: DepthDecoderOnly | None = None
         for prompt in prompts:
-            for seed in plan.seeds_of(candidate):
-                missing = [
-                    stage
-                    for stage in plan.stages_of(candidate, prompt)
-                    if RecordKey(stage, candidate.key, prompt.id, seed) not in records
-                ]
-                target = Target.of(prompt, _found(records, TARGET, plan.reference.key, prompt, seed))
+            for seed in plan.seeds_of(candidate, prompt):
+                missing = _missing(plan, records, candidate, prompt, seed)
+                target = _target(plan, records, prompt, seed)
                 if missing and loaded is None:
                     loaded = stack.enter_context(LoadedCandidate(candidate, plan.engine))
-                    if LOGITS in plan.stages and candidate.key != plan.reference.key:
+                    if LOGITS in plan.stages and candidate.key != plan.reference.key and not plan.is_damaged(candidate):
                         reference_depth = stack.enter_context(DepthDecoderOnly(plan.reference, loaded, plan.engine))
                 if loaded is not None and len(target.codes):
                     for stage in missing:
@@ -175,6 +195,19 @@ def hold_against(
                 count += 1
                 progress(1)
     return count
+
+
+def _missing(plan: Plan, records: Records, candidate: Candidate, prompt: Prompt, seed: int) -> list[str]:
+    """The stages of which a clip has no record yet."""
+    return [
+        stage
+        for stage in plan.stages_of(candidate, prompt)
+        if RecordKey(stage, candidate.key, prompt.id, seed) not in records
+    ]
+
+
+def _target(plan: Plan, records: Records, prompt: Prompt, seed: int) -> Target:
+    return Target.of(prompt, _found(records, TARGET, plan.reference.key, prompt, seed))
 
 
 def _record(

@@ -20,7 +20,7 @@ from ...runtime.speech import Segment
 from ..corpus import Prompt
 from ..metric import FREE, LOGITS, ONE_STEP
 from ..metrics.codes import FLIPS, PATHS, SEMANTIC
-from ..metrics.divergence import Divergence, clip_metrics, divergence, eos_log_odds_change
+from ..metrics.divergence import Divergence, EosChange, clip_metrics, divergence, eos_change
 from ..metrics.failures import ANEW, failures
 from ..metrics.table import frame_weights
 from ..prosody.compare import compare_aligned, compare_free
@@ -29,7 +29,7 @@ from ..prosody.recording import measure_both
 from .candidate import DepthDecoderOnly, LoadedCandidate
 from .record import Record
 from .reference_logits import ReferenceClip, ReferenceLogits, clip_key
-from .teacher_forcing import joined
+from .teacher_forcing import Replayed, joined
 
 TARGET, BASIS, FLOOR = "target", "basis", "floor"
 """Of the reference alone: what it said, what it draws in the one-step stage, and two of its seeds compared."""
@@ -102,9 +102,9 @@ def logits_record(
     depth = loaded.depth_logits(replayed)
     reference = base.logits
     found = _divergence(reference, joined(replayed, depth), options)
-    ended = target.ended == "eos" and not target.is_recording
-    shift = float(eos_log_odds_change(base.replayed.logits0[-1:], replayed.logits0[-1:])[0]) if ended else None
-    values = clip_metrics(replace(found, eos_shift_nats=shift))
+    # Who recorded it decided where a recording stops.
+    eos = None if target.is_recording else _eos_change(base, replayed, target, options)
+    values = clip_metrics(replace(found, eos=eos))
     frames = float(len(target.codes))
     weights = frame_weights(values, len(target.codes))
     detail: dict[str, Any] = {
@@ -125,6 +125,16 @@ def logits_record(
 
 def _divergence(base: F32Array, level: F32Array, options: SpeechOptions) -> Divergence:
     return divergence(base, level, temperature=options.temperature or 1.0, top_k=options.top_k)
+
+
+def _eos_change(base: ReferenceClip, level: Replayed, target: Target, options: SpeechOptions) -> EosChange:
+    return eos_change(
+        base.replayed.logits0,
+        level.logits0,
+        stopped=target.ended == "eos",
+        temperature=options.temperature or 1.0,
+        top_k=options.top_k,
+    )
 
 
 def one_step_record(

@@ -25,7 +25,7 @@ from .observations import F64Array, Observations, by_prompt
 RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
-"""Of the intervals: two-sided."""
+"""Of each bound: one-sided, so that the bound which is printed is the one that decides."""
 
 _UNSEEN = 5.0
 """The prompt that was not drawn lies (1 + 5 / prompts) times as far out as the furthest one that was.
@@ -102,10 +102,13 @@ class Bootstrap:
         return min(1.0, 2 * min(self.p_above(margin), self.p_below(-margin)))
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """The two-sided interval: all margins that neither test rejects. A single prompt has none: value and value."""
+        """The lower and the upper bound, each with that confidence: between them lies what neither test rejects.
+
+        A single prompt has none: value and value.
+        """
         if self.prompts < 2 or self.is_constant:
             return self.value, self.value
-        level = (1 - confidence) / 2
+        level = 1 - confidence
         return min(self.value, -self._lower.bound(level)), max(self.value, self._upper.bound(level))
 
     def _p_value(self, margin: float, sign: int) -> float:

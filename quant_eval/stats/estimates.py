@@ -1,6 +1,7 @@
-"""The statistics of verdicts: estimates with intervals, exact tests of counts, and Holm's correction.
+"""The statistics of verdicts: estimates with their bounds, the ratio to the noise floor, tests, Holm's correction.
 
-The bootstrap itself is in `bootstrap.py`. It knows numbers and where they come from, but neither gates nor verdicts.
+The bootstrap itself is in `bootstrap.py`, counts of failures are in `counts.py`. It knows numbers and where they come
+from, but neither gates nor verdicts.
 """
 
 import math
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..results import Estimate
 from .bootstrap import RESAMPLES, SEED, Bootstrap
-from .observations import Observations, by_prompt
+from .counts import check_failures, share_below
+from .observations import F64Array, Observations, by_prompt
 
 SIGNIFICANCE = 0.05
 """Of the tests: one-sided."""
@@ -26,15 +28,15 @@ def estimate(
     *,
     limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
-    """The mean with its two-sided 95 % interval, which ends at `limits`.
+    """The mean with its bounds, each of 95 % and one-sided, which end at `limits`.
 
-    A single prompt has no interval: low and high are the value, and `prompts` says 1.
+    A single prompt has none: low and high are the value, and `prompts` says 1.
     """
     return as_estimate(Bootstrap(observations, resamples=resamples, seed=seed), limits)
 
 
 def as_estimate(bootstrap: Bootstrap, limits: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
-    """The value of a bootstrap with its interval, which ends at `limits`."""
+    """The value of a bootstrap with its bounds, which end at `limits`."""
     low, high = bootstrap.interval()
     value = bootstrap.value
     return Estimate(
@@ -60,53 +62,52 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def effect_ratio(
+    level: Observations, floor: Observations, resamples: int = RESAMPLES, seed: int = SEED
+) -> Estimate | None:
+    """R with its bounds: the mean size of a difference at a level, over that between two seeds of the reference.
+
+    Over the prompts that both have; every clip counts alike. None if they have none in common, or no floor there.
+    """
+    prompts = np.intersect1d(level.prompts, floor.prompts)
+    if not len(prompts):
+        return None
+    clips = int(np.isin(level.prompts, prompts).sum())
+    sizes, floors = (_mean_sizes(each, prompts) for each in (level, floor))
+    if not floors.any():
+        return None
+    # A ratio of means is a mean of ratios that is weighted by the floors. None may be zero, for its prompt counts too.
+    weights = np.maximum(floors, _LEAST_FLOOR * floors.mean())
+    ratios = Observations(prompts, np.zeros(len(prompts), np.int64), sizes / weights, weights)
+    return estimate(ratios, resamples, seed, limits=(0.0, math.inf)).model_copy(update={"clips": clips})
+
+
+_LEAST_FLOOR = 1e-6
+"""Of the mean: less than any report shows, and far above rounding."""
+
+
+def _mean_sizes(observations: Observations, prompts: NDArray[np.str_]) -> F64Array:
+    """The sum of sizes of each of these prompts, over the number of all clips of theirs."""
+    where = np.isin(observations.prompts, prompts)
+    sums = np.bincount(np.searchsorted(prompts, observations.prompts[where]), np.abs(observations.values[where]))
+    mean_sizes: F64Array = sums / where.sum()
+    return mean_sizes
+
+
 def binomial_tail(hits: int, trials: int, share: float) -> float:
     """The chance of so many hits or more: one-sided exact test of "the true share is `share` or less".
 
-    It is 5 % or less just where the lower end of the exact one-sided 95 % interval exceeds `share`.
-    Source: Clopper and Pearson (1934).
+    It is 5 % or less just where `counts.lowest_share` exceeds `share`.
     """
     if not 0 <= hits <= trials or not 0 <= share <= 1:
         raise ValueError(f"hits must be 0 to trials, share 0 to 1; not {hits}, {trials}, {share}")
-    if hits == 0 or share == 1:
-        return 1.0
-    if share == 0:
-        return 0.0
-    terms = (
-        math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(share)
-        + (trials - k) * math.log1p(-share)
-        for k in range(hits, trials + 1)
-    )
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
-
-
-def p_more_failures(observations: Observations, share: float) -> float:
-    """p-value of "the true share of failures is `share` (0 to 1) or less", by the exact binomial test.
-
-    Seeds of one prompt tend to fail together, and a prompt that fails three times is not evidence three times over. So
-    the number of prompts that fail is tested, in as many trials as make the observed share the same: that is all clips
-    where no prompt fails twice. Values are 100 for a clip that fails and 0 for one that does not; weights are ignored.
-    """
-    failed = _failed(observations)
-    hits = int(failed.sum())
-    prompts = len(set(observations.prompts[failed].tolist()))
-    trials = math.ceil(prompts * len(failed) / hits) if hits else len(failed)
-    return binomial_tail(prompts, trials, share)
+    return 1.0 if hits == 0 else share_below(share, hits, trials - hits + 1)
 
 
 def p_fails_more_often(new: Observations, old: Observations) -> float:
     """p-value of "`new` fails no more often than `old`" for paired clips: a sign test over the prompts that differ."""
-    change = by_prompt(new, _failed(new).astype(np.float64) - _failed(old))
+    check_failures(new)
+    check_failures(old)
+    change = by_prompt(new, new.values - old.values)
     worse, better = int((change > 0).sum()), int((change < 0).sum())
     return binomial_tail(worse, worse + better, 0.5)
-
-
-def _failed(observations: Observations) -> NDArray[np.bool_]:
-    if not (np.isin(observations.values, (0.0, 100.0))).all():
-        odd = observations.values[~np.isin(observations.values, (0.0, 100.0))][0]
-        raise ValueError(f"a failure counts as 100 and its absence as 0, not as {odd}")
-    failed: NDArray[np.bool_] = observations.values == 100.0
-    return failed

@@ -210,6 +210,8 @@ class AudioWriter(SampleWriter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt) and not self._done:
+            self.samples_written = self._file.frames  # it may have come between writing and counting
         if error is None or (isinstance(error, KeyboardInterrupt) and self.samples_written):
             self.close()
         else:

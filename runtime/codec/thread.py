@@ -49,7 +49,9 @@ class CodecThread(Closing):
     def __init__(self, codec: Decoder) -> None:
         self._codec = codec
         self._process = OwnProcess()
-        self._changed = threading.Condition()
+        # Taken itself, not through its condition: Python's own code there may be interrupted, and would keep it.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[_Piece] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -58,7 +60,7 @@ class CodecThread(Closing):
         """End the thread: who waits, and whoever calls later, gets a `MisoError`. Waits for the call under way."""
         if not self._process.is_here:
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._waiting.clear()
             thread = self._thread
@@ -73,7 +75,7 @@ class CodecThread(Closing):
         """
         self._process.check()
         piece = _Piece(stream, codes)
-        with self._changed:
+        with self._lock:
             self._start()
             self._waiting.append(piece)
             self._changed.notify_all()
@@ -108,7 +110,7 @@ class CodecThread(Closing):
 
     def _turn(self) -> bool:
         """One call of the codec. False when the thread is to end."""
-        with self._changed:
+        with self._lock:
             while not (batch := self._taken()):
                 if self._closed:
                     return False
@@ -116,7 +118,7 @@ class CodecThread(Closing):
                     self._thread = None
                     return False
         results = self._decoded(batch)
-        with self._changed:
+        with self._lock:
             for piece, result in zip(batch, results, strict=True):
                 piece.result = result
             self._changed.notify_all()

@@ -147,7 +147,8 @@ class Ticket(Closing):
         self._row, self._process = row, process
         # The batcher keeps the row, not this. Without this a forgotten one would hold its sequence for ever.
         # It knows the row weakly: an error that was raised remembers this ticket, and the row the error.
-        weakref.finalize(self, _cancel, weakref.ref(row), process).atexit = False
+        self._dropped = weakref.finalize(self, _cancel, weakref.ref(row), process)
+        self._dropped.atexit = False
 
     def __iter__(self) -> "Ticket":
         return self
@@ -166,6 +167,7 @@ class Ticket(Closing):
     def cancel(self) -> None:
         """Compute no further frame, from the next on; what was not taken is dropped. Never waits; idempotent."""
         _cancel(weakref.ref(self._row), self._process)
+        self._dropped.detach()  # an interrupt while it is dropped would be lost
 
     def close(self) -> None:
         """`cancel`."""

@@ -302,7 +302,8 @@ def test_a_hub_that_lists_nothing_does_not_make_it_fetch(hub: HubServer, home: P
     hub.failing = f"/cdn/{CSM}/resolve/{hub.commit}/model-"
     assert convert(hub, home, CSM, "--quant", "q8_0").returncode == 2
     assert list(home.rglob("model.safetensors.index.json"))
-    hub.failing, hub.sent_bytes = "/api/models", 0
+    hub.failing = "/api/models"
+    hub.count_anew()
     done = convert(hub, home, CSM, "--quant", "q8_0", "--dry-run")
     assert done.returncode == 2
     assert re.search(

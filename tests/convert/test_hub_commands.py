@@ -61,7 +61,7 @@ def test_a_revision_is_converted_recorded_shown_and_verified(
     assert {(source.repo, source.revision) for source in read_manifest(Path("out")).sources} == {(REPO, commit)}
     assert f"{REPO} │ {commit[:12]}" in miso_convert("inspect", "out")[1]
     constants.HF_HUB_CACHE += "-other"  # put back by the monkeypatch that set it
-    hub.sent_bytes = 0
+    hub.count_anew()
     code, out, err = miso_convert("verify", "out", REPO, "--config", config, "--json")
     assert code == 1
     source = json.loads(out)["findings"][-1]

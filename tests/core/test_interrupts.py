@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,6 +101,109 @@ def test_in_a_function_that_native_code_calls_it_is_not_lost(monkeypatch: pytest
         messages._LOG_CALLBACK(messages._LOG_LEVEL_ERROR, b"no memory", None)
         assert said == [b"no memory"]
         time.sleep(10)
+
+
+class Dropped:
+    """An object with a finalizer, either Python's own kind or `weakref.finalize`."""
+
+    def __init__(self, finalizer: Callable[[], None]) -> None:
+        weakref.finalize(self, finalizer)
+
+
+class Deleted:
+    def __init__(self, finalizer: Callable[[], None]) -> None:
+        self._finalizer = finalizer
+
+    def __del__(self) -> None:
+        self._finalizer()
+
+
+@pytest.mark.parametrize("kind", [Dropped, Deleted])
+def test_in_a_finalizer_it_is_not_lost_and_does_not_cut_it_short(kind: Callable[[Callable[[], None]], object]) -> None:
+    """As Ctrl-C was between two sentences, when the ticket of the first was dropped."""
+    ended = []
+
+    def finalizer() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        ended.append(True)
+
+    dropped = kind(finalizer)
+    with pytest.raises(KeyboardInterrupt), interruptible():  # noqa: PT012
+        del dropped
+        assert ended
+        time.sleep(10)
+
+
+def test_where_python_says_only_that_it_ignores_it_it_comes_again() -> None:
+    """A callback of which nobody knows. What else is ignored is told to whoever listened before."""
+    told: list[Any] = []
+    kept, sys.unraisablehook = sys.unraisablehook, told.append
+
+    def interrupted(_reference: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    def fails(_reference: object) -> None:
+        raise ValueError
+
+    try:
+        for callback, count in ((interrupted, 0), (fails, 1)):
+            dropped = {1, 2}
+            reference = weakref.ref(dropped, callback)
+            with pytest.raises(KeyboardInterrupt), interruptible():  # noqa: PT012
+                del dropped
+                assert reference() is None
+                if callback is fails:
+                    signal.raise_signal(signal.SIGTERM)
+                time.sleep(10)
+            assert len(told) == count
+        assert sys.unraisablehook == told.append
+    finally:
+        sys.unraisablehook = kept
+
+
+class Asking:
+    """A lock during whose `at`-th call Ctrl-C comes, before or after it does what it is for."""
+
+    def __init__(self, at: int, *, early: bool) -> None:
+        self._lock, self._left, self._early = threading.Lock(), at, early
+
+    def acquire(self, *arguments: Any) -> bool:
+        return self._call(lambda: self._lock.acquire(*arguments))
+
+    def release(self) -> None:
+        self._call(self._lock.release)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def _call(self, method: Callable[[], Any]) -> Any:
+        self._left -= 1
+        if self._early and not self._left:
+            signal.raise_signal(signal.SIGINT)
+        result = method()
+        if not self._early and not self._left:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+def test_a_condition_gives_its_lock_back_once(at: int, early: bool) -> None:
+    """One that is kept holds up all others; one that is not there cannot be given back, which hides the interrupt."""
+    lock = Asking(at, early=early)
+    condition = threading.Condition(lock)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt), interruptible():  # noqa: PT012
+        with condition:
+            condition.wait(0)
+        assert lock._left <= 0
+        time.sleep(10)
+    assert not lock.locked()
 
 
 def test_children() -> None:

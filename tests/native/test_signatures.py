@@ -15,6 +15,7 @@ from miso_gguf.native.signatures import (
     GGML_BASE,
     GGUF_GETTERS,
     PROCEDURES,
+    Feature,
     GgufInitParams,
     InitParams,
     TensorHead,
@@ -48,7 +49,7 @@ def test_functions_of_backends(name: str, headers: Headers) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "name"),
-    [(TypeTraits, "ggml_type_traits"), (TensorHead, "ggml_tensor"), *NAMES.items()],
+    [(TypeTraits, "ggml_type_traits"), (TensorHead, "ggml_tensor"), (Feature, "ggml_backend_feature"), *NAMES.items()],
     ids=str,
 )
 def test_structs(ours: type[ctypes.Structure], name: str, headers: Headers) -> None:

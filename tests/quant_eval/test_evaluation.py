@@ -19,7 +19,7 @@ from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import Results
 from miso_gguf.quant_eval.run.damage import damaged
-from miso_gguf.quant_eval.run.plan import Asked, Plan, estimate_cost, plan_compare, plan_run
+from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_compare, plan_run
 from miso_gguf.quant_eval.run.record_store import RecordError, Records
 from miso_gguf.quant_eval.run.runner import evaluate
 from miso_gguf.runtime.bundle import open_level
@@ -166,14 +166,6 @@ def test_records_of_another_plan_are_refused(bundle: Path, tmp_path: Path) -> No
         evaluate(other)
 
 
-def test_two_bundles_of_one_mixture_do_not_differ(bundle: Path, tmp_path: Path) -> None:
-    plan = plan_compare(
-        bundle, bundle, "q4_0", asked(tmp_path, prompts=2, controls=False, stages=("logits", "one-step"))
-    )
-    found = evaluate_plan(plan, Wanted("compare", vram=False))
-    assert {m.estimate.value for m in found.metrics if m.level == "B" and m.metric.startswith("kld")} == {0.0}
-
-
 def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> None:
     clip = next((report / "clips").glob("fp16-*.wav"))
     corpus = tmp_path / "mine.jsonl"
@@ -186,15 +178,6 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
     assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
     assert not [m for m in found.metrics if m.metric == "dur_ratio"], "a level is not compared with a person"
     assert found.controls[0].behaved
-
-
-def test_the_cost_is_estimated_from_what_is_asked(bundle: Path, tmp_path: Path) -> None:
-    one = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=1, controls=False)))
-    three = estimate_cost(plan_run(bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path, seeds=3, controls=False)))
-    assert three.audio_s == pytest.approx(3 * one.audio_s)
-    assert three.disk_bytes == pytest.approx(3 * one.disk_bytes, rel=0.01)
-    assert three.clips == 3 * one.clips
-    assert one.wall_s > 0
 
 
 # Exit codes
@@ -213,21 +196,6 @@ def test_a_failed_gate_is_1(bundle: Path, report: Path, tmp_path: Path) -> None:
     arguments = ["run", bundle, *few(report), "--no-vram", "--gates", gates]
     assert miso_eval(*arguments) == 1
     assert miso_eval(*arguments[:-2]) == 0, "the same records, the default gates"
-
-
-def test_history(report: Path, bundle: Path, tmp_path: Path) -> None:
-    accepted = tmp_path / "accepted.json"
-    assert miso_eval("accept", report, accepted) == 0
-    assert miso_eval("gate", report, "--accepted", accepted) == 0
-    document = json.loads(accepted.read_text())
-    for stored in document["levels"]["q4_0"].values():
-        if stored["estimate"]["value"] > 0:
-            stored["values"] = [value / 50 for value in stored["values"]]
-            stored["estimate"] |= {key: stored["estimate"][key] / 50 for key in ("value", "low", "high")}
-    accepted.write_text(json.dumps(document))
-    assert miso_eval("gate", report, "--accepted", accepted) == 1, "it was fifty times better"
-    arguments = ["run", bundle, *few(report), "--no-vram", "--history", accepted]
-    assert miso_eval(*arguments) == 1
 
 
 @pytest.mark.parametrize(
@@ -257,16 +225,6 @@ def test_what_cannot_be_done_is_2_and_one_line(
     assert said[-1].startswith("miso-eval: error: ")
 
 
-def test_an_accepted_evaluation_of_another_corpus_is_2(
-    report: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    document = json.loads((report / "observations.json").read_text())
-    document["subject"]["corpus_sha256"] = "0" * 64
-    (tmp_path / "other.json").write_text(json.dumps(document))
-    assert miso_eval("gate", report, "--accepted", tmp_path / "other.json") == 2
-    assert "corpus is" in capfd.readouterr().err
-
-
 def test_prosody_of_two_files(report: Path, capfd: pytest.CaptureFixture[str]) -> None:
     clip = next((report / "clips").glob("fp16-*.wav"))
     assert miso_eval("prosody", clip, clip, "--json") == 0
@@ -281,8 +239,8 @@ def test_a_changed_level_is_measured_again(bundle: Path, tmp_path: Path) -> None
     same = evaluate_plan(plan_compare(bundle, bundle, "q4_0", quick), Wanted("compare", vram=False))
     damaged(open_level(bundle, "q4_0"), tmp_path / "new")
     other = evaluate_plan(plan_compare(bundle, tmp_path / "new", "q4_0", quick), Wanted("compare", vram=False))
-    assert mean(same, "B", "kld_cb0") == 0 < mean(other, "B", "kld_cb0")
-    assert any("B: level q4_0 of new" in note for note in other.notes)
+    assert mean(same, "new", "kld_cb0") == mean(same, "old", "kld_cb0") < mean(other, "new", "kld_cb0")
+    assert any("new: level q4_0 of new" in note for note in other.notes)
 
 
 def test_stages_that_were_not_asked_for_are_left_out(bundle: Path, tmp_path: Path) -> None:
@@ -315,28 +273,15 @@ def test_nothing_to_judge_is_no_success(bundle: Path, tmp_path: Path) -> None:
 
 def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
-    document = json.loads((report / "observations.json").read_text())
-    document["subject"]["model"] = "Another"
+    assert miso_eval("accept", report, other, "--force") == 0
+    document = json.loads(other.read_text())
+    document["entries"][0]["accepted"]["subject"]["model"] = "Another"
     other.write_text(json.dumps(document))
     gates = tmp_path / "gates.toml"
     gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_least"\nmargins = { fp16 = 0.1 }\n')
     for bad in (("--history", other), ("--gates", gates), ("--extra", "weer")):
         assert miso_eval("run", bundle, "--no-controls", "--out", tmp_path / "out", *bad) == 2
         assert not list((tmp_path / "out").glob("records/*")), bad
-
-
-def test_the_history_is_in_the_level_s_verdict(report: Path, bundle: Path, tmp_path: Path) -> None:
-    document = json.loads((report / "observations.json").read_text())
-    for stored in document["levels"]["q4_0"].values():
-        if stored["estimate"]["value"] > 0:
-            stored["values"] = [value / 50 for value in stored["values"]]
-            stored["estimate"] |= {key: stored["estimate"][key] / 50 for key in ("value", "low", "high")}
-    accepted = tmp_path / "accepted.json"
-    accepted.write_text(json.dumps(document))
-    plan = plan_run(bundle, [], "fp16", asked(report))
-    found = evaluate_plan(plan, Wanted(vram=False, history=accepted))
-    assert {level.level: level.verdict for level in found.levels}["q4_0"] == "FAIL"
-    assert found.verdict == "FAIL"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["run", "none", "--out", "out"], 2)])

@@ -7,6 +7,7 @@ import socket
 import sys
 from types import SimpleNamespace
 
+import llama_cpp
 import pytest
 
 from miso_gguf import __version__
@@ -14,7 +15,7 @@ from miso_gguf.core.errors import MisoError
 from miso_gguf.native.device import Device
 from miso_gguf.native.nvml import NvmlMissing, opened_nvml
 from miso_gguf.quant_eval import machine as module
-from miso_gguf.quant_eval.machine import machine, versions
+from miso_gguf.quant_eval.machine import device, instructions, machine, versions
 
 
 class FakeNvml:
@@ -56,11 +57,28 @@ class FakeNvml:
 
 def test_this_machine() -> None:
     found = machine()
-    assert set(found) == {"cpu", "cores", "memory", "gpu", "nvidia", "os"}
+    assert set(found) == {"cpu", "cores", "memory", "gpu", "nvidia", "device", "instructions", "os"}
     assert all(isinstance(value, str) and value for value in found.values())
     assert platform.system() in found["os"]
     assert found["memory"].endswith("GB")
     json.dumps(found)
+
+
+def test_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instructions that llama.cpp itself prints; of a GPU its name; threads are no matter."""
+    said = llama_cpp.llama_print_system_info().decode()
+    known = {part.split("=")[0].split(":")[-1].strip() for part in said.split("|") if "=" in part}
+    assert "OPENMP" in known
+    assert set(instructions().split()) == known - {"OPENMP"}
+    assert (device(0), machine(gpu_layers=0)["device"]) == ("CPU", "CPU")
+    monkeypatch.setattr(module, "gpus", lambda: [Device(1, "CUDA0", " Card 4000", "gpu")])
+    assert (device(0), device(None), device(3)) == ("CPU", "Card 4000", "Card 4000")
+
+    def fail() -> None:
+        raise MisoError("has no ggml_backend_get_features")
+
+    monkeypatch.setattr(module, "cpu_features", fail)
+    assert instructions() == "unknown"
 
 
 def test_no_names_of_people_or_networks(monkeypatch: pytest.MonkeyPatch) -> None:

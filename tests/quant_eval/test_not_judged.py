@@ -10,7 +10,8 @@ from sample_results import sample
 
 from miso_gguf.console import run
 from miso_gguf.quant_eval.cli import cli
-from miso_gguf.quant_eval.report import junit, markdown, words
+from miso_gguf.quant_eval.report import junit, markdown
+from miso_gguf.quant_eval.report.headline import headline
 from miso_gguf.quant_eval.report.html import page
 from miso_gguf.quant_eval.results import Results
 
@@ -24,7 +25,8 @@ def miso_eval(*arguments: object) -> int:
 def gates(path: Path, levels: Sequence[str]) -> Path:
     """Nothing but an exact zero passes."""
     margins = ", ".join(f"{level} = 0.0" for level in levels)
-    text = f'[gates.kld_cb0]\nkind = "at_most"\nmargins = {{ {margins} }}\n[history]\nmetrics = ["kld_cb0"]\n'
+    text = f'[gates.kld_cb0]\nkind = "at_most"\nmargins = {{ {margins} }}\n[history.margins]\n'
+    text += "kld_cb0 = { percent = 10, least = 0 }\n"
     path.write_text(f"schema_version = 1\n{text}")
     return path
 
@@ -62,11 +64,11 @@ def test_with_margins_it_would_fail(bundle: Path, report: Path, tmp_path: Path) 
 def test_nor_is_it_held_against_what_was_accepted(
     bundle: Path, report: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    document = json.loads((report / "observations.json").read_text())
-    stored = document["levels"]["q8_0"]["kld_cb0"]
-    stored["values"] = [value / 50 for value in stored["values"]]
-    stored["estimate"] |= {key: stored["estimate"][key] / 50 for key in ("value", "low", "high")}
     accepted = tmp_path / "accepted.json"
+    assert miso_eval("accept", report, accepted, "--force") == 0
+    document = json.loads(accepted.read_text())
+    stored = document["entries"][0]["accepted"]["levels"]["q8_0"]["kld_cb0"]
+    stored["values"] = [value / 50 for value in stored["values"]]
     accepted.write_text(json.dumps(document))
     strict = gates(tmp_path / "strict.toml", ["fp16", "q8_0"])
     mild = gates(tmp_path / "mild.toml", ["fp16", "q4_0"])
@@ -81,14 +83,12 @@ def test_nor_is_it_held_against_what_was_accepted(
     assert not [gate for gate in results.gates if gate.level == "q8_0"]
 
 
-def test_two_bundles_at_such_a_level_are_no_success(
-    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_bundles_are_compared_at_such_a_level(bundle: Path, tmp_path: Path) -> None:
+    """What is judged is the change."""
     few = ["--prompts", 2, "--seeds", 1, "--threads", 1, "--stages", "logits", "--no-vram", "--no-controls"]
     mild = gates(tmp_path / "mild.toml", ["fp16"])
     command = ["compare", bundle, bundle, "--level", "q8_0", *few, "--gates", mild, "--out", tmp_path / "out"]
-    assert miso_eval(*command) == 2
-    assert f"nothing was judged: {WHY}" in capfd.readouterr().err
+    assert miso_eval(*command) == 0
 
 
 def without(results: Results, level: str) -> Results:
@@ -102,7 +102,7 @@ def without(results: Results, level: str) -> Results:
 
 def test_each_report_says_so(tmp_path: Path) -> None:
     results = without(sample(), "q8_0")
-    assert words.headline(results).endswith(f"(KLD, semantic; Top-1 agreement; F0 error); {WHY}.")
+    assert headline(results).endswith(f"Q4_K_M: 1 of 8 gates undecided; {WHY}.")
     for text in (markdown.report(results), markdown.comment(results)):
         table = text.replace("\\", "").split("**Not judged**")[1].splitlines()
         assert table[4] == f"| Q8_0 | {WHY} |"
@@ -118,6 +118,6 @@ def test_each_report_says_so(tmp_path: Path) -> None:
 
 def test_where_no_level_is_judged_that_is_said() -> None:
     results = without(sample(levels=("fp16", "q8_0")), "q8_0").model_copy(update={"verdict": None})
-    assert words.headline(results) == f"Nothing was judged: {WHY}."
+    assert headline(results) == f"Nothing was judged: {WHY}."
     section = markdown.report(results).replace("\\", "").split("## Verdicts")[1].split("##")[0]
     assert section.strip() == f"_Nothing was judged: {WHY}._"

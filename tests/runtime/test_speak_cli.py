@@ -791,12 +791,19 @@ def _interrupted(bundle: Path, tmp_path: Path, *options: str, by: int = signal.S
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size > 48_000):
-            time.sleep(0.01)
-        process.send_signal(by)
-        assert process.stderr is not None
-        return process.wait(30), process.stderr.read()
+        try:
+            deadline = time.monotonic() + 60
+            while not (partial.exists() and partial.stat().st_size > 48_000):
+                assert time.monotonic() < deadline, "no second of sound within a minute"
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(by)
+            errors = process.communicate(timeout=60)[1]
+        except BaseException:
+            process.kill()  # or it would go on to the end of the text
+            print(process.communicate()[1])
+            raise
+        return process.returncode, errors
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])

@@ -47,7 +47,7 @@ def pareto(results: Results) -> Section:
                 Cell(label_of(level)),
                 Cell(size_text(size)),
                 Cell(number(sizes[level].bits_per_weight, 2)),
-                Cell(number(kld, KLD_DIGITS), _kld_interval(results, level)),
+                Cell(number(kld, KLD_DIGITS), _kld_bounds(results, level)),
                 Cell("yes" if level in best else "no"),
             )
             for level, (size, kld) in points.items()
@@ -119,5 +119,5 @@ def _memory_parts(levels: list[LevelResult]) -> Table:
     return Table("Accounted memory by part, and where each number comes from", head, tuple(rows))
 
 
-def _kld_interval(results: Results, level: str) -> str:
+def _kld_bounds(results: Results, level: str) -> str:
     return next((interval(entry.both, KLD_DIGITS) for entry in results.attribution if entry.level == level), "")

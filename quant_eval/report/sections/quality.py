@@ -7,7 +7,7 @@ from ...metrics.failures import FAILURES
 from ...metrics.table import METRICS
 from ...results import Attribution, CodebookResult, Distribution, Estimate, MetricResult, Results
 from ..view import NOTHING, Cell, Section, Table, heads
-from ..words import interval, label_of, metric_of, number, quantity, stage_name, with_unit
+from ..words import BOUNDS, label_of, measured, metric_of, number, quantity, spread, stage_name, with_unit
 from .costs import KLD_DIGITS, NOT_RUN
 
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -50,9 +50,7 @@ def attribution(results: Results) -> Section:
     head = heads("Level", "Backbone", "Depth decoder", "Both", "Mostly from")
     rows = tuple(_attribution_row(entry) for entry in results.attribution)
     return section.of(
-        Table(
-            "KLD in nats, mean and 95 % interval, by the half that is at the level", head, rows, words=frozenset({0, 4})
-        )
+        Table(f"KLD in nats, mean and {BOUNDS}, by the half that is at the level", head, rows, words=frozenset({0, 4}))
     )
 
 
@@ -61,7 +59,9 @@ def distributions(results: Results) -> Section:
     section = Section(
         "distributions",
         "Durations, pauses and failures",
-        "All clips of the free run. A level may be right on average and still have a tail.",
+        "All clips of the free run. A level may be right on average and still have a tail: the shift is how far its "
+        "values would have to be moved to be the reference's (Wasserstein distance). Two seeds of the reference have "
+        "one too, and only what is above that says anything.",
     )
     has_failures = any(level.clips for level in results.levels)
     if not results.distributions and not has_failures:
@@ -71,6 +71,8 @@ def distributions(results: Results) -> Section:
         _quantile_table(name, unit, [entry for entry in results.distributions if entry.name == name])
         for name, unit in names
     ]
+    if any(entry.shift is not None for entry in results.distributions):
+        tables.append(_shift_table(results))
     if has_failures:
         tables.append(_failure_table(results))
     return section.of(*tables)
@@ -97,16 +99,17 @@ def noise_floor(results: Results) -> Section:
         floor = next(entry.noise_floor for entry in by_level.values())
         assert floor is not None
         ratios = (by_level[level].effect_ratio if level in by_level else None for level in levels)
-        cells = (NOTHING if ratio is None else Cell(number(ratio, 2)) for ratio in ratios)
+        cells = (NOTHING if ratio is None else _estimated(ratio, 2) for ratio in ratios)
         rows.append((Cell(metric.label, metric.unit), _estimated(floor, metric.digits), *cells))
     head = (Cell("Metric"), Cell("Between seeds"), *(Cell(label_of(level)) for level in levels))
-    return section.of(Table("The difference between two seeds, and R of each level", head, tuple(rows)))
+    caption = f"The difference between two seeds, and R of each level, {BOUNDS}"
+    return section.of(Table(caption, head, tuple(rows)))
 
 
 def metrics(results: Results) -> Section:
     """Everything in full, with definitions."""
     section = Section(
-        "metrics", "All metrics", "Mean and 95 % interval by bootstrap over prompts, each level's own clips."
+        "metrics", "All metrics", f"Mean and {BOUNDS}, by bootstrap over prompts, each level's own clips."
     )
     if not results.metrics:
         return section.without("No metric was measured.")
@@ -139,8 +142,8 @@ def _metric_table(results: Results, stage: str) -> Table:
     rows = []
     for key in _ordered({entry.metric for entry in found}):
         metric = metric_of(key)
-        by_level = {entry.level: entry.estimate for entry in found if entry.metric == key}
-        cells = (_estimated(by_level[level], metric.digits) if level in by_level else NOTHING for level in levels)
+        by_level = {entry.level: entry for entry in found if entry.metric == key}
+        cells = (_measured(results, by_level[level]) if level in by_level else NOTHING for level in levels)
         rows.append((Cell(metric.label, quantity(metric), metric.definition), *cells))
     head = (Cell("Metric"), *(Cell(label_of(level)) for level in levels))
     return Table(f"Stage: {stage_name(stage)}", head, tuple(rows), is_wide=True)
@@ -175,6 +178,25 @@ def _quantile_table(name: str, unit: str, entries: list[Distribution]) -> Table:
     return Table(f"{name} ({unit}), quantiles" if unit else f"{name}, quantiles", head, tuple(rows))
 
 
+def _shift_table(results: Results) -> Table:
+    """Level x scalar: how far its distribution is from the reference's, over how far those of two seeds are apart."""
+    shifted = [entry for entry in results.distributions if entry.shift is not None]
+    names = dict.fromkeys((entry.name, entry.unit) for entry in shifted)
+    rows = []
+    for level in dict.fromkeys(entry.level for entry in shifted):
+        by_name = {entry.name: entry for entry in shifted if entry.level == level}
+        cells = (_shift(by_name[name]) if name in by_name else NOTHING for name, _ in names)
+        rows.append((Cell(label_of(level)), *cells))
+    head = (Cell("Level"), *(Cell(f"{name} ({unit})" if unit else name) for name, unit in names))
+    return Table("Shift from the reference's distribution", head, tuple(rows))
+
+
+def _shift(entry: Distribution) -> Cell:
+    assert entry.shift is not None
+    floor = "no other seed" if entry.shift_floor is None else f"between seeds {number(entry.shift_floor, 3)}"
+    return Cell(number(entry.shift, 3), floor)
+
+
 def _failure_table(results: Results) -> Table:
     kinds = list(dict.fromkeys([*FAILURES, *(kind for level in results.levels for kind in level.failures)]))
     head = heads("Level", "Clips", *(kind.replace("_", " ") for kind in kinds))
@@ -207,7 +229,7 @@ def _attribution_row(entry: Attribution) -> tuple[Cell, ...]:
 
 
 def worse_half(entry: Attribution) -> str:
-    """The half with the larger KLD, if the intervals do not overlap."""
+    """The half with the larger KLD, if the one's bounds are beyond the other's."""
     backbone, decoder = entry.backbone_only, entry.decoder_only
     if backbone.low > decoder.high:
         return "backbone"
@@ -215,7 +237,17 @@ def worse_half(entry: Attribution) -> str:
 
 
 def _estimated(estimate: Estimate, digits: int) -> Cell:
-    return Cell(number(estimate.value, digits), interval(estimate, digits))
+    return Cell(number(estimate.value, digits), spread(estimate, digits))
+
+
+def _measured(results: Results, entry: MetricResult) -> Cell:
+    """Shares of clips that fail are counts, whose bounds are those of their gate, not of a bootstrap."""
+    metric = metric_of(entry.metric)
+    if not metric.counts_failures:
+        return _estimated(entry.estimate, metric.digits)
+    gates = (gate for gate in results.gates if (gate.level, gate.kind) == (entry.level, "failures"))
+    gate = next(gates, None)
+    return Cell(*measured(gate)) if gate is not None else Cell(number(entry.estimate.value, metric.digits))
 
 
 def _levels_of(entries: list[MetricResult]) -> list[str]:

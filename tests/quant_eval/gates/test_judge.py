@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from miso_gguf.models.levels import LEVELS as KNOWN
-from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, load_gates, margin_for
+from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, Tolerance, load_gates, margin_for
 from miso_gguf.quant_eval.gates.judge import judge, worst
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
@@ -33,14 +33,16 @@ def around(mean: float, spread: float, prompts: int = 40, seed: int = 0) -> Obse
     return observed(mean + spread * (noise - noise.mean()))
 
 
-def failing(*prompts: int) -> Observations:
-    values = np.zeros((40, 3))
-    values[list(prompts), 0] = 100
+def failing(new: int, cured: int = 0, prompts: int = 40) -> Observations:
+    """Clips of as many prompts that fail anew, and of others that are cured."""
+    values = np.zeros((prompts, 3))
+    values[:new, 0] = 100
+    values[prompts - cured :, 1] = -100
     return observed(values)
 
 
 def gates_of(metrics: Sequence[str], kind: Any, margin: float) -> Gates:
-    return Gates(tuple(Gate(metric, kind, {"q8_0": margin}) for metric in metrics), ())
+    return Gates(tuple(Gate(metric, kind, {"q8_0": margin}) for metric in metrics), {})
 
 
 def verdict(metric: str, kind: str, margin: float, seen: Observations) -> GateResult:
@@ -60,7 +62,7 @@ def test_the_default_gates_are_those_of_the_specification() -> None:
         "lf0_rmse": ("at_most", [10, 25, 60, 100]),
         "vuv_error": ("at_most", [1, 2, 5, 8]),
         "dur_ratio": ("within", [0.02, 0.03, 0.08, 0.12]),
-        "new_failures": ("failures", [0, 1, 2, 5]),
+        "new_failures": ("failures", [1, 1, 2, 5]),
     }
     assert set(table) <= set(GATES.history) <= set(METRICS)
 
@@ -73,21 +75,22 @@ def test_gates_of_some_stages() -> None:
     assert GATES.only(["logits", "one-step", "free"]) == GATES
 
 
-def test_fp16_against_itself_passes_with_exact_zeros() -> None:
+def test_what_is_ideal_in_every_clip_passes_but_for_failures() -> None:
     zeros = np.zeros((3, 1))
     measured = {gate.metric: observed(zeros + (100 if gate.metric == "top1" else 0)) for gate in GATES.gates}
-    results = judge("fp16", measured, GATES)
-    assert {result.verdict for result in results} == {"PASS"}
-    for result in results:
+    *continuous, counted = judge("q8_0", measured, GATES)
+    assert {result.verdict for result in continuous} == {"PASS"}
+    for result in continuous:
         assert result.estimate is not None
         assert result.estimate.low == result.estimate.value == result.estimate.high
+        assert result.p_value is None, "no test was made"
         assert "in every clip" in result.reason
-    assert [result.reason for result in results][1] == "Top-1 agreement: 100.00 % in every clip"
+    assert continuous[1].reason == "Top-1 agreement: 100.00 % in every clip"
+    assert (counted.verdict, counted.outcome) == ("INCONCLUSIVE", "INCONCLUSIVE")
 
 
 @pytest.mark.parametrize(
-    ("metric", "kind"),
-    [("kld_cb0", "at_most"), ("dur_ratio", "within"), ("dur_ratio", "at_least"), ("new_failures", "failures")],
+    ("metric", "kind"), [("kld_cb0", "at_most"), ("dur_ratio", "within"), ("dur_ratio", "at_least")]
 )
 def test_zeros_pass_a_margin_of_zero_even_for_a_single_prompt(metric: str, kind: str) -> None:
     assert verdict(metric, kind, 0.0, observed(np.zeros((1, 1)))).verdict == "PASS"
@@ -113,12 +116,44 @@ def test_pass_fail_and_inconclusive(metric: str, kind: str, margin: float, good:
     assert passed.p_value is not None
     assert failed.p_value is not None
     assert max(passed.p_value, failed.p_value) <= 0.05
-    for mean, spread in (((good + bad) / 2, apart), (good, 20 * apart), (bad, 20 * apart)):
-        straddles = verdict(metric, kind, margin, around(mean, spread))
-        assert straddles.verdict == "INCONCLUSIVE"
-        assert "too close to the margin" in straddles.reason
-        assert straddles.p_value is not None
-        assert straddles.p_value > 0.05
+    assert (passed.is_beyond, failed.is_beyond, passed.needed, failed.needed) == (False, True, None, None)
+    for mean, said, outcome in ((good, "inside it", "INCONCLUSIVE"), (bad, "beyond it", "FAIL")):
+        open_ = verdict(metric, kind, margin, around(mean, 20 * apart))
+        assert (open_.verdict, open_.outcome) == ("INCONCLUSIVE", outcome)
+        assert f"{said}, but not surely, 40 prompts cannot tell, {open_.needed} would" in open_.reason
+        assert open_.p_value is not None
+        assert open_.p_value > 0.05
+
+
+@pytest.mark.parametrize(("mean", "says"), [(20, "PASS"), (30, "FAIL")])
+def test_so_many_prompts_as_are_said_to_be_needed_decide(mean: float, says: str) -> None:
+    few = verdict("lf0_rmse", "at_most", 25, around(mean, 100))
+    assert few.verdict == "INCONCLUSIVE"
+    assert few.estimate is not None
+    assert few.needed is not None
+    bound = few.estimate.high if says == "PASS" else few.estimate.low
+    assert few.needed == int(np.ceil(40 * ((bound - mean) / (25 - mean)) ** 2))
+    assert verdict("lf0_rmse", "at_most", 25, around(mean, 100, prompts=few.needed + 40)).verdict == says
+    assert verdict("lf0_rmse", "at_most", 25, around(mean, 100, prompts=few.needed // 2)).verdict == "INCONCLUSIVE"
+
+
+def test_needed_of_a_margin_on_both_sides_is_what_the_nearer_one_takes() -> None:
+    for mean in (0.01, -0.01):
+        result = verdict("dur_ratio", "within", 0.03, around(mean, 0.2))
+        assert result.estimate is not None
+        nearer = result.estimate.high if mean > 0 else result.estimate.low
+        assert result.needed == int(np.ceil(40 * ((nearer - mean) / 0.02) ** 2))
+    assert verdict("dur_ratio", "within", 0.03, observed(np.array([[0.02], [0.04]] * 6) - 1e-17)).needed is None
+
+
+def test_what_is_printed_decides() -> None:
+    """PASS just where the bound on the margin's side lies inside the margin."""
+    for mean in np.linspace(0.6, 1.4, 17):
+        for kind, metric in (("at_most", "kld_cb0"), ("at_least", "dur_ratio"), ("within", "dur_ratio")):
+            result = verdict(metric, kind, 1.0, around(float(mean), 0.9))
+            assert result.estimate is not None
+            inside = result.estimate.low > 1 if kind == "at_least" else result.estimate.high < 1
+            assert (result.verdict == "PASS") == inside
 
 
 def test_values_that_all_lie_on_the_margin_are_within_it() -> None:
@@ -127,43 +162,110 @@ def test_values_that_all_lie_on_the_margin_are_within_it() -> None:
     assert verdict("dur_ratio", "within", 0.03, observed(np.full((12, 3), -0.03))).verdict == "PASS"
 
 
-def test_few_prompts_are_not_judged() -> None:
+def test_few_prompts_are_not_judged_but_a_terrible_value_is_not_green() -> None:
     result = verdict("lf0_rmse", "at_most", 25, around(1, 0.1, prompts=4))
-    assert result.verdict == "INCONCLUSIVE"
-    assert result.reason == "F0 error: 4 prompts are too few to judge by; take 5 or more"
+    assert (result.verdict, result.outcome, result.needed) == ("INCONCLUSIVE", "INCONCLUSIVE", 5)
+    assert result.reason == "F0 error: 1.0 cents; 4 prompts are too few to judge by, take 5 or more"
+    single = verdict("lf0_rmse", "at_most", 25, around(1000, 0.1, prompts=1))
+    assert (single.verdict, single.outcome) == ("INCONCLUSIVE", "FAIL")
+    assert "beyond the margin, which counts as a failure" in single.reason
     assert verdict("lf0_rmse", "at_most", 25, around(1, 0.1, prompts=5)).verdict == "PASS"
     assert verdict("lf0_rmse", "at_most", 25, around(100, 0.1, prompts=5)).verdict == "FAIL"
+    clip = verdict("new_failures", "failures", 1, failing(1, prompts=1))
+    assert (clip.verdict, clip.outcome) == ("INCONCLUSIVE", "FAIL")
+    assert verdict("new_failures", "failures", 1, failing(0, prompts=1)).outcome == "INCONCLUSIVE"
 
 
-def test_failures_are_counted() -> None:
-    """Of 120 clips: up to the margin passes, what chance explains is open, the rest fails."""
-    assert verdict("new_failures", "failures", 1, failing(3)).verdict == "PASS"
-    some = verdict("new_failures", "failures", 1, failing(3, 4))
-    assert (some.verdict, some.reason.startswith("New failures: 1.7 %")) == ("INCONCLUSIVE", True)
-    # 1 - sum over k < 4 of C(120, k) .01^k .99^(120 - k) = .033
-    many = verdict("new_failures", "failures", 1, failing(3, 4, 5, 6))
-    assert many.verdict == "FAIL"
-    assert many.p_value == pytest.approx(0.0330, abs=5e-5)
-    assert verdict("new_failures", "failures", 0, failing(3)).verdict == "FAIL"
+@pytest.mark.parametrize(
+    ("level", "new", "cured", "says", "outcome"),
+    [
+        ("q8_0", 9, 0, "FAIL", "FAIL"),
+        ("q4_k_m", 12, 0, "FAIL", "FAIL"),
+        ("q4_0", 18, 0, "FAIL", "FAIL"),
+        ("q8_0", 2, 0, "INCONCLUSIVE", "FAIL"),
+        ("q8_0", 1, 0, "INCONCLUSIVE", "INCONCLUSIVE"),
+        ("q8_0", 5, 5, "INCONCLUSIVE", "INCONCLUSIVE"),
+        ("q8_0", 5, 3, "INCONCLUSIVE", "FAIL"),
+        ("q8_0", 0, 0, "INCONCLUSIVE", "INCONCLUSIVE"),
+        ("q4_0", 0, 0, "PASS", "PASS"),
+        ("q4_0", 0, 5, "PASS", "PASS"),
+    ],
+)
+def test_failures_of_120_clips(level: str, new: int, cured: int, says: str, outcome: str) -> None:
+    """Whatever the other gates say: those are good here."""
+    good = {"kld_cb0": around(1e-4, 1e-5), "top1": around(99.5, 0.1), "lf0_rmse": around(1, 0.1)}
+    results = judge(level, {**good, "new_failures": failing(new, cured)}, GATES, resamples=999)
+    assert [result.verdict for result in results[:3]] == ["PASS"] * 3
+    assert (results[-1].verdict, results[-1].outcome) == (says, outcome)
+    assert results[-1].p_value is None, "bounds decide"
 
 
-def test_verdicts_are_holms_over_the_gates_of_a_level() -> None:
-    """Each passes alone; together the p-values are Holm's, and the weaker one still passes at its full 5 %."""
+def test_failures_say_what_was_counted_and_what_is_missing() -> None:
+    def said(new: int, cured: int, prompts: int = 40, margin: float = 1) -> tuple[str, int | None]:
+        result = verdict("new_failures", "failures", margin, failing(new, cured, prompts))
+        return result.reason.removeprefix("New failures: "), result.needed
+
+    assert said(0, 0) == ("0 of 120 clips: at most 2.5 %; 179 more clean clips are needed for 1 %", 299)
+    assert said(0, 0, prompts=100) == ("0 of 300 clips: at most 1.0 %; wanted: at most 1 %", None)
+    assert said(9, 0) == ("9 of 120 clips: 7.5 % (3.2 to 12.7); wanted: at most 1 %", None)
+    assert said(1, 0) == (
+        "1 of 120 clips: 0.8 % (-1.8 to 3.9); 353 more clean clips are needed for 1 %, or 9894 in all at this share",
+        9894,
+    )
+    reason, needed = said(2, 0)
+    assert reason.endswith("beyond the margin, but not surely, which counts as a failure")
+    assert needed == 1029
+    assert said(5, 5)[0].startswith("5 new, 5 cured of 120 clips: 0.0 % (-5.1 to 5.1); 505 more clean")
+    assert said(0, 0, margin=0) == ("0 of 120 clips: at most 2.5 %; no number of clips can show 0 %", None)
+
+
+def test_seeds_that_fail_together_are_weaker_evidence() -> None:
+    together = np.zeros((40, 3))
+    together[:2] = 100
+    one, other = (verdict("new_failures", "failures", 1, seen) for seen in (failing(6), observed(together)))
+    assert (one.verdict, other.verdict) == ("FAIL", "INCONCLUSIVE")
+    assert one.estimate is not None
+    assert other.estimate is not None
+    assert one.estimate.value == other.estimate.value == 5
+
+
+def test_a_fail_is_holms_over_the_gates_of_a_level_and_a_pass_is_its_own() -> None:
     metrics = ("kld_cb0", "kld_rest", "lf0_rmse", "energy_rmse")
-    seen = {metric: around(1 - 0.06 * (index + 1), 0.45, seed=index) for index, metric in enumerate(metrics)}
     gates = gates_of(metrics, "at_most", 1.0)
-    raw = [Bootstrap(seen[metric], resamples=999).p_below(1.0) for metric in metrics]
-    results = judge("q8_0", seen, gates, resamples=999)
+    good = {metric: around(1 - 0.1 * (index + 1), 0.45, seed=index) for index, metric in enumerate(metrics)}
+    results = judge("q8_0", good, gates, resamples=999)
+    assert [result.p_value for result in results] == [Bootstrap(good[m], resamples=999).p_below(1) for m in metrics]
+    assert [result.verdict for result in results] == [verdict(m, "at_most", 1.0, good[m]).verdict for m in metrics]
+    assert results[0].verdict == "PASS", "though Holm over four would have left it open"
+    assert 4 * (results[0].p_value or 0) > 0.05
+
+    bad = {metric: around(1 + 0.1 * (index + 1), 0.45, seed=index) for index, metric in enumerate(metrics)}
+    raw = [Bootstrap(bad[metric], resamples=999).p_above(1.0) for metric in metrics]
+    results = judge("q8_0", bad, gates, resamples=999)
     assert [result.p_value for result in results] == holm(raw) != raw
-    alone = [verdict(metric, "at_most", 1.0, seen[metric]).verdict for metric in metrics]
-    assert [result.verdict for result in results] == ["INCONCLUSIVE", *alone[1:]] == ["INCONCLUSIVE", *["PASS"] * 3]
-    mixed = judge("q8_0", {**seen, "kld_cb0": around(2, 0.3)}, gates, resamples=999)
-    assert [result.verdict for result in mixed] == ["FAIL", "PASS", "PASS", "PASS"]
+    assert [result.verdict for result in results] == ["FAIL"] * 4
+
+    assert verdict("kld_cb0", "at_most", 1.0, bad["kld_cb0"]).verdict == "FAIL"
+    mixed = judge("q8_0", {**good, "kld_cb0": bad["kld_cb0"]}, gates, resamples=999)
+    assert [result.verdict for result in mixed] == ["INCONCLUSIVE", "PASS", "PASS", "PASS"], "a pass is a look as well"
+    assert mixed[0].outcome == "FAIL"
+    assert mixed[0].needed is not None
+    assert mixed[0].needed > 40
 
 
-def test_what_was_not_measured_is_inconclusive() -> None:
+def test_failures_have_5_percent_of_their_own() -> None:
+    """Nine gates that are undecided weaken no count, and a count weakens no other gate."""
+    others = {gate.metric: around(gate.margins["q8_0"], 5, seed=index) for index, gate in enumerate(GATES.gates[:-1])}
+    with_count = judge("q8_0", {**others, "new_failures": failing(9)}, GATES, resamples=999)
+    without = judge("q8_0", {**others, "new_failures": failing(0)}, GATES, resamples=999)
+    assert with_count[-1].verdict == "FAIL"
+    assert with_count[:-1] == without[:-1]
+
+
+def test_what_was_not_measured_is_missing_and_named() -> None:
     results = judge("q4_0", {"kld_cb0": around(0.1, 0.001)}, GATES, resamples=999)
-    assert [result.verdict for result in results] == ["PASS"] + ["INCONCLUSIVE"] * 6
+    assert [result.verdict for result in results] == ["PASS"] + ["MISSING"] * 6
+    assert [result.outcome for result in results] == ["PASS"] + ["MISSING"] * 6
     assert results[1].reason == "Top-1 agreement: not measured"
     assert results[1].estimate is None
     assert results[1].p_value is None
@@ -210,7 +312,8 @@ def test_a_control_is_judged_by_the_margins_of_its_level() -> None:
 
 def test_the_worst_verdict() -> None:
     assert worst(["PASS", "INCONCLUSIVE", "PASS"]) == "INCONCLUSIVE"
-    assert worst(["PASS", "INCONCLUSIVE", "FAIL", None]) == "FAIL"
+    assert worst(["PASS", "INCONCLUSIVE", "MISSING", None]) == "MISSING"
+    assert worst(["PASS", "INCONCLUSIVE", "FAIL", "MISSING"]) == "FAIL"
     assert worst(["PASS"]) == "PASS"
     assert worst([None]) is None
     assert worst([]) is None
@@ -221,10 +324,10 @@ GOOD = 'schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { q8_0 
 
 def test_another_file_replaces_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(GOOD + '[history]\nmetrics = ["top1", "top1"]\n', "utf-8")
+    path.write_text(GOOD + "[history]\nanchor = 3\n[history.margins]\ntop1 = { percent = 10, least = 0.1 }\n", "utf-8")
     gates = load_gates(path)
     assert [(gate.metric, gate.kind, gate.margins) for gate in gates.gates] == [("kld_cb0", "at_most", {"q8_0": 0.01})]
-    assert gates.history == ("top1",)
+    assert (gates.history, gates.anchor) == ({"top1": Tolerance(10, 0.1)}, 3)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +350,18 @@ def test_another_file_replaces_the_default(tmp_path: Path) -> None:
         ('kind = "at_most"', "", "must be a table with kind and margins"),
         ("margins = { q8_0 = 0.01 }", "margins = 0.01", "must be a table with kind and margins"),
         ("[gates.kld_cb0]", "[gates]\ntop1 = 3\n[gates.kld_cb0]", "gates.top1: must be a table"),
-        ("[gates.kld_cb0]", '[history]\nmetrics = ["loudness"]\n[gates.kld_cb0]', "history: unknown metric 'loudness'"),
-        ("[gates.kld_cb0]", '[history]\nmetrics = "top1"\n[gates.kld_cb0]', "metrics must be a list"),
-        ("[gates.kld_cb0]", "[history]\nmargin = 1\n[gates.kld_cb0]", "history must be a table with one entry"),
+        *(
+            ("[gates.kld_cb0]", f"[history]\n{text}\n[gates.kld_cb0]", message)
+            for text, message in (
+                ('metrics = ["top1"]', "history must be a table with anchor, a number, and margins"),
+                ("margins = 3", "history: margins is 3, expected a table by metric"),
+                ("margins = { loudness = 3 }", "history: unknown metric 'loudness'"),
+                ("margins = { top1 = 3 }", "history.top1: must be a table with percent and least"),
+                ("margins = { top1 = { percent = 3 } }", "history.top1: must be a table with percent and least"),
+                ("margins = { top1 = { percent = -3, least = 0 } }", "numbers that are not negative"),
+                ("anchor = 0.5", "history: anchor is 0.5, expected a number of steps, 1 or more"),
+            )
+        ),
         (
             "[gates.kld_cb0]",
             '[gates.top1]\nkind = "at_least"\nmargins = { q8_0 = 101 }\n[gates.kld_cb0]',

@@ -1,5 +1,6 @@
 """Edit distance against its definition, divergence by hand."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from miso_gguf.quant_eval.metrics.codes import first_divergence, flip_rate, semantic_wed
+from miso_gguf.quant_eval.metrics.codes import (
+    DELETION,
+    INSERTION,
+    SEMANTIC,
+    SUBSTITUTION,
+    first_divergence,
+    flip_rate,
+    semantic_wed,
+)
 
 Codes = NDArray[np.int64]
 CODES = st.lists(st.integers(0, 3), max_size=8)
@@ -47,17 +56,26 @@ def test_distance_is_its_definition(
 
 @settings(deadline=None)
 @given(CODES, CODES)
-def test_distance_is_symmetric_between_0_and_1(first: list[int], second: list[int]) -> None:
+def test_distance_is_symmetric_and_bounded(first: list[int], second: list[int]) -> None:
     one, other = np.array(first, np.int64), np.array(second, np.int64)
     assert semantic_wed(one, other) == semantic_wed(other, one)
-    assert 0 <= semantic_wed(one, other) <= 1
+    assert 0 <= semantic_wed(one, other) <= SUBSTITUTION
     assert (semantic_wed(one, other) == 0) == (first == second)
+
+
+def test_another_sound_weighs_more_than_a_longer_one() -> None:
+    base = np.array([1, 2, 3, 4])
+    longer, other = np.array([1, 2, 2, 3, 4]), np.array([1, 2, 9, 4])
+    assert INSERTION == DELETION < SUBSTITUTION < INSERTION + DELETION
+    assert semantic_wed(base, longer) * 5 == INSERTION == semantic_wed(longer, base) * 5
+    assert semantic_wed(base, other) * 4 == SUBSTITUTION
+    assert "over the distance between seeds" in SEMANTIC["semantic_wed"].definition
 
 
 def test_only_codebook_0_counts() -> None:
     codes = np.array([[1, 9], [2, 9], [3, 9], [4, 9]])
     other = np.array([[1, 5], [7, 5], [3, 5], [4, 5]])
-    assert semantic_wed(codes, other) == 0.25
+    assert semantic_wed(codes, other) == SUBSTITUTION / 4
     assert first_divergence(codes, other) == 0
 
 
@@ -86,8 +104,12 @@ def test_what_are_no_codes_is_refused() -> None:
         semantic_wed(np.zeros((2, 2, 2), np.int64), np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="same codebooks"):
         first_divergence(np.zeros((2, 8), np.int64), np.zeros((2, 32), np.int64))
-    with pytest.raises(ValueError, match="negative"):
-        semantic_wed(np.zeros(1, np.int64), np.zeros(1, np.int64), insertion=-1)
+    for weight in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="weights must be finite and not negative"):
+            semantic_wed(np.zeros(1, np.int64), np.zeros(1, np.int64), substitution=weight)
+    for shapes in (((0, 8), (0, 8)), ((4, 8), (1, 8))):
+        with pytest.raises(ValueError, match="of a frame or more"):
+            flip_rate(*(np.zeros(shape, np.int64) for shape in shapes))
 
 
 def test_flips() -> None:

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from miso_gguf.quant_eval.metrics.divergence import (
     Divergence,
+    EosChange,
     clip_metrics,
     codebook_results,
     divergence,
+    eos_chance,
+    eos_change,
     eos_log_odds,
     eos_log_odds_change,
     log_softmax,
@@ -147,6 +150,44 @@ def test_eos_odds() -> None:
     np.testing.assert_allclose(eos_log_odds_change(base, level), [0, 1, -1, 2.5, 0], atol=1e-12)
 
 
+def test_stopping_too_early_is_seen_though_nothing_changes_at_the_end() -> None:
+    """Of four codes, the level gives EOS a third of the mass at one frame in the middle."""
+    base = np.zeros((5, 4), np.float32)
+    base[:4, 0] = -20
+    base[4, 0] = 3
+    level = base.copy()
+    level[1, 0] = math.log(3 / 2)
+    found = eos_change(base, level, stopped=True, temperature=1, top_k=4)
+    assert found.at_stop_nats == 0
+    assert found.before_nats == pytest.approx((20 + math.log(3 / 2)) / 4, rel=1e-6)
+    assert found.early_percent == pytest.approx(100 / 3, rel=1e-4)
+    back = eos_change(level, base, stopped=False, temperature=1, top_k=4)
+    assert back.at_stop_nats is None
+    assert (back.before_nats, back.early_percent) == (-found.before_nats, -found.early_percent)
+
+
+def test_chances_to_stop_add_up_over_frames_as_they_are_sampled() -> None:
+    logits = np.zeros((3, 4), np.float32)  # 1/4 at each frame
+    assert eos_chance(logits, temperature=1, top_k=4) == pytest.approx([0.25] * 3)
+    never = np.full((4, 4), -1, np.float32)
+    never[:, 1:] = 0
+    level = np.concatenate([logits, never[:1]])
+    found = eos_change(never, level, stopped=True, temperature=1, top_k=3)
+    assert found.early_percent == pytest.approx(100 * (1 - 0.75**3)), "all that tie take part, and -1 does not"
+    assert eos_chance(np.log(np.array([[2, 1, 1]], np.float32)), temperature=0.5, top_k=3) == pytest.approx([4 / 6])
+    certain = np.array([[800, 0, 0], [0, 0, 0]], np.float32)
+    assert eos_change(certain[[1, 1]], certain, stopped=True, temperature=1, top_k=1).early_percent < 100
+    assert eos_chance(certain, temperature=1, top_k=1)[0] == 1
+    assert eos_change(certain, certain, stopped=True, temperature=1, top_k=3) == EosChange(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("shapes", [((1, 4), (1, 4)), ((3, 4), (2, 4)), ((3, 2, 4), (3, 2, 4))])
+def test_an_end_needs_frames_before_it(shapes: Any) -> None:
+    base, level = (np.zeros(shape, np.float32) for shape in shapes)
+    with pytest.raises(ValueError, match=r"\[frames \+ 1, vocabulary\] of a frame or more, not \["):
+        eos_change(base, level, stopped=True, temperature=1, top_k=5)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", ["reference", "level"])
 def test_what_is_not_finite_is_named(value: float, which: str) -> None:
@@ -197,14 +238,20 @@ def made(kld: Any, same_top: Any) -> Divergence:
 def test_summaries() -> None:
     first = made([[1, 2, 4], [3, 2, 0]], [[1, 1, 0], [0, 1, 0]])
     second = made([[5, 2, 2]], [[1, 1, 1]])
-    assert clip_metrics(replace(first, eos_shift_nats=-0.25)) == {
+    assert clip_metrics(replace(first, eos=EosChange(-0.25, 0.5, 1.5))) == {
         "kld_cb0": 2.0,
         "kld_rest": 2.0,
         "kld_deployed": 20.0,
         "top1": 50.0,
         "eos_shift": -0.25,
+        "eos_shift_before": 0.5,
+        "eos_early": 1.5,
     }
-    assert "eos_shift" not in clip_metrics(second)
+    assert set(clip_metrics(replace(first, eos=EosChange(None, 0.5, 1.5)))) - set(clip_metrics(second)) == {
+        "eos_shift_before",
+        "eos_early",
+    }
+    assert clip_metrics(made([[1.0]], [[1]])).keys() == {"kld_cb0", "kld_deployed", "top1"}
     results = codebook_results("q4_0", [first, second], {0: 10.0, 1: 20.0, 2: 30.0})
     assert [result.codebook for result in results] == [0, 1, 2]
     assert (results[0].frames, results[0].kld_mean, results[0].kld_median) == (3, 3.0, 3.0)

@@ -8,7 +8,14 @@ import pytest
 import soundfile
 from synthetic_voice import RATE_HZ, Phrase, Samples
 
-from miso_gguf.quant_eval.metrics.failures import failures, is_looping, is_silent, is_tail_truncated
+from miso_gguf.quant_eval.metrics.failures import (
+    NEW_FAILURES,
+    failures,
+    is_looping,
+    is_silent,
+    is_tail_truncated,
+    new_failures,
+)
 from miso_gguf.runtime.synthesis.stopping import LONGEST_PAUSE_FRAMES, LOOP_FRAMES
 
 SPEECH = Path(__file__).parents[2] / "data" / "speech.flac"
@@ -78,3 +85,19 @@ def test_loops() -> None:
 def test_bad_input_is_refused(samples: Samples, codes: Any, ended: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         failures(samples, codes, ended)
+
+
+@pytest.mark.parametrize(
+    ("reference", "test", "value"),
+    [
+        ((), (), 0),
+        ((), ("silent",), 100),
+        (("runaway", "looping"), (), -100),
+        (("silent",), ("silent",), 0),
+        (("silent",), ("looping",), 0),
+    ],
+)
+def test_new_failures_are_net_of_the_references_own(reference: Any, test: Any, value: float) -> None:
+    assert new_failures(reference, test) == value
+    assert NEW_FAILURES.range == (-100, 100)
+    assert NEW_FAILURES.counts_failures

@@ -72,10 +72,11 @@ def test_what_is_declared_fits_together() -> None:
         if metric.direction == "higher" and metric.ideal is not None:
             assert metric.ideal == high, f"{key}: nothing is better than no difference"
         if metric.counts_failures:
-            assert metric.range == (0, 100), key
+            assert metric.range == (-100, 100), key
     assert METRICS["first_divergence"].ideal is None
     assert METRICS["kld_cb0"].range == (0, inf)
 
 
 def test_clips_count_by_their_frames_where_a_metric_is_of_frames() -> None:
-    assert frame_weights(["kld_cb0", "eos_shift", "lf0_rmse", "dur_ratio"], 60) == {"kld_cb0": 60.0, "lf0_rmse": 60.0}
+    keys = ["kld_cb0", "eos_shift", "eos_shift_before", "eos_early", "lf0_rmse", "dur_ratio"]
+    assert frame_weights(keys, 60) == {"kld_cb0": 60.0, "eos_shift_before": 60.0, "lf0_rmse": 60.0}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from headless import Tab, tab
-from sample_results import sample, write_sounds
+from sample_results import full, write_sounds
 
 from miso_gguf.quant_eval.report.html import page
 
@@ -43,7 +43,17 @@ Math.min(...[...document.querySelectorAll("svg text")].map(
     return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
   }))
 """
-_FULL = sample(codebooks=32, levels=("fp16", "q8_0", "q4_0", "damaged"))
+MATRICES_TOO_WIDE = """
+[...document.querySelectorAll(".scroll.is-matrix")].filter((box) => box.scrollWidth > box.clientWidth).length
+"""
+SHOWN_LEVELS = """
+[...document.querySelector(".matrix tbody tr").querySelectorAll("td")].map((cell) => {
+  const parts = [cell, ...cell.querySelectorAll("*")].map((part) => part.getBoundingClientRect());
+  const inside = parts.every((box) => box.left >= 0 && box.right <= innerWidth && box.height > 0);
+  return [getComputedStyle(cell, "::before").content, Math.round(parts[0].top), inside];
+})
+"""
+_FULL = full(codebooks=32)
 RESULTS = _FULL.model_copy(update={"clips": [_FULL.clips[0], _FULL.clips[5]]})
 OVERFLOWING = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -71,10 +81,28 @@ def test_it_fits_the_screen_and_reports_nothing(browser: Tab, report: Path, widt
     browser.open(report, width, scheme=scheme)
     assert browser.value(OVERFLOWING) == 0
     assert browser.value(SMALLEST_LETTERS) >= 9.5
+    assert browser.value(MATRICES_TOO_WIDE) == 0
     assert browser.messages == []
     assert [url for url in browser.requests if not url.startswith("data:")] == [report.as_uri()]
     dark = browser.value("getComputedStyle(document.documentElement).backgroundColor") == "rgb(22, 24, 27)"
     assert dark == (scheme == "dark")
+
+
+def test_on_a_phone_each_level_has_a_line_of_its_gate(browser: Tab, report: Path) -> None:
+    browser.open(report, 390)
+    lines = browser.value(SHOWN_LEVELS)
+    assert [name for name, _, _ in lines] == ['"F16"', '"Q8_0"', '"Q4_K_M"', '"Q4_0"']
+    assert all(is_inside for _, _, is_inside in lines)
+    tops = [top for _, top, _ in lines]
+    assert tops == sorted(set(tops))
+
+
+def test_on_a_desk_the_levels_are_beside_each_other(browser: Tab, report: Path) -> None:
+    browser.open(report, 1280)
+    lines = browser.value(SHOWN_LEVELS)
+    assert [name for name, _, _ in lines] == ["none"] * 4
+    assert all(is_inside for _, _, is_inside in lines)
+    assert len({top for _, top, _ in lines}) == 1
 
 
 def test_the_players_play_and_the_switch_keeps_the_moment(browser: Tab, report: Path) -> None:
@@ -90,5 +118,5 @@ def test_the_players_play_and_the_switch_keeps_the_moment(browser: Tab, report: 
 
 def test_the_numbers_can_be_read_from_the_page(browser: Tab, report: Path) -> None:
     browser.open(report, 1280)
-    assert browser.value('JSON.parse(document.getElementById("results").textContent).levels.length') == 4
+    assert browser.value('JSON.parse(document.getElementById("results").textContent).levels.length') == 5
     assert browser.value('document.getElementById("save").hidden') is False

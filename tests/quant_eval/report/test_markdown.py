@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from sample_results import bare, check_golden, hostile, sample
+from sample_results import bare, check_golden, full, hostile, sample
 
 from miso_gguf.quant_eval.report import markdown
 from miso_gguf.quant_eval.results import Results
@@ -16,11 +16,11 @@ RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
 def test_the_report_is_as_it_was_when_somebody_looked_at_it() -> None:
-    check_golden("report.md", markdown.report(sample(codebooks=2, levels=SMALL)))
+    check_golden("report.md", markdown.report(full(codebooks=2, levels=SMALL)))
 
 
 def test_the_comment_is_as_it_was_when_somebody_looked_at_it() -> None:
-    check_golden("comment.md", markdown.comment(sample(codebooks=2, levels=SMALL)))
+    check_golden("comment.md", markdown.comment(full(codebooks=2, levels=SMALL)))
 
 
 def test_a_report_of_nothing_says_so_everywhere() -> None:
@@ -111,5 +111,5 @@ def test_fitted_is_exact() -> None:
 
 def test_two_bundles_compared_are_called_that() -> None:
     text = markdown.report(sample(levels=("fp16", "q8_0")).model_copy(update={"kind": "compare", "reference": "old"}))
-    assert text.startswith("# Miso TTS 8B: two bundles compared\n")
-    assert "F16 and Q8_0 against old" in text
+    assert text.startswith("# Miso TTS 8B: NEW against OLD\n")
+    assert "F16 and Q8_0 against OLD" in text

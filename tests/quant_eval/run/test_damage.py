@@ -18,12 +18,13 @@ from miso_gguf.native.device import Backends
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.native.llama import LlamaModel, LlamaOptions
 from miso_gguf.quant_eval.run import damage
-from miso_gguf.quant_eval.run.damage import STRENGTH, damaged
+from miso_gguf.quant_eval.run.damage import Half, check_types, damaged, main
 from miso_gguf.runtime.bundle import OpenLevel, open_level
 from miso_gguf.runtime.lm.depth.decoder import DepthDecoder
 from miso_gguf.runtime.lm.embeddings import Embeddings
 
 Floats = NDArray[np.float32]
+STRENGTH = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def pair(
     """A level, and what is left of it."""
     out = tmp_path_factory.mktemp("controls") / "control"
     level = open_level(bundle, request.param)
-    made = damaged(level, out)
+    made = damaged(level, out, strength=STRENGTH)
     assert open_level(out, made.key, verify=True) == made
     return level, made
 
@@ -125,7 +126,7 @@ def test_equal_arguments_equal_bytes(bundle: Path, tmp_path: Path) -> None:
     before = {path.name: file_sha256(path) for path in bundle.iterdir()}
 
     def made(name: str, **options: float) -> dict[str, bytes]:
-        damaged(open_level(bundle, "q4_k_m"), tmp_path / name, **options)  # type: ignore[arg-type]
+        damaged(open_level(bundle, "q4_k_m"), tmp_path / name, **{"strength": STRENGTH, **options})  # type: ignore[arg-type]
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
     first = made("a")
@@ -140,35 +141,35 @@ def test_equal_arguments_equal_bytes(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_large_tensors_are_done_in_pieces(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged(open_level(bundle, "q8_0"), tmp_path / "whole")
+    damaged(open_level(bundle, "q8_0"), tmp_path / "whole", strength=STRENGTH)
     monkeypatch.setattr(damage, "_BYTES_AT_ONCE", 1000)
-    damaged(open_level(bundle, "q8_0"), tmp_path / "pieces")
+    damaged(open_level(bundle, "q8_0"), tmp_path / "pieces", strength=STRENGTH)
     name = "Micro-backbone-Q8_0.gguf"
     assert tensor_bytes(tmp_path / "whole" / name) == tensor_bytes(tmp_path / "pieces" / name)
 
 
 def test_an_earlier_one_is_used_again_if_it_is_whole(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "control"
-    damaged(open_level(bundle, "q8_0"), out)
+    damaged(open_level(bundle, "q8_0"), out, strength=STRENGTH)
     times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert damaged(open_level(bundle, "Q8_0"), out).key == "q8_0"
+    assert damaged(open_level(bundle, "Q8_0"), out, strength=STRENGTH).key == "q8_0"
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
     for other in ({"seed": 1}, {"strength": 0.4}):
-        with pytest.raises(MisoError, match="exists, and is not this control"):
-            damaged(open_level(bundle, "q8_0"), out, **other)
-    with pytest.raises(MisoError, match="exists, and is not this control"):
-        damaged(open_level(bundle, "fp16"), out)
+        with pytest.raises(MisoError, match="exists, and is not this damage"):
+            damaged(open_level(bundle, "q8_0"), out, **{"strength": STRENGTH, **other})
+    with pytest.raises(MisoError, match="exists, and is not this damage"):
+        damaged(open_level(bundle, "fp16"), out, strength=STRENGTH)
     victim = out / "Micro-decoder-Q8_0.gguf"
     victim.write_bytes(victim.read_bytes()[:-1] + b"\xff")
     with pytest.raises(BundleError, match="the file was changed or damaged"):
-        damaged(open_level(bundle, "q8_0"), out)
+        damaged(open_level(bundle, "q8_0"), out, strength=STRENGTH)
 
 
 def test_what_is_there_stays(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for out in (tmp_path, bundle):
-        with pytest.raises(MisoError, match="exists, and is not this control"):
-            damaged(open_level(bundle, "q8_0"), out)
+        with pytest.raises(MisoError, match="exists, and is not this damage"):
+            damaged(open_level(bundle, "q8_0"), out, strength=STRENGTH)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -177,9 +178,9 @@ def test_it_appears_whole_or_not_at_all(bundle: Path, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(damage, "file_sha256", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            damaged(open_level(bundle, "q8_0"), tmp_path / "control")
+            damaged(open_level(bundle, "q8_0"), tmp_path / "control", strength=STRENGTH)
         assert list(tmp_path.iterdir()) == []
-    damaged(open_level(bundle, "q8_0"), tmp_path / "control")
+    damaged(open_level(bundle, "q8_0"), tmp_path / "control", strength=STRENGTH)
     assert [path.name for path in tmp_path.iterdir()] == ["control"]
 
 
@@ -188,25 +189,29 @@ def test_without_links_there_are_copies(bundle: Path, tmp_path: Path, monkeypatc
         raise OSError("not here")
 
     monkeypatch.setattr("os.link", no_links)
-    damaged(open_level(bundle, "q8_0"), tmp_path / "control")
+    damaged(open_level(bundle, "q8_0"), tmp_path / "control", strength=STRENGTH)
     open_level(tmp_path / "control", "q8_0", verify=True)
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.0, -0.5, float("nan")])
+@pytest.mark.parametrize("strength", [0.0, 4.1, -0.5, float("nan")])
 def test_strengths_that_are_none(bundle: Path, tmp_path: Path, strength: float) -> None:
-    with pytest.raises(ValueError, match="strength must be above 0 and below 1"):
+    with pytest.raises(ValueError, match="strength must be above 0 and at most 4"):
         damaged(open_level(bundle, "q8_0"), tmp_path / "control", strength=strength)
 
 
 def test_a_level_that_is_not_there(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no level q4_0\+q8_0, only"):
-        damaged(open_level(bundle, "q4_0+q8_0"), tmp_path / "control")
+        damaged(open_level(bundle, "q4_0+q8_0"), tmp_path / "control", strength=STRENGTH)
 
 
 def test_types_that_are_not_known(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(damage._SCALES, Qtype.Q8_0)
-    with pytest.raises(MisoError, match=r"has weights of type Q8_0: no control can be made of it\. Use another level"):
-        damaged(open_level(bundle, "q8_0"), tmp_path / "control")
+    with pytest.raises(MisoError, match="has weights of type Q8_0"):
+        check_types(open_level(bundle, "q8_0"))
+    with pytest.raises(
+        MisoError, match=r"has weights of type Q8_0: it cannot be damaged on purpose\. Use another level"
+    ):
+        damaged(open_level(bundle, "q8_0"), tmp_path / "control", strength=STRENGTH)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,3 +235,40 @@ def test_huge_scales_stay_finite() -> None:
     data = np.full(64, 60000, "<f2").view(np.uint8)
     damage._damage_bytes(data, Qtype.F16, 0.5, np.random.default_rng(0))
     assert np.isfinite(data.view("<f2")).all()
+
+
+@pytest.mark.parametrize(("half", "hurt"), [("backbone", 0), ("decoder", 1)])
+def test_one_half_alone(half: Half, hurt: int, bundle: Path, tmp_path: Path) -> None:
+    whole = open_level(bundle, "q8_0")
+    broken = damaged(whole, tmp_path / "made", strength=0.5, half=half)
+    both = damaged(whole, tmp_path / "both", strength=0.5)
+    for part, name in enumerate(("backbone", "decoder")):
+        before, after, twice = (getattr(level, name) for level in (whole, broken, both))
+        assert (before.stat().st_ino == after.stat().st_ino) == (part != hurt), "what is not damaged is linked"
+        assert (after.read_bytes() == twice.read_bytes()) == (part == hurt), "as in both"
+
+
+def test_halves_that_are_none(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a half is one of backbone, decoder, both, not 'left'"):
+        damaged(open_level(bundle, "q8_0"), tmp_path / "made", strength=0.5, half="left")  # type: ignore[arg-type]
+
+
+def test_from_1_on_scales_change_their_signs(bundle: Path, tmp_path: Path) -> None:
+    level = open_level(bundle, "fp16")
+    made = damaged(level, tmp_path / "made", strength=1.5)
+    old, new = (GGUFReader(each.decoder).tensors for each in (level, made))
+    (before, after) = next(
+        (a.data, b.data)
+        for a, b in zip(old, new, strict=True)
+        if a.tensor_type == Qtype.F16 and a.name.startswith("blk.") and len(a.shape) == 2
+    )
+    ratio = after.astype(np.float32)[before != 0] / before.astype(np.float32)[before != 0]
+    np.testing.assert_allclose(np.unique(np.round(ratio, 2)), [-0.5, 2.5])
+
+
+def test_by_hand(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    assert main([str(bundle), "Q4_0", "0.05", str(out)]) == f"{out}: q4_0 with scales off by 5%"
+    assert open_level(out, "q4_0", verify=True) == damaged(open_level(bundle, "q4_0"), out, strength=0.05)
+    with pytest.raises(ValueError, match="expected BUNDLE LEVEL STRENGTH OUT"):
+        main([])

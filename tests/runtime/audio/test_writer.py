@@ -152,6 +152,25 @@ def test_ctrl_c_before_anything_was_said_keeps_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_between_writing_and_counting_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a first sentence, which is written at once."""
+    emit = AudioWriter._emit
+
+    def interrupted(self: AudioWriter, samples: NDArray[np.float32]) -> None:
+        emit(self, samples)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), AudioWriter(tmp_path / "a.wav") as writer:  # noqa: PT012
+        monkeypatch.setattr(AudioWriter, "_emit", interrupted)
+        try:
+            writer.write(tone(1))
+        finally:
+            monkeypatch.undo()
+    assert writer.samples_written == len(soundfile.read(tmp_path / "a.wav")[0]) == len(tone(1))
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_signal_in_the_middle_of_writing_leaves_a_valid_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"

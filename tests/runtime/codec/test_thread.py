@@ -14,6 +14,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from python_calls import python_calls
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.codec import thread as thread_module
@@ -236,6 +237,17 @@ def test_who_is_interrupted_wants_nothing_any_more(monkeypatch: pytest.MonkeyPat
         echo.may_go_on.release(MANY)
         assert heard(other.result(PATIENCE_S)) == [2]
     assert echo.calls == [[[0]], [[2]]]
+
+
+def test_no_interrupt_keeps_the_lock() -> None:
+    """With Python's own handler of Ctrl-C it may come wherever Python runs: not while a condition takes its lock."""
+    with CodecThread(Echo()) as thread:
+        thread.decode(Stream(), frames(1))
+        with python_calls() as called:
+            thread.decode(Stream(), frames(1))
+    assert CodecThread.decode.__code__ in called
+    for method in (threading.Condition.__enter__, threading.Condition.__exit__):
+        assert method.__code__ not in called
 
 
 def test_a_thread_that_was_never_needed_is_none() -> None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 from elsewhere import Elsewhere, soon
+from python_calls import python_calls
 from scripted_models import PlannedError, Script, ScriptedModels, scripted, taken
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.lm.batcher import Batcher
 from miso_gguf.runtime.lm.prompt import Block
+from miso_gguf.runtime.lm.ticket import Row
 
 ROOMY = 1000
 
@@ -199,6 +201,16 @@ def test_a_ticket_is_dropped_while_it_waits() -> None:
         assert taken(ticket) == first.alone
         assert_all_are_back(models, batcher)
         assert calls_of(models, second) == 0
+
+
+def test_a_ticket_that_was_closed_is_dropped_in_silence() -> None:
+    """Nothing runs then: of an interrupt that came there Python would say that it ignores it."""
+    with scripted(1) as (models, batcher):
+        with batcher.admit(models.script(3).utterance) as ticket:
+            taken(ticket)
+        with python_calls() as called:
+            del ticket
+        assert not [code for code in called if code in {weakref.finalize.__call__.__code__, Row.cancel.__code__}]
 
 
 # Errors.

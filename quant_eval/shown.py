@@ -1,0 +1,71 @@
+"""What the command says of costs and results, as text. It prints nothing and decides nothing."""
+
+from collections.abc import Iterator, Sequence
+
+from ..core.units import size_text
+from .gates.judge import number
+from .metrics.table import METRICS
+from .report.headline import headline, why_not_judged
+from .results import GateResult, Results
+from .run.cost import Cost
+
+GATE_COLUMNS = ("level", "metric", "value", "bounds, 95 % each", "margin", "verdict")
+
+
+def cost_text(cost: Cost) -> str:
+    """Before the work, in one line."""
+    parts = (("logits", cost.logits_bytes), ("damaged levels", cost.copies_bytes), ("clips", cost.audio_bytes))
+    of = ", ".join(f"{name} {size_text(size)}" for name, size in parts if size)
+    disk = f", {size_text(cost.disk_bytes)} on disk ({of})" if of else ""
+    takes = cost.said if cost.wall_s is None else f"about {duration(cost.wall_s)} ({cost.said})"
+    return f"{cost.clips} clips, about {duration(cost.audio_s)} of speech{disk}; {takes}. It resumes after Ctrl-C."
+
+
+def gate_rows(gates: Sequence[GateResult]) -> list[tuple[str, ...]]:
+    """Of a table with `GATE_COLUMNS`."""
+    rows: list[tuple[str, ...]] = []
+    for gate in gates:
+        metric, found = METRICS[gate.metric], gate.estimate
+        digits = metric.digits
+        rows.append(
+            (
+                gate.level,
+                metric.label + (f" ({gate.kind})" if gate.kind in ("history", "anchor", "paired") else ""),
+                "-" if found is None else number(metric, found.value),
+                "-" if found is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}",
+                f"{gate.margin:g}",
+                _verdict(gate),
+            )
+        )
+    return rows
+
+
+def _verdict(gate: GateResult) -> str:
+    if gate.verdict != "INCONCLUSIVE":
+        return gate.verdict
+    said = "INCONCLUSIVE, and fails: beyond the margin" if gate.outcome == "FAIL" else gate.verdict
+    unit = "clips" if METRICS[gate.metric].counts_failures else "prompts"
+    return said if gate.needed is None else f"{said}; {gate.needed} {unit} would tell"
+
+
+def result_lines(results: Results) -> Iterator[tuple[str, bool]]:
+    """What is said below the gates, and whether it is bad: levels that are not judged, controls, the outcome."""
+    for why in why_not_judged(results):
+        yield why, False
+    astray = [control for control in results.controls if not control.behaved]
+    yield f"controls: {len(results.controls) - len(astray)} of {len(results.controls)} behaved", bool(astray)
+    for control in astray:
+        yield f"control {control.name}: {control.found} (expected: {control.expected})", True
+    yield headline(results), False
+
+
+def missing_gates(gates: Sequence[GateResult]) -> list[str]:
+    """Those that have nothing to judge, each in a sentence."""
+    return [f"{gate.level}: {gate.reason}" for gate in gates if gate.verdict == "MISSING"]
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

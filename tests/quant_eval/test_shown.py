@@ -1,0 +1,85 @@
+"""What the command says, and its exit code: never 0 beside what is missing or has failed."""
+
+from collections.abc import Sequence
+
+import pytest
+from sample_results import sample
+
+from miso_gguf.quant_eval.cli import _exit_code
+from miso_gguf.quant_eval.results import Control, Estimate, GateResult, Verdict
+from miso_gguf.quant_eval.run.cost import Cost
+from miso_gguf.quant_eval.shown import cost_text, gate_rows, result_lines
+
+
+@pytest.mark.parametrize(
+    ("verdict", "missing", "strict", "code"),
+    [
+        ("PASS", [], False, 0),
+        ("PASS", [], True, 0),
+        ("INCONCLUSIVE", [], False, 0),
+        ("INCONCLUSIVE", [], True, 1),
+        ("FAIL", [], False, 1),
+        ("FAIL", ["q8_0"], False, 1),
+        ("MISSING", ["q8_0: Duration"], False, 2),
+        ("MISSING", ["q8_0: Duration"], True, 2),
+        ("MISSING", [], False, 2),
+        ("PASS", ["q8_0"], False, 2),
+        (None, [], False, 2),
+        (None, ["q8_0"], True, 2),
+    ],
+)
+def test_exit_codes(
+    verdict: Verdict | None, missing: Sequence[str], strict: bool, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(verdict, missing, ["why"], strict=strict) == code
+    said = capfd.readouterr().err
+    assert ("miso-eval: not measured: " + "; ".join(missing) in said) == bool(missing)
+    assert ("nothing was judged: why" in said) == (verdict is None)
+
+
+def gate(verdict: Verdict, **more: object) -> GateResult:
+    found = Estimate(value=0.5, low=0.4, high=0.6, prompts=8, clips=8)
+    given = {"metric": "kld_cb0", "kind": "at_most", "margin": 1.0, "estimate": found, **more}
+    return GateResult.model_validate({"level": "q4_0", "p_value": 0.04, "verdict": verdict, "reason": "", **given})
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (gate("PASS"), "PASS"),
+        (gate("INCONCLUSIVE", needed=41), "INCONCLUSIVE; 41 prompts would tell"),
+        (
+            gate("INCONCLUSIVE", metric="new_failures", kind="failures", needed=299),
+            "INCONCLUSIVE; 299 clips would tell",
+        ),
+        (gate("INCONCLUSIVE", is_beyond=True), "INCONCLUSIVE, and fails"),
+        (gate("MISSING", estimate=None), "MISSING"),
+    ],
+)
+def test_a_verdict_says_what_it_does(made: GateResult, said: str) -> None:
+    ((*_, cell),) = gate_rows([made])
+    assert cell.startswith(said)
+
+
+def cost(wall_s: float | None, said: str) -> Cost:
+    return Cost(12, 100.0, wall_s, said, logits_bytes=2 * 10**9, copies_bytes=16 * 10**9, audio_bytes=0)
+
+
+def test_the_cost_says_what_it_includes() -> None:
+    said = cost_text(cost(7200.0, "speaking, codec"))
+    assert said.startswith(
+        "12 clips, about 2 min of speech, 18.00 GB on disk (logits 2.00 GB, damaged levels 16.00 GB)"
+    )
+    assert "about 2.0 h (speaking, codec)" in said
+    assert "; no estimate of the time on a GPU. It resumes" in cost_text(cost(None, "no estimate of the time on a GPU"))
+
+
+def test_controls_are_counted_and_those_astray_named() -> None:
+    results = sample()
+    good = [control.model_copy(update={"behaved": True}) for control in results.controls]
+    lines = dict(result_lines(results.model_copy(update={"controls": good})))
+    assert lines[f"controls: {len(good)} of {len(good)} behaved"] is False
+    bad = Control(name="all scales off by 50 %", expected="FAIL of F0 error", found="PASS", behaved=False)
+    lines = dict(result_lines(results.model_copy(update={"controls": [*good, bad]})))
+    assert lines[f"controls: {len(good)} of {len(good) + 1} behaved"] is True
+    assert lines["control all scales off by 50 %: PASS (expected: FAIL of F0 error)"] is True
