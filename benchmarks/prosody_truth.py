@@ -21,25 +21,24 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from constructed_truth import TRUTHS, Truth, measured
 
 
-def records(truth: Truth) -> Iterator[dict[str, Any]]:
+def records(made: Truth) -> Iterator[dict[str, Any]]:
     """What was measured of one construction; a metric that must be absent has no truth and no tolerance."""
-    found = {metric: round(value, 4) for metric, value in measured(truth).items()}
-    for metric, (value, tolerance) in truth.known.items():
+    found = {metric: round(value, 4) for metric, value in measured(made).items()}
+    for metric, (truth, tolerance) in made.known.items():
         at = found.get(metric)
-        is_right = at is not None and abs(at - value) <= tolerance
-        yield _record(truth, metric, at, is_right, truth=round(value, 4), tolerance=tolerance)
-    for metric in truth.absent:
-        yield _record(truth, metric, found.get(metric), metric not in found)
-
-
-def _record(truth: Truth, metric: str, at: float | None, is_right: bool, **known: float) -> dict[str, Any]:
-    return {"construction": truth.name, "metric": metric, **known, "measured": at, "is_right": is_right}
+        is_right = at is not None and abs(at - truth) <= tolerance
+        known = {"truth": round(truth, 4), "tolerance": tolerance}
+        yield {"construction": made.name, "metric": metric, **known, "measured": at, "is_right": is_right}
+    for metric in made.absent:
+        at = found.get(metric)
+        yield {"construction": made.name, "metric": metric, "measured": at, "is_right": at is None}
 
 
 @click.command()
-def main() -> None:
+@click.option("--only", default="", help="Constructions whose name has this in it.")
+def main(only: str) -> None:
     """Print the table; exit 1 if a value is further from its truth than its tolerance."""
-    everything = [record for truth in TRUTHS for record in records(truth)]
+    everything = [record for truth in TRUTHS if only in truth.name for record in records(truth)]
     table = Table("construction", "metric", "truth", "tolerance", "measured")
     for record in everything:
         cells = ["-" if record.get(key) is None else f"{record[key]:.3f}" for key in ("truth", "tolerance", "measured")]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.audio.samples import Samples
-from .pitch import PitchRange, common_range, f0_contour, speaker_range
+from .pitch import PitchRange, Voice, f0_contour, listen, range_of
 from .sound import STEP_S, STEP_SAMPLES, F64Array, padded, praat, whole_steps
 
 _INTENSITY_PERIODS = 6.4
@@ -81,20 +81,24 @@ def contours(samples: Samples, pitch_range: PitchRange | None = None) -> Contour
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.
     """
-    whole = whole_steps(samples)
-    pitch_range = pitch_range or speaker_range(samples)
-    sound = padded(whole, _INTENSITY_PERIODS / _INTENSITY_FLOOR_HZ)
-    intensity = sound.to_intensity(minimum_pitch=_INTENSITY_FLOOR_HZ, time_step=STEP_S, subtract_mean=False)
-    intensity_db = np.asarray(intensity.values, np.float64).reshape(-1)
-    f0_hz = f0_contour(whole, pitch_range)
-    assert len(f0_hz) == len(intensity_db) == len(whole) // STEP_SAMPLES
-    return Contours(pitch_range, f0_hz, intensity_db)
+    voice = listen(samples)
+    return _contours(voice, pitch_range or range_of(voice))
 
 
 def contours_of_both(first: Samples, second: Samples) -> tuple[Contours, Contours]:
     """Those of two recordings that are compared, within their `common_range`. Raises as `contours`."""
-    pitch_range = common_range(first, second)
-    return contours(first, pitch_range), contours(second, pitch_range)
+    voices = listen(first), listen(second)
+    pitch_range = range_of(*voices)
+    return _contours(voices[0], pitch_range), _contours(voices[1], pitch_range)
+
+
+def _contours(voice: Voice, pitch_range: PitchRange) -> Contours:
+    sound = padded(voice.whole, _INTENSITY_PERIODS / _INTENSITY_FLOOR_HZ)
+    intensity = sound.to_intensity(minimum_pitch=_INTENSITY_FLOOR_HZ, time_step=STEP_S, subtract_mean=False)
+    intensity_db = np.asarray(intensity.values, np.float64).reshape(-1)
+    f0_hz = f0_contour(voice, pitch_range)
+    assert len(f0_hz) == len(intensity_db) == len(voice.whole) // STEP_SAMPLES
+    return Contours(pitch_range, f0_hz, intensity_db)
 
 
 def voice_quality(samples: Samples, pitch_range: PitchRange) -> VoiceQuality:

@@ -49,14 +49,14 @@ def whole_steps(samples: Samples) -> F64Array:
     return np.pad(wide, (0, -len(wide) % STEP_SAMPLES))
 
 
-def padded(whole: F64Array, window_s: float) -> "parselmouth.Sound":
+def padded(whole: F64Array, window_s: float, rate_hz: int = SAMPLE_RATE_HZ) -> "parselmouth.Sound":
     """As Praat's sound, in silence just wide enough that the first and last window sit on the first and last step.
 
     Raises `MisoError` if Praat is not installed.
     """
     if parselmouth is None:
         raise MisoError("prosody needs the package praat-parselmouth: pip install 'miso-gguf[eval]'")
-    return parselmouth.Sound(np.pad(whole, round((window_s - STEP_S / 2) * SAMPLE_RATE_HZ / 2)), SAMPLE_RATE_HZ)
+    return parselmouth.Sound(np.pad(whole, round((window_s - STEP_S / 2) * rate_hz / 2)), rate_hz)
 
 
 def praat(*command: Any) -> Any:
