@@ -68,7 +68,7 @@ def comparison_controls(
                 name=f"{NEW}, worse by {_TIMES:g} times what is tolerated",
                 level=NEW,
                 metric=key,
-                expected="FAIL",
+                expected=f"FAIL of {METRICS[key].label}",
                 found=gate.outcome,
                 behaved=gate.outcome == "FAIL",
             )

@@ -152,9 +152,10 @@ def pareto(results: Results) -> Plot | None:
 def forest(results: Results) -> Plot | None:
     """R of each metric and level with its bounds: the difference in units of that between two seeds."""
     levels = [level.level for level in real_levels(results)]
+    compared = [level for level in levels if level != results.reference]
     ratios: dict[str, dict[str, Estimate]] = {}
     for entry in results.metrics:
-        if entry.effect_ratio is not None and entry.level in levels and can_be_scaled(entry):
+        if entry.effect_ratio is not None and entry.level in compared and can_be_scaled(entry):
             ratios.setdefault(entry.metric, {})[entry.level] = entry.effect_ratio
     if not ratios:
         return None

@@ -92,7 +92,7 @@ def test_a_gate_that_is_ten_times_too_wide_is_found_out(
 
 def test_every_gate_of_every_level_has_one_of_its_own() -> None:
     default = load_gates()
-    worst = {"kld_cb0": 5.0, "top1": 20.0, "lf0_rmse": 500.0, "vuv_error": 50.0}
+    worst = {"kld_cb0": 5.0, "top1": 20.0, "lf0_rmse": 90.0, "gross_pitch_error": 50.0, "vuv_error": 50.0}
     model = Hurt("both", 1.2, {metric: about(value) for metric, value in worst.items()})
     clips = [
         DamagedClips("clips cut off", level, "new_failures", {"new_failures": observed(np.full((12, 1), 100.0))})
