@@ -115,7 +115,7 @@ def full(codebooks: int = 8, levels: tuple[str, ...] = ("fp16", "q8_0", "q4_k_m"
     judged = [level for level in levels if level not in ("fp16", "damaged")]
     gates = [gate for gate in results.gates if gate.kind not in ("history", "failures")]
     gates += [gate for level in judged for gate in (*_counts(level), *_changes(level))]
-    missing = [f"{level}: no clip is voiced on both sides, so that there is no F0 error" for level in judged[-1:]]
+    missing = [f"{level}: no clip is voiced on both sides" for level in judged[-1:]] + ["q5_k_m was not run"]
     gates = [_unmeasured(gate) if (gate.level, gate.metric) == (judged[-1], "lf0_rmse") else gate for gate in gates]
     verdicts = {level: _worst([gate.outcome for gate in gates if gate.level == level]) for level in judged}
     why_not = {"fp16": "not run: no F32 level"}
@@ -392,8 +392,7 @@ def _buzz(contour: Contour) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
 def bare(results: Results) -> Results:
     """The same evaluation with nothing in it: no stage was run."""
     lists = ("stages", "notes", "metrics", "gates", "codebooks", "attribution", "controls", "clips", "distributions")
-    lists += ("missing", "ladder")
-    nothing: dict[str, list[object]] = {name: [] for name in (*lists, "extras")}
+    nothing: dict[str, list[object]] = {name: [] for name in (*lists, "extras", "missing", "ladder")}
     levels = [level.model_copy(update={"verdict": None, "memory": None, "clips": 0}) for level in results.levels]
     return results.model_copy(update={**nothing, "levels": levels, "verdict": None})
 

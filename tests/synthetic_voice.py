@@ -115,7 +115,7 @@ def _whisper(phrase: Phrase) -> Floats:
     hz = np.fft.rfftfreq(size, 1 / RATE_HZ)
     sound = np.zeros(count + window + size)
     for index, start in enumerate(starts):
-        gain = _gain(hz, [track[index] for track in formants])
+        gain = _gain(np.asarray(hz, np.float64), [track[index] for track in formants])
         piece = noise[start : start + window] * np.hanning(window + 1)[:-1]
         sound[start : start + size] += np.fft.irfft(np.fft.rfft(piece, size) * gain, size)
     return _in_syllables(phrase, sound[:count])

@@ -15,7 +15,7 @@ from ..metric import FREE, Metric
 from ..metrics.table import METRICS
 from ..results import Control, Rung
 from ..stats.bootstrap import Bootstrap
-from ..stats.estimates import SIGNIFICANCE, estimate
+from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, estimate
 from ..stats.observations import Observations, paired
 from .config import Gate, Gates, margin_for
 from .judge import judge, span
@@ -115,7 +115,9 @@ def _weakest(models: Sequence[Hurt], gate: Gate, margin: float) -> Hurt | None:
 
     By its estimate, and not by the verdict: that is what is on trial.
     """
-    measured = [model for model in models if model.half == "both" and gate.metric in model.measured]
+    both = [model for model in models if model.half == "both" and gate.metric in model.measured]
+    # What is damaged most may have no voice left in most of the clips, and then there is nothing to judge by.
+    measured = [model for model in both if model.measured[gate.metric].prompt_count >= FEWEST_PROMPTS]
     for model in measured:
         found = estimate(model.measured[gate.metric])
         nearest = min((found.low, found.high), key=lambda bound: times_margin(gate, margin, bound))

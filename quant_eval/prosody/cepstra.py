@@ -39,13 +39,13 @@ def mel_cepstra(samples: Samples) -> F64Array:
     Raises:
         ValueError: They are not finite floats `[n]`.
     """
-    samples = centred(samples)
-    steps = -(-len(samples) // STEP_SAMPLES)
+    sound = centred(samples)
+    steps = -(-len(sound) // STEP_SAMPLES)
     if not steps:
         return np.zeros((0, 1 + COEFFICIENTS))
     before = (_WINDOW - STEP_SAMPLES) // 2
     padded = np.zeros((steps - 1) * STEP_SAMPLES + _WINDOW)
-    padded[before : before + len(samples)] = samples
+    padded[before : before + len(sound)] = sound
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::STEP_SAMPLES]
     bands = np.concatenate([_bands(frames[at : at + _BLOCK]) for at in range(0, steps, _BLOCK)])
     peak = max(float(np.quantile(bands.max(axis=1), _PEAK_QUANTILE)), 1e-12)

@@ -10,20 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.audio.samples import Samples
-from .pitch import PitchRange, common_range, f0_contour, speaker_range
-from .sound import STEP_S, STEP_SAMPLES, F64Array, padded, parselmouth, whole_steps
+from .pitch import PitchRange, Voice, f0_contour, listen, range_of
+from .sound import STEP_S, STEP_SAMPLES, F64Array, padded, praat, whole_steps
 
 _INTENSITY_PERIODS = 6.4
 """The same of the intensity. Source: Praat manual, "Sound: To Intensity"."""
 _INTENSITY_FLOOR_HZ = 100.0
 """Praat's standard value: a window of effectively 32 ms, which shows syllables and hides single pulses."""
-_MIN_VOICED_STEPS = 10
-"""0.1 s. Fewer say nothing about a speaker."""
+_MIN_VOICED_S = 0.1
+"""Less says nothing about a voice."""
 _MAX_PERIOD_FACTOR, _MAX_AMPLITUDE_FACTOR = 1.3, 1.6
 _SHORTEST_PERIOD_S, _LONGEST_PERIOD_S = 0.0001, 0.02
 """Which pulses jitter and shimmer count as neighbours. Source: Praat manual, "Voice 2. Jitter", standard values."""
 _HARMONICITY_SILENCE, _HARMONICITY_PERIODS = 0.1, 4.5
 """Source: Praat manual, "Sound: To Harmonicity (ac)", standard values."""
+_HARMONICITY_STEP_S = 0.02
+"""Twice that of the contours: only the mean is taken, and nothing else here takes as long."""
 _NO_HARMONICITY_DB = -200.0
 """What Praat gives where nothing is voiced."""
 
@@ -79,39 +81,41 @@ def contours(samples: Samples, pitch_range: PitchRange | None = None) -> Contour
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.
     """
-    whole = whole_steps(samples)
-    pitch_range = pitch_range or speaker_range(samples)
-    sound = padded(whole, _INTENSITY_PERIODS / _INTENSITY_FLOOR_HZ)
-    intensity = sound.to_intensity(minimum_pitch=_INTENSITY_FLOOR_HZ, time_step=STEP_S, subtract_mean=False)
-    intensity_db = np.asarray(intensity.values, np.float64).reshape(-1)
-    f0_hz = f0_contour(whole, pitch_range)
-    assert len(f0_hz) == len(intensity_db) == len(whole) // STEP_SAMPLES
-    return Contours(pitch_range, f0_hz, intensity_db)
+    voice = listen(samples)
+    return _contours(voice, pitch_range or range_of(voice))
 
 
 def contours_of_both(first: Samples, second: Samples) -> tuple[Contours, Contours]:
     """Those of two recordings that are compared, within their `common_range`. Raises as `contours`."""
-    pitch_range = common_range(first, second)
-    return contours(first, pitch_range), contours(second, pitch_range)
+    voices = listen(first), listen(second)
+    pitch_range = range_of(*voices)
+    return _contours(voices[0], pitch_range), _contours(voices[1], pitch_range)
+
+
+def _contours(voice: Voice, pitch_range: PitchRange) -> Contours:
+    sound = padded(voice.whole, _INTENSITY_PERIODS / _INTENSITY_FLOOR_HZ)
+    intensity = sound.to_intensity(minimum_pitch=_INTENSITY_FLOOR_HZ, time_step=STEP_S, subtract_mean=False)
+    intensity_db = np.asarray(intensity.values, np.float64).reshape(-1)
+    f0_hz = f0_contour(voice, pitch_range)
+    assert len(f0_hz) == len(intensity_db) == len(voice.whole) // STEP_SAMPLES
+    return Contours(pitch_range, f0_hz, intensity_db)
 
 
 def voice_quality(samples: Samples, pitch_range: PitchRange) -> VoiceQuality:
     """Jitter, shimmer and harmonics-to-noise ratio. Arguments and errors as `contours`."""
     sound = padded(whole_steps(samples), _HARMONICITY_PERIODS / pitch_range.floor_hz)
     harmonicity = sound.to_harmonicity_ac(
-        STEP_S, pitch_range.floor_hz, _HARMONICITY_SILENCE, _HARMONICITY_PERIODS
+        _HARMONICITY_STEP_S, pitch_range.floor_hz, _HARMONICITY_SILENCE, _HARMONICITY_PERIODS
     ).values
     harmonicity = harmonicity[harmonicity != _NO_HARMONICITY_DB]
-    pulses = parselmouth.praat.call(
-        sound, "To PointProcess (periodic, cc)", pitch_range.floor_hz, pitch_range.ceiling_hz
-    )
+    pulses = praat(sound, "To PointProcess (periodic, cc)", pitch_range.floor_hz, pitch_range.ceiling_hz)
     neighbours = (0, 0, _SHORTEST_PERIOD_S, _LONGEST_PERIOD_S, _MAX_PERIOD_FACTOR)
-    jitter = parselmouth.praat.call(pulses, "Get jitter (local)", *neighbours)
-    shimmer = parselmouth.praat.call([sound, pulses], "Get shimmer (local)", *neighbours, _MAX_AMPLITUDE_FACTOR)
+    jitter = praat(pulses, "Get jitter (local)", *neighbours)
+    shimmer = praat([sound, pulses], "Get shimmer (local)", *neighbours, _MAX_AMPLITUDE_FACTOR)
     return VoiceQuality(
         jitter_percent=_percent(jitter),
         shimmer_percent=_percent(shimmer),
-        hnr_db=float(harmonicity.mean()) if len(harmonicity) >= _MIN_VOICED_STEPS else None,
+        hnr_db=float(harmonicity.mean()) if len(harmonicity) * _HARMONICITY_STEP_S >= _MIN_VOICED_S else None,
     )
 
 

@@ -6,12 +6,15 @@ residual, which has no formants, and says only whether there is a voice.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
+from ...models.mimi import SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples
-from .sound import STEP_S, F64Array, padded, parselmouth, whole_steps
+from .sound import STEP_S, F64Array, padded, praat, whole_steps
 
 BoolArray = NDArray[np.bool_]
 
@@ -20,23 +23,26 @@ _PITCH_PERIODS = 3.0
 _OCTAVE_COST = 0.06
 """How much better an octave lower must fit. With Praat's standard of 0.01, a range that reaches an octave further down
 halves up to 45 % of the steps of the tiny model's rough voice; from 0.03 on none, and real drops are found still."""
+_VOICING_THRESHOLD = 0.38
+"""Praat's standard of 0.45, less what the octave cost takes of a speaker's middle, which lies 1.3 octaves below the
+ceiling: so that as much is voiced as with the standard cost."""
 _MIN_VOICED_STEPS = 10
 """0.1 s. Fewer say nothing about a speaker."""
 _LOWEST_HZ, _HIGHEST_HZ = 40.0, 1000.0
 _LOWEST_OCTAVE_HZ = 30.0
 """Of the second pass: an octave below a low voice, in a window of 0.1 s."""
 
-_RESIDUAL_RATE_HZ = 4000.0
+_LOW_RATE_HZ = 4000
+"""For the octave and for the residual: enough of a voice's harmonics lie below 2 kHz, and it takes a quarter of the
+time."""
 _RESIDUAL_POLES = 8
 """Two formants lie below 2 kHz, and the voice's harmonics are strong there. Source: Markel, "The SIFT algorithm for
 fundamental frequency estimation" (IEEE Trans. Audio Electroacoust. 20, 1972): linear prediction of few poles at 2 kHz
 there, at twice that here, since voices are higher than his."""
 _RESIDUAL_WINDOW_S, _RESIDUAL_STEP_S = 0.03, 0.005
-_RESAMPLING = 50
-"""Samples on either side that make one. Source: Praat manual, "Sound: Resample", standard value."""
 _RESIDUAL_THRESHOLDS = {"voicing_threshold": 0.35, "silence_threshold": 0.005}
-"""Praat's standards of 0.45 and 0.03 are for sounds. The residual has spikes, below which voices were taken for silence;
-so set, not one of 6305 voiced steps of 38 clips is lost, and none of noise through formants of 60 Hz is found."""
+"""Praat's standards of 0.45 and 0.03 are for sounds. The residual has spikes, below which voices were taken for
+silence; so set, not one of 6305 voiced steps of 38 clips is lost, and none of noise through formants of 60 Hz found."""
 _NEAR_STEPS = 5
 """50 ms: the residual's window is longer than the sound's, so where its voice ends is not exact."""
 
@@ -78,42 +84,59 @@ def common_range(*recordings: Samples) -> PitchRange:
     Recordings that are compared are measured within it: one that is higher or lower than the other as a whole is then
     heard as that. What is not voiced has no say; the wide range if none is. Raises as `speaker_range`.
     """
-    ranges = [found for found in map(_own_range, recordings) if found]
+    return range_of(*map(listen, recordings))
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Of one recording, whatever the range: all that its F0 is found from.
+
+    Attributes:
+        whole: From `whole_steps`.
+        low: The same at 4 kHz.
+        is_there: Where the residual is periodic within 50 ms, bool `[steps]`.
+    """
+
+    whole: F64Array
+    low: F64Array
+    is_there: BoolArray
+
+
+def listen(samples: Samples) -> Voice:
+    """Where there is a voice. Raises as `speaker_range`."""
+    whole = whole_steps(samples)
+    low = np.asarray(soxr.resample(whole, SAMPLE_RATE_HZ, _LOW_RATE_HZ), np.float64)
+    sound = padded(low, _PITCH_PERIODS / WIDE_RANGE.floor_hz, _LOW_RATE_HZ)
+    poles = praat(sound, "To LPC (autocorrelation)", _RESIDUAL_POLES, _RESIDUAL_WINDOW_S, _RESIDUAL_STEP_S, 0.0)
+    residual = praat([poles, sound], "Filter (inverse)")
+    voiced = _frequencies(residual, WIDE_RANGE.floor_hz, WIDE_RANGE.ceiling_hz, **_RESIDUAL_THRESHOLDS) > 0
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(voiced, _NEAR_STEPS), 2 * _NEAR_STEPS + 1)
+    return Voice(whole, low, np.asarray(around.any(axis=1)))
+
+
+def range_of(*voices: Voice) -> PitchRange:
+    """`common_range`, of what was listened to."""
+    ranges = [found for found in map(_own_range, voices) if found]
     if not ranges:
         return WIDE_RANGE
     return PitchRange(min(each.floor_hz for each in ranges), max(each.ceiling_hz for each in ranges))
 
 
-def f0_contour(whole: F64Array, pitch_range: PitchRange) -> F64Array:
+def f0_contour(voice: Voice, pitch_range: PitchRange) -> F64Array:
     """F0 in Hz at every step, 0 where unvoiced, float64 `[steps]`.
 
     From an octave below the range's floor to its ceiling. Whispering and noise are unvoiced, however narrow the
-    formants: a step is voiced only if the residual is within 50 ms.
-
-    Args:
-        whole: From `whole_steps`.
-        pitch_range: Where to look.
+    formants.
     """
     floor_hz, ceiling_hz = pitch_range.floor_hz, pitch_range.ceiling_hz
-    f0_hz = _track(whole, floor_hz, ceiling_hz)
-    lower_hz = _track(whole, max(floor_hz / 2, _LOWEST_OCTAVE_HZ), ceiling_hz)
+    f0_hz = _track(voice.whole, floor_hz, ceiling_hz)
+    lower_hz = _track(voice.low, max(floor_hz / 2, _LOWEST_OCTAVE_HZ), ceiling_hz, _LOW_RATE_HZ)
     f0_hz = np.where((lower_hz > 0) & (lower_hz < floor_hz), lower_hz, f0_hz)
-    return f0_hz * _has_voice(whole)
+    return f0_hz * voice.is_there
 
 
-def _has_voice(whole: F64Array) -> BoolArray:
-    """Whether the residual is periodic within 50 ms of each step."""
-    call = parselmouth.praat.call
-    sound = call(padded(whole, _PITCH_PERIODS / WIDE_RANGE.floor_hz), "Resample", _RESIDUAL_RATE_HZ, _RESAMPLING)
-    poles = call(sound, "To LPC (autocorrelation)", _RESIDUAL_POLES, _RESIDUAL_WINDOW_S, _RESIDUAL_STEP_S, 0.0)
-    residual = call([poles, sound], "Filter (inverse)")
-    voiced = _frequencies(residual, WIDE_RANGE.floor_hz, WIDE_RANGE.ceiling_hz, **_RESIDUAL_THRESHOLDS) > 0
-    return np.convolve(voiced, np.ones(2 * _NEAR_STEPS + 1), "same") > 0.5
-
-
-def _own_range(samples: Samples) -> PitchRange | None:
-    whole = whole_steps(samples)
-    f0_hz = _track(whole, WIDE_RANGE.floor_hz, WIDE_RANGE.ceiling_hz) * _has_voice(whole)
+def _own_range(voice: Voice) -> PitchRange | None:
+    f0_hz = _track(voice.low, WIDE_RANGE.floor_hz, WIDE_RANGE.ceiling_hz, _LOW_RATE_HZ) * voice.is_there
     voiced = f0_hz[f0_hz > 0]
     if len(voiced) < _MIN_VOICED_STEPS:
         return None
@@ -121,12 +144,12 @@ def _own_range(samples: Samples) -> PitchRange | None:
     return PitchRange(max(_FLOOR_OF_Q1 * float(first), _LOWEST_HZ), min(_CEILING_OF_Q3 * float(third), _HIGHEST_HZ))
 
 
-def _track(whole: F64Array, floor_hz: float, ceiling_hz: float) -> F64Array:
-    sound = padded(whole, _PITCH_PERIODS / floor_hz)
-    return _frequencies(sound, floor_hz, ceiling_hz)
+def _track(whole: F64Array, floor_hz: float, ceiling_hz: float, rate_hz: int = SAMPLE_RATE_HZ) -> F64Array:
+    sound = padded(whole, _PITCH_PERIODS / floor_hz, rate_hz)
+    return _frequencies(sound, floor_hz, ceiling_hz, voicing_threshold=_VOICING_THRESHOLD)
 
 
-def _frequencies(sound: "parselmouth.Sound", floor_hz: float, ceiling_hz: float, **thresholds: float) -> F64Array:
+def _frequencies(sound: Any, floor_hz: float, ceiling_hz: float, **thresholds: float) -> F64Array:
     pitch = sound.to_pitch_ac(
         time_step=STEP_S, pitch_floor=floor_hz, pitch_ceiling=ceiling_hz, octave_cost=_OCTAVE_COST, **thresholds
     )

@@ -7,8 +7,8 @@ import numpy as np
 
 from ...runtime.audio.samples import Samples
 from .cepstra import mel_cepstra
-from .contours import Contours, VoiceQuality, contours, voice_quality
-from .pitch import PitchRange, common_range
+from .contours import Contours, VoiceQuality, contours, contours_of_both, voice_quality
+from .pitch import PitchRange
 from .rhythm import Rhythm, rhythm
 from .sound import STEP_S, F64Array
 
@@ -108,13 +108,16 @@ def measure(samples: Samples, pitch_range: PitchRange | None = None) -> Prosody:
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.
     """
-    heard = contours(samples, pitch_range)
-    is_voiced = heard.voiced.sum() >= MIN_VOICED_STEPS
-    voice = voice_quality(samples, heard.pitch_range) if is_voiced else VoiceQuality(None, None, None)
-    return Prosody(heard, rhythm(samples, heard), voice, mel_cepstra(samples))
+    return _measured(samples, contours(samples, pitch_range))
 
 
 def measure_both(first: Samples, second: Samples) -> tuple[Prosody, Prosody]:
     """That of two recordings that are compared: F0 is looked for where it lies in either. Raises as `measure`."""
-    pitch_range = common_range(first, second)
-    return measure(first, pitch_range), measure(second, pitch_range)
+    heard = contours_of_both(first, second)
+    return _measured(first, heard[0]), _measured(second, heard[1])
+
+
+def _measured(samples: Samples, heard: Contours) -> Prosody:
+    is_voiced = heard.voiced.sum() >= MIN_VOICED_STEPS
+    voice = voice_quality(samples, heard.pitch_range) if is_voiced else VoiceQuality(None, None, None)
+    return Prosody(heard, rhythm(samples, heard), voice, mel_cepstra(samples))

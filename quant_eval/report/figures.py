@@ -15,6 +15,8 @@ from .words import BOUNDS, label_of, listed, metric_of, number, with_unit
 
 _MOST_POINTS = 200
 """Of a distribution. More say nothing that the box does not."""
+_SHORT_NAME = 16
+"""Letters of a name, of which two fit beside each other above a plot."""
 _WIDEST_RATIO = 4.0
 """Seed-to-seed differences shown. What is further off is drawn as an arrow at the edge."""
 
@@ -25,6 +27,8 @@ def memory(results: Results) -> Plot | None:
     if not levels:
         return None
     names = list(dict.fromkeys(part.name for level in levels if level.memory for part in level.memory.accounted))
+
+    columns = 2 if max(map(len, names)) <= _SHORT_NAME else 1
 
     def paint(axes: Any) -> None:
         left = np.zeros(len(levels))
@@ -43,12 +47,12 @@ def memory(results: Results) -> Plot | None:
         _rows(axes, [label_of(level.level) for level in levels])
         axes.set_xlabel("MiB")
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        _legend(axes, 2)
+        _legend(axes, columns)
 
     sums = (
         f"{label_of(level.level)} {level.memory.accounted_bytes / 2**20:,.0f} MiB" for level in levels if level.memory
     )
-    height = 70 + 34 * len(levels) + 17 * ((len(names) + 2) // 2)
+    height = 70 + 34 * len(levels) + 17 * ((len(names) + columns) // columns)
     return drawn("memory", "Accounted GPU memory by part", f"Accounted: {listed(sums)}.", height, paint)
 
 
@@ -152,9 +156,10 @@ def pareto(results: Results) -> Plot | None:
 def forest(results: Results) -> Plot | None:
     """R of each metric and level with its bounds: the difference in units of that between two seeds."""
     levels = [level.level for level in real_levels(results)]
+    compared = [level for level in levels if level != results.reference]
     ratios: dict[str, dict[str, Estimate]] = {}
     for entry in results.metrics:
-        if entry.effect_ratio is not None and entry.level in levels and can_be_scaled(entry):
+        if entry.effect_ratio is not None and entry.level in compared and can_be_scaled(entry):
             ratios.setdefault(entry.metric, {})[entry.level] = entry.effect_ratio
     if not ratios:
         return None

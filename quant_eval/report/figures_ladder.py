@@ -5,12 +5,16 @@ from typing import Any
 
 from ..results import Results
 from .plots import INK, MUTED, Plot, colour_of, drawn, library, marker_of
-from .sections.controls import HALVES, gets_worse, ladder_metrics, rungs_of
+from .sections.controls import HALVES, climb, ladder_metrics, rungs_of
 from .sections.costs import real_levels
 from .words import judges_change, label_of, listed, metric_of, number
 
 _WIDE = 12.0
 """Ratio of the largest to the smallest value from which on a scale is logarithmic."""
+_WIDE_WITH_ZERO = 300.0
+"""The same where some values are zero, which such a scale has no place for: it is linear below the smallest."""
+_BESIDE = 0.19
+"""Of the plot's width, by which labels of lines are apart, since the lines may be near each other."""
 _HIGH = 0.85
 """Of the plot's height, from which on the label of a line goes below it."""
 
@@ -35,13 +39,14 @@ def _climb(results: Results, key: str, index: int) -> Plot | None:
     margins = _margins(results, key, max(values) <= 0)
     strengths = sorted({strength for line in lines.values() for strength, _ in line})
     is_log = _is_wide(values)
-    floor = min((bound for bound in bounds if bound > 0), default=1.0)
+    has_zero = min(values) == 0 and _is_wide([value for value in values if value > 0], _WIDE_WITH_ZERO)
+    floor = min((value for value in (values if has_zero else bounds) if value > 0), default=1.0)
 
     def paint(axes: Any) -> None:
         if _is_wide(strengths):
             axes.set_xscale("log")
-        if is_log:
-            axes.set_yscale("log")
+        if is_log or has_zero:
+            axes.set_yscale("log") if is_log else axes.set_yscale("symlog", linthresh=floor)
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(library("matplotlib.ticker").NullLocator())
         for place, (half, line) in enumerate(lines.items(), 1):
@@ -61,7 +66,7 @@ def _climb(results: Results, key: str, index: int) -> Plot | None:
 
     said = (
         f"{HALVES[half]} from {number(line[0][1].value, metric.digits)} to {number(line[-1][1].value, metric.digits)}"
-        + ("" if gets_worse(key, [found.value for _, found in line]) else ", not worse at every step")
+        f" ({climb(key, [found.value for _, found in line])})"
         for half, line in lines.items()
     )
     limits = f" Margins: {listed(f'{label} {margin:g}' for margin, label in margins)}." if margins else ""
@@ -73,16 +78,18 @@ def _margin_lines(axes: Any, margins: Sequence[tuple[float, str]], bounds: Seque
     low, high = min(bounds), max(bounds)
     reach = 0.6 * (high - low)
     place = axes.get_yaxis_transform()
-    for margin, label in margins:
-        if axes.get_yscale() == "log":
-            is_near = margin > 0 and low / 8 <= margin <= high * 8
+    for index, (margin, label) in enumerate(margins):
+        if axes.get_yscale() != "linear":
+            is_near = low / 8 <= margin <= high * 8
         else:
             is_near = low - reach <= margin <= high + reach
         if is_near:
             axes.axhline(margin, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             height = (axes.transScale + axes.transLimits).transform((1.0, margin))[1]
             beside = "top" if height > _HIGH else "bottom"
-            axes.text(0.005, margin, label, transform=place, ha="left", va=beside, color=INK, fontsize=10.5)
+            axes.text(
+                0.005 + _BESIDE * index, margin, label, transform=place, ha="left", va=beside, color=INK, fontsize=10.5
+            )
 
 
 def _margins(results: Results, key: str, is_below: bool) -> list[tuple[float, str]]:
@@ -97,5 +104,5 @@ def _margins(results: Results, key: str, is_below: bool) -> list[tuple[float, st
     return [(margin, ", ".join(names)) for margin, names in found.items()]
 
 
-def _is_wide(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) / min(values) >= _WIDE
+def _is_wide(values: Sequence[float], ratio: float = _WIDE) -> bool:
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= ratio

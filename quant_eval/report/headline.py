@@ -24,18 +24,26 @@ def headline(results: Results) -> str:
         reasons = missing or why_not_judged(results) or ["there are no gates for what was run"]
         return f"Nothing was judged: {'; '.join(reasons)}."
     passing = [level for level in judged if level.verdict == "PASS"]
-    are_few = sum(gate.verdict != "PASS" for gate in _of_real_levels(results)) + len(results.missing) <= _MOST_NAMED
-    clauses = [_short_of(results, level, are_few) for level in _by_outcome(judged) if level.verdict != "PASS"]
-    if results.missing:
-        number = len(results.missing)
+    are_few = (
+        sum(gate.verdict != "PASS" for gate in _of_real_levels(results)) + len(_missing_elsewhere(results))
+        <= _MOST_NAMED
+    )
+    alike: dict[str, list[str]] = {}
+    for level in _by_outcome(judged):
+        if level.verdict != "PASS":
+            alike.setdefault(_short_of(results, level, are_few), []).append(label_of(level.level))
+    clauses = [f"{listed(labels)}: {what}" for what, labels in alike.items()]
+    if elsewhere := _missing_elsewhere(results):
+        number = len(elsewhere)
         things = f"{number} thing{'s' if number > 1 else ''} that {'were' if number > 1 else 'was'} asked for"
-        clauses.append(f"not measured: {_some(results.missing) if are_few else things}")
+        clauses.append(f"not measured: {_some(elsewhere) if are_few else things}")
     if passing:
         who = listed(label_of(level.level) for level in passing)
         if len(passing) > _MOST_NAMED:
             who = f"{len(passing)} levels"
         clauses.append(f"{who} {'passes' if len(passing) == 1 else 'pass'} every gate")
-    others = [level for level in results.levels if level.level != results.reference]
+    # That the reference, and OLD of a comparison, are not judged is how it has to be.
+    others = [level for level in results.levels if results.kind == "run" and level.level != results.reference]
     return "; ".join([*clauses, *_reasons(others)]) + "."
 
 
@@ -49,7 +57,7 @@ def alerts(results: Results) -> list[Alert]:
     astray = [control for control in results.controls if not control.behaved]
     gates = _of_real_levels(results)
     possible = [
-        Alert("FAIL", "Controls did not behave: nothing else in this report counts", tuple(map(_astray, astray))),
+        Alert("FAIL", "Controls did not behave: nothing else in this report counts", tuple(map(_said, astray))),
         Alert("MISSING", "Not measured, though it was asked for", tuple(results.missing)),
         _undecided("BEYOND", "Undecided, beyond the margin: the run fails", gates),
         _undecided("INCONCLUSIVE", "Undecided, inside the margin", gates),
@@ -78,7 +86,7 @@ def _cut(alert: Alert) -> Alert:
 
 
 def _short_of(results: Results, level: LevelResult, are_few: bool) -> str:
-    """ "Q4_0: 2 of 8 gates fail (KLD, semantic; F0 error), 1 undecided"; if there are few, all are named."""
+    """ "2 of 8 gates fail (KLD, semantic; F0 error), 1 undecided"; if there are few, all are named."""
     gates = [gate for gate in results.gates if gate.level == level.level]
     names: dict[Mark, list[str]] = {"FAIL": [], "BEYOND": [], "MISSING": [], "INCONCLUSIVE": []}
     for gate in gates:
@@ -91,7 +99,13 @@ def _short_of(results: Results, level: LevelResult, are_few: bool) -> str:
             word = words.get(mark) or ("fails" if len(those) == 1 else "fail")
             which = f" ({_some(those)})" if are_few or mark == "FAIL" else ""
             parts.append(f"{len(those)}{gate_s} {word}{which}")
-    return f"{label_of(level.level)}: {', '.join(parts) or level.verdict}"
+    return ", ".join(parts) or str(level.verdict)
+
+
+def _missing_elsewhere(results: Results) -> list[str]:
+    """What is missing beside gates, which are counted with their level."""
+    gates = {f"{gate.level}: {gate.reason}" for gate in results.gates if gate.verdict == "MISSING"}
+    return [what for what in results.missing if what not in gates]
 
 
 def _by_outcome(levels: Sequence[LevelResult]) -> list[LevelResult]:
@@ -122,6 +136,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _astray(control: Control) -> str:
+    return f"the control {_named(control)} did not behave (expected {control.expected}, found {control.found})"
+
+
+def _said(control: Control) -> str:
+    return f"{_named(control)}: expected {control.expected}, found {control.found}"
+
+
+def _named(control: Control) -> str:
     judged = [label_of(control.level)] * bool(control.level) + [metric_of(control.metric).label] * bool(control.metric)
     where = f" ({', '.join(judged)})" if judged else ""
-    return f"the control “{control.name}”{where} did not behave (expected {control.expected}, found {control.found})"
+    return f"“{control.name}”{where}"

@@ -42,8 +42,8 @@ class VerifiedFiles:
     def __init__(self, levels: Iterable[OpenLevel], out: Path) -> None:
         """What is known of them is kept in the directory `out`, which is made if it is not there."""
         self._store = out / HASHES_NAME
-        # A link's name says nothing: a bundle that was fetched from a hub consists of them.
-        self._files = {(path.resolve(), _expected(path, level)): level for level in levels for path in _paths(level)}
+        # By what is expected, too: a link of one bundle to a file of another may disagree with that one's manifest.
+        self._files = {(path.absolute(), _expected(path, level)): level for level in levels for path in _paths(level)}
 
     def check(self, progress: Progress = nobody) -> None:
         """Hash every file that is not known to be what it was.

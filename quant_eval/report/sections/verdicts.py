@@ -169,9 +169,9 @@ def _group(gate: GateResult) -> str:
 
 
 def _is_shown(results: Results, level: LevelResult) -> bool:
-    """Levels with gates, and the reference: that it is not judged must be seen."""
-    has_gates = bool(_gates_of(results, level.level))
-    return has_gates or (level.level == results.reference and level.why_not_judged is not None)
+    """Levels with gates, and the reference of a run: that it is not judged must be seen."""
+    is_reference = results.kind == "run" and level.level == results.reference
+    return bool(_gates_of(results, level.level)) or (is_reference and level.why_not_judged is not None)
 
 
 def _gates_of(results: Results, level: str) -> list[GateResult]:

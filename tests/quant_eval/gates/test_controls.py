@@ -32,7 +32,7 @@ def about(mean: float, prompts: int = 12) -> Observations:
 
 
 def gates(margin: float, metric: str = "kld_cb0", kind: Any = "at_most") -> Gates:
-    return Gates((Gate(metric, kind, {"q4_0": margin}),), ())
+    return Gates((Gate(metric, kind, {"q4_0": margin}),), {})
 
 
 def models(*values: float, metric: str = "kld_cb0", half: str = "both") -> list[Hurt]:
@@ -61,6 +61,13 @@ def test_the_ladder_of_one_half_is_no_control_of_a_gate() -> None:
     (control,) = gate_controls(["q4_0"], gates(0.15), made, [])
     assert control.name == "all scales off by 20 %"
     assert gate_controls(["q4_0"], gates(0.15), models(0.4, half="decoder"), []) == []
+
+
+def test_a_damage_that_leaves_too_little_to_judge_by_is_none() -> None:
+    few = Hurt("both", 0.2, {"kld_cb0": about(9.0, prompts=4)})
+    (control,) = gate_controls(["q4_0"], gates(0.15), [*models(0.25), few], [])
+    assert (control.name, control.behaved) == ("all scales off by 10 %", True)
+    assert gate_controls(["q4_0"], gates(0.15), [few], []) == []
 
 
 def test_where_no_damage_is_large_enough_the_largest_is_shown_and_does_not_behave() -> None:

@@ -1,61 +1,11 @@
-"""Warping against brute force, distortion against a filter whose effect is known."""
+"""Mel-cepstra and their distortion against a filter whose effect is known."""
 
 import numpy as np
 import pytest
-from examples import examples
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from synthetic_voice import RATE_HZ
 
-from miso_gguf.quant_eval.prosody.alignment import COEFFICIENTS, distortion_db, mel_cepstra, warp
-
-Floats = NDArray[np.float64]
-
-
-def least_cost(first: Floats, second: Floats) -> float:
-    """By the recursion's definition, cell by cell."""
-    n, m = len(first), len(second)
-    total = np.full((n + 1, m + 1), np.inf)
-    total[0, 0] = 0
-    for i in range(n):
-        for j in range(m):
-            here = float(np.linalg.norm(first[i] - second[j]))
-            total[i + 1, j + 1] = here + min(total[i, j], total[i, j + 1], total[i + 1, j])
-    return float(total[n, m])
-
-
-@settings(max_examples=examples(60), deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32))
-def test_the_path_is_a_path_and_none_is_cheaper(n: int, m: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    first, second = rng.integers(0, 4, (n, 2)).astype(float), rng.integers(0, 4, (m, 2)).astype(float)
-    path = warp(first, second)
-    assert path[0].tolist() == [0, 0]
-    assert path[-1].tolist() == [n - 1, m - 1]
-    assert {tuple(step) for step in np.diff(path, axis=0).tolist()} <= {(1, 1), (0, 1), (1, 0)}
-    cost = np.linalg.norm(first[path[:, 0]] - second[path[:, 1]], axis=1).sum()
-    assert cost == pytest.approx(least_cost(first, second))
-
-
-def test_equal_sequences_give_the_diagonal() -> None:
-    same = np.random.default_rng(0).normal(size=(50, 3))
-    np.testing.assert_array_equal(warp(same, same.copy()), np.stack([np.arange(50)] * 2, axis=1))
-    steady = np.ones((7, 3))
-    np.testing.assert_array_equal(warp(steady, steady), np.stack([np.arange(7)] * 2, axis=1))
-
-
-def test_a_repetition_is_warped_away() -> None:
-    first = np.arange(20.0)[:, None]
-    second = np.repeat(first, [1] * 5 + [4] + [1] * 14, axis=0)
-    path = warp(first, second)
-    np.testing.assert_array_equal(first[path[:, 0]], second[path[:, 1]])
-
-
-@pytest.mark.parametrize(("first", "second"), [((0, 3), (4, 3)), ((4, 3), (0, 3)), ((4, 3), (4, 2))])
-def test_what_cannot_be_warped_is_refused(first: tuple[int, int], second: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="same kind"):
-        warp(np.zeros(first), np.zeros(second))
+from miso_gguf.quant_eval.prosody import cepstra
+from miso_gguf.quant_eval.prosody.cepstra import COEFFICIENTS, distortion_db, mel_cepstra
 
 
 @pytest.mark.parametrize(("order", "amplitude_db"), [(1, 6.0), (3, 3.0), (8, 2.0)])
@@ -97,3 +47,10 @@ def test_digital_silence_is_flat() -> None:
     np.testing.assert_allclose(cepstra[:, 1:], 0, atol=1e-9)
     assert mel_cepstra(np.zeros(0, np.float32)).shape == (0, 1 + COEFFICIENTS)
     assert distortion_db(cepstra, cepstra, np.zeros((0, 2), np.int64)) is None
+
+
+def test_a_long_recording_is_done_in_blocks_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = (np.random.default_rng(0).normal(size=RATE_HZ) * 0.05).astype(np.float32)
+    at_once = mel_cepstra(noise)
+    monkeypatch.setattr(cepstra, "_BLOCK", 7)
+    np.testing.assert_allclose(mel_cepstra(noise), at_once, atol=1e-9)

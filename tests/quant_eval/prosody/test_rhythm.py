@@ -67,6 +67,37 @@ def test_every_vowel_is_a_syllable(vowels: str, syllable_s: float) -> None:
     assert found.nuclei_s == pytest.approx(true, abs=0.06)
 
 
+@pytest.mark.parametrize("outer_s", [0.1, 0.4])
+@pytest.mark.parametrize("kind", ["everywhere", "in pauses"])
+@pytest.mark.parametrize("below_peak_db", [24.0, 18.0])
+def test_pauses_lie_under_the_noise(below_peak_db: float, kind: str, outer_s: float) -> None:
+    """The syllables rise from -18 dB: what of them is under the noise counts as pause, up to 30 ms at either side."""
+    phrase = PHRASE.but(outer_s=outer_s)
+    clean = phrase.samples()
+    mask = np.ones(len(clean), bool) if kind == "everywhere" else phrase.pause_mask()
+    found = rhythm_of(noise_in(mask, clean, below_peak_db, level))
+    assert [pause.length_s for pause in found.pauses] == pytest.approx([0.2, 0.4, 0.3], abs=0.06)
+    assert [pause.level_db for pause in found.pauses] == pytest.approx([-below_peak_db] * 3, abs=0.5)
+    assert found.duration_s == pytest.approx(phrase.speech_s + phrase.pause_s, abs=0.05)
+    assert len(found.nuclei_s) == 12
+
+
+def test_a_quiet_vowel_is_no_noise_floor() -> None:
+    """Voiced and steady for 0.3 s, 14 to 17 dB below the rest: speech."""
+    loud = Phrase(vowels="aa", syllable_s=0.3, outer_s=0.0).samples()
+    quiet = 0.2 * Phrase(vowels="a", syllable_s=0.9, outer_s=0.0).samples()[7200:14_400]
+    found = rhythm_of(np.concatenate([loud, quiet, loud]).astype(np.float32))
+    assert found.duration_s == pytest.approx(1.5, abs=0.02)
+    assert found.pauses == ()
+
+
+@pytest.mark.parametrize("offset", [0.1, -0.3])
+def test_an_offset_is_no_sound(offset: float) -> None:
+    samples = PHRASE.samples()
+    np.testing.assert_allclose(step_levels_db(samples + np.float32(offset)), step_levels_db(samples), atol=0.5)
+    assert rhythm_of(samples + np.float32(offset)) == rhythm_of(samples)
+
+
 def test_noise_has_no_syllables() -> None:
     bursts = np.random.default_rng(0).normal(size=2 * RATE_HZ) * np.abs(np.sin(np.arange(2 * RATE_HZ) / 2000)) * 0.1
     found = rhythm_of(bursts.astype(np.float32))

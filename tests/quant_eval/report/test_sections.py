@@ -7,6 +7,7 @@ import pytest
 from sample_results import estimate, full, sample
 
 from miso_gguf.quant_eval.report import figures, figures_ladder, markdown
+from miso_gguf.quant_eval.report.headline import headline
 from miso_gguf.quant_eval.report.html import page
 from miso_gguf.quant_eval.report.outline import sections
 from miso_gguf.quant_eval.report.sections import controls, quality, verdicts
@@ -104,14 +105,19 @@ def test_changes_are_tables_of_their_own_and_folded_only_if_all_pass(results: Re
 def test_a_comparison_has_one_matrix_of_paired_differences() -> None:
     results = sample(levels=("fp16", "q8_0", "q4_0"))
     levels = [
-        level.model_copy(update={"level": name, "verdict": "PASS" if name == "new" else None})
-        for level, name in zip(results.levels, ("fp16", "old", "new"), strict=True)
+        level.model_copy(update={"level": name, "verdict": verdict, "why_not_judged": why})
+        for level, (name, verdict, why) in zip(
+            results.levels,
+            (("fp16", None, "measures both"), ("old", None, "new is held against it"), ("new", "PASS", None)),
+            strict=True,
+        )
     ]
     gates = [
         gate.model_copy(update={"level": "new", "kind": "paired", "estimate": estimate(0.001), "verdict": "PASS"})
         for gate in results.gates[:7]
     ]
     compared = results.model_copy(update={"kind": "compare", "levels": levels, "gates": gates})
+    assert headline(compared) == "NEW passes every gate."
     section = verdicts.verdicts(compared)
     assert section.intro.startswith("NEW against OLD, clip by clip: by how much is NEW further from F16 than OLD is?")
     matrix = section.tables[0]
@@ -139,29 +145,31 @@ def test_a_control_that_did_not_behave_is_seen_at_its_gate_and_level(results: Re
 
 
 @pytest.mark.parametrize(
-    ("key", "values", "is_worse"),
+    ("key", "values", "said"),
     [
-        ("kld_cb0", (0.1, 0.2, 0.3), True),
-        ("kld_cb0", (0.1, 0.3, 0.2), False),
-        ("kld_cb0", (0.1, 0.1), False),
-        ("top1", (99.0, 98.0), True),
-        ("top1", (98.0, 99.0), False),
-        ("dur_ratio", (0.01, -0.02), True),
-        ("dur_ratio", (-0.02, 0.01), False),
+        ("kld_cb0", (0.1, 0.2, 0.3), "worse at every step"),
+        ("kld_cb0", (0.1, 0.3, 0.2), "worse, but not at every step"),
+        ("kld_cb0", (0.0, 0.0, 0.2), "worse, but not at every step"),
+        ("kld_cb0", (0.3, 0.4, 0.2), "not worse at the end"),
+        ("kld_cb0", (0.0, 0.0), "the same at every step"),
+        ("top1", (99.0, 98.0), "worse at every step"),
+        ("top1", (98.0, 99.0), "not worse at the end"),
+        ("dur_ratio", (0.01, -0.02), "worse at every step"),
+        ("dur_ratio", (-0.02, 0.01), "not worse at the end"),
     ],
 )
-def test_worse_depends_on_the_direction(key: str, values: tuple[float, ...], is_worse: bool) -> None:
-    assert controls.gets_worse(key, values) == is_worse
+def test_what_is_worse_depends_on_the_direction(key: str, values: tuple[float, ...], said: str) -> None:
+    assert controls.climb(key, values) == said
 
 
-def test_the_ladder_names_what_does_not_get_worse(results: Results) -> None:
+def test_the_ladder_says_what_does_not_get_worse(results: Results) -> None:
     rows = {row[0].text: row for row in _table(results, "ladder", "From the weakest").rows}
     assert list(rows) == ["KLD, semantic", "Top-1 agreement", "Flips", "F0 error", "Duration"]
-    assert rows["Flips"][1].detail == "✓ worse at every step"
+    assert (rows["Flips"][1].text, rows["Flips"][1].detail) == ("0.77 … 24.64", "worse at every step")
     flat = [rung.model_copy(update={"values": {**rung.values, "flip_rate": estimate(1.0)}}) for rung in results.ladder]
     changed = results.model_copy(update={"ladder": flat})
     row = next(row for row in _table(changed, "ladder", "From the weakest").rows if row[0].text == "Flips")
-    assert [cell.detail for cell in row[1:]] == ["✗ not worse at every step"] * 3
+    assert [cell.detail for cell in row[1:]] == ["the same at every step"] * 3
     assert controls.ladder(sample()).missing == "Not run: the ladder was not asked for."
 
 
@@ -188,6 +196,17 @@ def test_a_ladder_of_one_rung_or_of_zeros_is_drawn(results: Results) -> None:
         Rung(half="both", strength=s, values={"kld_cb0": touching if s < 1 else estimate(90.0)}) for s in (0.1, 1.0)
     ]
     assert figures_ladder.ladder(results.model_copy(update={"ladder": rungs}))
+
+
+def test_a_half_that_a_metric_cannot_see_takes_no_scale_from_the_other(results: Results) -> None:
+    zero = Estimate(value=0.0, low=0.0, high=0.0, prompts=4, clips=4)
+    unseen = [
+        rung.model_copy(update={"values": {"kld_cb0": zero if rung.half == "decoder" else rung.values["kld_cb0"]}})
+        for rung in results.ladder
+    ]
+    (plot,) = figures_ladder.ladder(results.model_copy(update={"ladder": unseen}))
+    assert ">0.001<" in plot.svg, "still logarithmic"
+    assert "depth decoder from 0 to 0 (the same at every step)" in plot.text
 
 
 def test_r_has_bounds_and_what_is_far_off_is_an_arrow(results: Results) -> None:

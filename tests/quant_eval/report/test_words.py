@@ -60,6 +60,14 @@ def test_the_headline_says_the_worst_first() -> None:
     )
 
 
+def test_levels_of_which_the_same_is_to_be_said_share_a_clause() -> None:
+    results = _with_gate(verdict="INCONCLUSIVE")
+    twin = results.levels[1].model_copy(update={"level": "q4_0"})
+    gates = [*results.gates, *(gate.model_copy(update={"level": "q4_0"}) for gate in results.gates)]
+    both = results.model_copy(update={"gates": gates, "levels": [*results.levels, twin]})
+    assert headline(both) == "Q8_0 and Q4_0: 1 of 8 gates undecided (F0 error)."
+
+
 def _with_gate(**values: object) -> Results:
     """A level of which one gate is as said, and all others pass."""
     results = sample(levels=("fp16", "q8_0"))
@@ -94,6 +102,9 @@ def test_a_level_that_vanished_is_in_the_headline_and_before_all_sections() -> N
     assert (alert.mark, alert.lines) == ("MISSING", ("q4_0 was not run",))
     many = results.model_copy(update={"missing": [f"{n} was not run" for n in range(9)]})
     assert headline(many) == "not measured: 9 things that were asked for; Q8_0 passes every gate."
+    gate = _with_gate(verdict="MISSING", estimate=None, reason="no clip is voiced")
+    twice = gate.model_copy(update={"missing": ["q8_0: no clip is voiced"]})
+    assert headline(twice) == "Q8_0: 1 of 8 gates not measured (F0 error).", "once is enough"
     nothing = bare(results).model_copy(update={"missing": ["q8_0 was not run"]})
     assert headline(nothing) == "Nothing was judged: not measured: q8_0 was not run."
 

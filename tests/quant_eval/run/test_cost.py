@@ -87,6 +87,11 @@ def test_everything_that_costs_is_in_it(bundle: Path, plan: Plan) -> None:
     assert "damaged" not in estimate_cost(plan).said
 
 
+def test_what_the_reference_does_alone(plan: Plan) -> None:
+    alone = replace(plan, candidates=())
+    assert time_of(alone) > 2 * time_of(replace(alone, seeds=()))
+
+
 def test_damaged_clips_cost_what_praat_does(plan: Plan) -> None:
     assert time_of(replace(plan, controls=True)) > time_of(plan)
     silent = replace(plan, stages=("logits",))

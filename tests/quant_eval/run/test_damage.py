@@ -156,7 +156,7 @@ def test_an_earlier_one_is_used_again_if_it_is_whole(bundle: Path, tmp_path: Pat
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
     for other in ({"seed": 1}, {"strength": 0.4}):
         with pytest.raises(MisoError, match="exists, and is not this damage"):
-            damaged(open_level(bundle, "q8_0"), out, **{"strength": STRENGTH, **other})
+            damaged(open_level(bundle, "q8_0"), out, **{"strength": STRENGTH, **other})  # type: ignore[arg-type]
     with pytest.raises(MisoError, match="exists, and is not this damage"):
         damaged(open_level(bundle, "fp16"), out, strength=STRENGTH)
     victim = out / "Micro-decoder-Q8_0.gguf"

@@ -22,7 +22,7 @@ GATES = Gates(
         Gate("f0_range", "at_least", {level: -margin for level, margin in MARGINS.items()}),
         Gate("new_failures", "failures", {"q4_0": 5.0}),
     ),
-    (),
+    {},
 )
 
 
@@ -71,7 +71,7 @@ def test_margins_that_are_ten_times_too_wide_are_found_out(clips: list[RecordedC
             Gate(gate.metric, gate.kind, {level: min(10 * margin, 100) for level, margin in gate.margins.items()})
             for gate in GATES.gates
         ),
-        (),
+        {},
     )
     behaved = {(each.metric, each.level) for each in controls_of(clips, store, wide) if each.behaved}
     assert behaved == set()
