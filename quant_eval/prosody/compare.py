@@ -276,6 +276,8 @@ def mcd(pair: Pair) -> float | None:
 
 DISTORTION = RENDITIONS["mcd"]
 """How much a clip's sound differs: the worst clips are found by it."""
+DURATION, RANGE = RENDITIONS["dur_ratio"], RENDITIONS["f0_range"]
+"""Whose gates are shown clips that were stretched, and flattened."""
 
 
 @VOICES.metric("Jitter", "%", "zero", DIFFERENCE, "Difference of Praat's local jitter; not gated.")

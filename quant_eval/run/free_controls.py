@@ -11,7 +11,7 @@ from ..gates.config import Gate, Gates, margin_for
 from ..gates.controls import TIMES, DamagedClips
 from ..metric import FREE
 from ..metrics.failures import FAILURES, NEW_FAILURES
-from ..prosody.compare import compare_free
+from ..prosody.compare import DURATION, RANGE, compare_free
 from ..prosody.recording import Prosody, measure, measure_both
 from ..stats.observations import Observations
 from .clip_damage import BREAKS, RecordedClip, broken, by_prompts, flattened, observed_once, stretched
@@ -21,8 +21,6 @@ from .record_store import Records
 
 _KINDS = {"runaway": "made endless", "truncated_tail": "cut off", "silent": "with a silence", "looping": "with a loop"}
 assert _KINDS.keys() == set(FAILURES) == BREAKS.keys()
-DURATION, RANGE = "dur_ratio", "f0_range"
-"""The metrics for which clips are stretched and flattened."""
 CONTROL = "control"
 """The stage of these records."""
 CLIPS = 8
@@ -72,7 +70,7 @@ class Renditions:
         chosen: list[RecordedClip] = []
         for clip in self._clips[: 2 * CLIPS]:
             anew = self._record(clip, flattened, 0.0).values
-            if abs(anew.get(RANGE, math.inf)) <= _FAITHFUL:
+            if abs(anew.get(RANGE.key, math.inf)) <= _FAITHFUL:
                 chosen.append(clip)
             if len(chosen) == CLIPS:
                 break
@@ -123,14 +121,14 @@ def _made(
                 continue
             if gate.metric == NEW_FAILURES.key:
                 made += _failing(clips, level, margin)
-            elif gate.metric in (DURATION, RANGE):
+            elif gate.metric in (DURATION.key, RANGE.key):
                 made.append(_changed(renditions, gate, level, margin))
     return made
 
 
 def _changed(renditions: Renditions, gate: Gate, level: str, margin: float) -> DamagedClips:
     """On the side that the gate guards; where it guards both, slower or flatter."""
-    if gate.metric == DURATION:
+    if gate.metric == DURATION.key:
         amount = max(TIMES * abs(margin), LEAST)
         log_ratio = -amount if gate.kind == "at_least" else amount
         name, seen = f"{math.exp(log_ratio):.2f} times as long", renditions.stretched(log_ratio)

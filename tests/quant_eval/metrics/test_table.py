@@ -31,7 +31,7 @@ def test_a_new_metric_is_one_declaration(bundle: Path, tmp_path: Path, monkeypat
     gates = tmp_path / "gates.toml"
     gates.write_text(
         'schema_version = 1\n[gates.kld_worst]\nkind = "at_most"\nmargins = { fp16 = 0.0, q8_0 = 0.0 }\n'
-        '[history]\nmetrics = ["kld_worst"]\n'
+        "[history]\nanchor = 2\n[history.margins]\nkld_worst = { percent = 10, least = 0 }\n"
     )
     asked = Asked(tmp_path / "out", corpus="tiny", prompts=5, seeds=1, stages=("logits",), controls=False, threads=1)
     plan = plan_run(bundle, ["fp16", "q8_0"], "fp16", asked)
