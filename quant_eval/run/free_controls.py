@@ -25,6 +25,8 @@ CONTROL = "control"
 """The stage of these records."""
 CLIPS = 8
 """That are stretched and flattened: all by the same amount, so that a few are as good as a hundred."""
+RANGE_CLIPS = 20
+"""That are flattened: with eight, one clip that Praat makes anew with an octave error leaves the gate undecided."""
 TIMES_OF_RANGE = 3.0
 """In place of `TIMES`: a range of percentiles over a second of speech scatters by 0.05 when its sound is made anew."""
 LEAST = 0.02
@@ -68,11 +70,11 @@ class Renditions:
         They are held against what Praat makes of them at 0.
         """
         chosen: list[RecordedClip] = []
-        for clip in self._clips[: 2 * CLIPS]:
+        for clip in self._clips[: 2 * RANGE_CLIPS]:
             anew = self._record(clip, flattened, 0.0).values
             if abs(anew.get(RANGE.key, math.inf)) <= _FAITHFUL:
                 chosen.append(clip)
-            if len(chosen) == CLIPS:
+            if len(chosen) == RANGE_CLIPS:
                 break
         return self._changed(chosen, flattened, log_ratio, is_anew=True)
 
