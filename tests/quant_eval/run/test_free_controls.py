@@ -81,7 +81,7 @@ def test_clips_that_praat_cannot_make_anew_are_not_flattened(
     clips: list[RecordedClip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        free_controls, "compare_free", lambda first, second: {RANGE: 0.2 if second is clips[0] else 0.04}
+        free_controls, "compare_free", lambda first, second: {RANGE.key: 0.2 if second is clips[0] else 0.04}
     )
     monkeypatch.setattr(free_controls, "measure", lambda samples: samples)
 
