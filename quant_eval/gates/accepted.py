@@ -14,7 +14,8 @@ from ...core.lock import locked
 from ..results import Document, Verdict
 from .observed import AcceptedError, Observed, check_comparable, check_observed, load_document, write_document
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
+"""1 and 2 were of one evaluation each."""
 _PATIENCE_S, _LOOK_S = 10.0, 0.05
 """Another accept takes a fraction of a second."""
 _WHAT, _RENEW = "accepted evaluations", "Begin another file with `miso-eval accept`"

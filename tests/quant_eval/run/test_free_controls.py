@@ -91,5 +91,5 @@ def test_clips_that_praat_cannot_make_anew_are_not_flattened(
     monkeypatch.setattr(free_controls, "flattened", flattened)
     monkeypatch.setattr(free_controls, "measure_both", lambda *pair: pair)
     with Records.open(tmp_path, "plan") as records:
-        found = Renditions(clips, records, "fp16").flattened(-0.3)[RANGE]
+        found = Renditions(clips, records, "fp16").flattened(-0.3)[RANGE.key]
     assert found.prompts.tolist() == ["p1", "p2", "p3", "p4"]
