@@ -100,6 +100,7 @@ SPREADS: dict[str, Clips] = {
     "kld_cb0": log_normal(0.6, 0.4),
     "top1": log_normal(0.3, 0.2),
     "lf0_rmse": ORDINARY,
+    "gross_pitch_error": with_zeros(0.4, 0.4),
     "vuv_error": ORDINARY,
     "dur_ratio": normal(0.05, 0.1),
     "f0_range": normal(0.1, 0.2),
