@@ -14,6 +14,7 @@ from ...runtime.audio.samples import Samples, checked
 from ...runtime.synthesis.stopping import SILENT_FRAME_DBFS, StoppingCriteria, Verdict
 from ..metric import FREE, Family
 from ..prosody.rhythm import peak_level_db, step_levels_db
+from ..prosody.sound import centred
 
 Ended = Literal["eos", "cap"]
 
@@ -76,8 +77,9 @@ def is_silent(samples: Samples) -> bool:
 
 def is_tail_truncated(samples: Samples) -> bool:
     """Whether the last 40 ms of float32 samples `[n]` are less than 20 dB below their peak level."""
-    tail = samples[-round(TAIL_S * SAMPLE_RATE_HZ) :]
-    power = float(np.square(tail, dtype=np.float64).mean()) if len(tail) else 0.0
+    # An offset is no sound, and the peak level is without it as well.
+    tail = centred(samples)[-round(TAIL_S * SAMPLE_RATE_HZ) :]
+    power = float(np.square(tail).mean()) if len(tail) else 0.0
     return power > 10 ** ((peak_level_db(step_levels_db(samples)) - TAIL_BELOW_PEAK_DB) / 10)
 
 

@@ -44,6 +44,12 @@ def test_the_end_of_speech_is_what_counts_and_not_its_level() -> None:
         assert is_tail_truncated((gain * samples[:-1920]).astype(np.float32))
 
 
+@pytest.mark.parametrize("offset", [0.02, -0.05, 0.2])
+def test_an_offset_is_no_tail(offset: float) -> None:
+    assert failures(PHRASE.samples() + np.float32(offset), CODES, "eos") == ()
+    assert failures(PHRASE.samples()[:-1920] + np.float32(offset), CODES, "eos") == ("truncated_tail",)
+
+
 def test_what_is_cut_at_the_cap_is_runaway_and_not_truncated_too() -> None:
     assert failures(PHRASE.samples()[:-1920], CODES, "cap") == ("runaway",)
 
