@@ -35,10 +35,11 @@ _LOWEST_OCTAVE_HZ = 30.0
 _LOW_RATE_HZ = 4000
 """For the octave and for the residual: enough of a voice's harmonics lie below 2 kHz, and it takes a quarter of the
 time."""
-_RESIDUAL_POLES = 8
+_RESIDUAL_POLES = 6
 """Two formants lie below 2 kHz, and the voice's harmonics are strong there. Source: Markel, "The SIFT algorithm for
 fundamental frequency estimation" (IEEE Trans. Audio Electroacoust. 20, 1972): linear prediction of few poles at 2 kHz
-there, at twice that here, since voices are higher than his."""
+there, at twice that here, since voices are higher than his. With eight the harmonics of voices above 250 Hz are taken
+for formants, and with any noise nothing of them is left."""
 _RESIDUAL_WINDOW_S, _RESIDUAL_STEP_S = 0.03, 0.005
 _RESIDUAL_THRESHOLDS = {"voicing_threshold": 0.35, "silence_threshold": 0.005}
 """Praat's standards of 0.45 and 0.03 are for sounds. The residual has spikes, below which voices were taken for

@@ -98,6 +98,14 @@ def test_whispering_and_noise_have_no_f0(samples: Samples) -> None:
     assert heard.pitch_range == WIDE_RANGE
 
 
+def test_a_high_voice_keeps_its_f0_under_noise() -> None:
+    """15 dB below it. With more poles its residual has none left of its harmonics, and it were a whisper."""
+    samples = Phrase(vowels="aioaio", median_hz=400.0, swing_semitones=2.0).samples()
+    noise = np.random.default_rng(0).normal(size=len(samples)) * samples.std() * 10 ** (-15 / 20)
+    clean, noisy = contours_of_both(samples, (samples + noise).astype(np.float32))
+    assert noisy.voiced.sum() > 0.9 * clean.voiced.sum()
+
+
 def test_intensity_of_a_sine() -> None:
     heard = contours(tone(500, amplitude=0.1))
     expected = 20 * np.log10(0.1 / np.sqrt(2) / 2e-5)
