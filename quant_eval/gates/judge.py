@@ -181,7 +181,7 @@ def _counted(blank: GateResult, seen: Observations) -> GateResult:
     elif missing := counts.clips_to_pass(margin):
         why = f"; {missing - counts.clips} more clean clips are needed for {margin:g} %"
         if counts.new or counts.cured:
-            why += f", or {needed or 'no number of'} in all at this share"
+            why += f", or {needed} in all at this share" if needed else "; at this share no number of clips would tell"
     else:
         why = f"; no number of clips can show {margin:g} %"
     reason = _reason_counted(result, counts, why)

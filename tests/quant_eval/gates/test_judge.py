@@ -218,6 +218,11 @@ def test_failures_say_what_was_counted_and_what_is_missing() -> None:
     assert reason.endswith("beyond the margin, but not surely, which counts as a failure")
     assert needed == 1029
     assert said(5, 5)[0].startswith("5 new, 5 cured of 120 clips: 0.0 % (-5.1 to 5.1); 505 more clean")
+    assert said(6, 0, margin=5) == (
+        "6 of 120 clips: 5.0 % (1.3 to 9.6); 114 more clean clips are needed for 5 %; "
+        "at this share no number of clips would tell",
+        None,
+    )
     assert said(0, 0, margin=0) == ("0 of 120 clips: at most 2.5 %; no number of clips can show 0 %", None)
 
 
