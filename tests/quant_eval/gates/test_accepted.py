@@ -74,7 +74,7 @@ VALUES = ["entries", 0, "anchor", "levels", "q4_0", "kld_cb0"]
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["schema_version"], 3, "accepted evaluations of schema 3, this program reads 1"),
+        (["schema_version"], 2, "accepted evaluations of schema 2, this program reads 3"),
         (["schema_version"], None, "accepted evaluations of schema None"),
         (["log", 0, "forced"], "maybe", "damaged, log.0.forced: Input should be a valid boolean"),
         (["extra"], 3, "damaged, extra: Extra inputs are not permitted"),

@@ -46,7 +46,7 @@ def test_a_new_metric_is_one_declaration(bundle: Path, tmp_path: Path, monkeypat
     accepted = tmp_path / "accepted.json"
     accept(plan.out, accepted, gates, force=True)
     again = evaluate_plan(plan, Wanted(gates=gates, vram=False, history=accepted))
-    assert [(gate.kind, gate.verdict) for gate in again.gates][1:] == [("history", "PASS"), ("anchor", "PASS")]
+    assert [(gate.kind, gate.verdict) for gate in again.gates][1:] == [("history", "PASS")]
 
 
 def test_no_other_file_knows_a_metric_by_name() -> None:
