@@ -32,7 +32,7 @@ class MetricResult(Document):
     """One metric of one level against the reference.
 
     Attributes:
-        level: Of the bundle, or the name of a control.
+        level: Of the bundle; "old" or "new" in a comparison.
         metric: Key in `metrics/table.py`.
         estimate: Over all clips.
         noise_floor: The same metric between two seeds of the reference, if it can be had.
@@ -130,11 +130,10 @@ class LevelResult(Document):
     """What a level is, and what it costs.
 
     Attributes:
-        level: "fp16", …, or the name of a control.
-        is_control: True for one that the suite made itself.
+        level: "fp16", …; "old" and "new" in a comparison.
         file_bytes: Of everything that the level needs.
         bits_per_weight: Over backbone and depth decoder.
-        memory: See `Memory`; None for a control.
+        memory: See `Memory`; None if it was not accounted.
         rtf: Wall time / audio time of the free stage on this machine; None if that was not run.
         ttfa_s: Time to first audio, median; None if not run.
         failures: Number of clips by kind, of the free stage.
@@ -144,7 +143,6 @@ class LevelResult(Document):
     """
 
     level: str
-    is_control: bool
     file_bytes: int
     bits_per_weight: float
     memory: Memory | None

@@ -59,11 +59,6 @@ def result_lines(results: Results) -> Iterator[tuple[str, bool]]:
     yield headline(results), False
 
 
-def missing_gates(gates: Sequence[GateResult]) -> list[str]:
-    """Those that have nothing to judge, each in a sentence."""
-    return [f"{gate.level}: {gate.reason}" for gate in gates if gate.verdict == "MISSING"]
-
-
 def duration(seconds: float) -> str:
     """For people."""
     if seconds < 90:

@@ -299,7 +299,6 @@ def _level(
     audio_s = sum(detail["audio_s"] for detail in free)
     return LevelResult(
         level=candidate.name,
-        is_control=False,
         file_bytes=sizes.backbone_bytes + sizes.decoder_bytes + sizes.embeddings_bytes + _codec_bytes(manifest),
         bits_per_weight=sizes.bits_per_weight,
         memory=memory,

@@ -104,10 +104,6 @@ class Gates:
             return None  # "B" of a comparison
         return None if has_margins else f"no margins for {level}: measured, not judged"
 
-    def margins_of_damaged(self, level: str) -> str:
-        """The level by whose margins a damaged `level` is judged: itself, or that with the widest there are."""
-        return level if self.why_not_judged(level) is None else max(self.levels, key=list(LEVELS).index)
-
 
 def load_gates(path: Path | None = None) -> Gates:
     """The gates of a TOML file; without one, the default gates.

@@ -156,8 +156,7 @@ def verdict_to_accept(results: Results, observed: Observed, accepted: Accepted |
     """
     verdict = results.verdict
     if verdict == "MISSING" and all(each.startswith(_NO_ENTRY) for each in results.missing):
-        controls = {level.level for level in results.levels if level.is_control}
-        verdict = worst(gate.outcome for gate in results.gates if gate.level not in controls)
+        verdict = worst(gate.outcome for gate in results.gates)
     if accepted is None or verdict is None:
         return verdict
     return worst([verdict, *(gate.outcome for gate in judge_history(observed, accepted, gates))])

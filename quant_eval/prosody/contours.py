@@ -75,8 +75,8 @@ def contours(samples: Samples, pitch_range: PitchRange | None = None) -> Contour
 
     Args:
         samples: Float32 `[n]`, mono, 24 kHz.
-        pitch_range: Where to look for F0; by default `speaker_range`. Recordings that are compared need the same one:
-            `common_range`, or `contours_of_both`.
+        pitch_range: Where to look for F0; by default `range_of` this one. Those that are compared need the same one:
+            see `contours_of_both`.
 
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.
@@ -86,7 +86,7 @@ def contours(samples: Samples, pitch_range: PitchRange | None = None) -> Contour
 
 
 def contours_of_both(first: Samples, second: Samples) -> tuple[Contours, Contours]:
-    """Those of two recordings that are compared, within their `common_range`. Raises as `contours`."""
+    """Those of two recordings that are compared, within the range of both. Raises as `contours`."""
     voices = listen(first), listen(second)
     pitch_range = range_of(*voices)
     return _contours(voices[0], pitch_range), _contours(voices[1], pitch_range)

@@ -69,24 +69,6 @@ _FLOOR_OF_Q1, _CEILING_OF_Q3 = 0.75, 2.5
 (Speech Prosody 2008): 0.75 and 1.5, and 2.5 for expressive speech, which an octave upwards is within."""
 
 
-def speaker_range(samples: Samples) -> PitchRange:
-    """Where this speaker's F0 lies: one pass over all of `WIDE_RANGE`, then from its quartiles.
-
-    The wide range itself if under 0.1 s is voiced. Raises `ValueError` if there are no samples, or they are not
-    finite floats `[n]`.
-    """
-    return common_range(samples)
-
-
-def common_range(*recordings: Samples) -> PitchRange:
-    """Where the F0 of all these recordings lies: from the lowest floor of their speakers to the highest ceiling.
-
-    Recordings that are compared are measured within it: one that is higher or lower than the other as a whole is then
-    heard as that. What is not voiced has no say; the wide range if none is. Raises as `speaker_range`.
-    """
-    return range_of(*map(listen, recordings))
-
-
 @dataclass(frozen=True)
 class Voice:
     """Of one recording, whatever the range: all that its F0 is found from.
@@ -103,7 +85,7 @@ class Voice:
 
 
 def listen(samples: Samples) -> Voice:
-    """Where there is a voice. Raises as `speaker_range`."""
+    """Where there is a voice. Raises `ValueError` if there are no samples, or they are not finite floats `[n]`."""
     whole = whole_steps(samples)
     low = np.asarray(soxr.resample(whole, SAMPLE_RATE_HZ, _LOW_RATE_HZ), np.float64)
     sound = padded(low, _PITCH_PERIODS / WIDE_RANGE.floor_hz, _LOW_RATE_HZ)
@@ -115,7 +97,11 @@ def listen(samples: Samples) -> Voice:
 
 
 def range_of(*voices: Voice) -> PitchRange:
-    """`common_range`, of what was listened to."""
+    """Where the F0 of all these recordings lies: from the lowest floor of their speakers to the highest ceiling.
+
+    Recordings that are compared are measured within it: one that is higher or lower than the other as a whole is then
+    heard as that. One with under 0.1 s of voice has no say; the wide range if none has more.
+    """
     ranges = [found for found in map(_own_range, voices) if found]
     if not ranges:
         return WIDE_RANGE

@@ -103,7 +103,7 @@ def measure(samples: Samples, pitch_range: PitchRange | None = None) -> Prosody:
     Args:
         samples: Float32 `[n]`, mono, 24 kHz.
         pitch_range: Where F0 is looked for. By default the speaker's own; recordings that are compared need the same
-            one: `common_range`, or `measure_both`.
+            one: see `measure_both`.
 
     Raises:
         ValueError: There are no samples, or they are not finite floats `[n]`.

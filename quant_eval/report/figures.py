@@ -9,7 +9,7 @@ from ...core.units import size_text
 from ..results import Clip, Contour, Distribution, Estimate, Results
 from .plots import INK, LEVEL_COLOURS, MUTED, PAPER, RULE, Plot, colour_of, drawn, library, marker_of
 from .sections.clips import f0_in_words, voiced_hz
-from .sections.costs import front, real_levels, size_and_kld
+from .sections.costs import front, size_and_kld
 from .sections.quality import can_be_scaled
 from .words import BOUNDS, label_of, listed, metric_of, number, with_unit
 
@@ -23,7 +23,7 @@ _WIDEST_RATIO = 4.0
 
 def memory(results: Results) -> Plot | None:
     """Stacked bars of the accounted parts, with the measured peak as a mark."""
-    levels = [level for level in real_levels(results) if level.memory is not None and level.memory.accounted]
+    levels = [level for level in results.levels if level.memory is not None and level.memory.accounted]
     if not levels:
         return None
     names = list(dict.fromkeys(part.name for level in levels if level.memory for part in level.memory.accounted))
@@ -58,7 +58,7 @@ def memory(results: Results) -> Plot | None:
 
 def heat_map(results: Results) -> Plot | None:
     """Mean KLD, level x codebook, logarithmic; exact zeros are left blank."""
-    levels = [level.level for level in real_levels(results) if level.level != results.reference]
+    levels = [level.level for level in results.levels if level.level != results.reference]
     found = {(entry.level, entry.codebook): entry.kld_mean for entry in results.codebooks}
     levels = [level for level in levels if any(key[0] == level for key in found)]
     codebooks = sorted({codebook for level, codebook in found if level in levels})
@@ -99,8 +99,7 @@ def heat_map(results: Results) -> Plot | None:
 
 def attribution(results: Results) -> Plot | None:
     """Three means with bounds a level: backbone only, depth decoder only, both."""
-    controls = {level.level for level in results.levels if level.is_control}
-    entries = [entry for entry in results.attribution if entry.level not in controls]
+    entries = results.attribution
     if not entries:
         return None
     kinds = ("backbone only", "depth decoder only", "both")
@@ -130,7 +129,7 @@ def pareto(results: Results) -> Plot | None:
         return None
     best = front(points)
     bars = {entry.level: entry.both for entry in results.attribution}
-    order = [level.level for level in real_levels(results)]
+    order = [level.level for level in results.levels]
     unit, name = (1e9, "GB") if max(size for size, _ in points.values()) >= 1e9 else (1e6, "MB")
 
     def paint(axes: Any) -> None:
@@ -155,7 +154,7 @@ def pareto(results: Results) -> Plot | None:
 
 def forest(results: Results) -> Plot | None:
     """R of each metric and level with its bounds: the difference in units of that between two seeds."""
-    levels = [level.level for level in real_levels(results)]
+    levels = [level.level for level in results.levels]
     compared = [level for level in levels if level != results.reference]
     ratios: dict[str, dict[str, Estimate]] = {}
     for entry in results.metrics:

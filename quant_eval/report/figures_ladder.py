@@ -6,7 +6,6 @@ from typing import Any
 from ..results import Results
 from .plots import INK, MUTED, Plot, colour_of, drawn, library, marker_of
 from .sections.controls import HALVES, climb, ladder_metrics, rungs_of
-from .sections.costs import real_levels
 from .words import judges_change, label_of, listed, metric_of, number
 
 _WIDE = 12.0
@@ -94,7 +93,7 @@ def _margin_lines(axes: Any, margins: Sequence[tuple[float, str]], bounds: Seque
 
 def _margins(results: Results, key: str, is_below: bool) -> list[tuple[float, str]]:
     """What each level may lose, once each; of what may be off on both sides, that which the values come to."""
-    levels = [level.level for level in real_levels(results)]
+    levels = [level.level for level in results.levels]
     found: dict[float, list[str]] = {}
     for gate in results.gates:
         if gate.metric == key and not judges_change(gate) and gate.level in levels:

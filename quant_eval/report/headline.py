@@ -18,16 +18,14 @@ def headline(results: Results) -> str:
     if astray := [control for control in results.controls if not control.behaved]:
         more = f", nor did {len(astray) - 1} more" if len(astray) > 1 else ""
         return f"This report proves nothing: {_astray(astray[0])}{more}."
-    judged = [level for level in results.levels if level.verdict is not None and not level.is_control]
+    judged = [level for level in results.levels if level.verdict is not None]
     if not judged:
         missing = [f"not measured: {_some(results.missing)}"] if results.missing else []
         reasons = missing or why_not_judged(results) or ["there are no gates for what was run"]
         return f"Nothing was judged: {'; '.join(reasons)}."
     passing = [level for level in judged if level.verdict == "PASS"]
-    are_few = (
-        sum(gate.verdict != "PASS" for gate in _of_real_levels(results)) + len(_missing_elsewhere(results))
-        <= _MOST_NAMED
-    )
+    not_passing = sum(gate.verdict != "PASS" for gate in results.gates)
+    are_few = not_passing + len(_missing_elsewhere(results)) <= _MOST_NAMED
     alike: dict[str, list[str]] = {}
     for level in _by_outcome(judged):
         if level.verdict != "PASS":
@@ -55,12 +53,11 @@ def why_not_judged(results: Results) -> list[str]:
 def alerts(results: Results) -> list[Alert]:
     """What spoils the report, what is lacking, and what is undecided."""
     astray = [control for control in results.controls if not control.behaved]
-    gates = _of_real_levels(results)
     possible = [
         Alert("FAIL", "Controls did not behave: nothing else in this report counts", tuple(map(_said, astray))),
         Alert("MISSING", "Not measured, though it was asked for", tuple(results.missing)),
-        _undecided("BEYOND", "Undecided, beyond the margin: the run fails", gates),
-        _undecided("INCONCLUSIVE", "Undecided, inside the margin", gates),
+        _undecided("BEYOND", "Undecided, beyond the margin: the run fails", results.gates),
+        _undecided("INCONCLUSIVE", "Undecided, inside the margin", results.gates),
     ]
     return [_cut(alert) for alert in possible if alert.lines]
 
@@ -120,11 +117,6 @@ def _reasons(levels: Sequence[LevelResult]) -> list[str]:
 def _reason(level: LevelResult) -> str:
     why = level.why_not_judged or ""
     return f"{label_of(level.level)} {why}" if why.startswith("not run") else why
-
-
-def _of_real_levels(results: Results) -> list[GateResult]:
-    controls = {level.level for level in results.levels if level.is_control}
-    return [gate for gate in results.gates if gate.level not in controls]
 
 
 def _some(names: Sequence[str]) -> str:

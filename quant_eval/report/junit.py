@@ -19,19 +19,16 @@ def junit_xml(results: Results, *, strict: bool = False) -> str:
 
     What fails the run is a failure: FAIL, INCONCLUSIVE with the value beyond the margin, with `strict` any
     INCONCLUSIVE. Otherwise INCONCLUSIVE is skipped, with its reason. What was asked for and not measured is an error.
-    The gates of controls are not cases, since a damaged level has to fail: whether each control behaved is one. A level
-    without margins is one skipped case. If nothing was judged, one skipped case says so: an empty file would look like
-    a pass.
+    Whether each control behaved is a case. A level without margins is one skipped case. If nothing was judged, one
+    skipped case says so: an empty file would look like a pass.
     """
-    controls = {level.level for level in results.levels if level.is_control}
-    gates = [gate for gate in results.gates if gate.level not in controls]
     suites = _Suites(results)
-    for gate in gates:
+    for gate in results.gates:
         _gate_case(suites[gate.level], gate, strict)
     for level in results.levels:
         if level.why_not_judged is not None:
             _outcome(_case(suites[level.level], "gates"), "skipped", "not judged", level.why_not_judged)
-    said = {f"{gate.level}: {gate.reason}" for gate in gates}  # as `outcome.py` names what a gate lacks
+    said = {f"{gate.level}: {gate.reason}" for gate in results.gates}  # as `outcome.py` names what a gate lacks
     for text in results.missing:
         if text not in said:
             _outcome(_case(suites["missing"], text), "error", "MISSING", text)

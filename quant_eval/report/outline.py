@@ -6,7 +6,6 @@ from typing import Any
 
 from ..results import Results
 from .sections import clips, controls, costs, quality, verdicts
-from .sections.costs import real_levels
 from .view import Cell, Section, Table, heads
 from .words import label_of, listed, stage_name
 
@@ -41,7 +40,7 @@ def basis(results: Results) -> str:
     """In one sentence, what the numbers rest on."""
     corpus = results.corpus
     stages = listed(stage_name(stage) for stage in results.stages) or "no stage"
-    levels = [label_of(level.level) for level in real_levels(results) if level.level != results.reference]
+    levels = [label_of(level.level) for level in results.levels if level.level != results.reference]
     seeds = f"{len(corpus.seeds)} seed{'s' if len(corpus.seeds) != 1 else ''}"
     return (
         f"{listed(levels) or 'Nothing'} against {label_of(results.reference)}, {corpus.prompts} prompts of "

@@ -30,7 +30,7 @@ _POINTS_S = 0.01
 """Of the pitch contour that is flattened. Source: Praat manual, "Sound: To Manipulation", standard value."""
 _KEPT_S = 0.15
 _VOICE = (0.75, 1.5)
-"""Of the quartiles of F0: where Praat's overlap-add looks for periods. Source: as `contours.speaker_range`."""
+"""Of the quartiles of F0: where Praat's overlap-add looks for periods. Source: as in `prosody/pitch.py`."""
 _ANY_VOICE_HZ = (75.0, 600.0)
 """Praat's standard values."""
 

@@ -41,16 +41,6 @@ def highest_share(hits: float, trials: float, confidence: float = CONFIDENCE) ->
     return 1.0 if hits >= trials else _beta_quantile(confidence, hits + 1, trials - hits)
 
 
-def clips_needed(margin: float, confidence: float = CONFIDENCE) -> int:
-    """How many clips, none of which fails, show that fewer than `margin` % do: 299 for 1 %, 149 for 2 %, 59 for 5 %.
-
-    Raises `ValueError` for a margin of 0 or less, which no number of clips can show.
-    """
-    if margin <= 0:
-        raise ValueError(f"a margin of {margin:g} % cannot be shown by any number of clips; it must be above 0")
-    return 1 if margin >= 100 else math.ceil(math.log(1 - confidence) / math.log1p(-margin / 100))
-
-
 @dataclass(frozen=True)
 class FailureCounts:
     """Clips of a level beside the reference's of the same prompt and seed: which of the two fails alone.
@@ -139,7 +129,7 @@ def count_failures(observations: Observations) -> FailureCounts:
 
     Raises `ValueError` for other values.
     """
-    check_failures(observations)
+    _check_failures(observations)
     new, cured = observations.values == 100.0, observations.values == -100.0
     prompts = observations.prompts
     return FailureCounts(
@@ -152,7 +142,7 @@ def count_failures(observations: Observations) -> FailureCounts:
     )
 
 
-def check_failures(observations: Observations) -> None:
+def _check_failures(observations: Observations) -> None:
     """Raise `ValueError` unless each clip is 100, 0 or -100."""
     odd = observations.values[~np.isin(observations.values, (-100.0, 0.0, 100.0))]
     if odd.size:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from ..results import Estimate
 from .bootstrap import RESAMPLES, SEED, Bootstrap
-from .counts import check_failures, share_below
-from .observations import F64Array, Observations, by_prompt
+from .observations import F64Array, Observations
 
 SIGNIFICANCE = 0.05
 """Of the tests: one-sided."""
@@ -92,22 +91,3 @@ def _mean_sizes(observations: Observations, prompts: NDArray[np.str_]) -> F64Arr
     sums = np.bincount(np.searchsorted(prompts, observations.prompts[where]), np.abs(observations.values[where]))
     mean_sizes: F64Array = sums / where.sum()
     return mean_sizes
-
-
-def binomial_tail(hits: int, trials: int, share: float) -> float:
-    """The chance of so many hits or more: one-sided exact test of "the true share is `share` or less".
-
-    It is 5 % or less just where `counts.lowest_share` exceeds `share`.
-    """
-    if not 0 <= hits <= trials or not 0 <= share <= 1:
-        raise ValueError(f"hits must be 0 to trials, share 0 to 1; not {hits}, {trials}, {share}")
-    return 1.0 if hits == 0 else share_below(share, hits, trials - hits + 1)
-
-
-def p_fails_more_often(new: Observations, old: Observations) -> float:
-    """p-value of "`new` fails no more often than `old`" for paired clips: a sign test over the prompts that differ."""
-    check_failures(new)
-    check_failures(old)
-    change = by_prompt(new, new.values - old.values)
-    worse, better = int((change > 0).sum()), int((change < 0).sum())
-    return binomial_tail(worse, worse + better, 0.5)

@@ -168,7 +168,7 @@ class Asking:
         self._lock, self._left, self._early = threading.Lock(), at, early
 
     def acquire(self, *arguments: Any) -> bool:
-        return self._call(lambda: self._lock.acquire(*arguments))
+        return bool(self._call(lambda: self._lock.acquire(*arguments)))
 
     def release(self) -> None:
         self._call(self._lock.release)

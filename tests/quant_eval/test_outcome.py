@@ -21,9 +21,9 @@ from miso_gguf.quant_eval.results import (
 SOME = Estimate(value=1.0, low=0.5, high=1.5, prompts=8, clips=8)
 
 
-def level(name: str, *, is_control: bool = False) -> LevelResult:
+def level(name: str) -> LevelResult:
     return LevelResult(
-        level=name, is_control=is_control, file_bytes=1, bits_per_weight=4.5, memory=None, rtf=None, ttfa_s=None,
+        level=name, file_bytes=1, bits_per_weight=4.5, memory=None, rtf=None, ttfa_s=None,
         failures={}, clips=0, verdict=None,
     )  # fmt: skip
 
@@ -37,14 +37,14 @@ def gate(name: str, metric: str, verdict: Verdict, **more: Any) -> GateResult:
 
 
 def results(*gates: GateResult, **more: Any) -> Results:
-    """Two levels, of which logits and one-step were measured, and a control that fails as it should."""
+    """Two levels, of which logits and one-step were measured."""
     metrics = [
         MetricResult(level=name, metric=metric, estimate=SOME)
         for name in ("fp16", "q4_0")
         for metric in ("kld_cb0", "flip_rate")
     ]
     given = {
-        "levels": [level("fp16"), level("q4_0"), level("damaged", is_control=True)],
+        "levels": [level("fp16"), level("q4_0")],
         "metrics": metrics,
         "stages": ["logits", "one-step"],
         "controls": [],
@@ -75,8 +75,6 @@ GOOD = gate("q4_0", "kld_cb0", "PASS")
         ([GOOD, gate("q4_0", "top1", "INCONCLUSIVE", is_beyond=True)], "FAIL"),
         ([GOOD, gate("q4_0", "top1", "MISSING"), gate("q4_0", "lf0_rmse", "INCONCLUSIVE")], "MISSING"),
         ([GOOD, gate("q4_0", "top1", "MISSING"), gate("q4_0", "lf0_rmse", "FAIL")], "FAIL"),
-        ([GOOD, gate("damaged", "kld_cb0", "FAIL")], "PASS"),
-        ([gate("damaged", "kld_cb0", "FAIL")], None),
         ([GOOD, gate("q4_0", "kld_cb0", "FAIL", kind="history")], "FAIL"),
     ],
 )
@@ -86,7 +84,6 @@ def test_the_worst_outcome_is_the_verdict(gates: list[GateResult], verdict: Verd
     levels = {each.level: each.verdict for each in found.levels}
     assert levels["fp16"] is None, "nothing of it was judged"
     assert levels["q4_0"] == verdict
-    assert levels["damaged"] == ("FAIL" if any(each.level == "damaged" for each in gates) else None)
 
 
 def test_a_control_that_does_not_behave_spoils_everything() -> None:
@@ -98,7 +95,6 @@ def test_a_control_that_does_not_behave_spoils_everything() -> None:
 def test_what_is_missing_is_named() -> None:
     found = decided(results(GOOD, gate("q4_0", "top1", "MISSING")))
     assert found.missing == ["q4_0: top1: why"]
-    assert decided(results(GOOD, gate("damaged", "top1", "MISSING"))).missing == []
 
 
 def test_a_stage_of_which_there_is_nothing_is_named_once() -> None:

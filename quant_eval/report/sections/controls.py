@@ -7,7 +7,6 @@ from ...metrics.table import METRICS
 from ...results import Control, Results, Rung
 from ..view import NOTHING, Cell, Section, Table, heads
 from ..words import SIGNS, label_of, metric_of, number, spread
-from .verdicts import matrices
 
 HALVES = {"backbone": "backbone", "decoder": "depth decoder", "both": "both"}
 """What `Rung.half` says, for people."""
@@ -29,9 +28,6 @@ def controls(results: Results) -> Section:
     if of_gates:
         tables.append(_matrix(of_gates))
         tables.append(_details("What was damaged for each gate, and what was found", of_gates, is_folded=True))
-    columns = [level for level in results.levels if level.is_control and _has_gates(results, level.level)]
-    for table in matrices(results, columns):
-        tables.append(Table(f"Damaged levels: {table.caption}", table.head, table.rows, is_folded=True, is_wide=True))
     return section.of(*tables)
 
 
@@ -158,7 +154,3 @@ def _row(control: Control) -> tuple[Cell, ...]:
         Cell(control.found),
         Cell(f"{SIGNS[mark[0]]} {mark[1]}"),  # type: ignore[index]
     )
-
-
-def _has_gates(results: Results, level: str) -> bool:
-    return any(gate.level == level for gate in results.gates)

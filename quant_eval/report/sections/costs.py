@@ -18,12 +18,11 @@ def costs(results: Results) -> Section:
         "Measured memory is what the driver reports, and is there only if it was measured. RTF is wall time over audio "
         "time on the machine named below; below 1 is faster than speech.",
     )
-    levels = real_levels(results)
-    if not levels:
+    if not results.levels:
         return section.without("The results name no level.")
     head = heads("Level", "Files", "Bits per weight", "VRAM, accounted", "VRAM, measured", "RTF", "Time to first audio")
-    table = Table("What a level costs", head, tuple(_cost_row(level) for level in levels), is_wide=True)
-    parts = _memory_parts(levels)
+    table = Table("What a level costs", head, tuple(_cost_row(level) for level in results.levels), is_wide=True)
+    parts = _memory_parts(results.levels)
     return section.of(table, parts) if parts.rows else section.of(table)
 
 
@@ -57,16 +56,11 @@ def pareto(results: Results) -> Section:
     return section.of(table)
 
 
-def real_levels(results: Results) -> list[LevelResult]:
-    """The levels that somebody may ship, without the controls."""
-    return [level for level in results.levels if not level.is_control]
-
-
 def size_and_kld(results: Results) -> dict[str, tuple[int, float]]:
     """(bytes, KLD over all codebooks in nats) of each level that has both; the reference's KLD is 0 by definition."""
     both = {entry.level: entry.both.value for entry in results.attribution}
     points = {}
-    for level in real_levels(results):
+    for level in results.levels:
         by_codebook = [entry.kld_mean for entry in results.codebooks if entry.level == level.level]
         if level.level in both:
             points[level.level] = level.file_bytes, both[level.level]

@@ -44,14 +44,14 @@ def verdicts(results: Results) -> Section:
         f"{whose} The true value lies above the lower and below the upper of the {BOUNDS}; PASS is the bound on the "
         "margin's side inside the margin. A level is as good as its worst gate, the run as its worst level.",
     )
-    columns = [level for level in results.levels if not level.is_control and _is_shown(results, level)]
+    columns = [level for level in results.levels if _is_shown(results, level)]
     if not any(_gates_of(results, level.level) for level in columns):
         why = "; ".join([*results.missing, *why_not_judged(results)]) or "there are no gates for what was run"
         return section.without(f"Nothing was judged: {why}.")
-    return section.of(*matrices(results, columns), *_not_judged(results), _reasons(results, columns), _rules())
+    return section.of(*_matrices(results, columns), *_not_judged(results), _reasons(results, columns), _rules())
 
 
-def matrices(results: Results, columns: Sequence[LevelResult]) -> list[Table]:
+def _matrices(results: Results, columns: Sequence[LevelResult]) -> list[Table]:
     """Gates as rows and levels as columns, in the order of the results: one of what is, others of what changed.
 
     Those of changes are folded if all pass.
@@ -89,8 +89,7 @@ def _matrix(
 def _level_head(results: Results, level: LevelResult) -> Cell:
     """Its name and verdict; the reference is there because another, finer one was its judge."""
     if level.verdict is None:
-        is_judged = bool(_gates_of(results, level.level))  # as damaged levels are, though that is no verdict on them
-        return Cell(label_of(level.level), mark=None if is_judged else "NOT_RUN")
+        return Cell(label_of(level.level), mark="NOT_RUN")
     is_judge_of_all = level.level == results.reference
     return Cell(label_of(level.level), "against F32" if is_judge_of_all else "", mark=level.verdict)
 

@@ -214,7 +214,6 @@ def test_verdicts_follow_in_the_results() -> None:
     """As `outcome.py` sees them."""
     level = LevelResult(
         level="q4_0",
-        is_control=False,
         file_bytes=1,
         bits_per_weight=4.5,
         memory=None,

@@ -329,12 +329,6 @@ def test_a_level_without_margins_is_not_judged() -> None:
     assert none_left.why_not_judged("q8_0") is None
 
 
-def test_a_damaged_level_is_judged_by_its_own_margins_or_the_widest() -> None:
-    assert GATES.margins_of_damaged("q8_0") == "q8_0"
-    assert GATES.margins_of_damaged("f32") == "q4_0"
-    assert gates_of(["kld_cb0"], "at_most", 1.0).margins_of_damaged("q4_0") == "q8_0"
-
-
 def test_a_control_is_judged_by_the_margins_of_its_level() -> None:
     (result, *_) = judge("damaged", {"kld_cb0": around(1, 0.1)}, GATES, margins_of="q8_0", resamples=999)
     assert (result.level, result.margin, result.verdict) == ("damaged", 0.005, "FAIL")

@@ -99,5 +99,9 @@ def test_bad_input_is_refused(samples: Samples, codes: Any, ended: Any, message:
 )
 def test_new_failures_are_net_of_the_references_own(reference: Any, test: Any, value: float) -> None:
     assert new_failures(reference, test) == value
-    assert NEW_FAILURES.range == (-100, 100)
+
+
+def test_new_failures_are_counted() -> None:
+    low, high = NEW_FAILURES.range
+    assert (low, high) == (-100, 100)
     assert NEW_FAILURES.counts_failures

@@ -11,7 +11,7 @@ import soxr
 from synthetic_voice import RATE_HZ, STEP_S, Phrase, Samples
 
 from miso_gguf.quant_eval.prosody.contours import contours, contours_of_both, voice_quality
-from miso_gguf.quant_eval.prosody.pitch import WIDE_RANGE, PitchRange, common_range, speaker_range
+from miso_gguf.quant_eval.prosody.pitch import WIDE_RANGE, PitchRange, listen, range_of
 
 TEXT = "Where were you when the lights went out last night? No! That is absolutely wonderful, I cannot believe it."
 VOICES = [("en-gb", 45), ("en-us", 30), ("en-gb+f2", 50), ("en-gb+f4", 70), ("de", 50)]
@@ -52,9 +52,13 @@ def test_steps_lie_where_they_do_whatever_the_pitch_range() -> None:
     np.testing.assert_array_equal(narrow.intensity_db, wide.intensity_db)
 
 
+def range_in(*recordings: Samples) -> PitchRange:
+    return range_of(*map(listen, recordings))
+
+
 @pytest.mark.parametrize(("median_hz", "swing"), [(75.0, 2.0), (120.0, 4.0), (300.0, 4.0)])
 def test_the_range_of_a_speaker_holds_their_f0_and_not_much_more(median_hz: float, swing: float) -> None:
-    found = speaker_range(Phrase(vowels="aioaio", median_hz=median_hz, swing_semitones=swing).samples())
+    found = range_in(Phrase(vowels="aioaio", median_hz=median_hz, swing_semitones=swing).samples())
     low, high = median_hz * 2 ** (-swing / 12), median_hz * 2 ** (swing / 12)
     assert 0.55 * low < found.floor_hz < low
     assert high < found.ceiling_hz < 3 * high
@@ -62,9 +66,9 @@ def test_the_range_of_a_speaker_holds_their_f0_and_not_much_more(median_hz: floa
 
 def test_the_range_of_two_holds_both_and_silence_has_no_say() -> None:
     low, high = (Phrase(vowels="aio", median_hz=hz, swing_semitones=1.0).samples() for hz in (90.0, 250.0))
-    found, own = common_range(high, low), [speaker_range(each) for each in (low, high)]
+    found, own = range_in(high, low), [range_in(each) for each in (low, high)]
     assert found == PitchRange(own[0].floor_hz, own[1].ceiling_hz)
-    assert common_range(low, np.zeros(RATE_HZ, np.float32)) == own[0]
+    assert range_in(low, np.zeros(RATE_HZ, np.float32)) == own[0]
     first, second = contours_of_both(low, high)
     assert first.pitch_range == second.pitch_range == found
 

@@ -23,7 +23,7 @@ from miso_gguf.quant_eval.report.plots import CSS_NAMES, drawn
 from miso_gguf.quant_eval.report.write import write_reports
 from miso_gguf.quant_eval.results import Contour, Results
 
-LEVELS = ("fp16", "q4_0", "damaged")
+LEVELS = ("fp16", "q4_0")
 
 
 class Reader(HTMLParser):

@@ -47,7 +47,7 @@ def test_gates_are_cases_and_levels_suites(parsed: _Parse) -> None:
     failed = [name for name, outcome in _outcomes(suites["q4_0"]).items() if outcome == "Failure"]
     assert failed == ["KLD, semantic", "Top-1 agreement", "F0 error"]
     counts = [(suite.tests, suite.failures, suite.skipped, suite.errors) for suite in suites.values()]
-    assert counts == [(8, 0, 0, 0), (8, 0, 1, 0), (8, 3, 1, 0), (2, 0, 0, 0)]
+    assert counts == [(8, 0, 0, 0), (8, 0, 1, 0), (8, 3, 1, 0), (19, 0, 0, 0)]
     skipped = next(case for case in suites["q4_k_m"] if case.name == "F0 error").result[0]
     assert skipped.message == "The margin lies between the bounds: more prompts are needed."
     assert "bounds of 95 % each [47.5, 60.5], margin ≤ 60 cents, 310 prompts would decide" in skipped.text
@@ -61,10 +61,12 @@ def test_strict_fails_what_is_undecided(parsed: _Parse) -> None:
 
 def test_a_control_astray_fails_though_all_gates_pass(parsed: _Parse) -> None:
     results = sample(levels=("fp16", "q8_0"))
-    astray = results.controls[1].model_copy(update={"behaved": False, "found": "PASS"})
-    suites = parsed(results.model_copy(update={"controls": [results.controls[0], astray]}))
+    of_itself, of_a_gate, *_ = results.controls
+    astray = of_a_gate.model_copy(update={"behaved": False, "found": "PASS"})
+    suites = parsed(results.model_copy(update={"controls": [of_itself, astray]}))
     assert suites["q8_0"].failures == 0
-    assert _outcomes(suites["controls"]) == {"fp16 against itself": "passed", "damaged": "Failure"}
+    wanted = {"fp16 against itself": "passed", f"{of_a_gate.name} (Q8_0: KLD, semantic)": "Failure"}
+    assert _outcomes(suites["controls"]) == wanted
 
 
 def test_nothing_judged_is_no_pass(parsed: _Parse) -> None:

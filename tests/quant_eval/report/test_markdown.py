@@ -10,7 +10,7 @@ from sample_results import bare, check_golden, full, hostile, sample
 from miso_gguf.quant_eval.report import markdown
 from miso_gguf.quant_eval.results import Results
 
-SMALL = ("fp16", "q8_0", "q4_0", "damaged")
+SMALL = ("fp16", "q8_0", "q4_0")
 OUTSIDE = st.text(alphabet="\\`*_{}[]()#+-=.!|~<>@&$:;/ \n\ta1é\x07", max_size=40)
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 

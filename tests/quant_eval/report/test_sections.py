@@ -15,7 +15,7 @@ from miso_gguf.quant_eval.report.view import Cell, Table
 from miso_gguf.quant_eval.report.words import MARK_WORDS, SIGNS
 from miso_gguf.quant_eval.results import Estimate, Results, Rung
 
-SMALL = ("fp16", "q8_0", "q4_0", "damaged")
+SMALL = ("fp16", "q8_0", "q4_0")
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,6 @@ def test_size_and_kld_needs_no_attribution() -> None:
     both = costs.size_and_kld(results)
     assert both["fp16"] == (16_200_000_000, 0.0)
     assert both["q4_k_m"][1] == 0.02
-    assert "damaged" not in both
     alone = costs.size_and_kld(results.model_copy(update={"attribution": []}))
     klds = [entry.kld_mean for entry in results.codebooks if entry.level == "q4_k_m"]
     assert alone["q4_k_m"][1] == pytest.approx(sum(klds) / 8)

@@ -9,9 +9,10 @@ from synthetic_voice import Phrase
 
 from miso_gguf.quant_eval.gates.config import Gate, Gates
 from miso_gguf.quant_eval.gates.controls import gate_controls
+from miso_gguf.quant_eval.prosody.compare import RANGE
 from miso_gguf.quant_eval.run import free_controls
 from miso_gguf.quant_eval.run.clip_damage import RecordedClip
-from miso_gguf.quant_eval.run.free_controls import RANGE, Renditions, _made
+from miso_gguf.quant_eval.run.free_controls import Renditions, _made
 from miso_gguf.quant_eval.run.record_store import Records
 
 MARGINS = {"q4_0": 0.12}

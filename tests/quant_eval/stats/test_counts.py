@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from miso_gguf.quant_eval.stats.counts import (
     FailureCounts,
-    clips_needed,
     count_failures,
     highest_share,
     lowest_share,
@@ -91,12 +90,12 @@ def test_counts_that_cannot_be(hits: float, trials: float) -> None:
 
 
 def test_a_margin_carries_the_clips_that_it_needs() -> None:
-    assert [clips_needed(margin) for margin in (1, 2, 5, 50, 100)] == [299, 149, 59, 5, 1]
-    for margin in (1, 2, 5):
-        assert counts(0, clips=clips_needed(margin)).bounds()[1] <= margin
-        assert counts(0, clips=clips_needed(margin) - 1).bounds()[1] > margin
-    with pytest.raises(ValueError, match="cannot be shown by any number of clips"):
-        clips_needed(0)
+    needed = {margin: counts(0, clips=1).clips_to_pass(margin) for margin in (1, 2, 5, 50, 100)}
+    assert needed == {1: 299, 2: 149, 5: 59, 50: 5, 100: 1}
+    for margin, clips in ((1, 299), (2, 149), (5, 59)):
+        assert counts(0, clips=clips).bounds()[1] <= margin
+        assert counts(0, clips=clips - 1).bounds()[1] > margin
+    assert counts(0, clips=1).clips_to_pass(0) is None, "no number of clips shows that"
 
 
 def test_new_failures_and_cures_are_combined_as_zou_and_donner_say() -> None:

@@ -1,8 +1,7 @@
 """Estimates, bounds and tests: against slow computations of the same, and against a simulated truth."""
 
 from collections.abc import Callable
-from fractions import Fraction
-from math import comb, inf, nan
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,9 @@ from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.stats.bootstrap import Bootstrap, _draws
 from miso_gguf.quant_eval.stats.estimates import (
     SIGNIFICANCE,
-    binomial_tail,
     effect_ratio,
     estimate,
     holm,
-    p_fails_more_often,
 )
 from miso_gguf.quant_eval.stats.observations import Observations, paired
 
@@ -223,34 +220,6 @@ def test_holm_rejects_what_its_step_down_procedure_rejects(p_values: list[float]
             break
         rejected.add(index)
     assert {index for index, p in enumerate(holm(p_values)) if p <= SIGNIFICANCE} == rejected
-
-
-@pytest.mark.parametrize(
-    ("hits", "trials", "share"), [(1, 1, 0.5), (4, 120, 0.01), (0, 9, 0.2), (9, 9, 0.9), (7, 300, 0.002)]
-)
-def test_the_binomial_tail_in_exact_fractions(hits: int, trials: int, share: float) -> None:
-    p = Fraction(share)
-    exact = sum(comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(hits, trials + 1))
-    assert binomial_tail(hits, trials, share) == pytest.approx(float(exact), rel=1e-10)
-
-
-def test_the_binomial_tail_at_its_ends() -> None:
-    assert binomial_tail(1, 120, 0.0) == 0
-    assert binomial_tail(0, 120, 0.0) == binomial_tail(5, 5, 1.0) == binomial_tail(0, 0, 0.5) == 1
-    for hits, trials, share in ((3, 2, 0.5), (-1, 2, 0.5), (1, 2, 1.5), (1, 2, nan)):
-        with pytest.raises(ValueError, match="hits must be 0 to trials"):
-            binomial_tail(hits, trials, share)
-
-
-def test_more_failures_than_before_by_a_sign_test_over_prompts() -> None:
-    before, now = np.zeros((40, 3)), np.zeros((40, 3))
-    before[0], now[1:7, 1] = 100, 100
-    assert p_fails_more_often(observed(now), observed(before)) == binomial_tail(6, 7, 0.5)
-    assert p_fails_more_often(observed(before), observed(before)) == 1
-    before[7:9, 0] = -100
-    assert p_fails_more_often(observed(now), observed(before)) == binomial_tail(8, 9, 0.5), "two cures are lost"
-    with pytest.raises(ValueError, match="not as 50"):
-        p_fails_more_often(observed(now / 2), observed(before))
 
 
 @settings(max_examples=examples(30), deadline=None)
