@@ -6,6 +6,7 @@ from ..core.units import size_text
 from .gates.judge import number
 from .metrics.table import METRICS
 from .report.headline import headline, why_not_judged
+from .report.words import units_to_decide
 from .results import GateResult, Results
 from .run.cost import Cost
 
@@ -44,8 +45,7 @@ def _verdict(gate: GateResult) -> str:
     if gate.verdict != "INCONCLUSIVE":
         return gate.verdict
     said = "INCONCLUSIVE, and fails: beyond the margin" if gate.outcome == "FAIL" else gate.verdict
-    unit = "clips" if METRICS[gate.metric].counts_failures else "prompts"
-    return said if gate.needed is None else f"{said}; {gate.needed} {unit} would tell"
+    return said if gate.needed is None else f"{said}; {gate.needed} {units_to_decide(gate)} would tell"
 
 
 def result_lines(results: Results) -> Iterator[tuple[str, bool]]:

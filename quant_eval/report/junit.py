@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from xml.etree import ElementTree
 
 from ..results import Control, GateResult, Results
-from .words import gate_name, interval, label_of, margin, metric_of, number, with_unit
+from .words import gate_name, interval, label_of, margin, metric_of, number, units_to_decide, with_unit
 
 _ROOT = "quant_eval"
 
@@ -28,7 +28,7 @@ def junit_xml(results: Results, *, strict: bool = False) -> str:
     for level in results.levels:
         if level.why_not_judged is not None:
             _outcome(_case(suites[level.level], "gates"), "skipped", "not judged", level.why_not_judged)
-    said = {gate.reason for gate in results.gates}
+    said = {f"{gate.level}: {gate.reason}" for gate in results.gates}  # as `outcome.py` names what a gate lacks
     for text in results.missing:
         if text not in said:
             _outcome(_case(suites["missing"], text), "error", "MISSING", text)
@@ -118,14 +118,10 @@ def _figures(gate: GateResult) -> str:
         return _printable(f"{label_of(gate.level)}: {metric.label} not measured, {allowed}")
     value = with_unit(number(gate.estimate.value, metric.digits), metric.unit)
     bounds = interval(gate.estimate, metric.digits)
-    decides = f", {gate.needed} {_counted(gate)} would decide" if gate.needed is not None else ""
+    decides = f", {gate.needed} {units_to_decide(gate)} would decide" if gate.needed is not None else ""
     return _printable(
         f"{label_of(gate.level)}: {metric.label} {value}, bounds of 95 % each {bounds}, {allowed}{decides}"
     )
-
-
-def _counted(gate: GateResult) -> str:
-    return "clips" if gate.kind == "failures" else "prompts"
 
 
 def _printable(text: str) -> str:

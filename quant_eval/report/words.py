@@ -154,14 +154,17 @@ def _failures(gate: GateResult, estimate: Estimate) -> tuple[str, str]:
     return value, ", ".join(filter(None, (f"{cured} cured" if cured and cured != "0" else "", bound)))
 
 
+def units_to_decide(gate: GateResult) -> str:
+    """What `GateResult.needed` is a number of: failures are counted over clips, whatever they are held against."""
+    return "clips" if metric_of(gate.metric).counts_failures else "prompts"
+
+
 def needed(gate: GateResult) -> str:
     """How much more would decide it, if that can be said: "about 310 prompts would decide it"."""
     if gate.verdict != "INCONCLUSIVE" or gate.needed is None:
         return ""
-    if gate.kind != "failures":
-        return f"about {gate.needed:,} prompts would decide it"
-    if gate.is_beyond:
-        return f"about {gate.needed:,} clips would decide it"
+    if gate.is_beyond or not metric_of(gate.metric).counts_failures:
+        return f"about {gate.needed:,} {units_to_decide(gate)} would decide it"
     lacking = gate.needed - gate.estimate.clips if gate.estimate is not None else 0
     return f"needs {gate.needed:,} clips" + (f", {lacking:,} more" if lacking > 0 else "")
 

@@ -117,3 +117,10 @@ def test_every_gated_metric_has_a_step_and_each_gate_can_fail() -> None:
     assert not comparison_controls(
         {OLD: found, NEW: {k: each.take(each.clips[:2]) for k, each in found.items()}}, GATES
     )
+
+
+def test_a_control_that_its_gate_lets_pass_does_not_behave(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {side: {"kld_cb0": observations(KLD)} for side in (OLD, NEW)}
+    assert [control.behaved for control in comparison_controls(measured, GATES)] == [True]
+    monkeypatch.setattr("miso_gguf.quant_eval.gates.comparison._TIMES", 0.1)
+    assert [control.behaved for control in comparison_controls(measured, GATES)] == [False]

@@ -76,6 +76,14 @@ def test_where_no_damage_is_large_enough_the_largest_is_shown_and_does_not_behav
     assert "0.9 times what is tolerated" in control.found
 
 
+def test_beyond_the_margin_but_undecided_does_not_behave() -> None:
+    """It fails a run; of a gate it shows nothing."""
+    wide = Hurt("both", 0.1, {"kld_cb0": observed([[0.0]] * 10 + [[2.0], [3.0]])})
+    (control,) = gate_controls(["q4_0"], gates(0.15), [wide], [])
+    assert control.found.startswith("INCONCLUSIVE: 0.41667 nats")
+    assert not control.behaved
+
+
 @pytest.mark.parametrize(
     ("metric", "kind", "margin", "value"),
     [("kld_cb0", "at_most", 0.15, 0.3), ("top1", "at_least", 82.0, 64.0), ("vuv_error", "at_most", 8.0, 16.0)],

@@ -148,6 +148,32 @@ def test_needed_of_a_margin_on_both_sides_is_what_the_nearer_one_takes() -> None
     assert verdict("dur_ratio", "within", 0.03, observed(np.array([[0.02], [0.04]] * 6) - 1e-17)).needed is None
 
 
+@pytest.mark.parametrize(("kind", "mean", "sides"), [("within", 0.05, 2), ("within", -0.05, 2), ("at_most", 0.05, 1)])
+@pytest.mark.parametrize("looks", [1, 4])
+def test_needed_to_fail_is_what_all_looks_and_both_sides_take(kind: str, mean: float, sides: int, looks: int) -> None:
+    seen = around(mean, 0.2)
+    others = ("f0_range", "speech_rate", "pause_mean")[: looks - 1]
+    gates = gates_of(["dur_ratio", *others], kind, 0.03)
+    result = judge("q8_0", {"dur_ratio": seen, **{metric: around(0, 0.001) for metric in others}}, gates)[0]
+    assert (result.verdict, result.is_beyond) == ("INCONCLUSIVE", True)
+    low, high = Bootstrap(seen).interval(1 - 0.05 / (looks * sides))
+    nearer = low if mean > 0 else high
+    assert result.needed == int(np.ceil(40 * ((nearer - mean) / 0.02) ** 2))
+
+
+@pytest.mark.parametrize("mean", [0.05, -0.05])
+def test_a_fail_on_either_side_of_zero_counts_both(mean: float) -> None:
+    seen = around(mean, 0.04)
+    result = verdict("dur_ratio", "within", 0.03, seen)
+    one_side = Bootstrap(observed(seen.values.reshape(40, 3) * np.sign(mean)), resamples=999).p_above(0.03)
+    assert (result.verdict, result.p_value) == ("FAIL", 2 * one_side)
+
+
+def test_what_is_ideal_passes_no_margin_that_asks_for_more() -> None:
+    result = verdict("f0_range", "at_least", 0.1, observed(np.zeros((12, 3))))
+    assert (result.verdict, result.is_beyond) == ("FAIL", True)
+
+
 def test_what_is_printed_decides() -> None:
     """PASS just where the bound on the margin's side lies inside the margin."""
     for mean in np.linspace(0.6, 1.4, 17):
@@ -176,6 +202,8 @@ def test_few_prompts_are_not_judged_but_a_terrible_value_is_not_green() -> None:
     clip = verdict("new_failures", "failures", 1, failing(1, prompts=1))
     assert (clip.verdict, clip.outcome) == ("INCONCLUSIVE", "FAIL")
     assert verdict("new_failures", "failures", 1, failing(0, prompts=1)).outcome == "INCONCLUSIVE"
+    seeds = verdict("new_failures", "failures", 1, observed(np.zeros((4, 75))))
+    assert (seeds.verdict, seeds.outcome) == ("INCONCLUSIVE", "INCONCLUSIVE"), "300 clips, but of four prompts"
 
 
 @pytest.mark.parametrize(

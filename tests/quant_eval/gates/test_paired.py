@@ -9,6 +9,7 @@ from miso_gguf.quant_eval.gates.config import Tolerance, load_gates
 from miso_gguf.quant_eval.gates.paired import Change, judge_changes
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
+from miso_gguf.quant_eval.stats.bootstrap import Bootstrap
 from miso_gguf.quant_eval.stats.observations import Observations
 
 GATES = load_gates()
@@ -63,6 +64,16 @@ def test_no_more_kld_passes(factor: float) -> None:
     assert result.verdict == "PASS"
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(1.05, "PASS"), (1.2, "FAIL")])
+def test_so_many_percent_more_in_every_clip_is_seen_though_one_prompt_has_half_of_it_all(
+    factor: float, verdict: str
+) -> None:
+    before = np.full((20, 1), 1e-4)
+    before[0] = 2e-3
+    assert changed("kld_cb0", before, factor * before).verdict == verdict
+    assert changed("kld_cb0", before, factor * before, Tolerance(0, 0.1 * before.mean())).verdict == "INCONCLUSIVE"
+
+
 def test_what_is_good_when_high_is_judged_by_what_it_lacks() -> None:
     """10 % of 99.8 % would be the whole quality; of what is lacking, 0.2 %, it is 0.02 %."""
     lacking = 1e3 * SKEWED
@@ -85,6 +96,16 @@ def test_what_is_good_near_zero_gets_worse_on_either_side(metric: str) -> None:
         for away, verdict in ((0.1, "FAIL"), (0.06, "PASS"), (0.0, "PASS"), (-0.04, "PASS"), (-0.1, "FAIL")):
             result = changed(metric, before, before + side * (away - 0.05) + noise, step)
             assert (result.verdict, result.is_beyond) == (verdict, verdict == "FAIL"), (side, away, result.reason)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_fail_on_either_side_of_zero_counts_both(side: int) -> None:
+    step = Tolerance(percent=0, least=0.02)
+    noise = RNG.normal(0, 0.04, (40, 1))
+    before, now = np.zeros((40, 1)), side * (0.05 + noise - noise.mean())
+    result = changed("dur_ratio", before, now, step)
+    one_side = Bootstrap(observed(side * now), observed(before), resamples=1999).p_above(0.02)
+    assert (result.verdict, result.p_value) == ("FAIL", 2 * one_side)
 
 
 def test_large_errors_of_either_sign_are_not_better_for_their_small_mean() -> None:
@@ -117,6 +138,14 @@ def test_few_prompts_decide_nothing_but_do_not_hide_it() -> None:
     assert (result.verdict, result.outcome, result.needed) == ("INCONCLUSIVE", "FAIL", 5)
     assert "4 prompts are too few" in result.reason
     assert changed("kld_cb0", SKEWED[:4], 0.5 * SKEWED[:4]).outcome == "INCONCLUSIVE"
+
+
+def test_many_seeds_of_few_prompts_decide_no_failures() -> None:
+    whole, one, most = np.zeros((4, 100)), np.zeros((4, 100)), np.full((4, 100), 100.0)
+    one[0, 0] = 100
+    for before, now, outcome in ((one, whole, "INCONCLUSIVE"), (whole, most, "FAIL")):
+        result = changed("new_failures", before, now)
+        assert (result.verdict, result.outcome) == ("INCONCLUSIVE", outcome)
 
 
 def test_noise_between_machines_is_tolerated() -> None:
@@ -180,6 +209,8 @@ def test_holm_is_over_the_metrics_of_the_level() -> None:
     assert alone.verdict == "FAIL"
     assert (among[0].verdict, among[0].outcome) == ("INCONCLUSIVE", "FAIL")
     assert {result.verdict for result in among[1:]} == {"PASS"}
+    low, _ = Bootstrap(observed(before + 1.6 + wobble), observed(before), resamples=1999).interval(1 - 0.05 / 20)
+    assert among[0].needed == int(np.ceil(20 * ((low - 1.6) / 0.6) ** 2)), "of prompts, among as many looks"
 
 
 @pytest.mark.parametrize("metric", ["kld_cb0", "dur_ratio"])

@@ -8,6 +8,7 @@ import pytest
 import xmlschema
 from sample_results import bare, check_golden, full, hostile, sample
 
+from miso_gguf.quant_eval.outcome import decided
 from miso_gguf.quant_eval.report.junit import junit_xml
 from miso_gguf.quant_eval.results import GateResult, Results
 
@@ -108,12 +109,23 @@ def test_a_case_is_as_red_as_what_it_does_to_the_run(
 def test_what_is_missing_is_an_error_once(parsed: _Parse) -> None:
     results = sample(levels=("fp16", "q8_0"))
     gate = results.gates[0].model_copy(update={"verdict": "MISSING", "estimate": None, "reason": "q8_0 is not voiced"})
-    absent = ["q4_0 was accepted, and was not run", "q8_0 is not voiced"]
-    suites = parsed(results.model_copy(update={"gates": [gate], "missing": absent}))
-    assert _outcomes(suites["missing"]) == {absent[0]: "Error"}
+    vanished = "q4_0 was accepted, and was not run"
+    found = decided(results.model_copy(update={"stages": [], "gates": [gate], "missing": [vanished]}))
+    absent = found.missing
+    assert absent == [vanished, "q8_0: q8_0 is not voiced"]
+    suites = parsed(found)
+    assert _outcomes(suites["missing"]) == {vanished: "Error"}
     assert [(suite.name, suite.errors) for suite in suites.values() if suite.errors] == [("q8_0", 1), ("missing", 1)]
     only = parsed(bare(sample()).model_copy(update={"missing": absent}))
     assert {name: suite.errors for name, suite in only.items()} == {"missing": 2}
+
+
+def test_what_would_decide_failures_are_clips_also_against_an_earlier_evaluation(parsed: _Parse) -> None:
+    results = sample(levels=("fp16", "q8_0"))
+    undecided = {"metric": "new_failures", "verdict": "INCONCLUSIVE", "needed": 420}
+    gates = [results.gates[0].model_copy(update={**undecided, "kind": kind}) for kind in ("history", "anchor")]
+    cases = list(parsed(results.model_copy(update={"gates": gates}))["q8_0"])
+    assert [case.result[0].text.rpartition(", ")[2] for case in cases] == ["420 clips would decide"] * 2
 
 
 def test_each_control_is_a_case_of_its_own(parsed: _Parse) -> None:

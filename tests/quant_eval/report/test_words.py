@@ -122,6 +122,14 @@ def test_alerts_tell_what_would_decide() -> None:
     assert by_mark["INCONCLUSIVE"][0].endswith("cents; margin ≤ 60; about 310 prompts would decide it")
 
 
+@pytest.mark.parametrize("kind", ["failures", "history", "anchor", "paired"])
+def test_failures_are_decided_by_clips_whatever_they_are_held_against(kind: str) -> None:
+    few = Estimate(value=0.0, low=-2.5, high=2.466, prompts=40, clips=120)
+    gate = _gate(metric="new_failures", kind=kind, verdict="INCONCLUSIVE", needed=299, estimate=few)
+    assert words.needed(gate) == "needs 299 clips, 179 more"
+    assert words.needed(gate.model_copy(update={"is_beyond": True})) == "about 299 clips would decide it"
+
+
 def test_long_lists_are_cut_and_say_so() -> None:
     results = full()
     many = results.model_copy(update={"missing": [f"no {n}" for n in range(30)]})
