@@ -159,7 +159,9 @@ def alone(results: Results) -> tuple[Verdict | None, list[str]]:
     missing = [each for each in results.missing if each not in said and not each.startswith(_NO_ENTRY)]
     outcomes: list[Verdict] = [gate.outcome for gate in results.gates if gate not in past]
     outcomes += ["FAIL" for control in results.controls if not control.behaved]
-    return worst([*outcomes, *(["MISSING"] if missing else [])]), missing
+    if missing:
+        outcomes.append("MISSING")
+    return worst(outcomes), missing
 
 
 def verdict_to_accept(results: Results, observed: Observed, accepted: Accepted | None, gates: Gates) -> Verdict | None:
