@@ -123,7 +123,8 @@ def _alike(one: Observed, other: Observed, level: str, metric: str) -> tuple[Obs
 def _frames(observed: Observed, level: str) -> dict[tuple[str, int], float]:
     """How many frames the reference said in each clip: what metrics of frames are weighted by."""
     for metric in observed.levels.get(level, {}):
-        if METRICS[metric].is_per_frame and (found := observed.metric(level, metric)) is not None:
+        is_per_frame = metric in METRICS and METRICS[metric].is_per_frame
+        if is_per_frame and (found := observed.metric(level, metric)) is not None:
             return dict(zip(found.clips, found.weights.tolist(), strict=True))
     return {}
 

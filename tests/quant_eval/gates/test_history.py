@@ -197,6 +197,14 @@ def test_only_clips_that_both_have_are_compared() -> None:
 # Two machines
 
 
+def test_a_metric_that_is_no_more_is_passed_over() -> None:
+    """An earlier version's, in an accepted file of two kinds of machine."""
+    both = {"abolished": observations(KLD), "kld_cb0": observations(KLD)}
+    there = observed_of(results(THERE), {"q4_0": {**both, "kld_cb0": observations(1.05 * KLD)}})
+    (gate,) = judge_history(found(), held(observed_of(results(), {"q4_0": both}), there), GATES)
+    assert (gate.metric, gate.verdict) == ("kld_cb0", "PASS")
+
+
 def test_what_two_machines_make_of_one_build_is_tolerated() -> None:
     there = KLD * np.exp(RNG.normal(0.2, 0.01, KLD.shape))
     accepted = held(found(), found(there, THERE))
