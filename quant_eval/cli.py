@@ -15,7 +15,7 @@ from ..models.levels import F32
 from ..version import __version__
 from .accepting import accept, gate, results_of
 from .evaluation import Wanted, evaluate_plan
-from .gates.judge import number, worst
+from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
 from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
@@ -238,8 +238,9 @@ def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, deb
     _show_gates(found.gates)
     for line in (*found.not_judged, *filter(None, [found.forced])):
         stdout.print(line, highlight=False, markup=False)
-    verdict = worst(each.outcome for each in found.gates)
-    return _exit_code(verdict, found.missing, found.not_judged, strict=strict)
+    if found.alone in ("FAIL", "MISSING"):
+        stdout.print(f"the evaluation itself, without the history: {found.alone}", highlight=False, markup=False)
+    return _exit_code(found.verdict, found.missing, found.not_judged, strict=strict)
 
 
 @cli.command("report")

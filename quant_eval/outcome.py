@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from .gates.history import NOT_RUN
 from .gates.judge import worst
 from .metric import STAGES
 from .metrics.table import METRICS
@@ -39,7 +40,7 @@ def _missing(results: Results) -> list[str]:
         if gate.verdict != "MISSING":
             continue
         if gate.level not in levels:
-            said.append(f"{gate.level}: was not run, and is in the accepted evaluation")
+            said.append(f"{gate.level}: {NOT_RUN}")
         elif (gate.level, METRICS[gate.metric].stage) not in without:
             said.append(f"{gate.level}: {gate.reason}")
     return list(dict.fromkeys(said))

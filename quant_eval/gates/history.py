@@ -23,6 +23,8 @@ from .observed import Observed, check_comparable
 from .paired import Change, judge_changes, tolerated
 
 _NO_ENTRY = "history: no evaluation of this kind of machine"
+NOT_RUN = "was not run, and is in the accepted evaluation"
+"""Of a level, for people."""
 _LAST, _FIRST = "in the accepted evaluation", "in the first accepted evaluation"
 
 
@@ -35,6 +37,8 @@ def judge_history(
     seed: int = SEED,
 ) -> list[GateResult]:
     """The verdict on every level and metric of the accepted evaluation; a level that is new has no history.
+
+    What was accepted last without something that the first one has (by force) does not end the anchor's hold on it.
 
     Args:
         observed: What was found now.
@@ -49,9 +53,10 @@ def judge_history(
     entry = accepted.of(observed.kind)
     if entry is None:
         return []
-    check_comparable(observed.subject, entry.accepted.subject)
+    for each in (entry.accepted, entry.anchor):
+        check_comparable(observed.subject, each.subject)
     results = []
-    for level in entry.accepted.levels:
+    for level in dict.fromkeys([*entry.accepted.levels, *entry.anchor.levels]):
         if gates.why_not_judged(level) is None:
             last = list(_changes(level, observed, entry.accepted, accepted, gates, 1.0, _LAST))
             results += judge_changes(last, "history", resamples=resamples, seed=seed)
@@ -65,9 +70,7 @@ def _from_anchor(level: str, observed: Observed, entry: Entry, accepted: Accepte
     if entry.anchor == entry.accepted:
         return []
     changes = _changes(level, observed, entry.anchor, accepted, gates, gates.anchor, _FIRST)
-    return [
-        change for change in changes if change.new is not None and change.metric.key in entry.accepted.levels[level]
-    ]
+    return [change for change in changes if change.new is not None]
 
 
 def _changes(
@@ -120,7 +123,8 @@ def _alike(one: Observed, other: Observed, level: str, metric: str) -> tuple[Obs
 def _frames(observed: Observed, level: str) -> dict[tuple[str, int], float]:
     """How many frames the reference said in each clip: what metrics of frames are weighted by."""
     for metric in observed.levels.get(level, {}):
-        if METRICS[metric].is_per_frame and (found := observed.metric(level, metric)) is not None:
+        is_per_frame = metric in METRICS and METRICS[metric].is_per_frame
+        if is_per_frame and (found := observed.metric(level, metric)) is not None:
             return dict(zip(found.clips, found.weights.tolist(), strict=True))
     return {}
 
@@ -147,6 +151,18 @@ def no_entry(observed: Observed, accepted: Accepted) -> str:
         f"{_NO_ENTRY} was accepted: {kind_text(observed.kind)}. There are: {accepted.kinds()}. Accept one of this kind "
         "too with `miso-eval accept`, or evaluate on such a machine"
     )
+
+
+def alone(results: Results) -> tuple[Verdict | None, list[str]]:
+    """The verdict of an evaluation without any history, and what it misses: it may have been held against another."""
+    past = [gate for gate in results.gates if gate.kind in ("history", "anchor")]
+    said = {f"{gate.level}: {why}" for gate in past for why in (gate.reason, NOT_RUN)}
+    missing = [each for each in results.missing if each not in said and not each.startswith(_NO_ENTRY)]
+    outcomes: list[Verdict] = [gate.outcome for gate in results.gates if gate not in past]
+    outcomes += ["FAIL" for control in results.controls if not control.behaved]
+    if missing:
+        outcomes.append("MISSING")
+    return worst(outcomes), missing
 
 
 def verdict_to_accept(results: Results, observed: Observed, accepted: Accepted | None, gates: Gates) -> Verdict | None:

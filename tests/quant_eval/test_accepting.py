@@ -142,13 +142,46 @@ def test_another_corpus_is_2(report: Path, accepted: Path, capfd: pytest.Capture
     assert "corpus is" in capfd.readouterr().err
 
 
-def test_a_report_of_two_runs_is_not_accepted(report: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_without_the_history_fails_held_against_it(
+    report: Path, accepted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the history nothing has changed; by its own gates, controls and stages the evaluation is no pass."""
+    good = (report / "results.json").read_bytes()
+    for keys, value, code, said in (
+        (("gates", 0, "verdict"), "FAIL", 1, "without the history: FAIL"),
+        (("controls", 0, "behaved"), False, 1, "without the history: FAIL"),
+        (("missing",), ["wer: no clip of q8_0 has a value"], 2, "wer: no clip of q8_0 has a value"),
+    ):
+        (report / "results.json").write_bytes(good)
+        edit(report / "results.json", *keys, value=value)
+        capfd.readouterr()
+        assert miso_eval("gate", report, "--accepted", accepted) == code
+        assert said in flat("".join(capfd.readouterr()))
+
+
+def test_a_report_that_failed_by_another_history_is_judged_by_this_one(
+    report: Path, accepted: Path, bundle: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_bytes(accepted.read_bytes())
+    for place in ("anchor", "accepted"):
+        edit(other, "entries", 0, place, "levels", "q4_0", "kld_cb0", "values", value=better)
+        edit(other, "entries", 0, place, "levels", value=lambda levels: {**levels, "q4_k_m": levels["q4_0"]})
+    assert evaluation(bundle, report, "--history", other) == 1
+    assert miso_eval("gate", report, "--accepted", accepted) == 0
+
+
+def test_a_report_of_two_runs_is_neither_accepted_nor_held_against_any(
+    report: Path, tmp_path: Path, accepted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for name in ("results.json", "observations.json"):
         (tmp_path / name).write_bytes((report / name).read_bytes())
     edit(tmp_path / "observations.json", "created", value="2020-01-01T00:00:00+00:00")
-    assert miso_eval("accept", tmp_path, tmp_path / "accepted.json", "--force") == 2
+    assert miso_eval("accept", tmp_path, tmp_path / "new.json", "--force") == 2
     assert "are of two runs" in capfd.readouterr().err
-    assert not (tmp_path / "accepted.json").exists()
+    assert miso_eval("gate", tmp_path, "--accepted", accepted) == 2
+    assert "are of two runs" in capfd.readouterr().err
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_gates_without_history_are_2(report: Path, accepted: Path, tmp_path: Path) -> None:

@@ -108,6 +108,18 @@ def test_thirteen_steps_of_55_percent_need_force_each_and_the_anchor_never_moves
     assert noted.notes == [f"history: {many}"]
 
 
+def test_what_was_left_out_by_force_is_still_held_against_the_anchor() -> None:
+    two = {"kld_cb0": observations(KLD), "top1": observations(100 - 1e4 * KLD)}
+    first = observed_of(results(), {"q4_0": two, "q8_0": two})
+    for left in ({"q4_0": two}, {"q4_0": two, "q8_0": {"top1": two["top1"]}}):
+        accepted = held(first, observed_of(results(created="later"), left))
+        gates = judge_history(
+            observed_of(results(), {"q4_0": two, "q8_0": {**two, "kld_cb0": observations(100 * KLD)}}), accepted, GATES
+        )
+        assert [each.kind for each in gates if each.outcome == "FAIL"] == ["anchor"]
+        assert {each.outcome for each in judge_history(accepted.entries[0].accepted, accepted, GATES)} == {"PASS"}
+
+
 # What is not there
 
 
@@ -183,6 +195,14 @@ def test_only_clips_that_both_have_are_compared() -> None:
 
 
 # Two machines
+
+
+def test_a_metric_that_is_no_more_is_passed_over() -> None:
+    """An earlier version's, in an accepted file of two kinds of machine."""
+    both = {"abolished": observations(KLD), "kld_cb0": observations(KLD)}
+    there = observed_of(results(THERE), {"q4_0": {**both, "kld_cb0": observations(1.05 * KLD)}})
+    (gate,) = judge_history(found(), held(observed_of(results(), {"q4_0": both}), there), GATES)
+    assert (gate.metric, gate.verdict) == ("kld_cb0", "PASS")
 
 
 def test_what_two_machines_make_of_one_build_is_tolerated() -> None:
