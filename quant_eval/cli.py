@@ -27,7 +27,7 @@ from .results import GateResult, Verdict
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified import HASHES_NAME
-from .shown import GATE_COLUMNS, cost_text, duration, gate_rows, result_lines
+from .shown import GATE_COLUMNS, cost_text, duration, gate_rows, passed_line, result_lines
 
 _PATH = click.Path(path_type=Path)
 _PATIENCE_S = 2.0
@@ -37,7 +37,7 @@ Examples:
   miso-eval run DIR --out report/                                 all levels of a bundle, all stages
   miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only: minutes
   miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
-  miso-eval compare OLD NEW --level q4_k_m --out report/          is NEW worse than OLD, measured by FP16?
+  miso-eval compare OLD NEW --level q4_k_m --out compared/        is NEW worse than OLD, measured by FP16?
   miso-eval prosody ref.wav test.wav                              two recordings
   miso-eval accept report/ accepted.json                          accept an evaluation
   miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
@@ -52,7 +52,11 @@ Exit codes:
 def _options(command: Any) -> Any:
     options = (
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
-        click.option("--corpus", default="auto", help="builtin, tiny, builtin:40 (a part), or a JSONL file."),
+        click.option(
+            "--corpus",
+            default="auto",
+            help="builtin, tiny, builtin:40 (a part), or a JSONL file [default: the model's].",
+        ),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
@@ -60,7 +64,6 @@ def _options(command: Any) -> Any:
         click.option("--temperature", default=0.9, show_default=True),
         click.option("--top-k", default=50, show_default=True),
         click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package]."),
-        click.option("--history", type=_PATH, help="An accepted evaluation: worse than it is a failure."),
         click.option("--controls/--no-controls", default=True, help="Also show that every gate can fail."),
         click.option("--ladder", is_flag=True, help="Also damage each half step by step: every metric must follow."),
         click.option("--vram/--no-vram", default=True, help="Account (and with a GPU measure) memory."),
@@ -88,6 +91,7 @@ def cli() -> None:
 @click.argument("bundle", type=_PATH)
 @click.option("--levels", default="", help="Comma-separated [default: all that BUNDLE has].")
 @click.option("--reference", default=REFERENCE, show_default=True, help="Level that the others are held against.")
+@click.option("--history", type=_PATH, help="Accepted evaluations (`accept` writes them): worse is a failure.")
 @_options
 def run_command(bundle: Path, levels: str, reference: str, **options: Any) -> int:
     """Evaluate levels of BUNDLE against its reference level."""
@@ -103,6 +107,7 @@ def run_command(bundle: Path, levels: str, reference: str, **options: Any) -> in
 @_options
 def compare(old: Path, new: Path, level: str, reference_bundle: Path | None, **options: Any) -> int:
     """Whether the bundle NEW is worse than OLD at one level, both measured by FP16."""
+    options["history"] = None  # a comparison has none
     return _evaluate(lambda asked: plan_compare(old, new, level, asked, reference_bundle), "compare", options)
 
 
@@ -219,7 +224,10 @@ def prosody(reference: Path, test: Path, as_json: bool, debug: bool) -> int:
 @click.option("--force", is_flag=True, help="Whatever its verdict; FILE says so for ever.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def accept_command(report: Path, file: Path, gates: Path | None, force: bool, debug: bool) -> int:
-    """Accept the evaluation in REPORT: add it to FILE, for its kind of machine."""
+    """Accept the evaluation in REPORT: add it to FILE, for its kind of machine.
+
+    What is FAIL or MISSING is refused, exit code 2, without --force.
+    """
     said = accept(report, file, gates, force=force)
     how = f"by force, with verdict {said.verdict or 'none'}: it says so for ever" if said.forced else f"{said.verdict}"
     stdout.print(f"{file}: accepted ({how}); commit it", highlight=False)
@@ -236,7 +244,7 @@ def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, deb
     """Hold the evaluation in REPORT against the accepted ones in FILE."""
     found = gate(report, file, gates)
     _show_gates(found.gates)
-    for line in (*found.not_judged, *filter(None, [found.forced])):
+    for line in (*found.not_judged, *filter(None, [found.forced]), passed_line(found.gates)):
         stdout.print(line, highlight=False, markup=False)
     if found.alone in ("FAIL", "MISSING"):
         stdout.print(f"the evaluation itself, without the history: {found.alone}", highlight=False, markup=False)

@@ -6,7 +6,7 @@ from ..core.units import size_text
 from .gates.judge import number
 from .metrics.table import METRICS
 from .report.headline import headline, why_not_judged
-from .report.words import units_to_decide
+from .report.words import limit, measured, units_to_decide
 from .results import GateResult, Results
 from .run.cost import Cost
 
@@ -26,19 +26,21 @@ def gate_rows(gates: Sequence[GateResult]) -> list[tuple[str, ...]]:
     """Of a table with `GATE_COLUMNS`."""
     rows: list[tuple[str, ...]] = []
     for gate in gates:
-        metric, found = METRICS[gate.metric], gate.estimate
-        digits = metric.digits
-        rows.append(
-            (
-                gate.level,
-                metric.label + (f" ({gate.kind})" if gate.kind in ("history", "anchor", "paired") else ""),
-                "-" if found is None else number(metric, found.value),
-                "-" if found is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}",
-                f"{gate.margin:g}",
-                _verdict(gate),
-            )
-        )
+        metric = METRICS[gate.metric]
+        label = metric.label + (f" ({gate.kind})" if gate.kind in ("history", "anchor", "paired") else "")
+        rows.append((gate.level, label, *_measured(gate), limit(gate), _verdict(gate)))
     return rows
+
+
+def _measured(gate: GateResult) -> tuple[str, str]:
+    """The value and its bounds. Failures are counted, as in the reports."""
+    found = gate.estimate
+    if found is None:
+        return "-", "-"
+    if gate.kind == "failures":
+        return measured(gate)
+    metric = METRICS[gate.metric]
+    return number(metric, found.value), f"{found.low:.{metric.digits}f} to {found.high:.{metric.digits}f}"
 
 
 def _verdict(gate: GateResult) -> str:
@@ -64,3 +66,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def passed_line(gates: Sequence[GateResult]) -> str:
+    """How many of them pass."""
+    return f"{sum(gate.verdict == 'PASS' for gate in gates)} of {len(gates)} gates pass"

@@ -198,7 +198,8 @@ def _check_header(line: bytes, path: Path, fingerprint: str, count: int) -> None
     if found != fingerprint:
         raise RecordError(
             f"{path}: its {count} records are of another plan ({str(found)[:12]}, now {fingerprint[:12]}): the bundle, "
-            f"the corpus or the settings have changed since. Give another --out, or {_FRESH}"
+            "the corpus, the settings, the device, a library or the source that measures has changed since. "
+            f"Give another --out, or {_FRESH}"
         )
 
 

@@ -8,7 +8,7 @@ from sample_results import sample
 from miso_gguf.quant_eval.cli import _exit_code
 from miso_gguf.quant_eval.results import Control, Estimate, GateResult, Verdict
 from miso_gguf.quant_eval.run.cost import Cost
-from miso_gguf.quant_eval.shown import cost_text, gate_rows, result_lines
+from miso_gguf.quant_eval.shown import cost_text, gate_rows, passed_line, result_lines
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,40 @@ def gate(verdict: Verdict, **more: object) -> GateResult:
 def test_a_verdict_says_what_it_does(made: GateResult, said: str) -> None:
     ((*_, cell),) = gate_rows([made])
     assert cell.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("made", "cells"),
+    [
+        (gate("PASS"), ("0.50000 nats", "0.40000 to 0.60000", "≤ 1")),
+        (
+            gate("PASS", kind="history", margin=1.27897e-06),
+            ("0.50000 nats", "0.40000 to 0.60000", "≤ +1.279e\N{MINUS SIGN}06"),
+        ),
+        (gate("PASS", metric="dur_ratio", kind="within", margin=0.03), ("0.500 ln", "0.400 to 0.600", "±0.03")),
+        (gate("MISSING", estimate=None), ("-", "-", "≤ 1")),
+    ],
+)
+def test_margins_say_which_side_is_tolerated(made: GateResult, cells: tuple[str, ...]) -> None:
+    ((_, _, *shown, _),) = gate_rows([made])
+    assert tuple(shown) == cells
+
+
+def test_failures_are_shown_as_counts() -> None:
+    none = Estimate(value=0.0, low=-22.1, high=22.1, prompts=12, clips=12)
+    made = gate("INCONCLUSIVE", metric="new_failures", kind="failures", estimate=none, needed=299)
+    ((_, _, value, bounds, margin, _),) = gate_rows(
+        [made.model_copy(update={"reason": "0 of 12 clips: at most 22.1 %"})]
+    )
+    assert (value, bounds.replace("\xa0", " "), margin.replace("\xa0", " ")) == (
+        "0 of 12 clips",
+        "at most 22.1 %",
+        "≤ 1 %",
+    )
+
+
+def test_how_many_gates_pass() -> None:
+    assert passed_line([gate("PASS"), gate("PASS"), gate("INCONCLUSIVE")]) == "2 of 3 gates pass"
 
 
 def cost(wall_s: float | None, said: str) -> Cost:
