@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from ..metric import STAGES
 from ..results import Control, GateResult, LevelResult, Results
 from .view import Alert, Mark
-from .words import gate_name, label_of, limit, listed, mark_of, measured, metric_of, needed, with_unit
+from .words import gate_name, label_of, limit, listed, mark_of, measured, metric_of, needed, stage_name, with_unit
 
 _MOST_NAMED = 3
 """Of anything in one sentence."""
@@ -39,7 +40,12 @@ def headline(results: Results) -> str:
         who = listed(label_of(level.level) for level in passing)
         if len(passing) > _MOST_NAMED:
             who = f"{len(passing)} levels"
-        clauses.append(f"{who} {'passes' if len(passing) == 1 else 'pass'} every gate")
+        of = (
+            ""
+            if set(STAGES) <= set(results.stages)
+            else f" of {listed(map(stage_name, results.stages))}, all that was run"
+        )
+        clauses.append(f"{who} {'passes' if len(passing) == 1 else 'pass'} every gate{of}")
     # That the reference, and OLD of a comparison, are not judged is how it has to be.
     others = [level for level in results.levels if results.kind == "run" and level.level != results.reference]
     return "; ".join([*clauses, *_reasons(others)]) + "."

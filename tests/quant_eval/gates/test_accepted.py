@@ -225,3 +225,12 @@ def test_two_at_once_lose_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     accept_into(path, found(), again)
     assert len(load_accepted(path).log) == 3
+
+
+def test_what_is_accepted_of_the_tiny_model() -> None:
+    """`make regression` of both kinds of machine has a history, and nothing in it was forced."""
+    kept = load_accepted(Path(__file__).parents[3] / "quant_eval" / "baselines" / "tiny.json")
+    assert {"AVX512" in entry.accepted.instructions for entry in kept.entries} == {True, False}
+    assert kept.forced() is None
+    for entry in kept.entries:
+        assert set(entry.accepted.levels) == {"q8_0", "q4_k_m", "q4_0"}

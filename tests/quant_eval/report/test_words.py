@@ -55,6 +55,8 @@ def test_the_headline_says_the_worst_first() -> None:
         "Q4_K_M: 1 of 8 gates undecided; Q8_0 passes every gate."
     )
     assert headline(sample(levels=("fp16", "q8_0"))) == "Q8_0 passes every gate."
+    quick = sample(levels=("fp16", "q8_0")).model_copy(update={"stages": ["logits", "one-step"]})
+    assert headline(quick) == "Q8_0 passes every gate of teacher-forced logits and one-step decode, all that was run."
     assert headline(sample(levels=("fp16", "q8_0", "q4_k_m"))) == (
         "Q4_K_M: 1 of 8 gates undecided (F0 error); Q8_0 passes every gate."
     )
