@@ -14,6 +14,7 @@ from ..console import DONE, FAILED, NO, counted_bar, run, stderr, stdout, table
 from ..models.levels import F32
 from ..version import __version__
 from .accepting import accept, gate, results_of
+from .command_text import GATE_COLUMNS, cost_text, duration, gate_rows, passed_line, result_lines
 from .evaluation import Wanted, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
@@ -26,8 +27,7 @@ from .report.write import JSON_NAME, write_reports
 from .results import GateResult, Verdict
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
-from .run.verified import HASHES_NAME
-from .shown import GATE_COLUMNS, cost_text, duration, gate_rows, passed_line, result_lines
+from .run.verified_files import HASHES_NAME
 
 _PATH = click.Path(path_type=Path)
 _PATIENCE_S = 2.0

@@ -22,7 +22,7 @@ from .run.record import Record
 from .run.record_store import Records
 from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, TARGET
-from .run.verified import Progress, VerifiedFiles, nobody
+from .run.verified_files import Progress, VerifiedFiles, nobody
 from .summary import Judged, Measured, levels_under_trial, model_info, settings_of, summarise
 
 

@@ -23,7 +23,7 @@ STOREYS: dict[str, str] = {
     "checks verify bundle cli",
     "runtime": "audio codec options part_check bundle speech lm/depth lm voice synthesis tts dialogue request fit cli",
     "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
-    "report accepting evaluation shown cli",
+    "report accepting evaluation command_text cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

@@ -17,9 +17,9 @@ from ..machine import device, instructions, versions
 from ..metric import FREE, LOGITS, ONE_STEP, STAGES
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
-from .code import COMPUTING, MEASURING, code_sha256
+from .damages import PROMPTS, Damage, damages_of
 from .record_store import plan_fingerprint
-from .rungs import PROMPTS, Damage, damages_of
+from .source_hash import COMPUTING, MEASURING, code_sha256
 
 REFERENCE, COMPARED = FP16.key, DEFAULT_LEVEL.key
 """The levels that are taken if none is named: to hold others against, and in a comparison of two bundles."""

@@ -12,8 +12,8 @@ from miso_gguf.native.nvml import Nvml
 from miso_gguf.quant_eval.run import cost as cost_module
 from miso_gguf.quant_eval.run import speed as module
 from miso_gguf.quant_eval.run.cost import Cost, estimate_cost
+from miso_gguf.quant_eval.run.damages import Damage
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
-from miso_gguf.quant_eval.run.rungs import Damage
 from miso_gguf.quant_eval.run.speed import Speed, Weights, gpu_bandwidth, read_bandwidth, speed_of
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.options import EngineOptions

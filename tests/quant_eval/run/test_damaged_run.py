@@ -8,7 +8,7 @@ import pytest
 from builders import Built
 from miso_gguf.quant_eval.gates.config import load_gates
 from miso_gguf.quant_eval.gates.controls import Hurt, gate_controls, ladder_controls
-from miso_gguf.quant_eval.run import rungs
+from miso_gguf.quant_eval.run import damages
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
 from miso_gguf.quant_eval.run.record_store import Records
 from miso_gguf.quant_eval.run.runner import evaluate
@@ -68,11 +68,11 @@ def test_the_first_seed_only_and_no_halves(done: Plan) -> None:
 
 def test_copies_are_gone_and_not_made_again(done: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(done.copies.iterdir()) == []
-    monkeypatch.setattr(rungs, "damaged", lambda *_args, **_options: 1 / 0)
+    monkeypatch.setattr(damages, "damaged", lambda *_args, **_options: 1 / 0)
     counted: list[int] = []
     evaluate(done, progress=counted.append)
     assert counted[-1] == done.clips()
-    more = replace(done, damages=(*done.damages, rungs.Damage.of(done.reference, "both", 0.3)))
+    more = replace(done, damages=(*done.damages, damages.Damage.of(done.reference, "both", 0.3)))
     with pytest.raises(ZeroDivisionError):
         evaluate(more)
 
@@ -88,7 +88,7 @@ def test_a_few_prompts_over_the_whole_corpus(bundle: Path, tmp_path: Path) -> No
 def test_without_another_level_or_enough_prompts_nothing_is_damaged(bundle: Path, tmp_path: Path) -> None:
     asked = Asked(tmp_path, prompts=5, seeds=1, threads=1)
     plan = plan_run(bundle, ["fp16", "q4_0"], "fp16", asked)
-    assert (plan.controls, len(plan.damages)) == (True, len(rungs.STRENGTHS))
+    assert (plan.controls, len(plan.damages)) == (True, len(damages.STRENGTHS))
     for levels, changed in (
         (["fp16"], asked),
         (["q4_0"], replace(asked, prompts=4)),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from miso_gguf.quant_eval.run import plan as module
-from miso_gguf.quant_eval.run.code import MEASURING, code_sha256
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
+from miso_gguf.quant_eval.run.source_hash import MEASURING, code_sha256
 
 
 @pytest.fixture

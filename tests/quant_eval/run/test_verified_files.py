@@ -11,8 +11,8 @@ import pytest
 
 from miso_gguf.core.errors import BundleError
 from miso_gguf.models.manifest import BundleFile, read_manifest
-from miso_gguf.quant_eval.run import verified as module
-from miso_gguf.quant_eval.run.verified import HASHES_NAME, VerifiedFiles
+from miso_gguf.quant_eval.run import verified_files as module
+from miso_gguf.quant_eval.run.verified_files import HASHES_NAME, VerifiedFiles
 from miso_gguf.runtime.bundle import OpenLevel
 
 CONTENT = b"weights" * 100

@@ -10,7 +10,7 @@ from miso_gguf.core.errors import MisoError
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.quant_eval.run.candidate import Candidate
-from miso_gguf.quant_eval.run.rungs import LADDER, STRENGTHS, Damage, damages_of
+from miso_gguf.quant_eval.run.damages import LADDER, STRENGTHS, Damage, damages_of
 from miso_gguf.runtime.bundle import open_level
 
 

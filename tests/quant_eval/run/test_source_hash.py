@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from miso_gguf.quant_eval.run.code import COMPUTING, MEASURING, PACKAGE, code_sha256
+from miso_gguf.quant_eval.run.source_hash import COMPUTING, MEASURING, PACKAGE, code_sha256
 
 PARTS = ("one.py", "two")
 

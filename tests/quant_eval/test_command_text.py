@@ -6,9 +6,9 @@ import pytest
 from sample_results import sample
 
 from miso_gguf.quant_eval.cli import _exit_code
+from miso_gguf.quant_eval.command_text import cost_text, gate_rows, passed_line, result_lines
 from miso_gguf.quant_eval.results import Control, Estimate, GateResult, Verdict
 from miso_gguf.quant_eval.run.cost import Cost
-from miso_gguf.quant_eval.shown import cost_text, gate_rows, passed_line, result_lines
 
 
 @pytest.mark.parametrize(
