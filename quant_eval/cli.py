@@ -14,7 +14,7 @@ from ..console import DONE, FAILED, NO, counted_bar, run, stderr, stdout, table
 from ..models.levels import F32
 from ..version import __version__
 from .accepting import accept, gate, results_of
-from .command_text import GATE_COLUMNS, cost_text, duration, gate_rows, passed_line, result_lines
+from .command_text import GATE_COLUMNS, cost_text, duration, gate_rows, history_line, result_lines
 from .evaluation import Wanted, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
@@ -160,7 +160,8 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
 
 
 def _show_gates(gates: Sequence[GateResult]) -> None:
-    stdout.print(table("Gates", GATE_COLUMNS, gate_rows(gates), numeric=(2, 3, 4)))
+    if rows := gate_rows(gates):
+        stdout.print(table("Gates", GATE_COLUMNS, rows, numeric=(2, 3, 4)))
 
 
 def _exit_code(verdict: Verdict | None, missing: Sequence[str], not_judged: Sequence[str], *, strict: bool) -> int:
@@ -244,7 +245,7 @@ def gate_command(report: Path, file: Path, gates: Path | None, strict: bool, deb
     """Hold the evaluation in REPORT against the accepted ones in FILE."""
     found = gate(report, file, gates)
     _show_gates(found.gates)
-    for line in (*found.not_judged, *filter(None, [found.forced]), passed_line(found.gates)):
+    for line in (*found.not_judged, *filter(None, [found.forced]), history_line(found.gates)):
         stdout.print(line, highlight=False, markup=False)
     if found.alone in ("FAIL", "MISSING"):
         stdout.print(f"the evaluation itself, without the history: {found.alone}", highlight=False, markup=False)
