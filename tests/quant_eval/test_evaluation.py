@@ -205,7 +205,7 @@ def test_a_failed_gate_is_1(bundle: Path, report: Path, tmp_path: Path) -> None:
             ["run", "{bundle}", "--levels", "fp16", "--history", "{tmp}/none.json", "--out", "{tmp}"],
             "no accepted evaluation",
         ),
-        (["gate", "{tmp}", "--accepted", "{tmp}/none.json"], "observations.json is not there"),
+        (["gate", "{tmp}", "--accepted", "{tmp}/none.json"], "results.json is not there"),
         (["report", "{tmp}"], "results.json is not there"),
         (["prosody", "{tmp}/empty.wav", "{tmp}/empty.wav"], "empty.wav"),
         (["prosody", "{tmp}/none.wav", "{tmp}/none.wav"], "none.wav"),
