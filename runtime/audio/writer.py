@@ -210,10 +210,13 @@ class AudioWriter(SampleWriter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt) and not self._done:
+        is_interrupted = isinstance(error, KeyboardInterrupt) and not self._done
+        if is_interrupted:
             self.samples_written = self._file.frames  # it may have come between writing and counting
         if error is None or (isinstance(error, KeyboardInterrupt) and self.samples_written):
             self.close()
+            if is_interrupted:  # or between writing and soundfile's own counting
+                self.samples_written = soundfile.info(str(self._target)).frames
         else:
             self.discard()
 
