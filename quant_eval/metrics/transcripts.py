@@ -40,7 +40,7 @@ def tokens(text: str) -> list[str]:
         if kind in "LN" and _is_spaceless(character):
             found.append(character)
             in_word, has_base = False, True
-        elif kind in "LN" or (character == "'" and in_word and unicodedata.category(following)[0] in "LN"):
+        elif kind in "LN" or (character == "'" and in_word and _goes_on_with(following)):
             if in_word:
                 found[-1] += character
             else:
@@ -66,6 +66,11 @@ def _is_ignored(character: str) -> bool:
     category = unicodedata.category(character)
     is_variant = category == "Mn" and "VARIATION SELECTOR" in unicodedata.name(character, "")
     return (category in ("Cf", "Me") and character != _ZERO_WIDTH_SPACE) or is_variant or character == _TATWEEL
+
+
+def _goes_on_with(character: str) -> bool:
+    """Whether it can be part of the word before it: a character of a spaceless script is one of its own."""
+    return unicodedata.category(character)[0] in "LN" and not _is_spaceless(character)
 
 
 @cache

@@ -4,7 +4,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miso_gguf.quant_eval.metrics.transcripts import _is_spaceless, edit_distance, is_latin, tokens, word_error_rate
@@ -131,6 +131,7 @@ def test_a_text_without_words() -> None:
 
 
 @given(st.text())
+@example("0`\U00020000")
 def test_any_text_has_tokens_that_do_not_change(text: str) -> None:
     found = tokens(text)
     assert tokens(" ".join(found)) == found
