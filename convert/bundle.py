@@ -17,6 +17,7 @@ from typing import get_args
 
 from ..core.errors import BundleError
 from ..core.files import sync_directory, write_whole
+from ..core.interrupts import unheard
 from ..core.lock import locked
 from ..core.note import NOTE
 from ..core.units import size_text
@@ -132,10 +133,15 @@ def _write(conversion: Conversion, progress: Progress) -> Manifest:
     sinks: list[Sink] = []
     with ExitStack() as undo, ThreadPoolExecutor(1, thread_name_prefix="codec") as background:
 
-        def new_sink(name: str, head: bytes) -> Sink:
+        @unheard  # between a file that is there and its place in `undo` it would be left over
+        def begun(name: str) -> Sink:
             sink = Sink(conversion.directory, name)
             sinks.append(sink)
             undo.callback(sink.discard)
+            return sink
+
+        def new_sink(name: str, head: bytes) -> Sink:
+            sink = begun(name)
             sink.write(head)
             return sink
 

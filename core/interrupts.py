@@ -30,9 +30,10 @@ _unheard: set[CodeType] = {
 
 
 def unheard(callback: _Callback) -> _Callback:
-    """Mark a function that native code calls: what is raised in it goes no further, and would be lost.
+    """Mark a function that is to be done before an interrupt is heard.
 
-    Finalizers need no mark.
+    Native code calls it, so that what is raised in it goes no further and would be lost; or it makes something, and
+    takes care that it is undone. Finalizers need no mark.
     """
     _unheard.add(callback.__code__)
     return callback

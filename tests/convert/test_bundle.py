@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from miso_gguf.convert import bundle, quantize, sink
 from miso_gguf.convert.sink import Sink
 from miso_gguf.core.errors import BundleError, CheckpointError
 from miso_gguf.core.files import PARTIAL_SUFFIX
+from miso_gguf.core.interrupts import interruptible
 from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q8_0
 from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
 
@@ -228,6 +230,30 @@ def test_write_that_did_not_reach_the_disk(tmp_path: Path, monkeypatch: pytest.M
             time.sleep(0.001)
         lost.finish()
     lost.discard()
+
+
+def test_asked_to_end_as_a_file_is_begun(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is there, and nobody knows yet that it is to be removed."""
+    begin, write = Sink.__init__, Sink.write
+    main, asked = threading.main_thread(), False
+
+    def begun(self: Sink, directory: Path, name: str) -> None:
+        nonlocal asked
+        begin(self, directory, name)
+        if threading.current_thread() is main and not asked:
+            asked = True
+            signal.raise_signal(signal.SIGTERM)
+
+    def written(self: Sink, data: bytes | memoryview) -> None:
+        if threading.current_thread() is main:
+            time.sleep(10)  # which ends it
+        write(self, data)
+
+    monkeypatch.setattr(Sink, "__init__", begun)
+    monkeypatch.setattr(Sink, "write", written)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        make_bundle(inputs, tmp_path, [Q4_K_M, FP16])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupt_leaves_nothing(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
