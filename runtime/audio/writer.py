@@ -110,6 +110,8 @@ class AudioWriter(SampleWriter):
         self._file: Any = self._open()
         self._inode = self._partial.stat().st_ino
         self._done = False
+        self.is_kept = False
+        """Whether the file has its name."""
 
     def _open(self) -> Any:
         try:
@@ -159,7 +161,7 @@ class AudioWriter(SampleWriter):
                 inode = os.fstat(file.fileno()).st_ino
             self._check_whole(inode)
             self._partial.replace(self._target)
-            self._done = True
+            self._done = self.is_kept = True
         except (OSError, soundfile.LibsndfileError) as error:
             failure = self._failure(error)
             self.discard()

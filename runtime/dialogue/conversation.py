@@ -45,6 +45,7 @@ class Conversation:
         # All voices, in the order in which they appear, begin every prompt: what is the same is computed once.
         self._voices: dict[str, Voice] = {}
         self._history: list[Segment] = []
+        self._is_begun = False
         self._speeches: list[Speech] = []
         self._waits_s: list[float] = []
         """Of each turn's wall time, what was spent outside: a player takes sound no faster than it plays."""
@@ -54,14 +55,13 @@ class Conversation:
 
         Whatever it raises, what was spoken until then comes before.
         """
-        is_begun = False
         for turn in self._in_their_order():
             waited_s = 0.0
             with closing(self._turn(turn)) as pieces:
                 for number, samples in enumerate(pieces):
                     self._waits_s[-1] = waited_s
-                    piece = after_pause(samples, TURN_GAP_MS) if is_begun and number == 0 else samples
-                    is_begun = True
+                    piece = after_pause(samples, TURN_GAP_MS) if self._is_begun and number == 0 else samples
+                    self._is_begun = True
                     begin = time.perf_counter()
                     yield piece
                     waited_s += time.perf_counter() - begin
@@ -94,9 +94,12 @@ class Conversation:
             options=replace(options, loudness_lufs=None),
             live=self._live and loudness_lufs is None,
         ) as stream:
-            self._speeches.append(stream.speech)
-            self._waits_s.append(0.0)
+            self._add(stream.speech)
             yield from _as_it_is(stream) if loudness_lufs is None else _brought_to(loudness_lufs, stream)
+
+    def _add(self, speech: Speech) -> None:
+        self._speeches.append(speech)
+        self._waits_s.append(0.0)
 
     def _voices_of(self, turn: Turn) -> list[Voice]:
         """All, but no other of the same number: the speaker would have both."""

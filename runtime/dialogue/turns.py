@@ -49,14 +49,12 @@ class Recording:
 def read_lines(text: str | None, file: str | None) -> list[Line] | Iterator[Line]:
     """The lines of a text, or of a script file; "-" for either is standard input, whose lines are read as they come.
 
-    Raises `ValueError` on text with nothing to say, and as `script.read_script`; of standard input only what is wrong
-    up to its first turn, and the rest while it is read.
+    Raises `ValueError` on text with nothing to say, and as `script.read_script`; of standard input when it is read.
     """
     if STANDARD_INPUT in (text, file):
         if sys.stdin is None:
             raise MisoError("standard input is closed: pass the text, or --file")
-        lines = lines_as_they_come(blocks_of(sys.stdin.buffer), "standard input")
-        return chain([next(lines)], lines)
+        return lines_as_they_come(blocks_of(sys.stdin.buffer), "standard input")
     if file is not None:
         return read_script(Path(file))
     assert text is not None
@@ -101,6 +99,16 @@ class Cast:
     def __init__(self, directory: Path, speaker: int | None = None) -> None:
         self._directory, self._speaker = directory, speaker
         self._voices: dict[str, Voice] = {}
+
+    def checked(self, lines: list[Line] | Iterator[Line]) -> list[Line] | Iterator[Line]:
+        """The lines, of which all that are known are looked at, and the first of those that come. Raises as `voice`."""
+        if isinstance(lines, list):
+            for line in lines:
+                self.voice(line)
+            return lines
+        first = next(lines)
+        self.voice(first)
+        return chain([first], lines)
 
     def voice(self, line: Line) -> Voice | None:
         """The voice that a line names. It is read once.
