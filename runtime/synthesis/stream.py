@@ -6,7 +6,7 @@ It decides what is said on what prompt, and what is done when a sentence goes wr
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -18,6 +18,7 @@ from ...models.mimi import SAMPLE_RATE_HZ
 from ..audio.samples import FADE_MS, Samples, faded, joined_to, peak_dbfs
 from ..codec.codec import Codec
 from ..codec.thread import CodecThread
+from ..lm.batcher import Queue
 from ..lm.engine import Engine
 from ..lm.prompt import Block, trimmed
 from ..lm.utterance import Utterance
@@ -39,7 +40,7 @@ _RETRY_STREAM = 1 << 32
 class SpeechPlan:
     """What is to be said, how and by whom: checked, and cut into sentences."""
 
-    sentences: Sequence[str]
+    sentences: Iterable[str]
     speaker: int
     voice: Block | None
     context: Sequence[Block]
@@ -71,9 +72,9 @@ class SpeechStream(Closing):
     """
 
     def __init__(
-        self, engine: Engine, codec: Codec, codec_thread: CodecThread, plan: SpeechPlan, *, live: bool
+        self, engine: Engine, codec: Codec, codec_thread: CodecThread, plan: SpeechPlan, *, live: bool, queue: Queue = "limited"
     ) -> None:
-        self._speaker = _Speaker(engine, codec, codec_thread, plan, live=live)
+        self._speaker = _Speaker(engine, codec, codec_thread, plan, live=live, queue=queue)
         self.speech = self._speaker.speech
         # The generator must not know this object: in a circle, neither would go before the garbage collector comes by.
         self._chunks = self._speaker.speak()
@@ -86,6 +87,11 @@ class SpeechStream(Closing):
         self._process.check()
         with self._turn:
             return next(self._chunks)
+
+    def stop(self) -> None:
+        """Let whoever iterates get the end, at the next frame. From any thread; does not wait."""
+        if self._process.is_here:
+            self._speaker.stop()
 
     def close(self) -> None:
         """Stop, and free what the stream holds. Idempotent."""
@@ -100,10 +106,10 @@ class _Speaker:
     """One text being spoken."""
 
     def __init__(
-        self, engine: Engine, codec: Codec, codec_thread: CodecThread, plan: SpeechPlan, *, live: bool
+        self, engine: Engine, codec: Codec, codec_thread: CodecThread, plan: SpeechPlan, *, live: bool, queue: Queue = "limited"
     ) -> None:
         self._engine, self._codec, self._codec_thread = engine, codec, codec_thread
-        self._plan, self._live = plan, live
+        self._plan, self._live, self._queue = plan, live, queue
         self.speech = Speech(plan.speaker)
         self._begin = time.perf_counter()
         self._current: Take | None = None
@@ -155,8 +161,8 @@ class _Speaker:
             log.info("%d context segments have no room beside %r and are left out", dropped, _short(text))
         tries = 2 if options.retry and options.temperature > 0 else 1
         for number in range(tries):
-            begun = index + number > 0
-            self._current = take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM), begun=begun)
+            queue = "first" if index + number else self._queue
+            self._current = take = self._take(replace(utterance, stream=index + number * _RETRY_STREAM), queue)
             if self._stopped.is_set():
                 return
             audible = False
@@ -192,10 +198,10 @@ class _Speaker:
             sound = np.concatenate(kept)[: good * self._codec.frame_samples]
             yield sound if good == len(take.codes) else faded(sound, end_ms=FADE_MS)
 
-    def _take(self, utterance: Utterance, *, begun: bool) -> Take:
+    def _take(self, utterance: Utterance, queue: Queue) -> Take:
         chunk_frames = self._plan.options.chunk_frames
         return Take(
-            self._engine, self._codec, self._codec_thread, utterance, self.speech.timing, chunk_frames, begun=begun
+            self._engine, self._codec, self._codec_thread, utterance, self.speech.timing, chunk_frames, queue=queue
         )
 
 

@@ -9,6 +9,7 @@ from ...core.arrays import I64Array
 from ..audio.samples import Samples
 from ..codec.codec import Codec
 from ..codec.thread import CodecThread
+from ..lm.batcher import Queue
 from ..lm.engine import Engine
 from ..lm.ticket import Ticket
 from ..lm.utterance import Utterance
@@ -31,11 +32,11 @@ class Take:
         timing: Timing,
         chunk_frames: int = 1,
         *,
-        begun: bool = False,
+        queue: Queue = "limited",
     ) -> None:
-        """`begun`: what was said before it belongs to the same text, which `Busy` must not tear."""
+        """`queue`: where it waits for a sequence."""
         self._engine, self._codec, self._codec_thread = engine, codec, codec_thread
-        self._utterance, self._timing, self._chunk_frames, self._begun = utterance, timing, chunk_frames, begun
+        self._utterance, self._timing, self._chunk_frames, self._queue = utterance, timing, chunk_frames, queue
         self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
         self._codes: list[I64Array] = []
         self._ticket: Ticket | None = None
@@ -61,7 +62,7 @@ class Take:
 
     def __iter__(self) -> Iterator[Samples]:
         stream, waiting = self._codec.stream(), list[I64Array]()
-        self._ticket = ticket = self._engine.batcher.admit(self._utterance, queue="first" if self._begun else "limited")
+        self._ticket = ticket = self._engine.batcher.admit(self._utterance, queue=self._queue)
         if self._stopped.is_set():
             ticket.cancel()
 
