@@ -51,14 +51,17 @@ class SpokenSentence:
 
     text: str
     codes: I64Array
-    """[frames, codebooks], the EOS frame not included."""
+    """[frames, codebooks], the EOS frame not included: what was good and heard."""
     ended: str
-    """"eos" by itself; "cap" at its longest; "loop", "silence" or "empty": cut there, see the log."""
+    """"eos" by itself; "cap" at its longest; "loop", "silence" or "empty": cut there, see the log. "closed" when the
+    listener stopped it, "error" when something failed: `codes` are what was heard by then."""
     tries: int
     prompt_rows: int
     """Positions of the prompt."""
     dropped_segments: int
-    """Context that had no room."""
+    """How many segments of the context, the oldest, had no room. For the rest of the text they are left out."""
+    heard_text: str | None = None
+    """As much of the text as a reader would have said by then, if it was stopped half-way: nobody knows better."""
 
 
 @dataclass
@@ -86,6 +89,8 @@ class Speech:
     audio_s: float = 0.0
     parts: list[Samples] = field(default_factory=list, repr=False)
     """Empty when it was streamed: the chunks have gone to whoever asked."""
+    codebooks: int = 0
+    """Of the model."""
 
     @property
     def samples(self) -> Samples:
@@ -97,12 +102,17 @@ class Speech:
     @property
     def codes(self) -> I64Array:
         """All frames, [frames, codebooks]."""
-        return np.concatenate([sentence.codes for sentence in self.sentences])
+        nothing = np.zeros((0, self.codebooks), np.int64)
+        return np.concatenate([sentence.codes for sentence in self.sentences] or [nothing])
 
     @property
     def segments(self) -> list[Segment]:
-        """The sentences as context for what is said next."""
-        return [Segment(s.text, s.codes, self.speaker) for s in self.sentences if len(s.codes)]
+        """The sentences as context for what is said next; of one that was stopped half-way, what was heard."""
+        return [
+            Segment(s.text if s.heard_text is None else s.heard_text, s.codes, self.speaker)
+            for s in self.sentences
+            if len(s.codes)
+        ]
 
     @property
     def rtf(self) -> float:

@@ -20,12 +20,14 @@ from .codec.codec import Codec
 from .codec.thread import CodecThread
 from .lm.batcher import Queue
 from .lm.engine import Engine
+from .lm.prompt import Block
 from .lm.utterance import Utterance
 from .options import EngineOptions, SpeechOptions
 from .speech import Segment, Speech
 from .synthesis.asynchronous import AsyncSpeechStream
-from .synthesis.sentences import normalise_text, split_sentences
-from .synthesis.stream import SpeechPlan, SpeechStream, prepare
+from .synthesis.plan import Earlier, SpeechPlan, sentences_of
+from .synthesis.prompting import Prompting
+from .synthesis.stream import SpeechStream
 from .synthesis.together import spoken_in_order, whole
 from .voice import Voice
 
@@ -135,9 +137,9 @@ class MisoTTS(Closing):
 
     def stream(
         self,
-        text: str,
+        text: str | Iterable[str],
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
@@ -146,16 +148,18 @@ class MisoTTS(Closing):
         """Speak `text`; iterate over the result for chunks of sound as they are made.
 
         Args:
-            text: What to say, of any length: long text is spoken sentence by sentence.
-            voice: Whom to sound like. Its KV cache is kept for the next call.
-            context: What was said before, oldest first; dropped oldest first where there is no room.
-            speaker: Number of the speaker, as in the prompts; by default the voice's, or 0.
+            text: What to say, of any length: long text is spoken sentence by sentence. If it comes in pieces, as of a
+                language model, each sentence is spoken when it is complete: the thread that iterates reads it.
+            voice: Whom to sound like; of a dialogue all voices, in an order that stays, each with its own number. Their
+                KV caches are kept for the next call.
+            context: What was said before, oldest first. Where there is no room the oldest is left out.
+            speaker: Number of the speaker, as in the prompts; by default the first voice's, or 0.
             options: How to speak.
             live: Let sound out frame by frame. Otherwise a sentence leaves when it is whole, and what went wrong with
                 it can still be taken back.
 
         Raises:
-            ValueError: On text with nothing to say, or a voice or context of another model.
+            ValueError: On text with nothing to say, a voice or context of another model, or voices that leave no room.
             TypeError: On a value of another kind.
         """
         if _speech_options(options).loudness_lufs is not None:
@@ -171,9 +175,9 @@ class MisoTTS(Closing):
 
     def generate(
         self,
-        text: str,
+        text: str | Iterable[str],
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
@@ -198,7 +202,7 @@ class MisoTTS(Closing):
         self,
         texts: Iterable[str],
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | Sequence[SpeechOptions] | None = None,
@@ -230,7 +234,7 @@ class MisoTTS(Closing):
         self,
         text: str | Iterable[str] | AsyncIterable[str],
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
@@ -247,7 +251,7 @@ class MisoTTS(Closing):
         self,
         text: str,
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
@@ -261,22 +265,23 @@ class MisoTTS(Closing):
         self,
         text: str,
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
     ) -> Utterance:
         """`text` as one utterance for the batcher: what would be spoken, and how, without speaking it."""
+        expect("text", text, str)
         options = replace(_speech_options(options), split_sentences=False)
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
-        utterance, _ = prepare(self.engine, plan, next(iter(plan.sentences)), plan.voice, plan.context)
-        return utterance
+        (sentence,) = plan.sentences
+        return Prompting(self.engine.prompts, self.engine.spec, plan).prepare(sentence)
 
     def plan(
         self,
-        text: str,
+        text: str | Iterable[str],
         *,
-        voice: Voice | None = None,
+        voice: Voice | Sequence[Voice] | None = None,
         context: Sequence[Segment] = (),
         speaker: int | None = None,
         options: SpeechOptions | None = None,
@@ -284,25 +289,44 @@ class MisoTTS(Closing):
         """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
         self.engine.batcher.check()
         options = _speech_options(options)
-        expect("text", text, str, Iterable)
         expect("context", context, Sequence)
         for said in context:
             expect("each of context", said, Segment, Voice)
-        if voice is not None:
-            expect("voice", voice, Voice)
-            voice.check(self.codec.codebooks, self.engine.spec.audio_vocab)
-        segment = self.engine.prompts.segment
-        number = speaker if speaker is not None else voice.speaker if voice is not None else 0
+        voices: list[Voice] = [] if voice is None else list(voice) if isinstance(voice, list | tuple) else [voice]
+        for one in voices:
+            expect("voice", one, Voice)
+            one.check(self.codec.codebooks, self.engine.spec.audio_vocab)
+        number = speaker if speaker is not None else voices[0].speaker if voices else 0
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number!r}")
-        added = self.engine.prompts.added_tokens
-        if not isinstance(text, str):
-            sentences: Iterable[str] = text
-        else:
-            sentences = split_sentences(text, whole_words=added) if options.split_sentences else [normalise_text(text)]
-        # Only if both have the same number does the model take the voice for the speaker's.
-        anchor = None if voice is None else segment(Segment(voice.text, voice.codes, number))
-        return SpeechPlan(sentences, number, anchor, [segment(each) for each in context], options)
+        number = int(number)
+        if isinstance(voice, Voice):
+            # Only if both have the same number does the model take the voice for the speaker's.
+            voices = [replace(voice, speaker=number)]
+        prompts = self.engine.prompts
+        return SpeechPlan(
+            sentences_of(text, prompts.added_tokens, split=options.split_sentences),
+            number,
+            self._voices(voices, number),
+            any(one.speaker == number for one in voices),
+            [Earlier(prompts.segment(said), said.speaker == number) for said in context],
+            options,
+        )
+
+    def _voices(self, voices: Sequence[Voice], speaker: int) -> list[Block]:
+        """Those of a dialogue as far as they fit into half of the positions, and in any case the speaker's own.
+
+        Which these are does not follow from who speaks: prompts that begin alike are computed once.
+        """
+        room, blocks = self.engine.spec.max_positions // 2, list[Block]()
+        left_out = False
+        for voice in voices:
+            block = self.engine.prompts.segment(Segment(voice.text, voice.codes, voice.speaker), is_voice=True)
+            left_out = left_out or len(block) > room
+            room -= len(block)
+            if not left_out or voice.speaker == speaker:
+                blocks.append(block)
+        return blocks
 
 
 def _speech_options(options: SpeechOptions | None) -> SpeechOptions:

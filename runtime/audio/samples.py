@@ -57,6 +57,20 @@ def faded(
     return result
 
 
+def ramp_down(last: float) -> Samples:
+    """What comes after a sound that breaks off at the sample `last`, so that it does not click; nothing after a zero.
+
+    In a stream the end of a sound is only known afterwards, so it cannot fade: the ramp comes after it.
+    """
+    count = round(FADE_MS * SAMPLE_RATE_HZ / 1000) if last else 0
+    return faded(np.full(count, last, np.float32), end_ms=FADE_MS)
+
+
+def after_pause(samples: Samples, pause_ms: float) -> Samples:
+    """Sound that begins after that much silence, without a click."""
+    return np.concatenate([silence(pause_ms), faded(samples, start_ms=FADE_MS)])
+
+
 def joined_to(last: float, samples: Samples, pause_ms: float) -> Samples:
     """What goes between two pieces of sound, and the second one: down from the `last` sample, a pause, up again.
 

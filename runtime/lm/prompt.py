@@ -1,11 +1,10 @@
-"""Prompts: what the backbone reads before it speaks, as rows of slots, and what to drop when it is too much.
+"""Prompts: what the backbone reads before it speaks, as rows of slots.
 
 A row is one position: int64 [codebooks + 1], the codes of a frame and a text token. A row has either all its codes or
 its text token; what is not in use is -1. A prompt is a list of blocks, each of which is computed on its own, so that
 the KV cache of a block that comes again can be kept: see `backbone.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +21,7 @@ class Block:
     """Rows of the prompt that belong together."""
 
     rows: I64Array
+    is_voice: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,7 +48,7 @@ class PromptBuilder:
         rows[:, -1] = ids
         return Block(rows)
 
-    def segment(self, segment: Segment) -> Block:
+    def segment(self, segment: Segment, *, is_voice: bool = False) -> Block:
         """A segment's text, its frames, and the EOS frame (all codes 0).
 
         Raises `ValueError` if its codes are not of this model's codebooks.
@@ -59,7 +59,9 @@ class PromptBuilder:
                 f"a segment's codes must be [frames, {spec.codebooks}] of 0 to {spec.audio_vocab - 1}, not "
                 f"{list(codes.shape)} of {codes.min()} to {codes.max()}: it was made with another model"
             )
-        return Block(np.concatenate([self.text(segment.text, segment.speaker).rows, audio_rows(codes, end=True)]))
+        return Block(
+            np.concatenate([self.text(segment.text, segment.speaker).rows, audio_rows(codes, end=True)]), is_voice
+        )
 
 
 def audio_rows(codes: I64Array, *, end: bool = False) -> I64Array:
@@ -69,23 +71,3 @@ def audio_rows(codes: I64Array, *, end: bool = False) -> I64Array:
     if end:
         rows[-1, :-1] = 0
     return rows
-
-
-def trimmed(voice: Sequence[Block], context: Sequence[Block], text: Block, budget: int) -> tuple[list[Block], int]:
-    """The blocks of a prompt of at most `budget` rows, and how many context blocks were dropped for it.
-
-    Oldest first, as upstream drops them; the voice stays. Raises `ValueError` if voice and text alone are too long.
-    """
-    fixed = len(text) + sum(map(len, voice))
-    if fixed > budget:
-        raise ValueError(
-            f"the prompt takes {fixed} positions ({len(text)} of them text), {budget} are left: "
-            "use a shorter voice clip, split the text, or lower the longest duration"
-        )
-    kept: list[Block] = []
-    for block in reversed(context):
-        if fixed + len(block) > budget:
-            break
-        fixed += len(block)
-        kept.insert(0, block)
-    return [*voice, *kept, text], len(context) - len(kept)

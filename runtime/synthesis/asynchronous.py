@@ -8,7 +8,7 @@ import asyncio
 import concurrent.futures
 import threading
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -36,8 +36,8 @@ class AsyncSpeechStream:
         self, text: str | Iterable[str] | AsyncIterable[str], begin: Callable[[str | Iterable[str]], SpeechStream]
     ) -> None:
         """`begin` gives the stream of a text; both have to be of the same model."""
-        self._text = text if isinstance(text, str) else _Pieces(text)
-        self._stream = begin(self._text)
+        self._awaited = _Awaited(text) if isinstance(text, AsyncIterable) else None
+        self._stream = begin(text if self._awaited is None else self._awaited)
         self.speech: Speech = self._stream.speech
         self._process = OwnProcess()
         self._reader: _Reader | None = None
@@ -53,7 +53,7 @@ class AsyncSpeechStream:
             raise StopAsyncIteration
         loop = asyncio.get_running_loop()
         if self._reader is None:
-            self._reader = _Reader(self._stream, self._text, loop)
+            self._reader = _Reader(self._stream, self._awaited, loop)
             # The thread keeps the reader, not this. Without this a forgotten one would hold its sequence for ever.
             weakref.finalize(self, self._reader.stop).atexit = False
             self._reader.start()
@@ -87,11 +87,10 @@ class AsyncSpeechStream:
 class _Reader:
     """The thread of one stream, and what the event loop asks it for."""
 
-    def __init__(self, stream: SpeechStream, text: "str | _Pieces", loop: asyncio.AbstractEventLoop) -> None:
-        self._stream, self._loop, self._process = stream, loop, OwnProcess()
-        self._pieces = None if isinstance(text, str) else text
-        if self._pieces is not None:
-            self._pieces.loop = loop
+    def __init__(self, stream: SpeechStream, text: "_Awaited | None", loop: asyncio.AbstractEventLoop) -> None:
+        self._stream, self._text, self._loop, self._process = stream, text, loop, OwnProcess()
+        if text is not None:
+            text.loop = loop
         self._asked: SimpleQueue[Asked | None] = SimpleQueue()
         self._ended = asyncio.Event()
         self._stopped = False
@@ -115,7 +114,7 @@ class _Reader:
 
     async def wait(self) -> None:
         """Until the thread has ended, or nobody can hurry it."""
-        blocked = self._pieces is not None and self._pieces.is_blocked
+        blocked = self._text is None and self._stream.awaits_text
         if asyncio.get_running_loop() is self._loop and self._process.is_here and not blocked:
             await self._ended.wait()
 
@@ -137,8 +136,8 @@ class _Reader:
             return
         self._stopped = True
         self._stream.stop()
-        if self._pieces is not None:
-            self._pieces.stop()
+        if self._text is not None:
+            self._text.stop()
         self._asked.put(None)
 
     # In its own thread.
@@ -186,60 +185,42 @@ def _answer(asked: Asked, chunk: Chunk | None, error: BaseException | None) -> N
         asked.set_result(chunk)
 
 
-class _Pieces:
-    """The pieces of a text, for the thread that speaks it. An async iterator is awaited in the event loop."""
+class _Awaited:
+    """The pieces of an async iterator for the thread that speaks them: it is awaited in the event loop."""
 
-    def __init__(self, pieces: Iterable[str] | AsyncIterable[str]) -> None:
+    def __init__(self, pieces: AsyncIterable[str]) -> None:
+        self._pieces = aiter(pieces)
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._awaited: AsyncIterator[str] | None = None
-        self._own: Iterator[str] = iter(())
-        if isinstance(pieces, AsyncIterable):
-            self._awaited = aiter(pieces)
-        else:
-            self._own = iter(pieces)
-        self._awaiting: concurrent.futures.Future[str | None] | None = None
+        self._next: concurrent.futures.Future[str | None] | None = None
         self._stopped = False
-        self.is_blocked = False
-        """Whether the thread is in an iterator that only its owner can end."""
 
-    def __iter__(self) -> "_Pieces":
+    def __iter__(self) -> "_Awaited":
         return self
 
     def __next__(self) -> str:
-        if self._awaited is not None:
-            piece = self._await(self._awaited)
-        else:
-            self.is_blocked = True  # before the next line: whoever stops it looks at them in the other order
-            try:
-                piece = None if self._stopped else next(self._own, None)
-            finally:
-                self.is_blocked = False
-        if self._stopped:
-            raise concurrent.futures.CancelledError
+        """Raises what the iterator raises, and `CancelledError` after `stop`."""
+        loop, following = self.loop, self._following()
+        assert loop is not None, "only a thread reads it that knows its loop"
+        try:
+            self._next = asked = asyncio.run_coroutine_threadsafe(following, loop)
+        except RuntimeError:  # it is closed
+            following.close()
+            raise
+        if self._stopped:  # after the line above: whoever stops it looks at them in the other order
+            asked.cancel()
+        while not concurrent.futures.wait([asked], _LOOK_S).done:
+            if loop.is_closed():
+                raise concurrent.futures.CancelledError
+        piece = asked.result()
         if piece is None:
             raise StopIteration
         return piece
 
+    async def _following(self) -> str | None:
+        return await anext(self._pieces, None)
+
     def stop(self) -> None:
         """Await no more."""
         self._stopped = True
-        if self._awaiting is not None and self.loop is not None and not self.loop.is_closed():
-            self._awaiting.cancel()
-
-    def _await(self, pieces: AsyncIterator[str]) -> str | None:
-        async def following() -> str | None:
-            return await anext(pieces, None)
-
-        loop, coroutine = self.loop, following()
-        assert loop is not None, "the stream is read by a thread that knows its loop"
-        try:
-            self._awaiting = awaiting = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError:  # it is closed
-            coroutine.close()
-            raise
-        if self._stopped:  # first `_awaiting`, then this: whoever stops it does it in the other order
-            awaiting.cancel()
-        while not concurrent.futures.wait([awaiting], _LOOK_S).done:
-            if loop.is_closed():
-                raise concurrent.futures.CancelledError
-        return awaiting.result()
+        if self._next is not None and self.loop is not None and not self.loop.is_closed():
+            self._next.cancel()

@@ -76,9 +76,7 @@ def normalise_text(text: str) -> str:
     return " ".join(_paragraphs(text))
 
 
-def split_sentences(
-    text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS, whole_words: re.Pattern[str] | None = None
-) -> list[str]:
+def split_sentences(text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS, whole_words=None) -> list[str]:
     """The sentences of `text`, in order, each with a letter or digit and at most `max_chars` characters long.
 
     A blank line ends a sentence, a single line break is a space. A sentence shorter than `min_chars` is joined with the
@@ -91,6 +89,7 @@ def split_sentences(
     """
     if max_chars < 1 or min_chars < 0:
         raise ValueError(f"max_chars must be at least 1 and min_chars at least 0, not {max_chars} and {min_chars}")
+    whole_words = None
     paragraphs = _paragraphs(text)
     whole = " ".join(paragraphs)
     found = whole_words.finditer(whole) if whole_words else ()
@@ -243,3 +242,23 @@ def _is_between_graphemes(text: str, index: int) -> bool:
 
 def _is_flag_half(char: str) -> bool:
     return "\U0001f1e6" <= char <= "\U0001f1ff"
+
+
+class SentenceSplitter:
+    def __init__(self, max_chars=MAX_CHARS, min_chars=MIN_CHARS, whole_words=()):
+        self._t = ""
+
+    def feed(self, piece):
+        self._t += piece
+        return []
+
+    def end(self):
+        return split_sentences(self._t)
+
+
+def in_two(text, whole_words=()):
+    words = text.split(" ")
+    if len(words) < 2:
+        return None
+    n = len(words) // 2
+    return " ".join(words[:n]), " ".join(words[n:])

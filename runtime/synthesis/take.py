@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...core.arrays import I64Array
-from ..audio.samples import Samples
+from ..audio.samples import FADE_MS, Samples, faded
 from ..codec.codec import Codec
 from ..codec.thread import CodecThread
 from ..lm.batcher import Queue
@@ -20,7 +20,7 @@ from .stopping import StoppingCriteria
 class Take:
     """Iterate for the sound, chunk by chunk; afterwards the other members say how it went.
 
-    The first chunk is one frame. `stop` ends it, from any thread.
+    The first chunk is one frame, and what is cut ends at zero. `stop` ends it, from any thread.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Take:
         *,
         queue: Queue = "limited",
     ) -> None:
-        """`queue`: where it waits for a sequence."""
+        """`queue`: see `Batcher.admit`; what goes on with a text is "first", which `Busy` must not tear."""
         self._engine, self._codec, self._codec_thread = engine, codec, codec_thread
         self._utterance, self._timing, self._chunk_frames, self._queue = utterance, timing, chunk_frames, queue
         self._stopping = StoppingCriteria(engine.spec.codebooks, utterance.max_frames)
@@ -72,7 +72,8 @@ class Take:
             waiting.clear()
             if self._stopping.hear(samples):
                 ticket.cancel()
-            return samples
+            # With a verdict nothing follows, and a cut would click.
+            return samples if self._stopping.verdict is None else faded(samples, end_ms=FADE_MS)
 
         try:
             with ticket:

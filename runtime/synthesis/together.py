@@ -15,7 +15,8 @@ from ...core.process import OwnProcess
 from ..audio.loudness import normalise
 from ..lm.call import Call
 from ..speech import Speech
-from .stream import SpeechPlan, SpeechStream
+from .plan import SpeechPlan
+from .stream import SpeechStream
 
 _WAITING = 1
 """For each speech under way, so many more are planned or done and not taken: behind a long one the others go on."""

@@ -17,11 +17,12 @@ from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.audio.reader import read_audio
 from miso_gguf.runtime.audio.samples import (
     Resampler,
+    after_pause,
     checked,
     dbfs,
     faded,
-    joined_to,
     peak_dbfs,
+    ramp_down,
     resampled,
     silence,
     to_pcm16,
@@ -211,11 +212,12 @@ def test_fades_rise_from_silence_and_leave_the_middle_alone() -> None:
 
 def test_joined_pieces_have_no_step_at_the_seam() -> None:
     first, second = np.full(2400, 0.8, np.float32), np.full(2400, -0.8, np.float32)
-    for pause_ms, between in ((0, 120), (50, 120 + 1200)):
-        result = np.concatenate([first, joined_to(0.8, second, pause_ms)])
-        assert len(result) == 4800 + between
+    for pause_ms, silent in ((0, 0), (50, 1200)):
+        result = np.concatenate([first, ramp_down(0.8), after_pause(second, pause_ms)])
+        assert len(result) == 4800 + 120 + silent
         assert np.abs(np.diff(result)).max() < 0.02
         assert result[-1] == np.float32(-0.8), "the end is no seam"
+    assert len(ramp_down(0.0)) == 0
 
 
 @given(sizes=st.lists(st.integers(0, 5000), max_size=8), rate_hz=st.sampled_from([16_000, 24_000, 44_100, 48_000]))

@@ -1,4 +1,4 @@
-"""Prompts as rows: against the reference's, and what is dropped when there is no room."""
+"""Prompts as rows, against the reference's."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from speaking import random_codes, segments, text_ids
 
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.reference import Segment as ReferenceSegment
 from miso_gguf.models.reference import prompt_rows
 from miso_gguf.runtime.bundle import open_level
-from miso_gguf.runtime.lm.prompt import Block, PromptBuilder, audio_rows, trimmed
+from miso_gguf.runtime.lm.prompt import PromptBuilder, audio_rows
 from miso_gguf.runtime.lm.tokenizer import Tokenizer
 from miso_gguf.runtime.speech import Segment
 
@@ -93,28 +91,3 @@ def test_codes_of_another_model_are_refused(prompts: PromptBuilder, codes: np.nd
 def test_what_is_no_segment(codes: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"codes must be int64 \[frames, codebooks\], not int"):
         Segment("Hi.", codes)
-
-
-def _block(length: int) -> Block:
-    return Block(np.zeros((length, 9), np.int64))
-
-
-@given(
-    st.lists(st.integers(1, 9), max_size=1),
-    st.lists(st.integers(1, 9), max_size=6),
-    st.integers(1, 9),
-    st.integers(0, 60),
-)
-def test_the_newest_context_that_fits_is_kept(voice: list[int], context: list[int], text: int, budget: int) -> None:
-    voice_blocks, blocks, said = [_block(n) for n in voice], [_block(n) for n in context], _block(text)
-    fixed = sum(voice) + text
-    if fixed > budget:
-        with pytest.raises(ValueError, match=rf"takes {fixed} positions \({text} of them text\), {budget} are left"):
-            trimmed(voice_blocks, blocks, said, budget)
-        return
-    kept, dropped = trimmed(voice_blocks, blocks, said, budget)
-    remaining = blocks[dropped:]
-    assert [id(block) for block in kept] == [id(block) for block in [*voice_blocks, *remaining, said]]
-    assert sum(map(len, kept)) <= budget
-    if dropped:
-        assert sum(map(len, kept)) + len(blocks[dropped - 1]) > budget, "no more is dropped than must be"

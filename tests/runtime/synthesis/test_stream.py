@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speaking import Scripted, load_tts, random_codes
 
 from miso_gguf.models.noise import gumbel_noise
-from miso_gguf.runtime.audio.samples import Samples
+from miso_gguf.runtime.audio.samples import FADE_MS, Samples, faded, ramp_down
 from miso_gguf.runtime.codec.codec import Codec, CodecStream
 from miso_gguf.runtime.lm.batcher import BUFFER_FRAMES
 from miso_gguf.runtime.lm.prompt import Block
@@ -20,7 +20,7 @@ from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment
 from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
 from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LEAD_IN_FRAMES, LONGEST_PAUSE_FRAMES, LOOP_FRAMES
-from miso_gguf.runtime.synthesis.stream import SENTENCE_GAP_MS
+from miso_gguf.runtime.synthesis.speaker import SENTENCE_GAP_MS
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 
@@ -51,6 +51,16 @@ def all_is_back(model: MisoTTS) -> bool:
     return not batcher.running
 
 
+def whole(sound: Samples) -> Samples:
+    """What is heard of a sentence that ended by itself."""
+    return np.concatenate([sound, ramp_down(float(sound[-1]))])
+
+
+def cut(sound: Samples) -> Samples:
+    """What is heard of one that was stopped."""
+    return faded(sound, end_ms=FADE_MS)
+
+
 def segment(index: int, codes: Codes) -> Segment:
     return Segment(SENTENCES[index], codes, 0)
 
@@ -70,14 +80,14 @@ def test_streamed_sound_is_the_offline_decode(model: MisoTTS, chunk_frames: int)
     assert all(chunk.samples.dtype == np.float32 for chunk in chunks)
     samples = np.concatenate([chunk.samples for chunk in chunks])
     assert samples.std() > 0.02
-    np.testing.assert_allclose(samples, model.codec.decode(model.codec.playable(codes)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(samples, cut(model.codec.decode(model.codec.playable(codes))), rtol=0, atol=1e-5)
     starts = np.cumsum([0, *(len(chunk.samples) for chunk in chunks[:-1])]) / 24_000
     assert [chunk.start_s for chunk in chunks] == pytest.approx(list(starts))
     assert [chunk.elapsed_s for chunk in chunks] == sorted(chunk.elapsed_s for chunk in chunks)
 
-    whole = model.generate(SENTENCES[0], options=options)
-    np.testing.assert_array_equal(whole.codes, codes)
-    np.testing.assert_allclose(whole.samples, samples, rtol=0, atol=1e-5)
+    generated = model.generate(SENTENCES[0], options=options)
+    np.testing.assert_array_equal(generated.codes, codes)
+    np.testing.assert_allclose(generated.samples, samples, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(model.generate_codes(SENTENCES[0], options=options), codes)
 
 
@@ -86,14 +96,14 @@ def test_long_text_streams_what_it_generates(model: MisoTTS) -> None:
     options = SpeechOptions(seed=9, max_seconds=0.8, chunk_frames=3)
     with model.stream(TEXT, options=options) as stream:
         samples = np.concatenate([chunk.samples for chunk in stream])
-    whole = model.generate(TEXT, options=options)
-    assert [sentence.text for sentence in whole.sentences] == list(SENTENCES)
-    for streamed, generated in zip(stream.speech.sentences, whole.sentences, strict=True):
-        np.testing.assert_array_equal(streamed.codes, generated.codes)
-        assert (streamed.ended, streamed.prompt_rows) == (generated.ended, generated.prompt_rows)
-    np.testing.assert_allclose(whole.samples, samples, rtol=0, atol=1e-5)
-    assert [whole.audio_s, stream.speech.audio_s] == pytest.approx([len(samples) / 24_000] * 2)
-    assert whole.timing.frames == stream.speech.timing.frames == 30
+    generated = model.generate(TEXT, options=options)
+    assert [sentence.text for sentence in generated.sentences] == list(SENTENCES)
+    for streamed, sentence in zip(stream.speech.sentences, generated.sentences, strict=True):
+        np.testing.assert_array_equal(streamed.codes, sentence.codes)
+        assert (streamed.ended, streamed.prompt_rows) == (sentence.ended, sentence.prompt_rows)
+    np.testing.assert_allclose(generated.samples, samples, rtol=0, atol=1e-5)
+    assert [generated.audio_s, stream.speech.audio_s] == pytest.approx([len(samples) / 24_000] * 2)
+    assert generated.timing.frames == stream.speech.timing.frames == 30
     assert stream.speech.parts == []
 
 
@@ -116,7 +126,7 @@ def test_no_chunk_waits_for_a_frame_that_is_not_in_it(model: MisoTTS, monkeypatc
         may_go_on.release(3)
         rest += stream
     assert scripted.steps == 6
-    assert sum(len(chunk.samples) for chunk in rest) == 5 * FRAME
+    assert [len(chunk.samples) for chunk in rest] == [3 * FRAME, 2 * FRAME, RAMP]
 
 
 def test_what_was_streamed_is_not_saved_as_silence(model: MisoTTS, tmp_path: Path) -> None:
@@ -126,8 +136,8 @@ def test_what_was_streamed_is_not_saved_as_silence(model: MisoTTS, tmp_path: Pat
         stream.speech.save(tmp_path / "sound.wav")
     assert not list(tmp_path.iterdir())
     with model.stream(TEXT, options=SpeechOptions(max_seconds=0.4), live=False) as stream:
-        whole = np.concatenate([chunk.samples for chunk in stream])
-    np.testing.assert_array_equal(stream.speech.samples, whole)
+        heard = np.concatenate([chunk.samples for chunk in stream])
+    np.testing.assert_array_equal(stream.speech.samples, heard)
 
 
 def test_nothing_is_done_before_the_first_chunk_is_asked_for(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +227,7 @@ def test_a_voice_stays_and_the_context_comes_after_it(model: MisoTTS, monkeypatc
     head = [prompts.segment(Segment(voice.text, voice.codes, 4)), prompts.segment(earlier)]
     said = [prompts.text(sentence, 4) for sentence in SENTENCES]
     spoken = [prompts.segment(Segment(SENTENCES[index], takes[index], 4)) for index in (0, 1)]
-    expected = [[*head, said[0]], [*head, spoken[0], said[1]], [*head, spoken[1], said[2]]]
+    expected = [[*head, said[0]], [*head, spoken[0], said[1]], [*head, *spoken, said[2]]]
     assert [keys(blocks) for blocks in scripted.prompts] == [keys(blocks) for blocks in expected]
     assert speech.speaker == 4
     assert [segment.speaker for segment in speech.segments] == [4, 4, 4]
@@ -229,7 +239,7 @@ def test_context_without_room_is_dropped_oldest_first(
     scripted = Scripted(monkeypatch, model.engine, [random_codes(3)])
     voice = Voice(random_codes(100, 7), "Words of the voice.")
     context = [Segment(f"Number {index}.", random_codes(600, index), 1) for index in range(5)]
-    with caplog.at_level(logging.INFO, "miso_gguf.runtime.synthesis.stream"):
+    with caplog.at_level(logging.INFO, "miso_gguf.runtime.synthesis.speaker"):
         speech = model.generate(SENTENCES[0], voice=voice, context=context)
     prompts = model.engine.prompts
     expected = [
@@ -245,7 +255,7 @@ def test_context_without_room_is_dropped_oldest_first(
 
 def test_a_prompt_that_is_too_long_is_refused(model: MisoTTS) -> None:
     words = "word " * 2000
-    with pytest.raises(ValueError, match=r"the prompt takes \d+ positions \(\d+ of them text\), \d+ are left: use a"):
+    with pytest.raises(ValueError, match=r"the prompt takes \d+ positions \(\d+ of them text\) of 2048, which leaves"):
         model.generate_codes(words)
     with pytest.raises(ValueError, match="split the text"):
         model.generate(words, options=SpeechOptions(split_sentences=False))
@@ -278,15 +288,15 @@ def test_sentences_are_joined_without_a_step(model: MisoTTS, monkeypatch: pytest
         fade = RAMP if index else 0
         found = samples[position : position + len(sound)]
         np.testing.assert_allclose(found[fade:], sound[fade:], rtol=0, atol=1e-5)
-        position += len(sound)
+        position += len(sound) + RAMP
+        assert samples[position - 1] == 0, "each sentence ends at zero"
+        assert steps_at(samples, position - RAMP - 1, position + PAUSE + 10) < CALM
         if index < 2:
-            seam = (position - 1, position + RAMP + PAUSE + 10)
-            assert steps_at(samples, *seam) < CALM
-            assert not samples[position + RAMP : position + RAMP + PAUSE].any(), "a pause is silent"
-            position += RAMP + PAUSE
+            assert not samples[position : position + PAUSE].any(), "a pause is silent"
+            position += PAUSE
     assert len(samples) == position
     if live:
-        assert [chunk.sentence for chunk in chunks] == [0] * 6 + [1] * 6 + [2] * 5
+        assert [chunk.sentence for chunk in chunks] == [0] * 7 + [1] * 7 + [2] * 6
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
@@ -299,7 +309,7 @@ def test_a_sentence_that_stays_empty_makes_no_click(
     alone = model.codec.decode(first)
     gap = (len(alone) - 1, len(alone) + RAMP + PAUSE + 10)
     assert abs(alone[-1]) > 3 * CALM
-    assert len(samples) == 11 * FRAME + RAMP + PAUSE
+    assert len(samples) == 11 * FRAME + 2 * RAMP + PAUSE
     assert steps_at(samples, *gap) < CALM
     # What is said next follows the first sentence.
     assert keys(scripted.prompts[3]) == keys(
@@ -318,14 +328,14 @@ def test_eos_at_once_is_tried_again(
     scripted = Scripted(monkeypatch, model.engine, takes)
     if live:
         with model.stream(SENTENCES[0]) as stream:
-            assert len(list(stream)) == 4
+            assert len(list(stream)) == 5
         speech = stream.speech
     else:
         speech = model.generate(SENTENCES[0])
     np.testing.assert_array_equal(speech.codes, takes[1])
     assert (speech.sentences[0].tries, speech.sentences[0].ended) == (2, "eos")
     assert "'First, something is said here.' ended by empty after 0 frames: spoken again with another" in caplog.text
-    assert speech.audio_s == pytest.approx(0.32)
+    assert speech.audio_s == pytest.approx(0.325)
     assert speech.timing.frames == 6
     # Another seed, of which no sentence has the like.
     first, second = scripted.noise
@@ -373,7 +383,7 @@ def test_a_loop_is_spoken_again(
     np.testing.assert_array_equal(speech.codes, good)
     assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("eos", 2)
     assert f"ended by loop after {8 + LOOP_FRAMES} frames: spoken again with another seed" in caplog.text
-    np.testing.assert_allclose(speech.samples, model.codec.decode(good), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(speech.samples, whole(model.codec.decode(good)), rtol=0, atol=1e-5)
 
 
 def test_a_loop_that_comes_again_is_cut_with_a_fade(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,10 +406,9 @@ def test_what_was_heard_is_not_taken_back(model: MisoTTS, monkeypatch: pytest.Mo
     Scripted(monkeypatch, model.engine, [codes])
     with model.stream(SENTENCES[0]) as stream:
         samples = np.concatenate([chunk.samples for chunk in stream])
-    heard = codes[: 8 + LOOP_FRAMES]
-    np.testing.assert_array_equal(stream.speech.codes, heard)
+    np.testing.assert_array_equal(stream.speech.codes, codes[: 8 + KEPT_FRAMES], "what follows it goes on from there")
     assert (stream.speech.sentences[0].ended, stream.speech.sentences[0].tries) == ("loop", 1)
-    np.testing.assert_allclose(samples, model.codec.decode(heard), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(samples, cut(model.codec.decode(codes[: 8 + LOOP_FRAMES])), rtol=0, atol=1e-5)
 
 
 def mute(monkeypatch: pytest.MonkeyPatch, codec: Codec, quiet: Codes) -> None:
@@ -439,14 +448,14 @@ def test_silence_from_the_start_is_spoken_again(model: MisoTTS, monkeypatch: pyt
             samples = np.concatenate([chunk.samples for chunk in stream])
         speech = stream.speech
         assert not samples[: LEAD_IN_FRAMES * FRAME].any()
-        samples = samples[-12 * FRAME :]
+        samples = samples[-12 * FRAME - RAMP :]
         assert scripted.steps < LEAD_IN_FRAMES + 12 + 20, "it does not wait for the cap"
     else:
         speech = model.generate(SENTENCES[0])
         samples = speech.samples
     np.testing.assert_array_equal(speech.codes, good)
     assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("eos", 2)
-    np.testing.assert_allclose(samples, model.codec.stream().decode(good), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(samples, whole(model.codec.stream().decode(good)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["stream", "generate"])
@@ -463,24 +472,25 @@ def test_silence_after_speech_ends_it(model: MisoTTS, monkeypatch: pytest.Monkey
         assert scripted.steps < frames + BUFFER_FRAMES + 2, "it does not wait for the cap"
     else:
         speech = model.generate(SENTENCES[0])
-        frames = 15 + KEPT_FRAMES
-        assert len(speech.samples) == frames * FRAME
-    np.testing.assert_array_equal(speech.codes, codes[:frames])
+        assert len(speech.samples) == (15 + KEPT_FRAMES) * FRAME
+    np.testing.assert_array_equal(speech.codes, codes[: 15 + KEPT_FRAMES])
     assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("silence", 1)
 
 
 def test_no_end_in_sight(model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The text sets a limit, and the caller may set a lower one; what was said until then is kept."""
-    cap = speech_cap_frames(SENTENCES[0])
-    takes = [random_codes(500)]
+    """The text sets a limit, and a sentence that gets there is spoken again; one that the caller set is only that."""
+    limit = speech_cap_frames(SENTENCES[0])
+    takes = [random_codes(500, 1), random_codes(500, 2)]
     scripted = Scripted(monkeypatch, model.engine, takes)
     speech = model.generate(SENTENCES[0])
-    np.testing.assert_array_equal(speech.codes, takes[0][:cap])
-    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("cap", 1)
-    assert scripted.steps == cap - 1
-    assert f"ended by cap after {cap} frames: kept up to there" in caplog.text
-    Scripted(monkeypatch, model.engine, takes)
-    assert len(model.generate(SENTENCES[0], options=SpeechOptions(max_seconds=0.99)).codes) == 12
+    np.testing.assert_array_equal(speech.codes, takes[1][:limit])
+    assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("cap", 2)
+    assert scripted.steps == 2 * (limit - 1)
+    assert f"ended by cap after {limit} frames: spoken again with another seed" in caplog.text
+    np.testing.assert_allclose(speech.samples, cut(model.codec.decode(speech.codes)), rtol=0, atol=1e-5)
+    Scripted(monkeypatch, model.engine, takes[:1])
+    speech = model.generate(SENTENCES[0], options=SpeechOptions(max_seconds=0.99))
+    assert (len(speech.codes), speech.sentences[0].tries) == (12, 1)
 
 
 def test_codes_beyond_the_codec_are_played_as_code_0(
@@ -492,18 +502,19 @@ def test_codes_beyond_the_codec_are_played_as_code_0(
     Scripted(monkeypatch, model.engine, [codes])
     speech = model.generate(SENTENCES[0])
     np.testing.assert_array_equal(speech.codes, codes)
-    np.testing.assert_allclose(speech.samples, model.codec.decode(np.where(codes >= 512, 0, codes)), rtol=0, atol=1e-5)
+    expected = whole(model.codec.decode(np.where(codes >= 512, 0, codes)))
+    np.testing.assert_allclose(speech.samples, expected, rtol=0, atol=1e-5)
     assert sum("no audio belongs to" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_hundred_thousand_characters(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentence by sentence, each prompt as short as the first few."""
+    """Sentence by sentence; the prompts do not grow for ever."""
     text = f"This is a sentence that goes on{', and on' * 21}, because a hundred thousand letters take long. " * 410
     assert len(text) > 100_000
     scripted = Scripted(monkeypatch, model.engine, [random_codes(1)] * 410)
     speech = model.generate(text)
     assert "".join(sentence.text for sentence in speech.sentences).replace(" ", "") == text.replace(" ", "")
     assert len(scripted.prompts) == len(speech.sentences) == 410
-    assert max(sentence.prompt_rows for sentence in speech.sentences) < 400
-    seam = RAMP + PAUSE
-    assert len(speech.samples) == len(speech.sentences) * (FRAME + seam) - seam
+    rows = [sentence.prompt_rows for sentence in speech.sentences]
+    assert max(rows[:30]) == max(rows) < 2048 - speech_cap_frames(speech.sentences[0].text)
+    assert len(speech.samples) == len(speech.sentences) * (FRAME + RAMP + PAUSE) - PAUSE
