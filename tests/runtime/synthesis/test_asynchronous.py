@@ -190,7 +190,7 @@ def test_a_text_that_never_comes_holds_up_nobody(wide: MisoTTS, how: str) -> Non
             raise
 
     async def main() -> None:
-        stream = wide.astream(pieces(SENTENCES[0] + " ", then=for_ever_or_cancelled), options=SHORT)
+        stream = wide.astream(pieces(f"{SENTENCES[0]} And ", then=for_ever_or_cancelled), options=SHORT)
         reading = asyncio.create_task(chunks_of(stream))
         while not stream.speech.sentences:
             await asyncio.sleep(0.001)
@@ -213,7 +213,7 @@ def test_a_text_that_blocks_is_not_waited_for(wide: MisoTTS) -> None:
     go_on = threading.Event()
 
     def blocking() -> Iterator[str]:
-        yield SENTENCES[0] + " "
+        yield f"{SENTENCES[0]} And "
         go_on.wait(PATIENCE_S)
         yield SENTENCES[1]
 

@@ -204,7 +204,7 @@ def test_a_reader_that_is_slow_gets_what_is_ready() -> None:
     def slowly() -> Iterator[int]:
         for number in range(4):
             yield number
-            assert soon(lambda: len(stage.streams) > number and nobody_speaks())
+            assert soon(lambda: len(stage.streams) == stage.read and nobody_speaks())
 
     spoken = stage.spoken(slowly())
     assert next(spoken).speaker == 0
