@@ -6,7 +6,7 @@ the KV cache of a block that comes again can be kept: see `backbone.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,8 @@ class Block:
     """Rows of the prompt that belong together."""
 
     rows: I64Array
+    is_voice: bool = field(default=False, compare=False)
+    """Worth keeping beyond its sequence, because many prompts begin with it."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,7 +50,7 @@ class PromptBuilder:
         rows[:, -1] = ids
         return Block(rows)
 
-    def segment(self, segment: Segment) -> Block:
+    def segment(self, segment: Segment, *, is_voice: bool = False) -> Block:
         """A segment's text, its frames, and the EOS frame (all codes 0).
 
         Raises `ValueError` if its codes are not of this model's codebooks.
@@ -59,7 +61,8 @@ class PromptBuilder:
                 f"a segment's codes must be [frames, {spec.codebooks}] of 0 to {spec.audio_vocab - 1}, not "
                 f"{list(codes.shape)} of {codes.min()} to {codes.max()}: it was made with another model"
             )
-        return Block(np.concatenate([self.text(segment.text, segment.speaker).rows, audio_rows(codes, end=True)]))
+        text = self.text(segment.text, segment.speaker)
+        return Block(np.concatenate([text.rows, audio_rows(codes, end=True)]), is_voice)
 
 
 def audio_rows(codes: I64Array, *, end: bool = False) -> I64Array:
