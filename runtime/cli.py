@@ -28,6 +28,7 @@ from .dialogue.conversation import Conversation
 from .dialogue.grammar import Line
 from .dialogue.together import Together
 from .dialogue.turns import Cast, Turn, encoded, read_lines, read_voice
+from .facts import kept, model_facts, speech_facts
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
 from .options import CODEC_PROVIDERS, EngineOptions, SpeechOptions
 from .request import AUTO, SpeakRequest
@@ -179,7 +180,7 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
             if request.save_voice is not None and default is not None:
                 default.save(request.save_voice)
                 _note(request, f"{request.save_voice}: {default.seconds:.1f} s of voice saved")
-            facts = _facts(tts, engine, default, request)
+            facts = model_facts(tts, engine, default, request)
             if writer is not None:
                 conversation = _conversation(tts, spoken, request)
                 _speak(conversation, writer, request)
@@ -191,7 +192,7 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
         return DONE
     record, name = conversation.record, "stdout" if request.to_stdout else request.out
     _note(request, f"{name}: {_figures(record, request.live)}")
-    _print_facts(facts | _figures_of(writer, conversation, request), request)
+    _print_facts(facts | speech_facts(writer, conversation, request), request)
     return DONE if record.audio_s else NO
 
 
@@ -199,15 +200,12 @@ def _turns(
     lines: list[Line] | Iterator[Line], cast: Cast, default: Voice | None, tts: MisoTTS
 ) -> list[Turn] | Iterator[Turn]:
     """The turns of lines; of those that are known all are checked now."""
-    for voice in filter(None, [default]):
-        voice.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
     turns = (cast.turn(line, default) for line in lines)
-    if not isinstance(lines, list):
-        return turns
-    known = list(turns)
-    for voice in filter(None, (turn.voice for turn in known)):
+    spoken = list(turns) if isinstance(lines, list) else turns
+    known = [turn.voice for turn in spoken] if isinstance(spoken, list) else []
+    for voice in filter(None, [default, *known]):
         voice.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
-    return known
+    return spoken
 
 
 def _conversation(tts: MisoTTS, spoken: list[Turn] | Iterator[Turn], request: SpeakRequest) -> Conversation:
@@ -225,25 +223,12 @@ def _say_what_is_kept(
     """What is left of a speech that ended before its end: beside what was said of it, or in the error itself."""
     if not isinstance(writer, AudioWriter):
         return
-    kept = f"{request.out}: {f'{writer.seconds:.1f} s of speech are' if writer.is_kept else 'nothing is'} kept"
     if isinstance(error, KeyboardInterrupt):
-        _note(request, kept)
+        _note(request, kept(writer, request))
     elif writer.is_kept:
-        vars(error).setdefault("__notes__", []).append(kept)
+        vars(error).setdefault("__notes__", []).append(kept(writer, request))
     if writer.is_kept and conversation is not None:
-        _print_facts(facts | _figures_of(writer, conversation, request, is_whole=False), request)
-
-
-def _figures_of(
-    writer: AudioWriter | RawWriter, conversation: Conversation, request: SpeakRequest, *, is_whole: bool = True
-) -> dict[str, Any]:
-    return {
-        "out": request.out,
-        "seconds": round(writer.seconds, 3),
-        "is_whole": is_whole,
-        "clipped_samples": writer.clipped,
-        **conversation.as_dict(),
-    }
+        _print_facts(facts | speech_facts(writer, conversation, request, is_whole=False), request)
 
 
 def _print_facts(facts: dict[str, Any], request: SpeakRequest) -> None:
@@ -327,20 +312,6 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
     stdout.print(table(title, columns, rows, numeric=range(2, 7)))
     stdout.print(f"pick: {plan.advice}", markup=False, highlight=False)
     return DONE if plan.pick.fits else NO
-
-
-def _facts(tts: MisoTTS, engine: EngineOptions, voice: Voice | None, request: SpeakRequest) -> dict[str, Any]:
-    level, gpu = tts.level, tts.engine.gpu
-    return {
-        "model": tts.engine.spec.name,
-        "level": level.key,
-        "kv_type": engine.kv_type,
-        "files": [path.name for path in (level.backbone, level.decoder, level.embeddings, level.codec_decoder)],
-        "device": gpu.description if gpu else "CPU",
-        "seed": request.seed,
-        "sample_rate_hz": request.sample_rate,
-        "voice": voice and {"name": voice.name, "seconds": voice.seconds, "digest": voice.digest},
-    }
 
 
 @contextmanager
