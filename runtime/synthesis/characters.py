@@ -113,12 +113,17 @@ def is_speakable(text: str) -> bool:
 def is_between_graphemes(text: str, index: int) -> bool:
     """Whether `index` is no place inside what a reader sees as one character.
 
-    The rules of UAX 29 that matter here: combining marks, joiners, conjuncts, skin tones and flags.
+    The rules of UAX 29 that matter here: combining marks, joiners, conjuncts, Thai and Lao am,
+    skin tones and flags.
     """
     before, after = text[index - 1], text[index]
     if before == "\u200d" or unicodedata.combining(before) == _VIRAMA:
         return False
-    if unicodedata.category(after)[0] == "M" or after in "\u200c\u200d" or "\U0001f3fb" <= after <= "\U0001f3ff":
+    if (
+        unicodedata.category(after)[0] == "M"
+        or after in "\u200c\u200d\u0e33\u0eb3"
+        or "\U0001f3fb" <= after <= "\U0001f3ff"
+    ):
         return False
     return not (_is_flag_half(before) and _is_flag_half(after))
 

@@ -153,7 +153,7 @@ class SentenceSplitter:
             self._start += text[self._start : self._start + 1].isspace()
             end = next((end for end in self._ends if end.kind and end.at >= self._start - 1), None)
             length = min(end.at - self._start if end else furthest, furthest)
-            if end is None and min(self._scanned, self._words.sure, certain) <= self._start + furthest:
+            if end is None and min(self._scanned, self._words.sure, certain) < self._start + furthest:
                 return
             if length > self._max_chars:
                 cut = self._cut(text, self._start + length)
