@@ -42,7 +42,7 @@ def test_the_cap_is_above_slow_speech_and_below_a_runaway(text: str, slow_s: flo
         ("one two three", 0.0, "one"),
         ("one two three", 0.4, "one two"),
         ("one two three", 9.0, "one two three"),
-        ("你好，今天", 0.6, "你好"),
+        ("你好，今天", 0.71, "你好，"),
         ("你好，今天", 0.0, "你"),
         ("คำดี", 0.0, "คำ"),
         ('"One," she said', 0.0, '"One,"'),

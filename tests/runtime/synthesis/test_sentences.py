@@ -105,7 +105,7 @@ def test_short_sentences_are_joined_with_the_next_but_for_the_first() -> None:
         ("Ask Dr.\n", []),
         ("A title\n\n", ["A title"]),
         ("One.\nand\nmore.\n", ["One.", "and more."]),
-        ("Yes.\n...\nNo.\n", ["Yes.", "... No."]),
+        ("Yes.\n...\nSo.\n", ["Yes.", "... So."]),
         ("x" * 501, ["x" * 250]),
     ],
 )
