@@ -152,7 +152,8 @@ def _run(command: click.Command, arguments: Sequence[str], name: str) -> int:
             raise
         expected = isinstance(error, MisoError | ValueError | OSError | MemoryError)
         kind = "error" if expected else f"internal error ({type(error).__name__}), --debug shows where"
-        _say_error(name, f"{kind}: {str(error) or type(error).__name__}")
+        # Notes as of `add_note`, which Python 3.10 lacks.
+        _say_error(name, "; ".join([f"{kind}: {str(error) or type(error).__name__}", *getattr(error, "__notes__", ())]))
         return FAILED
     except SystemExit as stopped:  # click's answer to a broken pipe, which is none of the standard streams here
         _say_error(name, f"error: {stopped.__context__ or 'stopped'}")

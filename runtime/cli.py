@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..console import DONE, NO, abandon, progress_bar, run, stderr, stdout, table
+from ..core.interrupts import unheard
 from ..core.units import size_text
 from ..hub.fetch import no_progress
 from ..models.levels import DEFAULT_LEVEL, LEVELS
@@ -24,7 +25,9 @@ from .audio.pipe import RawWriter, open_output
 from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
-from .dialogue.turns import encoded, line_voices, read_lines, read_voice, turns
+from .dialogue.grammar import Line
+from .dialogue.together import Together
+from .dialogue.turns import Cast, Turn, encoded, read_lines, read_voice
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
 from .options import CODEC_PROVIDERS, EngineOptions, SpeechOptions
 from .request import AUTO, SpeakRequest
@@ -46,7 +49,8 @@ Examples:
   miso-speak --file story.txt --out story.flac             long text, sentence by sentence
   miso-speak --file talk.txt --out talk.wav                a dialogue, if each line is `speaker: text`
   miso-speak "Hello there." --out - | aplay -f S16_LE -c 1 -r 24000
-  echo "Hello there." | miso-speak - --out hello.wav
+  tail -f talk.log | miso-speak - --out - | aplay ...       each sentence, or line of a dialogue, as it comes
+  miso-speak --file lines.jsonl --independent --sequences 8 --out lines.wav
   miso-speak "Hello." --voice me.wav --voice-text "What I say in it." --save-voice me.safetensors
   miso-speak "Hello again." --voice me.safetensors
   miso-speak --fit --model DIR                             what fits into this machine's GPU
@@ -58,7 +62,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
 
 @click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("words", nargs=-1, metavar="[TEXT]")
-@click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines.")
+@click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines; - as it comes.")
 @click.option("--model", metavar="DIR", envvar="MISO_MODEL", show_envvar=True, help="Bundle, or Hugging Face repo.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of the repo [default: the latest].")
 @click.option(
@@ -73,7 +77,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
     metavar="FILE",
     default="speech.wav",
     show_default=True,
-    help=f"{', '.join(ENDINGS)}: replaced when the new one is whole; - for raw PCM (s16le, mono) on stdout.",
+    help=f"{', '.join(ENDINGS)}: replaced at the end; - for raw PCM (s16le, mono) on stdout.",
 )
 @click.option("--sample-rate", type=int, metavar="HZ", default=SAMPLE_RATE_HZ, show_default=True, help="Resamples.")
 @click.option("--loudness", type=float, metavar="LUFS", help="Bring it to this loudness, for example -16.")
@@ -88,7 +92,24 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
 @click.option("--voice", type=_FILE, metavar="FILE", help="Recording or saved voice, for lines without one.")
 @click.option("--voice-text", metavar="WORDS", help="What is said in the recording, word for word.")
 @click.option("--save-voice", type=_FILE, metavar="FILE", help="Keep the voice as .safetensors; TEXT is optional.")
+@click.option(
+    "--voice-cache",
+    type=_FILE,
+    metavar="DIR",
+    envvar="MISO_VOICE_CACHE",
+    show_envvar=True,
+    help="Keep there what is computed of a voice, tens of MB each.",
+)
 @click.option("--speaker", type=click.IntRange(0), metavar="N", help="Number of the speaker [default: 0].")
+@click.option("--independent", is_flag=True, help="Speak each line on its voice alone, not on the lines before it.")
+@click.option(
+    "--sequences",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    show_default=True,
+    help="With --independent: speak N lines at once, each let out when it is whole.",
+)
 @click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Another one, another take.")
 @click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="Candidates of each code.")
@@ -137,37 +158,97 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
     """Everything that can be wrong is looked at before the model is loaded."""
     if request.text is not None and len(request.text) < _LONGEST_NAME and Path(request.text).is_file():
         log.warning("%s is a file, and what is spoken is its name: --file would read it", request.text)
-    lines = read_lines(request.text, request.file) if request.speaks else []
-    voices = line_voices(lines, request.script_directory)
+    cast = Cast(request.script_directory, request.speaker)
+    lines = cast.checked(read_lines(request.text, request.file)) if request.speaks else []
     voice = read_voice(request.voice, request.voice_text) if request.voice is not None else None
     level, engine = _choose_level(bundle, request)
-    writer = open_output(request.out, request.sample_rate) if lines else None
+    writer: AudioWriter | RawWriter | None = None
+    conversation: Conversation | None = None
+    facts: dict[str, Any] = {}
     try:
-        with writer or nullcontext(), _load(bundle, level, engine, request) as tts:
+        with ExitStack() as stack:
+
+            @unheard  # between a file that is there and its place in `stack` it would be left over
+            def begun() -> AudioWriter | RawWriter:
+                return stack.enter_context(open_output(request.out, request.sample_rate))
+
+            writer = begun() if request.speaks else None
+            tts = stack.enter_context(_load(bundle, level, engine, request))
             default = encoded(voice, tts.codec, request.speaker)
-            spoken = turns(lines, voices, default, request.speaker)
-            for checked in filter(None, [default, *(turn.voice for turn in spoken)]):
-                checked.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
+            spoken = _turns(lines, cast, default, tts)
             if request.save_voice is not None and default is not None:
                 default.save(request.save_voice)
                 _note(request, f"{request.save_voice}: {default.seconds:.1f} s of voice saved")
-            conversation = Conversation(tts, spoken, request.options, live=request.live)
-            if writer is not None:
-                _speak(conversation, writer, request)
             facts = _facts(tts, engine, default, request)
-    except KeyboardInterrupt:
-        if writer is not None and not request.to_stdout:
-            kept = f"{writer.seconds:.1f} s of speech are kept" if writer.samples_written else "nothing is kept"
-            _note(request, f"{request.out}: {kept}")
+            if writer is not None:
+                conversation = _conversation(tts, spoken, request)
+                _speak(conversation, writer, request)
+    except BaseException as error:
+        _say_what_is_kept(error, writer, conversation, facts, request)
         raise
-    if writer is not None:
-        record, name = conversation.record, "stdout" if request.to_stdout else request.out
-        facts |= {"out": request.out, "seconds": round(writer.seconds, 3), "clipped_samples": writer.clipped}
-        facts |= conversation.as_dict()
-        _note(request, f"{name}: {_figures(record, request.live)}")
+    if writer is None or conversation is None:
+        _print_facts(facts, request)
+        return DONE
+    record, name = conversation.record, "stdout" if request.to_stdout else request.out
+    _note(request, f"{name}: {_figures(record, request.live)}")
+    _print_facts(facts | _figures_of(writer, conversation, request), request)
+    return DONE if record.audio_s else NO
+
+
+def _turns(
+    lines: list[Line] | Iterator[Line], cast: Cast, default: Voice | None, tts: MisoTTS
+) -> list[Turn] | Iterator[Turn]:
+    """The turns of lines; of those that are known all are checked now."""
+    for voice in filter(None, [default]):
+        voice.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
+    turns = (cast.turn(line, default) for line in lines)
+    if not isinstance(lines, list):
+        return turns
+    known = list(turns)
+    for voice in filter(None, (turn.voice for turn in known)):
+        voice.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
+    return known
+
+
+def _conversation(tts: MisoTTS, spoken: list[Turn] | Iterator[Turn], request: SpeakRequest) -> Conversation:
+    kind = Together if request.sequences > 1 else Conversation
+    return kind(tts, spoken, request.options, live=request.live, is_independent=request.independent)
+
+
+def _say_what_is_kept(
+    error: BaseException,
+    writer: AudioWriter | RawWriter | None,
+    conversation: Conversation | None,
+    facts: dict[str, Any],
+    request: SpeakRequest,
+) -> None:
+    """What is left of a speech that ended before its end: beside what was said of it, or in the error itself."""
+    if not isinstance(writer, AudioWriter):
+        return
+    kept = f"{request.out}: {f'{writer.seconds:.1f} s of speech are' if writer.is_kept else 'nothing is'} kept"
+    if isinstance(error, KeyboardInterrupt):
+        _note(request, kept)
+    elif writer.is_kept:
+        vars(error).setdefault("__notes__", []).append(kept)
+    if writer.is_kept and conversation is not None:
+        _print_facts(facts | _figures_of(writer, conversation, request, is_whole=False), request)
+
+
+def _figures_of(
+    writer: AudioWriter | RawWriter, conversation: Conversation, request: SpeakRequest, *, is_whole: bool = True
+) -> dict[str, Any]:
+    return {
+        "out": request.out,
+        "seconds": round(writer.seconds, 3),
+        "is_whole": is_whole,
+        "clipped_samples": writer.clipped,
+        **conversation.as_dict(),
+    }
+
+
+def _print_facts(facts: dict[str, Any], request: SpeakRequest) -> None:
     if request.as_json:
         print(json.dumps(facts), file=sys.stderr if request.to_stdout else sys.stdout, flush=True)
-    return DONE if writer is None or record.audio_s else NO
 
 
 def _note(request: SpeakRequest, message: str) -> None:
@@ -213,7 +294,14 @@ def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOpt
 
 def _memory_plan(bundle: Bundle, request: SpeakRequest) -> MemoryPlan:
     room = cpu_memory() if request.gpu_layers == 0 else memory_here(request.main_gpu)
-    return plan_memory(bundle.manifest, room, request.asked_kv_type, request.context)
+    return plan_memory(
+        bundle.manifest,
+        room,
+        request.asked_kv_type,
+        request.context,
+        sequences=request.engine.sequences,
+        voice_cache_bytes=request.engine.voice_cache_bytes,
+    )
 
 
 def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:

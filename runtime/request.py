@@ -35,7 +35,10 @@ class SpeakRequest:
     voice: Path | None
     voice_text: str | None
     save_voice: Path | None
+    voice_cache: Path | None
     speaker: int | None
+    independent: bool
+    sequences: int
     seed: int
     temperature: float
     top_k: int
@@ -77,6 +80,11 @@ class SpeakRequest:
         if self.stream and self.loudness is not None:
             raise ValueError("--loudness is one of the whole, which --stream does not wait for: pass one of them")
 
+        if self.sequences > 1 and not self.independent:
+            raise ValueError("--sequences is about lines that do not hear each other: pass --independent too")
+        if self.stream and self.sequences > 1:
+            raise ValueError("--stream lets one line out as it is made, --sequences several when whole: pass one of them")
+
     @property
     def text(self) -> str | None:
         """The text itself, if it was given as words."""
@@ -100,7 +108,9 @@ class SpeakRequest:
     @property
     def live(self) -> bool:
         """Whether sound leaves as it is made."""
-        return self.to_stdout and self.loudness is None if self.stream is None else self.stream
+        if self.stream is not None:
+            return self.stream
+        return self.to_stdout and self.loudness is None and self.sequences == 1
 
     @property
     def asked_kv_type(self) -> KvType | None:
@@ -119,6 +129,8 @@ class SpeakRequest:
         return EngineOptions(
             main_gpu=self.main_gpu,
             context=self.context,
+            sequences=self.sequences,
+            voice_directory=self.voice_cache,
             allow_cpu=not self.require_gpu,
             codec_provider=self.codec_provider,
             **{name: value for name, value in asked.items() if value is not None},

@@ -1,9 +1,10 @@
 """The public face: load a bundle, speak."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,29 @@ from ..core.checked import expect
 from ..core.closing import Closing
 from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import KvType
-from .audio.loudness import normalise
 from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
 from .codec.thread import CodecThread
+from .lm.batcher import Queue
 from .lm.engine import Engine
 from .lm.prompt import Block
 from .lm.utterance import Utterance
 from .options import EngineOptions, SpeechOptions
 from .speech import Segment, Speech
+from .synthesis.asynchronous import AsyncSpeechStream
 from .synthesis.plan import Earlier, SpeechPlan, sentences_of
 from .synthesis.prompting import Prompting
 from .synthesis.stream import SpeechStream
+from .synthesis.together import spoken_in_order, whole
 from .voice import Voice
 
 log = logging.getLogger(__name__)
 
 _WHOLE_CHUNK_FRAMES = 12
 """Frames decoded at once when nobody waits for them: twice as fast as one by one."""
+
+_MORE_AT_ONCE = 1
+"""Speeches under way than sequences: while the sound of one is made, another has its sequence."""
 
 _CODEC_THREADS = (4, 8)
 """Of the codec, for one sequence and at most, where the models leave it the CPU.
@@ -156,13 +162,16 @@ class MisoTTS(Closing):
             ValueError: On text with nothing to say, a voice or context of another model, or voices that leave no room.
             TypeError: On a value of another kind.
         """
-        options = _speech_options(options)
-        if options.loudness_lufs is not None:
+        if _speech_options(options).loudness_lufs is not None:
             raise ValueError("loudness is a property of the whole: use generate, or stream without loudness_lufs")
-        if not live:
-            options = replace(options, chunk_frames=max(options.chunk_frames, _WHOLE_CHUNK_FRAMES))
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
-        return SpeechStream(self.engine, self.codec, self._codec_thread, plan, live=live)
+        return self._begin(plan, live=live)
+
+    def _begin(self, plan: SpeechPlan, *, live: bool = False, queue: Queue = "limited") -> SpeechStream:
+        if not live:
+            chunk_frames = max(plan.options.chunk_frames, _WHOLE_CHUNK_FRAMES)
+            plan = replace(plan, options=replace(plan.options, chunk_frames=chunk_frames))
+        return SpeechStream(self.engine, self.codec, self._codec_thread, plan, live=live, queue=queue)
 
     def generate(
         self,
@@ -174,15 +183,69 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> Speech:
         """Speak `text` and return it whole. Arguments and errors as `stream`."""
-        options = _speech_options(options)
-        as_it_is = replace(options, loudness_lufs=None)
-        with self.stream(text, voice=voice, context=context, speaker=speaker, options=as_it_is, live=False) as stream:
-            for _ in stream:
-                pass
-        speech = stream.speech
-        if options.loudness_lufs is not None:
-            speech.parts = [normalise(speech.samples, options.loudness_lufs)]
-        return speech
+        plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
+        return whole(self._begin(plan), plan.options.loudness_lufs)
+
+    def generate_each(self, plans: Iterable[SpeechPlan]) -> Generator[Speech, None, None]:
+        """Speak whole what `plans` say, and give it in their order; as many at once as there are `sequences`.
+
+        Of any number of them only a few are held at a time: they are read as the speeches are taken, in the same
+        thread. Each speech is what `generate` gives for it alone: at F32 the same codes, below it up to the rounding
+        of another batch size. An error comes after the speeches before it, and ends those after it. Errors as `stream`,
+        but never `Busy`.
+        """
+        expect("plans", plans, Iterable)
+        self.engine.batcher.check()
+        return spoken_in_order(plans, partial(self._begin, queue="unlimited"), self.engine.sequences + _MORE_AT_ONCE)
+
+    def generate_batch(
+        self,
+        texts: Iterable[str],
+        *,
+        voice: Voice | Sequence[Voice] | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | Sequence[SpeechOptions] | None = None,
+    ) -> list[Speech]:
+        """Speak several texts whole, as `generate_each`, by the same speaker; all are checked before the first is.
+
+        `options` are one for all, or one for each text. Errors as `stream`, with the text's number, but never `Busy`.
+        """
+        if isinstance(texts, str | bytes):
+            raise ValueError("texts must be a list of texts; for a single one there is generate")
+        expect("texts", texts, Iterable)
+        texts = list(texts)
+        each = list(options) if isinstance(options, Sequence) else [options] * len(texts)
+        if len(each) != len(texts):
+            raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
+        plans: list[SpeechPlan] = []
+        for number, (text, option) in enumerate(zip(texts, each, strict=True), 1):
+            with _text_named(number):
+                expect("text", text, str)
+                plans.append(self.plan(text, voice=voice, context=context, speaker=speaker, options=option))
+        speeches: list[Speech] = []
+        with closing(self.generate_each(plans)) as spoken:
+            for number in range(1, len(plans) + 1):
+                with _text_named(number):
+                    speeches.append(next(spoken))
+        return speeches
+
+    def astream(
+        self,
+        text: str | Iterable[str] | AsyncIterable[str],
+        *,
+        voice: Voice | Sequence[Voice] | None = None,
+        context: Sequence[Segment] = (),
+        speaker: int | None = None,
+        options: SpeechOptions | None = None,
+        live: bool = True,
+    ) -> AsyncSpeechStream:
+        """As `stream`, for `async for` and `async with`.
+
+        Pieces that are awaited are awaited in the event loop that iterates it. Arguments and errors as `stream`.
+        """
+        begin = partial(self.stream, voice=voice, context=context, speaker=speaker, options=options, live=live)
+        return AsyncSpeechStream(text, begin)
 
     def generate_codes(
         self,
@@ -194,35 +257,9 @@ class MisoTTS(Closing):
         options: SpeechOptions | None = None,
     ) -> I64Array:
         """The codes of `text` as one utterance, int64 [frames, codebooks], without decoding. Errors as `stream`."""
-        return self._codes([self.utterance(text, voice=voice, context=context, speaker=speaker, options=options)])[0]
-
-    def generate_batch(
-        self,
-        texts: Iterable[str],
-        *,
-        voice: Voice | Sequence[Voice] | None = None,
-        context: Sequence[Segment] = (),
-        speaker: int | None = None,
-        options: SpeechOptions | Sequence[SpeechOptions] | None = None,
-    ) -> list[I64Array]:
-        """The codes of several texts, each one utterance, stepping together as many as there are `sequences`.
-
-        Each is what `generate_codes` gives for it alone: at F32 the same codes, below it up to the rounding of another
-        batch size. `codec.decode` turns codes into sound. `options` are one for all, or one for each text. Errors as
-        `stream`.
-        """
-        if isinstance(texts, str | bytes):
-            raise ValueError("texts must be a list of texts; for a single one there is generate_codes")
-        expect("texts", texts, Iterable)
-        texts = list(texts)
-        each = list(options) if isinstance(options, Sequence) else [options] * len(texts)
-        if len(each) != len(texts):
-            raise ValueError(f"{len(texts)} texts need as many options, not {len(each)}")
-        utterances = [
-            self.utterance(text, voice=voice, context=context, speaker=speaker, options=option)
-            for text, option in zip(texts, each, strict=True)
-        ]
-        return self._codes(utterances)
+        utterance = self.utterance(text, voice=voice, context=context, speaker=speaker, options=options)
+        with self.engine.batcher.admit(utterance, buffer=utterance.max_frames, queue="unlimited") as ticket:
+            return np.array(list(ticket), np.int64).reshape(-1, self.engine.spec.codebooks)
 
     def utterance(
         self,
@@ -237,17 +274,8 @@ class MisoTTS(Closing):
         expect("text", text, str)
         options = replace(_speech_options(options), split_sentences=False)
         plan = self.plan(text, voice=voice, context=context, speaker=speaker, options=options)
-        (whole,) = plan.sentences
-        return Prompting(self.engine.prompts, self.engine.spec, plan).prepare(whole)
-
-    def _codes(self, utterances: Sequence[Utterance]) -> list[I64Array]:
-        batcher, codebooks = self.engine.batcher, self.engine.spec.codebooks
-        with ExitStack() as stack:
-            tickets = [
-                stack.enter_context(batcher.admit(utterance, buffer=utterance.max_frames, queue="unlimited"))
-                for utterance in utterances
-            ]
-            return [np.array(list(ticket), np.int64).reshape(-1, codebooks) for ticket in tickets]
+        (sentence,) = plan.sentences
+        return Prompting(self.engine.prompts, self.engine.spec, plan).prepare(sentence)
 
     def plan(
         self,
@@ -307,3 +335,13 @@ def _speech_options(options: SpeechOptions | None) -> SpeechOptions:
         return SpeechOptions()
     expect("options", options, SpeechOptions)
     return options
+
+
+@contextmanager
+def _text_named(number: int) -> Iterator[None]:
+    """What is wrong with a text says with which."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"text {number}: {error}") from error

@@ -79,8 +79,9 @@ class SampleWriter(ABC):
 class AudioWriter(SampleWriter):
     """Writes a sound file while the samples come, in the format that its name's ending (one of `ENDINGS`) says.
 
-    A context manager. The file has its name only when it is whole: until then it is `.NAME.miso-partial` beside it.
-    After an exception nothing is kept, but Ctrl-C keeps a valid file of what was said by then.
+    A context manager. The file has its name only when it is closed: until then it is `.NAME.miso-partial` beside it.
+    After an exception, and Ctrl-C, it is a valid file of what was written by then; if that is nothing, or if writing
+    failed, there is none.
 
     Args:
         path: The file to write; one that is there is replaced at the end.
@@ -109,6 +110,8 @@ class AudioWriter(SampleWriter):
         self._file: Any = self._open()
         self._inode = self._partial.stat().st_ino
         self._done = False
+        self.is_kept = False
+        """Whether the file has its name."""
 
     def _open(self) -> Any:
         try:
@@ -158,7 +161,7 @@ class AudioWriter(SampleWriter):
                 inode = os.fstat(file.fileno()).st_ino
             self._check_whole(inode)
             self._partial.replace(self._target)
-            self._done = True
+            self._done = self.is_kept = True
         except (OSError, soundfile.LibsndfileError) as error:
             failure = self._failure(error)
             self.discard()
@@ -210,15 +213,17 @@ class AudioWriter(SampleWriter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        is_interrupted = isinstance(error, KeyboardInterrupt) and not self._done
-        if is_interrupted:
-            self.samples_written = self._file.frames  # it may have come between writing and counting
-        if error is None or (isinstance(error, KeyboardInterrupt) and self.samples_written):
+        if error is None:
             self.close()
-            if is_interrupted:  # or between writing and soundfile's own counting
+            return
+        if not self._done:
+            self.samples_written = self._file.frames  # an interrupt may come between writing and counting
+            if self.samples_written:
+                self.close()
+                # Or between writing and soundfile's own counting.
                 self.samples_written = soundfile.info(str(self._target)).frames
-        else:
-            self.discard()
+            else:
+                self.discard()
 
 
 def _mp3_size_bytes(path: Path) -> int:

@@ -4,14 +4,17 @@ It reads and checks; nothing here needs the model, but for a recording, which be
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from ...core.errors import MisoError
 from ..audio.samples import Samples
 from ..voice import Encoder, Voice, read_recording
-from .script import MAX_SCRIPT_BYTES, Line, parse_script, read_script
+from .grammar import Line, has_words
+from .script import read_script
+from .standard_input import blocks_of, lines_as_they_come
 
 SAVED_VOICE_SUFFIX = ".safetensors"
 STANDARD_INPUT = "-"
@@ -21,10 +24,17 @@ STANDARD_INPUT = "-"
 class Turn:
     """One piece of text of one speaker."""
 
-    text: str
+    text: str | Iterable[str]
     speaker: int | None
     """None: the voice's, or 0."""
     voice: Voice | None
+
+    @property
+    def number(self) -> int:
+        """Of the speaker."""
+        if self.speaker is not None:
+            return self.speaker
+        return self.voice.speaker if self.voice is not None else 0
 
 
 @dataclass(frozen=True)
@@ -36,43 +46,21 @@ class Recording:
     text: str
 
 
-def read_lines(text: str | None, file: str | None) -> list[Line]:
-    """The lines of a text, or of a script file; "-" for either reads standard input, in any form that a script has.
+def read_lines(text: str | None, file: str | None) -> list[Line] | Iterator[Line]:
+    """The lines of a text, or of a script file; "-" for either is standard input, whose lines are read as they come.
 
-    Raises `ValueError` on text with nothing to say, and as `script.read_script`.
+    Raises `ValueError` on text with nothing to say, and as `script.read_script`; of standard input when it is read.
     """
     if STANDARD_INPUT in (text, file):
         if sys.stdin is None:
             raise MisoError("standard input is closed: pass the text, or --file")
-        return parse_script(sys.stdin.buffer.read(MAX_SCRIPT_BYTES + 1), "standard input")
+        return lines_as_they_come(blocks_of(sys.stdin.buffer), "standard input")
     if file is not None:
         return read_script(Path(file))
     assert text is not None
-    if not any(map(str.isalnum, text)):
+    if not has_words(text):
         raise ValueError(f"nothing to say: no letter or digit in {text[:40]!r}; pass some words")
-    return [Line(0, text, None, 1)]
-
-
-def line_voices(lines: Iterable[Line], directory: Path) -> dict[str, Voice]:
-    """The saved voices that lines name, by the name; paths are relative to `directory`.
-
-    Raises `ValueError` or `FileNotFoundError` with the line.
-    """
-    voices: dict[str, Voice] = {}
-    for line in lines:
-        if line.voice is None or line.voice in voices:
-            continue
-        path = directory / line.voice
-        if path.suffix != SAVED_VOICE_SUFFIX:
-            raise ValueError(
-                f"line {line.number}: voice {line.voice!r} is no saved voice ({SAVED_VOICE_SUFFIX}). Make one of a "
-                f"recording: --voice {line.voice} --voice-text WORDS --save-voice {path.stem}{SAVED_VOICE_SUFFIX}"
-            )
-        try:
-            voices[line.voice] = Voice.load(path)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"line {line.number}: {error}") from error
-    return voices
+    return [Line(None, text, None, 1)]
 
 
 def read_voice(path: Path, text: str | None) -> Voice | Recording:
@@ -98,24 +86,56 @@ def encoded(voice: Voice | Recording | None, codec: Encoder, speaker: int | None
     return voice if voice is None or speaker is None else replace(voice, speaker=speaker)
 
 
-def turns(
-    lines: Sequence[Line], voices: dict[str, Voice], default: Voice | None, speaker: int | None = None
-) -> list[Turn]:
-    """The turns of a script: a line's voice is its own, else `default`.
+class Cast:
+    """Who speaks the lines of a script, and in whose voice: in that which a line names, or else in the default.
 
-    `speaker` is the number of lines that have none. In a prompt the voice and the text have the same speaker: only then
-    does the model take the one for the other's.
+    In a prompt the voice and the text have the same speaker: only then does the model take the one for the other's.
 
-    Raises `ValueError` if there is a `speaker`, and the lines have speakers of their own.
+    Args:
+        directory: Where paths in a script start.
+        speaker: Number of whoever is not named.
     """
-    numbered = any(line.speaker for line in lines)
-    if numbered and speaker is not None:
-        raise ValueError("these lines have speakers of their own: leave --speaker out")
-    result = []
-    for line in lines:
-        number = line.speaker if numbered or (len(lines) > 1 and speaker is None) else speaker
-        voice = voices[line.voice] if line.voice is not None else default
+
+    def __init__(self, directory: Path, speaker: int | None = None) -> None:
+        self._directory, self._speaker = directory, speaker
+        self._voices: dict[str, Voice] = {}
+
+    def checked(self, lines: list[Line] | Iterator[Line]) -> list[Line] | Iterator[Line]:
+        """The lines, of which all that are known are looked at, and the first of those that come. Raises as `voice`."""
+        if isinstance(lines, list):
+            for line in lines:
+                self.voice(line)
+            return lines
+        first = next(lines)
+        self.voice(first)
+        return chain([first], lines)
+
+    def voice(self, line: Line) -> Voice | None:
+        """The voice that a line names. It is read once.
+
+        Raises `ValueError` or `FileNotFoundError` with the line, also if it has a speaker of its own and there is one.
+        """
+        if line.speaker is not None and self._speaker is not None:
+            raise ValueError(f"line {line.number}: has a speaker of its own: leave --speaker out")
+        if line.voice is None:
+            return None
+        if line.voice not in self._voices:
+            path = self._directory / line.voice
+            if path.suffix != SAVED_VOICE_SUFFIX:
+                raise ValueError(
+                    f"line {line.number}: voice {line.voice!r} is no saved voice ({SAVED_VOICE_SUFFIX}). Make one of a "
+                    f"recording: --voice {line.voice} --voice-text WORDS --save-voice {path.stem}{SAVED_VOICE_SUFFIX}"
+                )
+            try:
+                self._voices[line.voice] = Voice.load(path)
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"line {line.number}: {error}") from error
+        return self._voices[line.voice]
+
+    def turn(self, line: Line, default: Voice | None) -> Turn:
+        """The turn of a line. Raises as `voice`."""
+        voice = self.voice(line) or default
+        number = self._speaker if line.speaker is None else line.speaker
         if voice is not None and number is not None:
             voice = replace(voice, speaker=number)
-        result.append(Turn(line.text, number, voice))
-    return result
+        return Turn(line.text, number, voice)

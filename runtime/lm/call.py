@@ -13,7 +13,7 @@ class Call(Generic[_T]):
     def __init__(self, function: Callable[[], _T]) -> None:
         self._function = function
         self._future: Future[_T] = Future()
-        self.result, self.cancel = self._future.result, self._future.cancel
+        self.result, self.cancel, self.done = self._future.result, self._future.cancel, self._future.done
 
     def make(self) -> None:
         """Make it, if it was not taken back. What it raises is for whoever wanted it."""

@@ -54,6 +54,16 @@ class SpeechStream(Closing):
         with self._turn:
             return next(self._chunks)
 
+    @property
+    def awaits_text(self) -> bool:
+        """Whether it waits for whoever writes the text, whom nobody here can hurry."""
+        return self._speaker.awaits_text
+
+    def stop(self) -> None:
+        """Let whoever iterates get the end, from the next frame on. From any thread; does not wait."""
+        if self._process.is_here:
+            self._speaker.stop()
+
     def close(self) -> None:
         """Stop, and free what the stream holds. Idempotent.
 
@@ -61,8 +71,8 @@ class SpeechStream(Closing):
         """
         if not self._process.is_here:
             return
-        self._speaker.stop()
-        if self._speaker.awaits_text:
+        self.stop()
+        if self.awaits_text:
             return
         with self._turn, suppress(ValueError):  # a signal's handler may close what its own thread iterates
             self._chunks.close()

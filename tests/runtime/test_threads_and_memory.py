@@ -133,7 +133,7 @@ def test_refusals_keep_nothing(bundle: Path) -> None:
             with pytest.raises(ValueError, match="nothing to say"):
                 tts.generate("...")
             with pytest.raises(ValueError, match="max_frames must be 1 to"):
-                tts._codes([replace(tts.utterance("One."), max_frames=9999)])
+                tts.engine.batcher.admit(replace(tts.utterance("One."), max_frames=9999))
 
         assert_flat(mistake, turns=40, warm_up=10, allowed_bytes=4 * MB)
 

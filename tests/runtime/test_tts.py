@@ -90,12 +90,12 @@ def test_a_batch_is_what_each_is_alone(wide: MisoTTS) -> None:
     texts = ["One thing.", "Another thing, quite different.", "And a third one that is alone in the end."]
     options = [replace(SHORT, seed=index, top_k=3 + 40 * index, max_seconds=0.4 + index / 5) for index in range(3)]
     batch = wide.generate_batch(texts, voice=VOICE, context=segments(1), options=options)
-    assert [codes.shape for codes in batch] == [(5, 8), (7, 8), (10, 8)]
-    for text, option, codes in zip(texts, options, batch, strict=True):
+    assert [speech.codes.shape for speech in batch] == [(5, 8), (7, 8), (10, 8)]
+    for text, option, speech in zip(texts, options, batch, strict=True):
         alone = wide.generate_codes(text, voice=VOICE, context=segments(1), options=option)
-        np.testing.assert_array_equal(codes, alone)
+        np.testing.assert_array_equal(speech.codes, alone)
     same = wide.generate_batch(texts[:2], options=SHORT)
-    assert [len(codes) for codes in same] == [10, 10]
+    assert [len(speech.codes) for speech in same] == [10, 10]
     assert wide.generate_batch([]) == []
     with pytest.raises(ValueError, match="3 texts need as many options, not 2"):
         wide.generate_batch(texts, options=options[:2])
@@ -208,8 +208,8 @@ def test_batches_and_streams_of_several_threads(wide: MisoTTS) -> None:
     def work(index: int) -> None:
         for _ in range(2):
             if index % 2:
-                for found, codes in zip(wide.generate_batch(texts, options=SHORT), expected, strict=True):
-                    np.testing.assert_array_equal(found, codes)
+                for found, speech in zip(wide.generate_batch(texts, options=SHORT), expected, strict=True):
+                    np.testing.assert_array_equal(found.codes, speech.codes)
             else:
                 with wide.stream(TEXT, options=SHORT) as stream:
                     for _chunk in stream:
@@ -449,7 +449,7 @@ def test_values_of_another_kind(tts: MisoTTS, arguments: dict[str, Any], message
 
 @pytest.mark.parametrize("texts", [None, 5, [TEXT, None], [[TEXT]], TEXT, TEXT.encode()])
 def test_texts_that_are_none(tts: MisoTTS, texts: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"^texts? must be "):
+    with pytest.raises((TypeError, ValueError), match=r"^(text \d: )?texts? must be "):
         tts.generate_batch(texts)
 
 

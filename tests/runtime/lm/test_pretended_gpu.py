@@ -73,8 +73,8 @@ def test_the_same_again_alone_and_together(speaking: Path, pretend: None, level:
         first, again = (tts.generate_codes(TEXTS[0], options=SAMPLED) for _ in range(2))
         batch = tts.generate_batch(TEXTS, options=SAMPLED)
     np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(batch[0][:2], first[:2])
-    assert len(batch[1]) > 5
+    np.testing.assert_array_equal(batch[0].codes[:2], first[:2])
+    assert len(batch[1].codes) > 5
 
 
 def test_what_the_first_frame_would_wait_for_is_done_before(
