@@ -48,7 +48,7 @@ class SpeechOptions:
     seed: int = 0
     """Same seed, same bundle, same machine: same codes."""
     max_seconds: float = 90.0
-    """Longest audio of one sentence. Its text also sets a limit: see `sentences.speech_cap_frames`."""
+    """Longest audio of one sentence. Its text also sets a limit: see `reading.speech_cap_frames`."""
     chunk_frames: int = 1
     """Frames of 80 ms in a streamed chunk; the first chunk is always one frame."""
     split_sentences: bool = True

@@ -26,7 +26,7 @@ class Tokenizer(Closing):
 
     Attributes:
         size: Entries of the vocabulary.
-        added: Finds the added tokens in a text, each of which is one id; None if there are none.
+        added: The added tokens' texts, each of which is one id in a text: the leftmost and longest counts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,8 +48,8 @@ class Tokenizer(Closing):
         except BaseException:
             self.close()
             raise
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self.added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+        self.added = tuple(sorted(self._ids, key=len, reverse=True))
+        self._pattern = re.compile(f"({'|'.join(map(re.escape, self.added))})") if self.added else None
 
     def close(self) -> None:
         """Free the vocabulary, once no text is being split. Idempotent; nothing in a forked child."""
@@ -69,7 +69,7 @@ class Tokenizer(Closing):
         """
         self._process.check()
         text = text.encode("utf-8", "replace").decode()
-        pieces = self.added.split(text) if self.added else [text]  # by turns text and an added token
+        pieces = self._pattern.split(text) if self._pattern else [text]  # by turns text and an added token
         with self._lock:
             self._check_open()
             ids = [[self._ids[piece]] if index % 2 else self._split(piece) for index, piece in enumerate(pieces)]

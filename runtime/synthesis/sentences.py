@@ -1,37 +1,41 @@
 # ruff: noqa: RUF001  (marks that resemble others are what this file is about)
-"""Text as it arrives becomes pieces that one synthesis call can say, and an upper bound on how long they take.
+"""Text as it arrives becomes pieces that one synthesis call can say, each as soon as nothing can change it.
 
 Rules and small tables, no language model: the languages of the world share the few marks that end a sentence. Where a
 rule is in doubt it does not split, because a missing split costs nothing until a piece is too long. This module knows
 neither tokens nor speakers; line-per-speaker files are `dialogue/script.py`'s.
 """
 
-import logging
 import math
 import re
-import unicodedata
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from typing import NamedTuple
 
-log = logging.getLogger(__name__)
+from .characters import BLANK, LINE, Folding, is_between_graphemes, is_speakable, normalise_text, slices
+from .whole_words import WholeWords
+
+__all__ = ["MAX_CHARS", "MIN_CHARS", "SentenceSplitter", "in_two", "normalise_text", "split_sentences"]
 
 MAX_CHARS = 250
 """About 18 s of English or 60 s of Chinese: voice, previous sentence and this one stay within 2048 positions."""
 MIN_CHARS = 20
-"""Shorter than this, a piece is joined with its neighbour: each costs a prefill, and a lone "Yes." sounds poor."""
+"""Shorter than this, a piece is joined with the next: each costs a prefill, and a lone "Yes." sounds poor."""
 
 _WIDE = "。．！？｡।॥؟۔։።፧፨។៕။"
 """Marks that end a sentence with or without a space after them."""
 _WIDE_SET = frozenset(_WIDE)
 _ENDS = re.compile(
-    rf"(?P<run>[.!?…‼⁇⁈⁉{_WIDE}]+)"
+    rf"{BLANK}|(?P<run>[.!?…‼⁇⁈⁉{_WIDE}]{{1,20}})"
     # Closing quotes and brackets belong to what they close. Some open elsewhere: those must stand before a space.
-    r"""(?:["'”’»›)\]}）】」』〉》〕]|[“«‹‘](?=\s|$))*(?:\s[»›](?=\s|$))?"""
-    r"(?P<space>(?=\s|$))?"
+    r"""(?:["'”’»›)\]}）】」』〉》〕]|[“«‹‘](?=\s)){0,8}(?: [»›](?=\s))?"""
+    r"(?P<space>(?=\s))?"
 )
-_OPENERS = " \"'“‘«‹([{¿¡„‚-–—"
+"""Of bounded length, so that text of marks alone has an end."""
+_OPENERS = f"{LINE}{BLANK} \"'“‘«‹([{{¿¡„‚-–—"
+_LOOKAHEAD = 8
+"""Characters looked at for the next visible one behind an end."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -51,8 +55,6 @@ _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 _SHORT_NUMBER = re.compile(r"\d{1,2}")
 _LONGEST_WORD = 12
 """Characters looked at before a full stop: more than any abbreviation has."""
-_VIRAMA = 9
-"""Unicode's combining class of the sign that joins two Indic consonants."""
 
 _CUTS = tuple(
     re.compile(pattern)
@@ -60,205 +62,260 @@ _CUTS = tuple(
 )
 """Behind these a sentence that is too long is cut, the best places first."""
 
-_Span = tuple[int, int]
 
-_LETTER_S, _CAPITAL_S, _SYLLABLE_S, _DIGIT_S, _PUNCTUATION_S, _SYMBOL_S = 0.065, 0.2, 0.25, 0.4, 0.2, 0.4
-_CAP_FACTOR = 4.0
-_CAP_HEAD_S = 1.5
-_CAP_LEAST_S = 3.0
+class _Kind(IntEnum):
+    """What a place that may end a sentence is worth."""
 
-
-def normalise_text(text: str) -> str:
-    """NFC, without control characters, every run of white space one space.
-
-    Raises `ValueError` if nothing speakable remains, which takes a letter or a digit of any script.
-    """
-    return " ".join(_paragraphs(text))
+    DOUBTFUL = 0
+    """Not enough, but a good place to cut what is too long."""
+    PLAIN = 1
+    LINE = 2
+    """With a line break behind it: nothing joins across."""
+    BLANK = 3
 
 
-def split_sentences(text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS, whole_words=None) -> list[str]:
-    """The sentences of `text`, in order, each with a letter or digit and at most `max_chars` characters long.
-
-    A blank line ends a sentence, a single line break is a space. A sentence shorter than `min_chars` is joined with the
-    next one, or else with the one before, where that fits. One longer than `max_chars` is cut into even parts: behind
-    a doubtful end of a sentence, else at ; or :, else at a comma or dash, else at a space, else between two characters
-    as a reader sees them. Pieces are slices of `normalise_text(text)`; what is left out of them is white space and
-    lines without a letter or digit ("* * *"). What `whole_words` finds, as "<uh... laugh>", is not cut into parts.
-
-    Raises `ValueError` on text with nothing to say, and on impossible limits.
-    """
-    if max_chars < 1 or min_chars < 0:
-        raise ValueError(f"max_chars must be at least 1 and min_chars at least 0, not {max_chars} and {min_chars}")
-    whole_words = None
-    paragraphs = _paragraphs(text)
-    whole = " ".join(paragraphs)
-    found = whole_words.finditer(whole) if whole_words else ()
-    inside = frozenset(index for match in found for index in range(match.start() + 1, match.end()))
-    breaks = {length - 1 for length in accumulate(len(paragraph) + 1 for paragraph in paragraphs)} - inside
-    ends = [(end, is_strong) for end, is_strong in _sentence_ends(whole) if end not in inside]
-    # A paragraph without a full stop is a title or an item of a list: it is joined to no other.
-    titles = breaks.difference(end for end, _ in ends)
-    strong = breaks.union(end for end, is_strong in ends if is_strong)
-    weak = [end for end, is_strong in ends if not is_strong]
-    pieces: list[_Span] = []
-
-    def are_joinable(first: _Span, second: _Span) -> bool:
-        fits = second[1] - first[0] <= max_chars
-        if first[1] not in breaks:
-            return fits
-        return fits and titles.isdisjoint((first[1], second[1])) and _is_speakable(whole[slice(*second)])
-
-    def join_short_end() -> None:
-        if len(pieces) > 1 and _length(pieces[-1]) < min_chars and are_joinable(*pieces[-2:]):
-            pieces[-2:] = [(pieces[-2][0], pieces[-1][1])]
-
-    for span in _spans(whole, sorted(strong), weak, inside, max_chars):
-        needs_join = pieces and (_length(pieces[-1]) < min_chars or not _is_speakable(whole[slice(*span)]))
-        if needs_join and are_joinable(pieces[-1], span):
-            pieces[-1] = (pieces[-1][0], span[1])
-        else:
-            join_short_end()  # what does not go with the next may go with the one before
-            pieces.append(span)
-    join_short_end()
-    return [piece for span in pieces if _is_speakable(piece := whole[slice(*span)])]
-
-
-def _length(span: _Span) -> int:
-    return span[1] - span[0]
-
-
-def speech_cap_frames(text: str, frames_per_second: float = 12.5) -> int:
-    """More frames than saying `text` can need: a generation that gets there has run away.
-
-    Counts what a brisk reader needs (a letter 65 ms, a capital 0.2 s because it may be spelled, a Chinese character,
-    kana or Korean syllable 0.25 s, a digit 0.4 s, a mark 0.2 s, a symbol or emoji 0.4 s), times 4: the slowest that
-    users report is a word a second. Never under 3 s.
-    """
-    reading_s = sum(count * _seconds(char) for char, count in Counter(text).items())
-    return math.ceil(max(_CAP_LEAST_S, _CAP_HEAD_S + _CAP_FACTOR * reading_s) * frames_per_second)
-
-
-def _seconds(char: str) -> float:
-    """Time to read one character; see `speech_cap_frames`."""
-    category = unicodedata.category(char)
-    if char.isnumeric():
-        return _DIGIT_S
-    if category[0] == "L":
-        if unicodedata.east_asian_width(char) in "WF":
-            return _SYLLABLE_S
-        # Scripts without case write fewer letters for the same sounds: no vowels, or one letter a syllable.
-        return _LETTER_S if category == "Ll" else _CAPITAL_S
-    if category[0] == "S" or char in "%&@#*/\\":
-        return _SYMBOL_S
-    return {"M": _LETTER_S, "P": _PUNCTUATION_S}.get(category[0], 0.0)
-
-
-def _paragraphs(text: str) -> list[str]:
-    # Whitespace stays for now, though most of it is of category Cc: blank lines still mean something.
-    kept = "".join(char for char in text if char.isspace() or not _is_control(char))
-    if len(kept) != len(text):
-        log.warning("removed %d control characters from the text", len(text) - len(kept))
-    paragraphs: list[list[str]] = [[]]
-    for line in unicodedata.normalize("NFC", kept).splitlines():
-        if words := line.split():
-            paragraphs[-1] += words
-        else:
-            paragraphs.append([])
-    joined = [" ".join(words) for words in paragraphs if words]
-    if not any(_is_speakable(paragraph) for paragraph in joined):
-        raise ValueError(f"nothing to say: no letter or digit in {text[:40]!r}; pass some words")
-    return joined
-
-
-def _is_control(char: str) -> bool:
-    """NUL and its like, lone surrogates (no UTF-8 has them) and byte order marks. Joiners stay: Persian needs them."""
-    return unicodedata.category(char) in ("Cc", "Cs") or char == "\ufeff"
-
-
-def _is_speakable(text: str) -> bool:
-    return any(map(str.isalnum, text))
-
-
-def _sentence_ends(text: str) -> Iterator[tuple[int, bool]]:
-    """Positions behind the sentences of `text`, and whether each is beyond doubt."""
-    for match in _ENDS.finditer(text):
-        run, end = match["run"], match.end()
-        following = text[end : end + 8].lstrip(_OPENERS)[:1]
-        if match["space"] is None and (_WIDE_SET.isdisjoint(run) or (run == "．" and following.isdecimal())):
-            continue  # 3.14, example.com
-        if run != ".":
-            yield end, not following.islower()
-            continue
-        word = text[max(0, match.start() - _LONGEST_WORD) : match.start()].rsplit(" ", 1)[-1].lstrip(_OPENERS).lower()
-        if word in _NEVER_ENDS or (word in _NUMBERED and following.isdecimal()):
-            continue
-        if len(word) == 1 and word.upper() != word:
-            continue  # an initial
-        doubtful = word in _MAYBE_ENDS or _DOTTED.fullmatch(word) or _SHORT_NUMBER.fullmatch(word)
-        yield end, not doubtful and not following.islower()
-
-
-def _spans(text: str, ends: list[int], weak: list[int], inside: frozenset[int], max_chars: int) -> Iterator[_Span]:
-    """Sentences, and the parts of those that are too long, without space around them."""
-    start = 0
-    for end in ends:
-        start += text.startswith(" ", start)
-        while end - start > max_chars:
-            cut = _cut(text, start, end, weak, inside, max_chars)
-            yield start, cut
-            start = cut + text.startswith(" ", cut)
-        if start < end:
-            yield start, end
-            start = end
-
-
-def _cut(text: str, start: int, end: int, weak: list[int], inside: frozenset[int], max_chars: int) -> int:
-    """Where to end the first part of a long sentence: near an even share of it, so that no crumb is left over."""
-    share = math.ceil((end - start) / math.ceil((end - start) / max_chars))
-    lowest, highest = start + max(1, share // 2), start + max_chars
-    candidates = weak[bisect_left(weak, lowest) : bisect_right(weak, highest)]
-    for pattern in _CUTS:
-        # One character more, for those that look at the space behind the cut.
-        candidates = candidates or [match.end() for match in pattern.finditer(text, lowest, highest + 1)]
-        candidates = [cut for cut in candidates if cut <= highest and cut not in inside]
-    if candidates:
-        return min(candidates, key=lambda cut: abs(cut - start - share))
-    anywhere = (*range(start + share, start, -1), *range(start + share + 1, highest))
-    return next((cut for cut in anywhere if cut not in inside and _is_between_graphemes(text, cut)), highest)
-
-
-def _is_between_graphemes(text: str, index: int) -> bool:
-    """Whether `index` is no place inside what a reader sees as one character.
-
-    The rules of UAX 29 that matter here: combining marks, joiners, conjuncts, skin tones and flags.
-    """
-    before, after = text[index - 1], text[index]
-    if before == "\u200d" or unicodedata.combining(before) == _VIRAMA:
-        return False
-    if unicodedata.category(after)[0] == "M" or after in "\u200c\u200d" or "\U0001f3fb" <= after <= "\U0001f3ff":
-        return False
-    return not (_is_flag_half(before) and _is_flag_half(after))
-
-
-def _is_flag_half(char: str) -> bool:
-    return "\U0001f1e6" <= char <= "\U0001f1ff"
+class _End(NamedTuple):
+    at: int
+    kind: _Kind
 
 
 class SentenceSplitter:
-    def __init__(self, max_chars=MAX_CHARS, min_chars=MIN_CHARS, whole_words=()):
-        self._t = ""
+    """Splits one text that comes in pieces; how it is cut into pieces changes nothing. See `split_sentences`.
 
-    def feed(self, piece):
-        self._t += piece
-        return []
+    Keeps no more than a few sentences' length of the text.
+    """
 
-    def end(self):
-        return split_sentences(self._t)
+    def __init__(self, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS, whole_words: Sequence[str] = ()) -> None:
+        """Raises `ValueError` on impossible limits."""
+        if max_chars < 1 or min_chars < 0:
+            raise ValueError(f"max_chars must be at least 1 and min_chars at least 0, not {max_chars} and {min_chars}")
+        self._max_chars, self._min_chars = max_chars, min_chars
+        self._folding = Folding()
+        self._words = WholeWords(whole_words)
+        self._start = 0
+        """Of the sentence that is to be decided next, in what is kept of the text: as all positions."""
+        self._scanned = 0
+        """All ends up to here are known."""
+        self._ends: list[_End] = []
+        self._waiting: tuple[int, int] | None = None
+        """A piece that is too short to be given out alone."""
+        self._has_spoken = False
+
+    def feed(self, piece: str) -> list[str]:
+        """Take the text's next piece. Returns the sentences that are complete now."""
+        sentences = []
+        for part in slices(piece):
+            self._folding.feed(part)
+            sentences += self._decide(self._folding.settled + self._folding.tail, self._folding.certain)
+        return sentences
+
+    def end(self) -> list[str]:
+        """The rest of the sentences: the text is complete.
+
+        Raises `ValueError` if there was nothing to say in it.
+        """
+        self._folding.end()
+        text = self._folding.settled
+        sentences = list(self._decide(text + BLANK, len(text), at_end=True))
+        if not self._has_spoken:
+            raise self._folding.nothing_to_say()
+        return sentences
+
+    def _decide(self, text: str, certain: int, *, at_end: bool = False) -> list[str]:
+        self._words.scan(text, certain, at_end=at_end)
+        self._scan(text, len(text) if at_end else len(self._folding.settled), at_end=at_end)
+        sentences = list(self._sentences(text, certain))
+        self._forget()
+        return sentences
+
+    def _scan(self, text: str, settled: int, *, at_end: bool) -> None:
+        """Find ends, up to the first that what follows may still change."""
+        for match in _ENDS.finditer(text, self._scanned):
+            end = match.end() if match["run"] else match.start()
+            is_last = at_end and end == len(text) - 1
+            if end > self._words.sure or not (
+                at_end or match["run"] is None or _is_decided(match, text[end : end + _LOOKAHEAD])
+            ):
+                self._scanned = match.start()
+                return
+            if is_last or end not in self._words.inside:
+                kind = _kind(match, text) if match["run"] else _Kind.BLANK
+                if kind is not None:
+                    self._ends.append(_End(end, kind))
+            # A gap at the end is looked at once more: its kind may still change.
+            self._scanned = min(match.end(), max(settled, end))
+        self._scanned = max(self._scanned, settled)
+
+    def _sentences(self, text: str, certain: int) -> Iterator[str]:
+        """Sentences, and the parts of those that are too long, joined where they are short."""
+        furthest = 2 * self._max_chars
+        while True:
+            self._start += text[self._start : self._start + 1].isspace()
+            end = next((end for end in self._ends if end.kind and end.at >= self._start - 1), None)
+            length = min(end.at - self._start if end else furthest, furthest)
+            if end is None and min(self._scanned, self._words.sure, certain) < self._start + furthest:
+                return
+            if length > self._max_chars:
+                cut = self._cut(text, self._start + length)
+                yield from self._joined(text, cut, _Kind.PLAIN)
+                self._start = cut
+                continue
+            assert end is not None
+            yield from self._joined(text, end.at, end.kind)
+            self._start = max(self._start, end.at)
+            self._ends = self._ends[self._ends.index(end) + 1 :]
+
+    def _joined(self, text: str, end: int, kind: _Kind) -> Iterator[str]:
+        """The piece up to `end`, with the one that waits, unless it has to wait itself."""
+        span = (self._start, end) if self._start < end else None
+        if span and self._waiting and span[1] - self._waiting[0] <= self._max_chars:
+            span, self._waiting = (self._waiting[0], span[1]), None
+        waiting, self._waiting = self._waiting, None
+        if waiting and (span or kind is _Kind.BLANK):
+            yield from self._given(text[slice(*waiting)])
+            waiting = None
+        if span is None:
+            self._waiting = waiting
+        elif kind is _Kind.BLANK or self._is_enough(text[slice(*span)], kind):
+            yield from self._given(text[slice(*span)])
+        else:
+            self._waiting = span
+
+    def _is_enough(self, piece: str, kind: _Kind) -> bool:
+        is_long = kind is _Kind.LINE or not self._has_spoken or len(piece) >= self._min_chars
+        return is_long and is_speakable(piece)
+
+    def _given(self, piece: str) -> Iterator[str]:
+        if is_speakable(piece):
+            self._has_spoken = True
+            yield piece.replace(LINE, " ").replace(BLANK, " ").strip()
+
+    def _cut(self, text: str, end: int) -> int:
+        """Where to end the first part of a long sentence: near an even share of it, so that no crumb is left over."""
+        start, max_chars = self._start, self._max_chars
+        share = math.ceil((end - start) / math.ceil((end - start) / max_chars))
+        lowest, highest = start + max(1, share // 2), start + max_chars
+        weak = [end.at for end in self._ends if not end.kind]
+        inside = self._words.inside
+        cut = _best(_places(text, lowest, highest, weak), start + share, lambda cut: cut not in inside)
+        if cut is not None:
+            return cut
+        anywhere = (*range(start + share, start, -1), *range(start + share + 1, highest))
+        return next((cut for cut in anywhere if cut not in inside and is_between_graphemes(text, cut)), highest)
+
+    def _forget(self) -> None:
+        """Let go of the text that is decided, but for what an abbreviation behind it may need."""
+        kept_from = self._waiting[0] if self._waiting else self._start
+        used = min(kept_from - _LONGEST_WORD, self._scanned - _LONGEST_WORD, len(self._folding.settled))
+        if used < self._max_chars:
+            return
+        self._folding.settled = self._folding.settled[used:]
+        self._start -= used
+        self._scanned -= used
+        self._words.forget(used)
+        self._ends = [_End(end.at - used, end.kind) for end in self._ends if end.at >= used]
+        if self._waiting:
+            self._waiting = (self._waiting[0] - used, self._waiting[1] - used)
 
 
-def in_two(text, whole_words=()):
-    words = text.split(" ")
-    if len(words) < 2:
-        return None
-    n = len(words) // 2
-    return " ".join(words[:n]), " ".join(words[n:])
+def split_sentences(
+    text: str, max_chars: int = MAX_CHARS, min_chars: int = MIN_CHARS, whole_words: Sequence[str] = ()
+) -> list[str]:
+    """The sentences of `text`, in order, each with a letter or digit and at most `max_chars` characters long.
+
+    A blank line ends a sentence, and so does a line break behind the mark of an end; another one is a space. The first
+    sentence stays as it is, since somebody waits for it. A later one shorter than `min_chars` is joined with the next
+    one of its line where that fits. One longer than `max_chars` is cut into parts, even ones as far as twice that
+    length shows: behind a doubtful end of a sentence, else at ; or :, else at a comma or dash, else at a space, else
+    between two characters as a reader sees them. Pieces are slices of `normalise_text(text)`; what is left out of them
+    is white space and lines without a letter or digit ("* * *"). None of `whole_words`, as "<uh... laugh>", is cut into
+    parts: the leftmost and longest counts.
+
+    Raises `ValueError` on text with nothing to say, and on impossible limits.
+    """
+    splitter = SentenceSplitter(max_chars, min_chars, whole_words)
+    return splitter.feed(text) + splitter.end()
+
+
+def in_two(text: str, whole_words: Sequence[str] = ()) -> tuple[str, str] | None:
+    """A piece that is too long, as two with a letter or digit each, cut at the best place near its middle.
+
+    None if there is no such place: it is one character as a reader sees it, or one whole word.
+    """
+    words = WholeWords(whole_words)
+    words.scan(text, len(text), at_end=True)
+    ends = [match.end() for match in _ENDS.finditer(text) if match["run"] and _kind(match, text) is not None]
+    said = [index for index, char in enumerate(text) if char.isalnum()]
+
+    def is_possible(cut: int) -> bool:
+        return cut not in words.inside and bool(said) and said[0] < cut <= said[-1]
+
+    quarter = len(text) // 4
+    spaces = [index for index, char in enumerate(text) if char == " "]
+    anywhere = [cut for cut in range(1, len(text)) if is_between_graphemes(text, cut)]
+    near = _places(text, quarter, len(text) - quarter, ends)
+    cut = _best((*near, spaces, anywhere), len(text) // 2, is_possible)
+    return None if cut is None else (text[:cut].strip(), text[cut:].strip())
+
+
+def _is_decided(match: re.Match[str], following: str) -> bool:
+    """Whether text that is still to come cannot change what this is."""
+    if following.startswith(BLANK) or (following.startswith(LINE) and not _is_doubtful(match)):
+        return True
+    return len(following) == _LOOKAHEAD or bool(following.lstrip(_OPENERS + "»›"))
+
+
+def _word_before(match: re.Match[str]) -> str:
+    before = match.string[max(0, match.start() - _LONGEST_WORD) : match.start()]
+    return re.split(r"\s", before)[-1].lstrip(_OPENERS).lower()
+
+
+def _is_doubtful(match: re.Match[str]) -> bool:
+    """Whether the word before a full stop is often written with one."""
+    if match["run"] != ".":
+        return False
+    word = _word_before(match)
+    is_initial = len(word) == 1 and word.upper() != word
+    is_known = is_initial or word in _NEVER_ENDS or word in _NUMBERED or word in _MAYBE_ENDS
+    return is_known or bool(_DOTTED.fullmatch(word) or _SHORT_NUMBER.fullmatch(word))
+
+
+def _kind(match: re.Match[str], text: str) -> _Kind | None:
+    """What the place behind a mark is worth; None if a sentence cannot end there."""
+    end = match.end()
+    following = text[end : end + _LOOKAHEAD].lstrip(_OPENERS)[:1]
+    is_wide = not _WIDE_SET.isdisjoint(match["run"])
+    if end < len(text) and match["space"] is None and (not is_wide or (match["run"] == "．" and following.isdecimal())):
+        return None  # 3.14, example.com
+    is_doubtful = _is_doubtful(match)
+    if is_doubtful:
+        word = _word_before(match)
+        if word in _NEVER_ENDS or (word in _NUMBERED and following.isdecimal()):
+            return None
+        if len(word) == 1 and word.upper() != word:
+            return None  # an initial
+        is_doubtful = word not in _NUMBERED
+    if is_doubtful:
+        return _Kind.DOUBTFUL
+    if text[end : end + 1] in (LINE, BLANK):
+        return _Kind.LINE
+    return _Kind.DOUBTFUL if following.islower() else _Kind.PLAIN
+
+
+def _places(text: str, lowest: int, highest: int, doubtful: Sequence[int]) -> Iterator[list[int]]:
+    """Where to cut between two positions, the best kind of places first."""
+    yield list(doubtful[bisect_left(doubtful, lowest) : bisect_right(doubtful, highest)])
+    for pattern in _CUTS:
+        # One character more, for those that look at the space behind the cut.
+        cuts = (match.end() for match in pattern.finditer(text, lowest, highest + 1))
+        yield [cut for cut in cuts if cut <= highest]
+
+
+def _best(
+    places: Iterator[list[int]] | Sequence[list[int]], aim: int, is_possible: Callable[[int], bool]
+) -> int | None:
+    """Of the first kind that has possible places, the one nearest to `aim`."""
+    for kind in places:
+        if possible := [cut for cut in kind if is_possible(cut)]:
+            return min(possible, key=lambda cut: abs(cut - aim))
+    return None

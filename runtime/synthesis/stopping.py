@@ -47,7 +47,7 @@ class StoppingCriteria:
     """
 
     def __init__(self, codebooks: int, cap_frames: int) -> None:
-        """`cap_frames`: see `sentences.speech_cap_frames`. Raises `ValueError` unless both are positive."""
+        """`cap_frames`: see `reading.speech_cap_frames`. Raises `ValueError` unless both are positive."""
         if codebooks < 1 or cap_frames < 1:
             raise ValueError(f"codebooks and cap_frames must be positive, not {codebooks} and {cap_frames}")
         self.verdict: Verdict | None = None
