@@ -19,7 +19,6 @@ from miso_gguf.native.device import Device
 from miso_gguf.runtime.bundle import OpenLevel
 from miso_gguf.runtime.lm import engine as engine_module
 from miso_gguf.runtime.speech import Speech
-from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
 
 Codes = NDArray[np.int64]
 

@@ -19,8 +19,8 @@ from miso_gguf.runtime.lm.prompt import Block
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment
 from miso_gguf.runtime.synthesis.sentences import speech_cap_frames
-from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LEAD_IN_FRAMES, LONGEST_PAUSE_FRAMES, LOOP_FRAMES
 from miso_gguf.runtime.synthesis.speaker import SENTENCE_GAP_MS
+from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LEAD_IN_FRAMES, LONGEST_PAUSE_FRAMES, LOOP_FRAMES
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
 
