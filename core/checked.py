@@ -8,6 +8,7 @@ import operator
 import reprlib
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -89,6 +90,17 @@ def choice(names: Collection[str]) -> Rule:
         return str(value)
 
     return Rule(f"one of {', '.join(names)}", read)
+
+
+def directory() -> Rule:
+    """A path that is not empty, there or not."""
+
+    def read(value: Any) -> Path:
+        if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+            raise TypeError
+        return Path(value)
+
+    return Rule("a directory", read)
 
 
 def or_none(rule: Rule) -> Rule:

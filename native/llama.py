@@ -8,6 +8,7 @@ import ctypes
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,11 @@ def load_library() -> Any:
     library.llama_backend_init()
     check_llama(library)
     return library
+
+
+def build_text() -> str:
+    """Which llama.cpp this is, and what of the CPU it uses: other builds may compute other bits."""
+    return f"llama-cpp-python {version('llama-cpp-python')}; {load_library().llama_print_system_info().decode()}"
 
 
 _OPTIONS: dict[str, Rule] = {
@@ -171,6 +177,7 @@ class LlamaModel(Closing):
             self.vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
             self._handle = handle
             self._memory = lib.llama_get_memory(handle)
+            self._copies_wait = False
             self._batch = lib.llama_batch_init(self.batch, self.embed_dim, 1)
             stack.callback(lib.llama_batch_free, self._batch)
             self._stack = stack.pop_all()
@@ -215,6 +222,7 @@ class LlamaModel(Closing):
             batch.seq_id[row][0] = sequences[row]
             batch.logits[row] = wanted[row]
         status = lib.llama_decode(self._handle, batch)
+        self._copies_wait = False
         if status != 0:
             reason = "no room in the KV cache" if status == _NO_ROOM else f"status {status}"
             raise BundleError(f"llama.cpp failed to decode {count} positions ({reason})")
@@ -239,7 +247,45 @@ class LlamaModel(Closing):
         if source == target:
             return
         self.forget(target)
+        self._copies_wait = True
         self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def state(self, sequence: int, most_bytes: int) -> bytes | None:
+        """All that `sequence` holds, for `restore`; None if that is more than `most_bytes`.
+
+        None too between `copy` and `decode`: llama.cpp copies the numbers as it next decodes. Errors as `forget`.
+        """
+        self.check()
+        self._check_sequences(sequence)
+        size = self._lib.llama_state_seq_get_size(self._handle, sequence)
+        if self._copies_wait or size > most_bytes:
+            return None
+        buffer = (ctypes.c_uint8 * size)()
+        if self._lib.llama_state_seq_get_data(self._handle, buffer, size, sequence) != size:
+            raise BundleError(f"llama.cpp failed to copy the state of sequence {sequence} ({size} bytes)")
+        return bytes(buffer)
+
+    def restore(self, sequence: int, state: bytes, positions: int) -> bool:
+        """Make `sequence` hold what `state` was taken of: so many positions, where computing them would put them.
+
+        The state may be another sequence's, and must come from a model of the same file, options and build: llama.cpp
+        believes most of what it reads.
+
+        Returns whether it does so; if not, `sequence` is empty. Errors as `forget`.
+        """
+        self.forget(sequence)
+        if self._copies_wait:  # or the next decode would write a copy over what is restored
+            self.decode(np.zeros((1, self.embed_dim), np.float32), [sequence], [0], [False])
+            self.forget(sequence)
+        # It takes a pointer to what it only reads.
+        source = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        read = self._lib.llama_state_seq_set_data(self._handle, source, len(state), sequence)
+        first = self._lib.llama_memory_seq_pos_min(self._memory, sequence)
+        last = self._lib.llama_memory_seq_pos_max(self._memory, sequence)
+        if (read, first, last) == (len(state), 0, positions - 1):
+            return True
+        self.forget(sequence)  # of what breaks off, llama.cpp keeps the positions
+        return False
 
     def _check_sequences(self, *sequences: int) -> None:
         """There, llama.cpp would end the process, or take -1 for all of them."""

@@ -48,6 +48,9 @@ class Need:
     """Positions of prompt and speech together."""
     weights_bytes: int
     kv_cache_bytes: int
+    """Of all sequences."""
+    voice_cache_bytes: int
+    """States of voices, which are in the memory of the CPU."""
     compute_bytes: int
     spare_bytes: int
     """What is left of the room, after the margin; negative: what is missing."""
@@ -55,7 +58,7 @@ class Need:
     @property
     def needed_bytes(self) -> int:
         """All of it, without the margin."""
-        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes
+        return self.weights_bytes + self.kv_cache_bytes + self.voice_cache_bytes + self.compute_bytes
 
     @property
     def fits(self) -> bool:
@@ -119,9 +122,17 @@ class MemoryPlan:
 
 
 def plan_memory(
-    manifest: Manifest, room: Room, kv_type: KvType | None = None, wanted_context: int | None = None
+    manifest: Manifest,
+    room: Room,
+    kv_type: KvType | None = None,
+    wanted_context: int | None = None,
+    *,
+    sequences: int = 1,
+    voice_cache_bytes: int = 0,
 ) -> MemoryPlan:
     """What each level of the bundle takes, and which to run. Raises `BundleError` if it has none.
+
+    Each of the `sequences` takes a KV cache; `voice_cache_bytes` is as `EngineOptions` has it.
 
     On a GPU it is the finest that fits at `wanted_context`, by default the model's own. Without a `kv_type` its KV
     cache is in F16, or if need be in Q8_0, which costs less quality than a coarser level. On a CPU it is the smallest,
@@ -138,8 +149,12 @@ def plan_memory(
     wanted = min(wanted_context or spec.max_positions, spec.max_positions)
     contexts = sorted({max(1, spec.max_positions // 2), wanted, spec.max_positions})
     kv_types = [kv_type] if kv_type else _kv_types(spec, room)
+    voices = 0 if room.is_gpu else voice_cache_bytes
     needs = [
-        _need(manifest, level, context, room, each) for level in levels for each in kv_types for context in contexts
+        _need(manifest, level, context, room, each, sequences, voices)
+        for level in levels
+        for each in kv_types
+        for context in contexts
     ]
     candidates = [need for need in needs if need.context == wanted]
     fitting = [need for need in candidates if need.fits]
@@ -148,7 +163,7 @@ def plan_memory(
         pick = Pick(best.level, best.kv_type, fits=True)
     else:
         smallest = min(candidates, key=lambda need: need.needed_bytes)
-        layers = _layers_that_fit(manifest, smallest, room) if room.is_gpu else None
+        layers = _layers_that_fit(manifest, smallest, room, sequences) if room.is_gpu else None
         # Without a layer on the GPU it is a CPU that computes.
         pick = Pick(smallest.level, smallest.kv_type if layers else kv_types[0], fits=False, gpu_layers=layers)
     return MemoryPlan(room, wanted, needs, spec.backbone.layers, pick)
@@ -164,21 +179,24 @@ def _cost_on_cpu(need: Need) -> tuple[bool, bool, int]:
     return poor, need.level != DEFAULT_LEVEL.key, need.weights_bytes
 
 
-def _need(manifest: Manifest, level: str, context: int, room: Room, kv_type: KvType) -> Need:
+def _need(
+    manifest: Manifest, level: str, context: int, room: Room, kv_type: KvType, sequences: int, voices: int
+) -> Need:
     spec, memory = manifest.model_spec, level_memory(manifest, level)
     weights = memory.backbone_bytes + memory.decoder_bytes
     if not room.is_gpu:
         weights += memory.embeddings_bytes + manifest.files[manifest.codec.decoder].size_bytes
-    kv_cache = kv_bytes(spec.backbone, context, _KV_BITS[kv_type]) + kv_bytes(spec.decoder, spec.codebooks)
-    needed = weights + kv_cache + memory.compute_bytes
+    one = kv_bytes(spec.backbone, context, _KV_BITS[kv_type]) + kv_bytes(spec.decoder, spec.codebooks)
+    kv_cache = sequences * one
+    needed = weights + kv_cache + voices + memory.compute_bytes
     spare = room.free_bytes - MARGIN_BYTES - needed
-    return Need(level, kv_type, context, weights, kv_cache, memory.compute_bytes, spare)
+    return Need(level, kv_type, context, weights, kv_cache, voices, memory.compute_bytes, spare)
 
 
-def _layers_that_fit(manifest: Manifest, need: Need, room: Room) -> int:
+def _layers_that_fit(manifest: Manifest, need: Need, room: Room, sequences: int) -> int:
     """How many layers of the backbone go beside the depth decoder, which is on the GPU whole."""
     spec, memory = manifest.model_spec, level_memory(manifest, need.level)
-    layers, decoder_kv = spec.backbone.layers, kv_bytes(spec.decoder, spec.codebooks)
+    layers, decoder_kv = spec.backbone.layers, sequences * kv_bytes(spec.decoder, spec.codebooks)
     one_layer = (memory.backbone_bytes * _LAYER_SPREAD + need.kv_cache_bytes - decoder_kv) / layers
     left = room.free_bytes - MARGIN_BYTES - memory.decoder_bytes - memory.compute_bytes - decoder_kv
     return max(0, min(layers, int(left / one_layer)))

@@ -2,7 +2,8 @@
 
 Prompts come as blocks. Each block is computed on its own, in chunks of a fixed size, so a block's KV cache is the same
 whether it was computed just now or kept from an earlier prompt that began alike: keeping it changes no bit of the
-result. What a sequence holds of its last prompt stays until the next one. It knows no sampling and no codec.
+result. What a sequence holds of its last prompt stays until the next one; the voices that it began with are kept
+longer, in `VoiceStates`. It knows no sampling and no codec.
 
 An interrupt may come between any two lines. So what is known of a sequence is never more than what it holds: it is
 shortened before the cache is touched, and lengthened when the cache has the rows; and what lies behind the rows that
@@ -11,7 +12,6 @@ are known of is dropped before others follow.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,16 +25,15 @@ from ...native.llama import LlamaModel, LlamaOptions
 from .embeddings import Embeddings
 from .passes import LONGEST_GAP, with_gaps_filled
 from .prompt import Block
+from .voice_states import Held, KeptState, VoiceStates, in_common, leading_voices
 
 _CPU_PREFILL_ROWS = 64
 """Rows of a prefill computed at once. A CPU gains nothing from more, and Ctrl-C waits for a chunk to end."""
 
 
-class _Held(NamedTuple):
-    """A block that lies in a sequence's cache."""
-
-    key: bytes
-    rows: int
+def default_prefill_rows(gpu: Device | None) -> int:
+    """Most rows of a prompt computed at once, where nobody chose."""
+    return _CPU_PREFILL_ROWS if gpu is None else GPU_PREFILL_ROWS
 
 
 class Backbone(Closing):
@@ -48,6 +47,7 @@ class Backbone(Closing):
         options: LlamaOptions,
         *,
         gpu: Device | None = None,
+        voices: VoiceStates | None = None,
         prefill_rows: int | None = None,
         longest_gap: int | None = None,
     ) -> None:
@@ -59,6 +59,7 @@ class Backbone(Closing):
             embeddings: Of the same bundle.
             options: Where and how to compute.
             gpu: Where the layers on a GPU go; None is the CPU alone.
+            voices: Where the states of voices are kept; by default nowhere.
             prefill_rows: Most rows of a prompt computed at once; by default 64 on a CPU, 128 on a GPU.
             longest_gap: See `with_gaps_filled`; by default 0 on a CPU.
 
@@ -68,7 +69,8 @@ class Backbone(Closing):
             MemoryError: If there is not enough memory for the context.
         """
         self._embeddings = embeddings
-        self.prefill_rows = prefill_rows or (_CPU_PREFILL_ROWS if gpu is None else GPU_PREFILL_ROWS)
+        self._voices = VoiceStates() if voices is None else voices
+        self.prefill_rows = prefill_rows or default_prefill_rows(gpu)
         self._longest_gap = (0 if gpu is None else LONGEST_GAP) if longest_gap is None else longest_gap
         self._model = LlamaModel(path, options, context=spec.max_positions, batch=self.prefill_rows, gpu=gpu)
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
@@ -78,7 +80,7 @@ class Backbone(Closing):
                 f"{path}: width and vocabulary are {found}, expected {expected}: not {spec.name}'s backbone. "
                 "Fetch or convert the bundle again."
             )
-        self._held: list[list[_Held]] = [[] for _ in range(options.sequences)]
+        self._held: list[list[Held]] = [[] for _ in range(options.sequences)]
         self._next: list[int] = [0] * options.sequences
         """Of each sequence the position of its next row: never before the end of the blocks that it holds, nor behind
         the end of its cache."""
@@ -95,12 +97,7 @@ class Backbone(Closing):
     def shared(self, sequence: int, blocks: Sequence[Block]) -> int:
         """How many of `blocks` the sequence holds already. The last one is always computed: its result is wanted."""
         self._model.check()
-        count = 0
-        for held, block in zip(self._held[sequence], blocks[:-1], strict=False):
-            if held.key != block.key:
-                break
-            count += 1
-        return count
+        return in_common(self._held[sequence], blocks)
 
     def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
         """Make `sequence` hold exactly `blocks`: each step computes at most `prefill_rows` rows of one block.
@@ -110,20 +107,28 @@ class Backbone(Closing):
         Yields:
             None, and with the last chunk hidden state [1, D] and codebook-0 logits [1, V] of the last row.
         """
-        new = blocks[self._keep(sequence, blocks) :]
-        for number, block in enumerate(new, 1):
+        voices = leading_voices(blocks)
+        kept = self._keep(sequence, blocks)
+        self._remember(sequence, voices)
+        for number, block in enumerate(blocks[kept:], kept + 1):
             for begin in range(0, len(block), self.prefill_rows):
                 rows = block.rows[begin : begin + self.prefill_rows]
                 is_whole = begin + len(rows) == len(block)
                 result = self._read(sequence, rows, [False] * (len(rows) - 1) + [is_whole])
                 if is_whole:
-                    self._held[sequence].append(_Held(block.key, len(block)))
-                yield result if is_whole and number == len(new) else None
+                    self._held[sequence].append(Held(block.key, len(block)))
+                    self._remember(sequence, voices)
+                yield result if is_whole and number == len(blocks) else None
 
     def _keep(self, sequence: int, blocks: Sequence[Block]) -> int:
-        """Have `sequence` hold the longest beginning of `blocks` that lies in any, and no more: how many blocks."""
+        """Have `sequence` hold the longest beginning of `blocks` that lies in any, and no more: how many blocks.
+
+        The longest of all may be kept beside the sequences.
+        """
         shared = [self.shared(other, blocks) for other in range(self.sequences)]
         donor = max(range(self.sequences), key=lambda other: (shared[other], other == sequence))
+        if (kept := self._voices.best(blocks, shared[donor])) is not None:
+            return self._restore(sequence, kept, in_common(kept.chain, blocks))
         held = self._held[donor][: shared[donor]]
         start = sum(block.rows for block in held)
         if donor == sequence:
@@ -135,6 +140,27 @@ class Backbone(Closing):
         self._next[sequence] = start
         self._held[sequence] = held
         return len(held)
+
+    def _restore(self, sequence: int, kept: KeptState, count: int) -> int:
+        """Have `sequence` hold the first `count` blocks of a state: how many it does, none if llama.cpp refuses it."""
+        self._held[sequence] = []
+        self._next[sequence] = 0
+        if not self._model.restore(sequence, kept.state, sum(held.rows for held in kept.chain)):
+            self._voices.drop(kept)
+            return 0
+        held = list(kept.chain[:count])
+        self._next[sequence] = sum(block.rows for block in held)
+        self._held[sequence] = held
+        return count
+
+    def _remember(self, sequence: int, voices: tuple[Held, ...]) -> None:
+        """Keep the state of the voices that a prompt begins with, once `sequence` holds them and nothing else."""
+        if not voices or tuple(self._held[sequence]) != voices or self._voices.holds(voices):
+            return
+        self._model.forget(sequence, self._next[sequence])
+        state = self._model.state(sequence, self._voices.most_bytes)
+        if state is not None:
+            self._voices.keep(voices, state)
 
     def _read(self, sequence: int, rows: I64Array, wanted: Sequence[bool]) -> tuple[F32Array, F32Array]:
         """Compute the next rows of one sequence, at most a batch."""

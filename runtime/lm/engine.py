@@ -23,13 +23,15 @@ from ...native.llama import ALL_LAYERS
 from ..bundle import OpenLevel
 from ..options import EngineOptions
 from ..part_check import check_vocabulary
-from .backbone import Backbone
+from .backbone import Backbone, default_prefill_rows
 from .batcher import Batcher
 from .depth.decoder import DepthDecoder
 from .embeddings import Embeddings
 from .prompt import Block, PromptBuilder, audio_rows
 from .protocol import Result
 from .tokenizer import Tokenizer
+from .voice_directory import VoiceDirectory, state_identity
+from .voice_states import VoiceStates
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,16 @@ class Engine(Closing):
             self.depth = stack.enter_context(
                 DepthDecoder(level.decoder, self._embeddings.projection, self.spec, backends)
             )
+            options = replace(options, repack=options.repack and _may_repack())
+            voices = stack.enter_context(_voice_states(level, options, self.gpu))
             self.backbone = stack.enter_context(
                 Backbone(
                     level.backbone,
                     self.spec,
                     self._embeddings,
-                    replace(options, repack=options.repack and _may_repack()),
+                    options,
                     gpu=self.gpu,
+                    voices=voices,
                 )
             )
             self._stack = stack.pop_all()
@@ -169,6 +174,14 @@ class Engine(Closing):
                 self.gpu.name,
                 self.depth.splits,
             )
+
+
+def _voice_states(level: OpenLevel, options: EngineOptions, gpu: Device | None) -> VoiceStates:
+    directory = None
+    if options.voice_directory is not None:
+        identity = state_identity(level, options, gpu, default_prefill_rows(gpu))
+        directory = VoiceDirectory(options.voice_directory, identity)
+    return VoiceStates(options.voice_cache_bytes, directory)
 
 
 def _may_repack() -> bool:

@@ -5,7 +5,7 @@ its text token; what is not in use is -1. A prompt is a list of blocks, each of 
 the KV cache of a block that comes again can be kept: see `backbone.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,8 @@ class Block:
     """Rows of the prompt that belong together."""
 
     rows: I64Array
-    is_voice: bool = False
+    is_voice: bool = field(default=False, compare=False)
+    """Worth keeping beyond its sequence, because many prompts begin with it."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,9 +60,8 @@ class PromptBuilder:
                 f"a segment's codes must be [frames, {spec.codebooks}] of 0 to {spec.audio_vocab - 1}, not "
                 f"{list(codes.shape)} of {codes.min()} to {codes.max()}: it was made with another model"
             )
-        return Block(
-            np.concatenate([self.text(segment.text, segment.speaker).rows, audio_rows(codes, end=True)]), is_voice
-        )
+        text = self.text(segment.text, segment.speaker)
+        return Block(np.concatenate([text.rows, audio_rows(codes, end=True)]), is_voice)
 
 
 def audio_rows(codes: I64Array, *, end: bool = False) -> I64Array:

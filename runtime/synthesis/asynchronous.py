@@ -36,8 +36,10 @@ class AsyncSpeechStream:
         self, text: str | Iterable[str] | AsyncIterable[str], begin: Callable[[str | Iterable[str]], SpeechStream]
     ) -> None:
         """`begin` gives the stream of a text; both have to be of the same model."""
-        self._awaited = _Awaited(text) if isinstance(text, AsyncIterable) else None
-        self._stream = begin(text if self._awaited is None else self._awaited)
+        self._awaited: _Awaited | None = None
+        if isinstance(text, AsyncIterable):
+            text = self._awaited = _Awaited(text)
+        self._stream = begin(text)
         self.speech: Speech = self._stream.speech
         self._process = OwnProcess()
         self._reader: _Reader | None = None

@@ -168,6 +168,30 @@ def test_a_cpu_holds_embeddings_and_codec_too() -> None:
     assert _need("q4_k_m", cpu(24)).weights_bytes == (4_200 + 370 + 860 + CODEC) * 10**6
 
 
+def test_each_sequence_takes_a_cache() -> None:
+    one, four = (plan_memory(ALL, gpu(24), sequences=sequences).needs for sequences in (1, 4))
+    for few, many in zip(one, four, strict=True):
+        assert many.kv_cache_bytes == 4 * few.kv_cache_bytes
+        assert many.needed_bytes - few.needed_bytes == few.spare_bytes - many.spare_bytes == 3 * few.kv_cache_bytes
+    # As above, but 0.36 decoder and 0.1 of its caches, and a layer 0.1305 + 16 x 0.0045.
+    plan = plan_memory(ALL, gpu(3), sequences=16)
+    assert plan.pick == Pick("q4_0", "q8_0", fits=False, gpu_layers=10)
+
+
+def test_states_of_voices_are_in_the_memory_of_the_cpu() -> None:
+    for room, counted in ((cpu(24), 256 * 10**6), (gpu(24), 0)):
+        without, plan = (plan_memory(ALL, room, voice_cache_bytes=size) for size in (0, 256 * 10**6))
+        for few, many in zip(without.needs, plan.needs, strict=True):
+            assert (few.voice_cache_bytes, many.voice_cache_bytes) == (0, counted)
+            assert many.needed_bytes - few.needed_bytes == few.spare_bytes - many.spare_bytes == counted
+    assert (
+        json.loads(json.dumps(plan_memory(ALL, cpu(9), voice_cache_bytes=7).as_dict()))["levels"][0][
+            "voice_cache_bytes"
+        ]
+        == 7
+    )
+
+
 def test_the_last_byte_counts() -> None:
     needed = _need("q4_k_m", gpu(24)).needed_bytes + MARGIN_BYTES
     for free, spare in ((needed, 0), (needed - 1, -1)):

@@ -15,46 +15,57 @@ from miso_gguf.models.flavors import TINY
 from miso_gguf.native import llama
 from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.lm import backbone as module
+from miso_gguf.runtime.lm import voice_states
 from miso_gguf.runtime.lm.backbone import Backbone
 from miso_gguf.runtime.lm.embeddings import Embeddings
 from miso_gguf.runtime.lm.prompt import Block
+from miso_gguf.runtime.lm.voice_states import Held, VoiceStates
 from miso_gguf.runtime.options import EngineOptions
 
 Results = list[NDArray[np.float32]]
+Prompts = list[tuple[int, list[Block]]]
 
 
-def block(first: int, count: int) -> Block:
+def block(first: int, count: int, *, is_voice: bool = False) -> Block:
     """Text tokens that follow each other."""
     rows = np.full((count, TINY.codebooks + 1), -1, np.int64)
     rows[:, -1] = np.arange(first, first + count)
-    return Block(rows)
+    return Block(rows, is_voice)
 
 
-VOICE, CONTEXT, OTHER = block(10, 5), block(100, 4), block(200, 6)
+VOICE, CONTEXT, OTHER = block(10, 5, is_voice=True), block(100, 4), block(200, 6)
+KEPT, NEW = block(20, 6, is_voice=True), block(30, 5, is_voice=True)
+"""Voices that lie in no sequence: one of which the state is kept, if any is, and one of which it is not."""
 ASKED = [VOICE, CONTEXT, block(300, 3)]
 AFTERWARDS = [(1, ASKED), (2, [VOICE, CONTEXT, block(320, 2)]), (1, [VOICE, block(310, 2)])]
+VOICES_AFTERWARDS = [(0, [KEPT, block(330, 2)]), (1, [NEW, block(340, 2)]), (2, [KEPT, NEW, block(350, 2)])]
 
 
 @pytest.fixture(scope="module")
 def backbone(bundle: Path) -> Iterator[Backbone]:
+    """It keeps the states of voices."""
     level = open_level(bundle, "f32")
     options = EngineOptions(threads=1, sequences=3, exact=True)
     embeddings = Embeddings(level.embeddings, TINY)
-    with Backbone(level.backbone, TINY, embeddings, options, prefill_rows=4, longest_gap=1) as backbone:
+    voices = VoiceStates(1 << 20)
+    with Backbone(level.backbone, TINY, embeddings, options, voices=voices, prefill_rows=4, longest_gap=1) as backbone:
+        prefill(backbone, 0, [KEPT, block(400, 2)])
         yield backbone
 
 
 def prepare(backbone: Backbone) -> None:
     """The voice lies in another sequence than the one that will be asked for it; each of them has spoken."""
+    for chain in [(NEW,), (KEPT, NEW)]:
+        backbone._voices._kept.pop(tuple(Held(voice.key, len(voice)) for voice in chain), None)
     for sequence, blocks in enumerate([[VOICE, CONTEXT, block(400, 2)], [OTHER, block(410, 7)], [CONTEXT]]):
         prefill(backbone, sequence, blocks)
     backbone.step([0, 1, 2], np.full((3, TINY.backbone.embed_dim), 0.1, np.float32))
 
 
-def speak(backbone: Backbone) -> Results:
+def speak(backbone: Backbone, prompts: Prompts = AFTERWARDS) -> Results:
     """Prompts and a frame of each, as a model that never was interrupted must compute them."""
     results: Results = []
-    for sequence, blocks in AFTERWARDS:
+    for sequence, blocks in prompts:
         results += prefill(backbone, sequence, blocks)[:2]
         results += backbone.step([sequence], np.full((1, TINY.backbone.embed_dim), 0.2, np.float32))
     return results
@@ -62,10 +73,14 @@ def speak(backbone: Backbone) -> Results:
 
 @pytest.fixture(scope="module")
 def expected(bundle: Path) -> Results:
+    return spoken_afresh(bundle, AFTERWARDS)
+
+
+def spoken_afresh(bundle: Path, prompts: Prompts) -> Results:
     level = open_level(bundle, "f32")
     options = EngineOptions(threads=1, exact=True)
     results: Results = []
-    for _, blocks in AFTERWARDS:
+    for _, blocks in prompts:
         with Backbone(level.backbone, TINY, Embeddings(level.embeddings, TINY), options, prefill_rows=4) as fresh:
             results += prefill(fresh, 0, blocks)[:2]
             results += fresh.step([0], np.full((1, TINY.backbone.embed_dim), 0.2, np.float32))
@@ -74,7 +89,9 @@ def expected(bundle: Path) -> Results:
 
 TRACED = [
     *((module.__file__, name) for name in ("prefill_chunks", "_keep", "_read", "step", "extend")),
-    *((llama.__file__, name) for name in ("copy", "forget")),
+    *((module.__file__, name) for name in ("_restore", "_remember")),
+    *((voice_states.__file__, name) for name in ("best", "keep", "holds", "_remember")),
+    *((llama.__file__, name) for name in ("copy", "forget", "state", "restore")),
 ]
 """Files and functions in which something is noted down, or the cache changed."""
 
@@ -128,6 +145,19 @@ def test_an_interrupt_at_any_line_changes_no_bit_of_what_follows(
             np.testing.assert_array_equal(found, wanted, f"interrupted at line {line}")
         line += 1
     assert line > 5
+
+
+def test_an_interrupt_while_voices_are_restored_and_kept(backbone: Backbone, bundle: Path) -> None:
+    expected = spoken_afresh(bundle, VOICES_AFTERWARDS)
+    line = 0
+    while True:
+        prepare(backbone)
+        if not interrupted(lambda: prefill(backbone, 0, [KEPT, NEW, block(300, 3)]), line):
+            break
+        for found, wanted in zip(speak(backbone, VOICES_AFTERWARDS), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted, f"interrupted at line {line}")
+        line += 1
+    assert line > 60
 
 
 def test_a_step_that_was_interrupted_can_be_made_again(backbone: Backbone) -> None:
