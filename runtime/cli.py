@@ -63,7 +63,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
 
 @click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("words", nargs=-1, metavar="[TEXT]")
-@click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines; - as it comes.")
+@click.option("--file", metavar="FILE", help="Speak a file: plain text, `speaker: text` lines, or JSON lines.")
 @click.option("--model", metavar="DIR", envvar="MISO_MODEL", show_envvar=True, help="Bundle, or Hugging Face repo.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of the repo [default: the latest].")
 @click.option(
@@ -78,7 +78,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
     metavar="FILE",
     default="speech.wav",
     show_default=True,
-    help=f"{', '.join(ENDINGS)}: replaced at the end; - for raw PCM (s16le, mono) on stdout.",
+    help=f"{', '.join(ENDINGS)}; - for raw PCM (s16le, mono) on stdout.",
 )
 @click.option("--sample-rate", type=int, metavar="HZ", default=SAMPLE_RATE_HZ, show_default=True, help="Resamples.")
 @click.option("--loudness", type=float, metavar="LUFS", help="Bring it to this loudness, for example -16.")
@@ -171,7 +171,9 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
 
             @unheard  # between a file that is there and its place in `stack` it would be left over
             def begun() -> AudioWriter | RawWriter:
-                return stack.enter_context(open_output(request.out, request.sample_rate))
+                opened = open_output(request.out, request.sample_rate)
+                stack.push(opened)
+                return opened
 
             writer = begun() if request.speaks else None
             tts = stack.enter_context(_load(bundle, level, engine, request))
@@ -185,7 +187,10 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
                 conversation = _conversation(tts, spoken, request)
                 _speak(conversation, writer, request)
     except BaseException as error:
-        _say_what_is_kept(error, writer, conversation, facts, request)
+        if isinstance(writer, AudioWriter):
+            _say_what_is_kept(error, writer, request)
+            if writer.is_kept and conversation is not None:
+                _print_facts(facts | speech_facts(writer, conversation, request, is_whole=False), request)
         raise
     if writer is None or conversation is None:
         _print_facts(facts, request)
@@ -213,22 +218,12 @@ def _conversation(tts: MisoTTS, spoken: list[Turn] | Iterator[Turn], request: Sp
     return kind(tts, spoken, request.options, live=request.live, is_independent=request.independent)
 
 
-def _say_what_is_kept(
-    error: BaseException,
-    writer: AudioWriter | RawWriter | None,
-    conversation: Conversation | None,
-    facts: dict[str, Any],
-    request: SpeakRequest,
-) -> None:
-    """What is left of a speech that ended before its end: beside what was said of it, or in the error itself."""
-    if not isinstance(writer, AudioWriter):
-        return
+def _say_what_is_kept(error: BaseException, writer: AudioWriter, request: SpeakRequest) -> None:
+    """On a line before that of an interrupt, or on that of the error itself."""
     if isinstance(error, KeyboardInterrupt):
         _note(request, kept(writer, request))
     elif writer.is_kept:
         vars(error).setdefault("__notes__", []).append(kept(writer, request))
-    if writer.is_kept and conversation is not None:
-        _print_facts(facts | speech_facts(writer, conversation, request, is_whole=False), request)
 
 
 def _print_facts(facts: dict[str, Any], request: SpeakRequest) -> None:

@@ -83,7 +83,7 @@ class SpeakRequest:
         if self.sequences > 1 and not self.independent:
             raise ValueError("--sequences is about lines that do not hear each other: pass --independent too")
         if self.stream and self.sequences > 1:
-            raise ValueError("--stream lets one line out as it is made, --sequences several when whole: pass one of them")
+            raise ValueError("--stream lets a line out as it is made, --sequences when it is whole: pass one of them")
 
     @property
     def text(self) -> str | None:

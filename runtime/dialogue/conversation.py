@@ -107,9 +107,7 @@ class Conversation:
         if self._is_independent:
             return own
         digests = {voice.digest for voice in own}
-        return [
-            voice for voice in self._voices.values() if voice.speaker != turn.number or voice.digest in digests
-        ]
+        return [voice for voice in self._voices.values() if voice.speaker != turn.number or voice.digest in digests]
 
     @property
     def record(self) -> Speech:

@@ -6,8 +6,10 @@ It reads and checks; nothing here needs the model, but for a recording, which be
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 from ...core.errors import MisoError
 from ..audio.samples import Samples
@@ -54,7 +56,7 @@ def read_lines(text: str | None, file: str | None) -> list[Line] | Iterator[Line
     if STANDARD_INPUT in (text, file):
         if sys.stdin is None:
             raise MisoError("standard input is closed: pass the text, or --file")
-        return lines_as_they_come(blocks_of(sys.stdin.buffer), "standard input")
+        return lines_as_they_come(blocks_of(cast(BufferedIOBase, sys.stdin.buffer)), "standard input")
     if file is not None:
         return read_script(Path(file))
     assert text is not None

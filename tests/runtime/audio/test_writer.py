@@ -124,12 +124,24 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
         AudioWriter(tmp_path / ("n" * 250 + ".wav"))
 
 
-def test_an_exception_keeps_nothing_and_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_exception_keeps_what_was_written(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="model"), AudioWriter(path) as writer:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="model"), AudioWriter(path, 48_000) as writer:  # noqa: PT012
         writer.write(tone(1))
         raise RuntimeError("model")
+    assert writer.is_kept
+    assert len(soundfile.read(path)[0]) == writer.samples_written == 48_000
+    assert names(tmp_path) == [path.name]
+
+
+def test_an_exception_before_anything_was_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="model"), AudioWriter(path) as writer:
+        raise RuntimeError("model")
+    assert not writer.is_kept
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.wav"]
 

@@ -2,28 +2,29 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.dialogue.conversation import TURN_GAP_MS, Conversation
 from miso_gguf.runtime.dialogue.turns import Turn
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment, Speech, SpokenSentence, Timing
 from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.runtime.voice import Voice
 
 OPTIONS = SpeechOptions()
 RAMP = 120
 
 
 class _Stream:
-    """Chunks of 0.5 s of `level`, one for each word."""
+    """Chunks of 0.5 s of `level`, one for each word; at the word "fails" the model fails."""
 
-    def __init__(self, text: str, speaker: int, level: float) -> None:
-        self._words, self._level = text.split(), level
+    def __init__(self, text: str, speaker: int, level: float, live: bool, dropped: int) -> None:
+        self._words, self._level, self._live, self._dropped = text.split(), level, live, dropped
         self.speech = Speech(speaker)
         self.is_closed = False
 
@@ -35,35 +36,50 @@ class _Stream:
 
     def __iter__(self) -> Iterator[Chunk]:
         begin = time.perf_counter()
-        for _ in self._words:
+        for word in self._words:
+            if word == "fails":
+                raise MisoError("the model fails")
             elapsed = time.perf_counter() - begin
             self.speech.timing.wall_s = elapsed
             if not self.speech.audio_s:
                 self.speech.timing.first_audio_s = 0.25
             self.speech.audio_s += 0.5
             self.speech.timing.frames += 6
-            yield Chunk(np.full(12_000, self._level, np.float32), 0.0, 0, elapsed)
+            samples = np.full(12_000, self._level, np.float32)
+            if not self._live:
+                self.speech.parts.append(samples)
+            yield Chunk(samples, 0.0, 0, elapsed)
         codes = np.full((6 * len(self._words), 2), 1, np.int64)
-        self.speech.sentences.append(SpokenSentence(" ".join(self._words), codes, "eos", 1, 3, 0))
+        if self._words:
+            said = SpokenSentence(" ".join(self._words), codes, "eos", 1, 3, self._dropped)
+            self.speech.sentences.append(said)
 
 
 class _Model:
-    """Stands in for `MisoTTS`: each turn is louder than the one before."""
+    """Stands in for `MisoTTS`: each turn is louder than the one before, and beyond `room` segments one is dropped."""
 
-    def __init__(self, max_positions: int = 2048) -> None:
-        self.engine = SimpleNamespace(spec=SimpleNamespace(max_positions=max_positions))
+    def __init__(self, room: int = 100) -> None:
+        self._room = room
         self.contexts: list[list[str]] = []
+        self.voices: list[list[str]] = []
         self.streams: list[_Stream] = []
 
-    def stream(self, text: str, *, context: Sequence[Segment], speaker: int | None, **_: Any) -> _Stream:
+    def stream(
+        self,
+        text: str,
+        *,
+        context: Sequence[Segment],
+        speaker: int,
+        voice: Sequence[Voice],
+        options: SpeechOptions,
+        live: bool,
+    ) -> _Stream:
+        assert options.loudness_lufs is None
         self.contexts.append([segment.text for segment in context])
-        self.streams.append(_Stream(text, speaker or 0, 0.1 * len(self.contexts)))
+        self.voices.append([one.text for one in voice])
+        dropped = max(0, len(context) - self._room)
+        self.streams.append(_Stream(text, speaker, 0.1 * len(self.contexts), live, dropped))
         return self.streams[-1]
-
-    def generate(self, text: str, *, context: Sequence[Segment], speaker: int | None, **_: Any) -> Speech:
-        stream = self.stream(text, context=context, speaker=speaker)
-        stream.speech.parts = [chunk.samples for chunk in stream]
-        return stream.speech
 
 
 def _conversation(model: _Model, *texts: str, live: bool = True, options: SpeechOptions = OPTIONS) -> Conversation:
@@ -79,15 +95,32 @@ def test_live_or_not_it_is_one_sound() -> None:
     live = _sound(_conversation(_Model(), "a b", "c", "d e"))
     whole = _sound(_conversation(_Model(), "a b", "c", "d e", live=False))
     np.testing.assert_array_equal(live, whole)
-    levelled = SpeechOptions(loudness_lufs=-16)
-    np.testing.assert_array_equal(live, _sound(_conversation(_Model(), "a b", "c", "d e", options=levelled)))
     pause = round(24 * TURN_GAP_MS)
-    assert len(live) == 5 * 12_000 + 2 * (RAMP + pause)
-    first, second = live[:24_000], live[24_000 + RAMP + pause :][:12_000]
+    assert len(live) == 5 * 12_000 + 2 * pause
+    first, second = live[:24_000], live[24_000 + pause :][:12_000]
     assert (first == np.float32(0.1)).all()
     assert (second[RAMP:] == np.float32(0.2)).all()
-    assert not live[24_000 + RAMP : 24_000 + RAMP + pause].any()
-    assert np.abs(np.diff(live[: 36_000 + RAMP + pause])).max() < 0.005
+    assert not live[24_000 : 24_000 + pause].any()
+    assert np.abs(np.diff(second)).max() < 0.005, "it begins without a click"
+
+
+def test_a_loudness_is_that_of_a_turn() -> None:
+    model, levelled = _Model(), SpeechOptions(loudness_lufs=-16)
+    sound = _sound(_conversation(model, "a b", "c", options=levelled))
+    assert len(sound) == 3 * 12_000 + round(24 * TURN_GAP_MS)
+    first, second = sound[:24_000], sound[-12_000:]
+    assert first[0] != np.float32(0.1)
+    assert second[-1] != np.float32(0.2)
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("loudness_lufs", [None, -16])
+def test_what_was_spoken_comes_before_an_error(live: bool, loudness_lufs: float | None) -> None:
+    options, heard = SpeechOptions(loudness_lufs=loudness_lufs), 0
+    with pytest.raises(MisoError, match="the model fails"):  # noqa: PT012
+        for samples in _conversation(_Model(), "a", "b c fails", live=live, options=options).sound():
+            heard += len(samples)
+    assert heard == 3 * 12_000 + round(24 * TURN_GAP_MS)
 
 
 def test_each_turn_hears_those_before() -> None:
@@ -96,16 +129,60 @@ def test_each_turn_hears_those_before() -> None:
     assert model.contexts == [[], ["a"], ["a", "b b"]]
 
 
-def test_what_can_have_no_room_is_forgotten() -> None:
-    # Every turn is 6 frames: the last three reach past 15 positions, whatever their text takes.
-    model = _Model(max_positions=15)
+def test_what_had_no_room_is_forgotten() -> None:
+    model = _Model(room=2)
     _sound(_conversation(model, *"abcdef"))
-    assert model.contexts == [[], ["a"], ["a", "b"], ["b", "c"], ["c", "d"], ["d", "e"]]
+    assert model.contexts == [[], ["a"], ["a", "b"], ["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"]]
+
+
+def _voice(name: str, speaker: int) -> Voice:
+    return Voice(np.ones((2, 2), np.int64), name, speaker)
+
+
+def test_all_voices_begin_every_turn_in_one_order() -> None:
+    ann, bob, eve = _voice("ann", 0), _voice("bob", 1), _voice("eve", 1)
+    turns = [
+        Turn("a", 0, ann),
+        Turn("b", 1, bob),
+        Turn("c", None, _voice("ann", 0)),
+        Turn("d", 1, eve),
+        Turn("e", 1, None),
+    ]
+    expected = [["ann", "bob", "eve"], ["ann", "bob"], ["ann", "bob", "eve"], ["ann", "eve"], ["ann"]]
+    model = _Model()
+    _sound(Conversation(cast(MisoTTS, model), turns, OPTIONS, live=True))
+    assert model.voices == expected
+    assert [stream.speech.speaker for stream in model.streams] == [0, 1, 0, 1, 1]
+    model = _Model()
+    _sound(Conversation(cast(MisoTTS, model), iter(turns), OPTIONS, live=True))
+    assert model.voices == [["ann"], ["ann", "bob"], ["ann", "bob"], ["ann", "eve"], ["ann"]]
+
+
+def test_independent_turns_have_their_voice_alone() -> None:
+    model, turns = _Model(), [Turn("a", 0, _voice("ann", 0)), Turn("b", 1, _voice("bob", 1)), Turn("c", 2, None)]
+    _sound(Conversation(cast(MisoTTS, model), turns, OPTIONS, live=True, is_independent=True))
+    assert model.contexts == [[], [], []]
+    assert model.voices == [["ann"], ["bob"], []]
+
+
+def test_turns_that_come_are_read_as_they_are_spoken() -> None:
+    read: list[str] = []
+
+    def coming() -> Iterator[Turn]:
+        for text in "ab":
+            read.append(text)
+            yield Turn(text, 0, None)
+
+    sound = Conversation(cast(MisoTTS, _Model()), coming(), OPTIONS, live=True).sound()
+    next(sound)
+    assert read == ["a"]
+    next(sound)
+    assert read == ["a", "b"]
 
 
 def test_a_turn_that_says_nothing() -> None:
     sound = _sound(_conversation(_Model(), "", "a", "", "b"))
-    assert len(sound) == 2 * 12_000 + RAMP + round(24 * TURN_GAP_MS)
+    assert len(sound) == 2 * 12_000 + round(24 * TURN_GAP_MS)
     assert (sound[:12_000] == np.float32(0.2)).all()
 
 
