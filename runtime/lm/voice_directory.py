@@ -45,7 +45,8 @@ _FLAGS = (
 def state_identity(level: OpenLevel, options: LlamaOptions, gpu: Device | None, prefill_rows: int) -> bytes:
     """All that a state depends on beside the rows: the model, how and where it computes, and with which build.
 
-    The number of sequences is part of llama.cpp's own format; with other threads, attention sums in another order.
+    The number of sequences is part of llama.cpp's own format; with other threads, the attention of a single row that
+    follows 512 or more sums in another order.
     """
     files = level.manifest.files
     names = ("gpu_layers", "kv_type", "exact", "repack", "threads", "sequences")

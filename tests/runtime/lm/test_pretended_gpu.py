@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from builders import Built
 from miso_gguf import MisoTTS, SpeechOptions
 from miso_gguf.core.arrays import F32Array
 from miso_gguf.models.spec import ModelSpec
-from miso_gguf.native.device import Device, devices
+from miso_gguf.native.device import devices
 from miso_gguf.native.scheduler import Scheduler
 from miso_gguf.quant_eval.run.teacher_forcing import Replay
 from miso_gguf.runtime.lm import engine as engine_module
@@ -134,11 +135,9 @@ def test_repack_is_left_out_where_it_is_not_safe(
 ) -> None:
     asked: list[bool] = []
 
-    def noting(
-        path: Path, spec: ModelSpec, embeddings: Embeddings, options: EngineOptions, *, gpu: Device | None
-    ) -> Backbone:
+    def noting(path: Path, spec: ModelSpec, embeddings: Embeddings, options: EngineOptions, **others: Any) -> Backbone:
         asked.append(options.repack)
-        return backbone(path, spec, embeddings, options, gpu=gpu)
+        return backbone(path, spec, embeddings, options, **others)
 
     backbone = Backbone
     monkeypatch.setattr(engine_module, "Backbone", noting)
