@@ -71,8 +71,9 @@ class Rows:
             finally:
                 self._steps -= 1
 
-        with mock.patch.object(backbone._model, "decode", counted_decode), mock.patch.object(
-            backbone, "step", counted_step
+        with (
+            mock.patch.object(backbone._model, "decode", counted_decode),
+            mock.patch.object(backbone, "step", counted_step),
         ):
             yield
 

@@ -20,12 +20,11 @@ from .codec.codec import Codec
 from .codec.thread import CodecThread
 from .lm.batcher import Queue
 from .lm.engine import Engine
-from .lm.prompt import Block
 from .lm.utterance import Utterance
 from .options import EngineOptions, SpeechOptions
 from .speech import Segment, Speech
 from .synthesis.asynchronous import AsyncSpeechStream
-from .synthesis.plan import Earlier, SpeechPlan, sentences_of
+from .synthesis.plan import Planner, SpeechPlan
 from .synthesis.prompting import Prompting
 from .synthesis.stream import SpeechStream
 from .synthesis.together import spoken_in_order, whole
@@ -58,6 +57,7 @@ class MisoTTS(Closing):
         """Take over `engine` and `codec`; most callers want `load`."""
         self.level, self.engine, self.codec = level, engine, codec
         self._codec_thread = CodecThread(codec)
+        self._planner = Planner(engine.prompts, engine.spec, codec.codebooks)
 
     @classmethod
     def load(
@@ -288,45 +288,7 @@ class MisoTTS(Closing):
     ) -> SpeechPlan:
         """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
         self.engine.batcher.check()
-        options = _speech_options(options)
-        expect("context", context, Sequence)
-        for said in context:
-            expect("each of context", said, Segment, Voice)
-        voices: list[Voice] = [] if voice is None else list(voice) if isinstance(voice, list | tuple) else [voice]
-        for one in voices:
-            expect("voice", one, Voice)
-            one.check(self.codec.codebooks, self.engine.spec.audio_vocab)
-        number = speaker if speaker is not None else voices[0].speaker if voices else 0
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
-            raise ValueError(f"a speaker is a number from 0, not {number!r}")
-        number = int(number)
-        if isinstance(voice, Voice):
-            # Only if both have the same number does the model take the voice for the speaker's.
-            voices = [replace(voice, speaker=number)]
-        prompts = self.engine.prompts
-        return SpeechPlan(
-            sentences_of(text, prompts.added_tokens, split=options.split_sentences),
-            number,
-            self._voices(voices, number),
-            any(one.speaker == number for one in voices),
-            [Earlier(prompts.segment(said), said.speaker == number) for said in context],
-            options,
-        )
-
-    def _voices(self, voices: Sequence[Voice], speaker: int) -> list[Block]:
-        """Those of a dialogue as far as they fit into half of the positions, and in any case the speaker's own.
-
-        Which these are does not follow from who speaks: prompts that begin alike are computed once.
-        """
-        room, blocks = self.engine.spec.max_positions // 2, list[Block]()
-        left_out = False
-        for voice in voices:
-            block = self.engine.prompts.segment(Segment(voice.text, voice.codes, voice.speaker), is_voice=True)
-            left_out = left_out or len(block) > room
-            room -= len(block)
-            if not left_out or voice.speaker == speaker:
-                blocks.append(block)
-        return blocks
+        return self._planner.plan(text, voice, context, speaker, _speech_options(options))
 
 
 def _speech_options(options: SpeechOptions | None) -> SpeechOptions:

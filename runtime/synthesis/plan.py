@@ -1,12 +1,17 @@
-"""What is to be said, how and by whom: checked, not yet begun. It knows no models."""
+"""What is to be said, how and by whom: checked, not yet begun. It knows no engine."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ...core.checked import expect
-from ..lm.prompt import Block
+from ...models.spec import ModelSpec
+from ..lm.prompt import Block, PromptBuilder
 from ..options import SpeechOptions
+from ..speech import Segment
+from ..voice import Voice
 from .sentences import SentenceSplitter, normalise_text, split_sentences
 
 
@@ -33,7 +38,65 @@ class SpeechPlan:
     options: SpeechOptions
 
 
-def sentences_of(text: str | Iterable[str], whole_words: Sequence[str], *, split: bool) -> Iterable[str]:
+class Planner:
+    """Checks what is asked of one model."""
+
+    def __init__(self, prompts: PromptBuilder, spec: ModelSpec, codebooks: int) -> None:
+        """`codebooks` are the codec's."""
+        self._prompts, self._spec, self._codebooks = prompts, spec, codebooks
+
+    def plan(
+        self,
+        text: str | Iterable[str],
+        voice: Voice | Sequence[Voice] | None,
+        context: Sequence[Segment],
+        speaker: int | None,
+        options: SpeechOptions,
+    ) -> SpeechPlan:
+        """The plan. See `MisoTTS.stream` for arguments and errors."""
+        expect("context", context, Sequence)
+        for said in context:
+            expect("each of context", said, Segment, Voice)
+        voices = self._checked_voices(voice)
+        number = speaker if speaker is not None else voices[0].speaker if voices else 0
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+            raise ValueError(f"a speaker is a number from 0, not {number!r}")
+        number = int(number)
+        if isinstance(voice, Voice):
+            # Only if both have the same number does the model take the voice for the speaker's.
+            voices = [replace(voice, speaker=number)]
+        return SpeechPlan(
+            _sentences(text, self._prompts.added_tokens, split=options.split_sentences),
+            number,
+            self._voice_blocks(voices, number),
+            any(one.speaker == number for one in voices),
+            [Earlier(self._prompts.segment(said), said.speaker == number) for said in context],
+            options,
+        )
+
+    def _checked_voices(self, voice: Any) -> list[Voice]:
+        voices: list[Voice] = [] if voice is None else list(voice) if isinstance(voice, list | tuple) else [voice]
+        for one in voices:
+            expect("voice", one, Voice)
+            one.check(self._codebooks, self._spec.audio_vocab)
+        return voices
+
+    def _voice_blocks(self, voices: Sequence[Voice], speaker: int) -> list[Block]:
+        """Those of a dialogue as far as they fit into half of the positions, and in any case the speaker's own.
+
+        Which these are does not follow from who speaks: prompts that begin alike are computed once.
+        """
+        room, blocks, is_full = self._spec.max_positions // 2, list[Block](), False
+        for voice in voices:
+            block = self._prompts.segment(Segment(voice.text, voice.codes, voice.speaker), is_voice=True)
+            room -= len(block)
+            is_full = is_full or room < 0
+            if not is_full or voice.speaker == speaker:
+                blocks.append(block)
+        return blocks
+
+
+def _sentences(text: str | Iterable[str], whole_words: Sequence[str], *, split: bool) -> Iterable[str]:
     """The sentences of a text; of one that comes in pieces each when it is complete. Without `split` it is one.
 
     Raises `ValueError` on text with nothing to say and `TypeError` on what is no text, in pieces when that is seen.

@@ -127,8 +127,8 @@ class Prompting:
     def _no_room(self, text: Block) -> ValueError:
         taken = _rows(self._plan.voices) + len(text)
         return ValueError(
-            f"the prompt takes {taken} positions ({len(text)} of them text) of {self._spec.max_positions}, which leaves "
-            "too few to be spoken in: use a shorter voice clip, or split the text"
+            f"the prompt takes {taken} positions ({len(text)} of them text) of {self._spec.max_positions}, which "
+            "leaves too few to be spoken in: use a shorter voice clip, or split the text"
         )
 
 

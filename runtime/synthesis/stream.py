@@ -21,8 +21,8 @@ from .speaker import Speaker
 class SpeechStream(Closing):
     """Sound as it is made: iterate for chunks; `speech` is the record of it. `close` stops early, as dropping it does.
 
-    Any thread may iterate, one at a time, and any may close: whoever waits for a chunk then gets the end. What was heard
-    of the sentence that was being spoken is in `speech`.
+    Any thread may iterate, one at a time, and any may close: whoever waits for a chunk then gets the end. What was
+    heard of the sentence that was being spoken is in `speech`.
 
     Args:
         live: Chunks leave at once, so nothing that was heard can be taken back; otherwise a sentence leaves when it is
