@@ -20,8 +20,8 @@ _NAME_CHAR = r"""[^\s:\uff1a,;!?"()\[\]{}/\\]"""
 _NAME = rf"[^\W\d_]{_NAME_CHAR}*(?:[ \t]+{_NAME_CHAR}+){{0,2}}"
 _DIALOGUE = re.compile(rf"(?P<speaker>\d{{1,4}}|{_NAME})\s*(?::\s+|\uff1a\s*)(?P<text>\S.*)")
 _DIALOGUE_BEGUN = re.compile(rf"(?:\d{{1,4}}|{_NAME})?\s*(?:[:\uff1a].*)?")
-_LONGEST_NAME = 1000
-"""Characters of a line after which it is not looked at before it is whole."""
+_LOOKED_AT = 1000
+"""Characters of a line that is not whole: looking at all of it again and again would take long."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,8 @@ def dialogue_turn(line: Numbered) -> Written | None:
 
 def is_prose(begun: str) -> bool:
     """Whether a line that begins so will not be `speaker: text`, nor JSON, however it goes on."""
-    if len(begun) > _LONGEST_NAME or is_json(begun):
-        return False
-    return _DIALOGUE_BEGUN.fullmatch(begun.strip()) is None
+    begun = begun.lstrip()[:_LOOKED_AT].rstrip()
+    return not is_json(begun) and _DIALOGUE_BEGUN.fullmatch(begun) is None
 
 
 def json_turn(line: Numbered, name: str) -> Written:
