@@ -4,9 +4,9 @@
     python benchmarks/book.py BUNDLE --minutes 30 --context 512 --out benchmarks/results/book.json
 
 It is read twice, by other seeds. Live: one stream, whose text comes in pieces of 1 to 7 characters as a language model
-writes them. Whole: a call a chapter, each sentence let out when it is done. Measured are the ends of the pieces of sound
-that sentences make, the gaps between them, the steps from sample to sample there, and memory after each minute of
-speech. Prints a table and, last, one line of JSON; fails if something is not as it should be. Linux only.
+writes them. Whole: a call a chapter, each sentence let out when it is done. Measured are the ends of the pieces of
+sound that sentences make, the gaps between them, the steps from sample to sample there, and memory after each minute
+of speech. Prints a table and, last, one line of JSON; fails if something is not as it should be. Linux only.
 """
 
 import ctypes
@@ -47,8 +47,6 @@ MEMORY_MB = 8.0
 WARM_UP_MINUTES = 3
 _RAMP_SAMPLES = SAMPLE_RATE_HZ * 2 // 1000
 _QUIET = 10 ** (END_DBFS / 20)
-_PARAGRAPHS = 6
-"""Of a chapter."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,13 @@ def sentence(script: Script, rng: Generator) -> str:
     return text[:LONGEST_CHARS].rstrip() + ("" if plain else str(rng.choice(script.ends)))
 
 
-def chapters(seed: int) -> Iterator[list[str]]:
+def chapters(seed: int, paragraphs: int) -> Iterator[list[str]]:
     """Paragraphs, without end: scripts take turns, each chapter has a title and closes with an ornament."""
     rng = np.random.default_rng(seed)
     while True:
         for script in SCRIPTS.values():
             title = script.space.join(rng.choice(script.words, 3))
-            texts = [[sentence(script, rng) for _ in range(rng.integers(1, 6))] for _ in range(_PARAGRAPHS)]
+            texts = [[sentence(script, rng) for _ in range(rng.integers(1, 6))] for _ in range(paragraphs)]
             yield [title, *(script.space.join(each) for each in texts), ORNAMENT]
 
 
@@ -186,6 +184,8 @@ class Reading:
     minutes: float
     options: SpeechOptions
     live: bool
+    paragraphs: int = 6
+    """Of a chapter, beside its title."""
     memory_minutes: float = 1.0
     ear: Ear = field(default_factory=Ear)
     given: list[str] = field(default_factory=list)
@@ -219,7 +219,7 @@ class Reading:
             yield from texts
 
     def _chapters(self) -> Iterator[str]:
-        for paragraphs in chapters(self.options.seed):
+        for paragraphs in chapters(self.options.seed, self.paragraphs):
             if self.ear.audio_s >= 60 * self.minutes:
                 return
             self.given.append("\n\n".join([*paragraphs, ""]))

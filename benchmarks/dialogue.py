@@ -239,18 +239,14 @@ def main(
 def _print(title: str, found: dict[str, Any]) -> None:
     columns = {side["side"]: side["turns"] for side in found["sides"]}
     columns["whole"] = found["sides"][-1]["whole"]
-    table = Table("turn", title=title)
-    for name in columns:
-        table.add_column(f"{name}: rows computed", justify="right")
-        table.add_column("TTFA, s", justify="right")
+    table = Table("turn", *columns, title=title, caption="rows computed of those of the prompt, and TTFA")
     for number, turns in enumerate(zip(*columns.values(), strict=True), 1):
-        cells = [(f"{turn['computed']} of {turn['rows']}", f"{turn['ttfa_s']:.2f}") for turn in turns]
-        table.add_row(str(number), *(cell for pair in cells for cell in pair))
+        table.add_row(str(number), *(f"{turn['computed']} of {turn['rows']}\n{turn['ttfa_s']:.2f} s" for turn in turns))
     console = Console()
     console.print(table)
     console.print(
         f"codes of whole speech as of live speech: {found['is_whole_as_live']}; with states from the disk as with "
-        f"computed ones: {found['is_kept_as_computed']}; states of the voices: {found['voice_states_bytes'] / 1e6:.1f} MB"
+        f"computed ones: {found['is_kept_as_computed']}; states of voices: {found['voice_states_bytes'] / 1e6:.1f} MB"
     )
 
 
