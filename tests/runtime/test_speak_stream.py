@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO, TextIOWrapper
@@ -20,6 +21,7 @@ from builders import Built
 from miso_gguf import Voice
 from miso_gguf.models.levels import Q4_K_M
 from miso_gguf.runtime import cli
+from miso_gguf.runtime.audio.pipe import open_output
 from miso_gguf.runtime.synthesis.speaker import Speaker
 
 COMMAND = (
@@ -75,7 +77,7 @@ def speak(
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(b"Hello there. \n\n", b"Goodbye now.\n"), (b'{"text": "Hello there."}\n', b'{"text": "Bye."}\n')],
+    [(b"Hello there.\n", b"Goodbye now.\n"), (b'{"text": "Hello there."}\n', b'{"text": "Bye."}\n')],
 )
 def test_the_first_line_is_heard_before_the_second_comes(
     bundle: Path, tmp_path: Path, first: bytes, second: bytes
@@ -117,7 +119,7 @@ def test_an_error_in_a_later_line(speak: Callable[..., tuple[int, str, str]]) ->
     said = json.loads(out)
     assert ([sentence["text"] for sentence in said["sentences"]], said["is_whole"]) == (["Hello.", "Hi."], False)
     kept = re.fullmatch(
-        r"miso-speak: error: line 3: none\.safetensors: no such voice file; .*; a\.wav: (\d\.\d) s of speech are kept\n",
+        r"miso-speak: error: line 3: none\.safetensors: no such voice .*; a\.wav: (\d\.\d) s of speech are kept\n",
         errors,
     )
     assert kept
@@ -168,16 +170,20 @@ def test_an_interrupt_when_the_file_is_begun_leaves_none(
     speak: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is heard when the file is known to be undone, and not before."""
-    opened = cli.open_output
 
     def interrupted(target: str, rate: int) -> Any:
-        writer = opened(target, rate)
+        writer = open_output(target, rate)
         os.kill(os.getpid(), signal.SIGINT)
         return writer
+
+    def load(*_: object) -> None:
+        time.sleep(30)
+        raise AssertionError("not interrupted")
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         monkeypatch.setattr(cli, "open_output", interrupted)
+        monkeypatch.setattr(cli, "_load", load)
         code, _, errors = speak("Hello there.")
     finally:
         signal.signal(signal.SIGINT, before)
