@@ -111,15 +111,26 @@ def spoken(setup: Setup, side: Side) -> dict[str, Any]:
         voice_cache_bytes=side.voice_cache_bytes,
         voice_directory=side.directory,
     )
-    logging.getLogger("miso_gguf").setLevel(logging.ERROR)
     begin = time.perf_counter()
-    with MisoTTS.of(open_level(setup.bundle, setup.quant), options) as tts:
+    with _errors_only(), MisoTTS.of(open_level(setup.bundle, setup.quant), options) as tts:
         loaded = time.perf_counter() - begin
         live = dialogue(tts, setup, side, live=True)
         record = {"side": side.name, "load_s": round(loaded, 2), "turns": live}
         if side.whole_too:
             record["whole"] = dialogue(tts, setup, side, live=False)
     return record
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Without the warnings of sentences that are cut short."""
+    logger = logging.getLogger("miso_gguf")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def dialogue(tts: MisoTTS, setup: Setup, side: Side, *, live: bool) -> list[dict[str, Any]]:

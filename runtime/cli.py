@@ -26,7 +26,7 @@ from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
 from .dialogue.conversation import Conversation
 from .dialogue.grammar import Line
-from .dialogue.together import Together
+from .dialogue.together import conversation_of
 from .dialogue.turns import Cast, Turn, encoded, read_lines, read_voice
 from .facts import kept, model_facts, speech_facts
 from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
@@ -184,7 +184,9 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
                 _note(request, f"{request.save_voice}: {default.seconds:.1f} s of voice saved")
             facts = model_facts(tts, engine, default, request)
             if writer is not None:
-                conversation = _conversation(tts, spoken, request)
+                conversation = conversation_of(
+                    tts, spoken, request.options, live=request.live, is_independent=request.independent
+                )
                 _speak(conversation, writer, request)
     except BaseException as error:
         if isinstance(writer, AudioWriter):
@@ -211,11 +213,6 @@ def _turns(
     for voice in filter(None, [default, *known]):
         voice.check(tts.codec.codebooks, tts.engine.spec.audio_vocab)
     return spoken
-
-
-def _conversation(tts: MisoTTS, spoken: list[Turn] | Iterator[Turn], request: SpeakRequest) -> Conversation:
-    kind = Together if request.sequences > 1 else Conversation
-    return kind(tts, spoken, request.options, live=request.live, is_independent=request.independent)
 
 
 def _say_what_is_kept(error: BaseException, writer: AudioWriter, request: SpeakRequest) -> None:

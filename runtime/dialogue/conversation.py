@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..audio.loudness import normalise
-from ..audio.samples import Samples, after_pause
+from ..audio.samples import Samples, after_pause, ramp_down
 from ..options import SpeechOptions
 from ..speech import Segment, Speech, Timing
 from ..synthesis.stream import SpeechStream
@@ -57,7 +57,7 @@ class Conversation:
         """
         for turn in self._in_their_order():
             waited_s = 0.0
-            with closing(self._turn(turn)) as pieces:
+            with closing(_ending_softly(self._turn(turn))) as pieces:
                 for number, samples in enumerate(pieces):
                     self._waits_s[-1] = waited_s
                     piece = after_pause(samples, TURN_GAP_MS) if self._is_begun and number == 0 else samples
@@ -132,6 +132,20 @@ class Conversation:
         for sentence, speaker in zip(record["sentences"], speakers, strict=True):
             sentence["speaker"] = speaker
         return record
+
+
+def _ending_softly(pieces: Generator[Samples, None, None]) -> Generator[Samples, None, None]:
+    """The same, and where an error cuts them no click."""
+    last = 0.0
+    with closing(pieces):
+        try:
+            for samples in pieces:
+                yield samples
+                last = float(samples[-1])
+        except Exception:
+            if last:
+                yield ramp_down(last)
+            raise
 
 
 def _as_it_is(stream: SpeechStream) -> Iterator[Samples]:

@@ -1,13 +1,17 @@
 """Turns that do not depend on each other, several of them spoken at once. It knows no files and no script formats."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain, islice
 
 from ..audio.samples import Samples, after_pause
+from ..options import SpeechOptions
 from ..speech import Speech
 from ..synthesis.plan import SpeechPlan
+from ..tts import MisoTTS
 from .conversation import TURN_GAP_MS, Conversation
+from .turns import Turn
 
 
 class Together(Conversation):
@@ -43,3 +47,21 @@ class Together(Conversation):
         whole = super().record
         whole.timing.wall_s = self._spent_s
         return whole
+
+
+def conversation_of(
+    tts: MisoTTS, turns: Iterable[Turn], options: SpeechOptions, *, live: bool, is_independent: bool
+) -> Conversation:
+    """The one that speaks `turns`: several at once if they are independent and there are sequences for it.
+
+    A text that comes in pieces is one turn: its sentences hear each other, and are spoken as they come.
+    """
+    if tts.engine.sequences == 1 or not is_independent:
+        return Conversation(tts, turns, options, live=live, is_independent=is_independent)
+    if not isinstance(turns, Sequence):
+        rest = iter(turns)
+        begun = list(islice(rest, 1))
+        turns = chain(begun, rest)
+        if begun and not isinstance(begun[0].text, str):
+            return Conversation(tts, turns, options, live=live, is_independent=True)
+    return Together(tts, turns, options, live=live, is_independent=True)

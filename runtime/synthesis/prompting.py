@@ -24,6 +24,9 @@ _PIECE_SHARE = 3 / 5
 """Of the positions that voices leave: most for one sentence and what is said of it. Two of the others fill the rest, so
 that none of them ever has no room."""
 _SEGMENT_SHARE = 1 / 5
+_OWN_SHARE = 1 / 5
+"""For the text's own sentences. A reply of half a minute stays whole, so that the next turn need not compute it; more
+would make each step of a long text slower."""
 _KEPT_SHARE = 0.6
 """Of the room for context, when it is full. Every time that its beginning changes all of it is computed again, so that
 must be seldom."""
@@ -103,7 +106,8 @@ class Prompting:
 
     def _before(self, room: int) -> list[Block]:
         """Context and own sentences that fit into `room`."""
-        if _rows([*self._context_blocks, *self._recent]) > room:
+        is_long = _rows(self._own) > _OWN_SHARE * self._left
+        if is_long or _rows([*self._context_blocks, *self._recent]) > room:
             # The one before is new to the cache anyway: without those between it and the context nothing is lost.
             del self._own[:-1]
         self._context = _newest(self._context, room - _rows(self._recent), self._left)

@@ -309,7 +309,7 @@ def test_100_000_characters(speak: Callable[..., Result], monkeypatch: pytest.Mo
     """All of it is said, in order; without the prompts, which take a minute."""
     dimensions = TINY.backbone.embed_dim, TINY.audio_vocab
     nothing = tuple(np.zeros((1, width), np.float32) for width in dimensions)
-    monkeypatch.setattr(Engine, "prefill", lambda *_: nothing)
+    monkeypatch.setattr(Engine, "prefill_chunks", lambda *_: iter([nothing]))
     sentence = "This is a sentence of a book that nobody wanted to read to its end, " * 3 + "and here it ends. "
     text = (sentence * 500)[:100_000]
     Path("book.txt").write_text(text)

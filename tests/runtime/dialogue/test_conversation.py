@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from miso_gguf.core.errors import MisoError
+from miso_gguf.runtime.audio.samples import ramp_down
 from miso_gguf.runtime.dialogue.conversation import TURN_GAP_MS, Conversation
 from miso_gguf.runtime.dialogue.turns import Turn
 from miso_gguf.runtime.options import SpeechOptions
@@ -116,11 +117,11 @@ def test_a_loudness_is_that_of_a_turn() -> None:
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("loudness_lufs", [None, -16])
 def test_what_was_spoken_comes_before_an_error(live: bool, loudness_lufs: float | None) -> None:
-    options, heard = SpeechOptions(loudness_lufs=loudness_lufs), 0
-    with pytest.raises(MisoError, match="the model fails"):  # noqa: PT012
-        for samples in _conversation(_Model(), "a", "b c fails", live=live, options=options).sound():
-            heard += len(samples)
-    assert heard == 3 * 12_000 + round(24 * TURN_GAP_MS)
+    options, heard = SpeechOptions(loudness_lufs=loudness_lufs), list[NDArray[np.float32]]()
+    with pytest.raises(MisoError, match="the model fails"):
+        heard.extend(_conversation(_Model(), "a", "b c fails", live=live, options=options).sound())
+    assert sum(map(len, heard[:-1])) == 3 * 12_000 + round(24 * TURN_GAP_MS)
+    np.testing.assert_array_equal(heard[-1], ramp_down(float(heard[-2][-1])), "and ends without a click")
 
 
 def test_each_turn_hears_those_before() -> None:
