@@ -71,15 +71,6 @@ def after_pause(samples: Samples, pause_ms: float) -> Samples:
     return np.concatenate([silence(pause_ms), faded(samples, start_ms=FADE_MS)])
 
 
-def joined_to(last: float, samples: Samples, pause_ms: float) -> Samples:
-    """What goes between two pieces of sound, and the second one: down from the `last` sample, a pause, up again.
-
-    In a stream the end of a piece is only known afterwards, so it cannot fade: the ramp comes after it.
-    """
-    ramp = faded(np.full(round(FADE_MS * SAMPLE_RATE_HZ / 1000), last, np.float32), end_ms=FADE_MS)
-    return np.concatenate([ramp, silence(pause_ms), faded(samples, start_ms=FADE_MS)])
-
-
 class Resampler:
     """A change of sample rate for audio that comes in chunks; passes it through when the rates are equal."""
 

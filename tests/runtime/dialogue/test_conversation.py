@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.audio.samples import ramp_down
 from miso_gguf.runtime.dialogue.conversation import TURN_GAP_MS, Conversation
+from miso_gguf.runtime.dialogue.together import Together, conversation_of
 from miso_gguf.runtime.dialogue.turns import Turn
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment, Speech, SpokenSentence, Timing
@@ -226,3 +228,26 @@ def test_timing_is_summed_field_by_field(monkeypatch: pytest.MonkeyPatch) -> Non
         stream.speech.timing = Timing(1, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
     monkeypatch.setattr(conversation, "_waits_s", [0.0, 1.0])
     assert conversation.record.timing == Timing(2, 2.0, 5.0, 8.0, 10.0, 12.0, 14.0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sequences", "is_independent", "kind"),
+    [
+        (["a", "b"], 1, True, Conversation),
+        (["a", "b"], 4, False, Conversation),
+        (["a", "b"], 4, True, Together),
+        ([iter(["a", "b"])], 4, True, Conversation),
+        ([], 4, True, Together),
+    ],
+)
+@pytest.mark.parametrize("comes", [True, False])
+def test_only_whole_lines_are_spoken_together(
+    texts: list[Any], sequences: int, is_independent: bool, kind: type[Conversation], comes: bool
+) -> None:
+    """The sentences of one text that comes hear each other, and are spoken as they come."""
+    model = cast(MisoTTS, SimpleNamespace(engine=SimpleNamespace(sequences=sequences)))
+    turns = [Turn(text, None, None) for text in texts]
+    given = iter(turns) if comes or not all(isinstance(text, str) for text in texts) else turns
+    found = conversation_of(model, given, OPTIONS, live=True, is_independent=is_independent)
+    assert type(found) is kind
+    assert list(found._turns) == turns
