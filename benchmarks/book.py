@@ -41,11 +41,11 @@ END_DBFS = -50.0
 END_SAMPLES = 6
 """0.25 ms: what comes last of a ramp of 5 ms from full scale is below `END_DBFS`."""
 SEAM_STEP = 0.05
-"""Most from one sample to the next at a seam. A ramp of 5 ms from full scale has steps of 0.013."""
+"""Most from one sample to the next at a seam. Noise at full scale, faded over 5 ms, begins and ends with 0.013."""
 MEMORY_MB = 8.0
 """What the second half of a reading may hold more than the first, warmed up."""
 WARM_UP_MINUTES = 3
-_RAMP_SAMPLES = SAMPLE_RATE_HZ * 2 // 1000
+_LONGER_SAMPLES = SAMPLE_RATE_HZ * 2 // 1000
 _QUIET = 10 ** (END_DBFS / 20)
 
 
@@ -126,7 +126,7 @@ class Ear:
     gaps_ms: list[float] = field(default_factory=list)
     """Between two pieces, all that is below `END_DBFS`: what the model leaves itself is part of it."""
     steps: list[float] = field(default_factory=list)
-    """The largest at each seam: over the last 2 ms of a piece, the silence, and the first 2 ms of sound."""
+    """The largest at each seam: from the last samples of a piece over the silence to the first ones of the next."""
     within: list[float] = field(default_factory=list)
     """The largest inside each piece."""
     _sentence: int = -1
@@ -152,13 +152,13 @@ class Ear:
         piece, before = np.concatenate(self._parts), self._before
         self._parts.clear()
         self.ends_dbfs.append(peak_dbfs(piece[-END_SAMPLES:]))
-        self.last_2_ms_dbfs.append(peak_dbfs(piece[-_RAMP_SAMPLES:]))
+        self.last_2_ms_dbfs.append(peak_dbfs(piece[-_LONGER_SAMPLES:]))
         self.within.append(float(np.abs(np.diff(piece)).max(initial=0)))
         if before is not None:
             quiet = _leading(np.abs(before[::-1]) < _QUIET) + _leading(np.abs(piece) < _QUIET)
             self.gaps_ms.append(1e3 * quiet / SAMPLE_RATE_HZ)
-            begin = piece[: _leading(piece == 0) + _RAMP_SAMPLES]
-            self.steps.append(float(np.abs(np.diff(np.concatenate([before[-_RAMP_SAMPLES:], begin]))).max()))
+            begin = piece[: _leading(piece == 0) + END_SAMPLES]
+            self.steps.append(float(np.abs(np.diff(np.concatenate([before[-END_SAMPLES:], begin]))).max()))
         self._before = piece
 
 
