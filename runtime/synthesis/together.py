@@ -41,7 +41,8 @@ def spoken_in_order(plans: Iterable[SpeechPlan], begin: Begin, at_once: int) -> 
     """The speeches of `plans`, in their order, `at_once` of them under way.
 
     `plans` are read in the thread that iterates this, a few ahead. The first error, of a speech or of `plans`, comes
-    after the speeches before it, and ends the others; as closing this does, or dropping it.
+    after the speeches before it, and ends the others; as closing this does, or dropping it. So does an interrupt, after
+    those that are done.
     """
     crew, process = _Crew(begin, at_once), OwnProcess()
     # An interrupt may come before `finally` has done anything: then this is dropped.
@@ -52,14 +53,22 @@ def spoken_in_order(plans: Iterable[SpeechPlan], begin: Begin, at_once: int) -> 
     try:
         for call in _asked(plans, crew):
             window.append(call)
-            if len(window) > (1 + _WAITING) * at_once or window[0].done():
+            while window and (len(window) > (1 + _WAITING) * at_once or window[0].done()):
                 process.check()
-                yield window.popleft().result()
+                yield _taken(window)
                 consumer = threading.get_ident()
         while window:
             process.check()
-            yield window.popleft().result()
+            yield _taken(window)
             consumer = threading.get_ident()
+    except KeyboardInterrupt:
+        while window and window[0].done():
+            try:
+                speech = _taken(window)
+            except Exception:
+                break
+            yield speech
+        raise
     finally:
         if process.is_here:
             stop()
@@ -67,6 +76,13 @@ def spoken_in_order(plans: Iterable[SpeechPlan], begin: Begin, at_once: int) -> 
             if threading.get_ident() == consumer:
                 crew.wait()
         del holder
+
+
+def _taken(window: deque[Call[Speech]]) -> Speech:
+    """The next one, which stays there while it is waited for: an interrupt then leaves no gap."""
+    speech = window[0].result()
+    window.popleft()
+    return speech
 
 
 class _Holder:

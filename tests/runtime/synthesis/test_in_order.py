@@ -230,6 +230,22 @@ def test_an_error_comes_after_what_was_before_it_and_ends_the_rest(where: str) -
     assert all(stream.stopped.is_set() for stream in stage.streams[5:])
 
 
+def test_an_interrupt_while_plans_are_awaited_comes_after_what_is_done() -> None:
+    """Their source may have fallen silent long ago. Behind what is not done nothing comes: it would leave a gap."""
+    stage = Stage(lambda number: stage.read == 4 and number != 2)
+
+    def contents() -> Iterator[int]:
+        yield from range(4)
+        assert soon(lambda: [thread.name for thread in threading.enumerate()].count("miso-together") == 1)
+        raise KeyboardInterrupt
+
+    found: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(speech.speaker for speech in stage.spoken(contents(), at_once=4))
+    assert found == [0, 1]
+    assert nobody_speaks()
+
+
 # However it ends.
 
 
