@@ -38,14 +38,14 @@ from miso_gguf.runtime.tts import MisoTTS
 LONGEST_CHARS = 600
 END_DBFS = -50.0
 """No piece of sound may end louder."""
-END_SAMPLES = 6
-"""0.25 ms: what comes last of a ramp of 5 ms from full scale is below `END_DBFS`."""
+END_SAMPLES = SAMPLE_RATE_HZ * 2 // 1000
+"""2 ms."""
 SEAM_STEP = 0.05
 """Most from one sample to the next at a seam. Noise at full scale, faded over 5 ms, begins and ends with 0.013."""
 MEMORY_MB = 8.0
 """What the second half of a reading may hold more than the first, warmed up."""
 WARM_UP_MINUTES = 3
-_LONGER_SAMPLES = SAMPLE_RATE_HZ * 2 // 1000
+_SEAM_SAMPLES = 6
 _QUIET = 10 ** (END_DBFS / 20)
 
 
@@ -122,7 +122,6 @@ class Ear:
     audio_s: float = 0.0
     ends_dbfs: list[float] = field(default_factory=list)
     """The loudest of the last samples of each piece."""
-    last_2_ms_dbfs: list[float] = field(default_factory=list)
     gaps_ms: list[float] = field(default_factory=list)
     """Between two pieces, all that is below `END_DBFS`: what the model leaves itself is part of it."""
     steps: list[float] = field(default_factory=list)
@@ -152,13 +151,12 @@ class Ear:
         piece, before = np.concatenate(self._parts), self._before
         self._parts.clear()
         self.ends_dbfs.append(peak_dbfs(piece[-END_SAMPLES:]))
-        self.last_2_ms_dbfs.append(peak_dbfs(piece[-_LONGER_SAMPLES:]))
         self.within.append(float(np.abs(np.diff(piece)).max(initial=0)))
         if before is not None:
             quiet = _leading(np.abs(before[::-1]) < _QUIET) + _leading(np.abs(piece) < _QUIET)
             self.gaps_ms.append(1e3 * quiet / SAMPLE_RATE_HZ)
-            begin = piece[: _leading(piece == 0) + END_SAMPLES]
-            self.steps.append(float(np.abs(np.diff(np.concatenate([before[-END_SAMPLES:], begin]))).max()))
+            begin = piece[: _leading(piece == 0) + _SEAM_SAMPLES]
+            self.steps.append(float(np.abs(np.diff(np.concatenate([before[-_SEAM_SAMPLES:], begin]))).max()))
         self._before = piece
 
 
@@ -242,7 +240,6 @@ class Reading:
             "tries": dict(sorted(Counter(tries for _, _, tries, _ in self.sentences).items())),
             "pieces": len(ear.ends_dbfs),
             "end_dbfs": _spread(ear.ends_dbfs, 1),
-            "last_2_ms_dbfs": _spread(ear.last_2_ms_dbfs, 1),
             "gap_ms": _spread(ear.gaps_ms, 1),
             "seam_step": _spread(ear.steps, 4),
             "step_within": _spread(ear.within, 4),

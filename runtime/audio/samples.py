@@ -17,6 +17,9 @@ RATES_HZ = range(4_000, 192_001)
 FADE_MS = 5.0
 """Long enough that a cut does not click, too short to be heard itself."""
 
+_QUIET_MS = 5.0
+"""Of silence at the end of a piece, so that it may be cut out there."""
+
 _PCM16_MAX = 32767
 _QUIETEST_DBFS = -120.0
 
@@ -58,12 +61,20 @@ def faded(
 
 
 def ramp_down(last: float) -> Samples:
-    """What comes after a sound that breaks off at the sample `last`, so that it does not click; nothing after a zero.
+    """What follows a sound whose end nobody knew: from its `last` sample down to zero, and there for a while.
 
-    In a stream the end of a sound is only known afterwards, so it cannot fade: the ramp comes after it.
+    Nothing follows one that ends at zero.
     """
-    count = round(FADE_MS * SAMPLE_RATE_HZ / 1000) if last else 0
-    return faded(np.full(count, last, np.float32), end_ms=FADE_MS)
+    if last == 0:
+        return silence(0)
+    ramp = faded(np.full(round(FADE_MS * SAMPLE_RATE_HZ / 1000), last, np.float32), end_ms=FADE_MS)
+    return np.concatenate([ramp, silence(_QUIET_MS)])
+
+
+def cut_off(samples: Samples) -> Samples:
+    """Sound that was stopped, as long as before: its end is faded, and silent."""
+    quiet = silence(_QUIET_MS)[: len(samples)]
+    return np.concatenate([faded(samples[: len(samples) - len(quiet)], end_ms=FADE_MS), quiet])
 
 
 def after_pause(samples: Samples, pause_ms: float) -> Samples:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core.arrays import I64Array
 from ...models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
-from ..audio.samples import FADE_MS, Samples, after_pause, faded, peak_dbfs, ramp_down
+from ..audio.samples import Samples, after_pause, cut_off, peak_dbfs, ramp_down
 from ..codec.codec import Codec
 from ..codec.thread import CodecThread
 from ..lm.batcher import Queue
@@ -107,7 +107,7 @@ class Speaker:
         if kept and len(codes):
             sound = np.concatenate(kept)[: len(codes) * self._codec.frame_samples]
             if len(codes) < len(take.codes):
-                sound = faded(sound, end_ms=FADE_MS)
+                sound = cut_off(sound)
             yield self._chunk(np.concatenate([sound, ramp_down(sound[-1])]), index)
         elif self._last:
             yield self._chunk(ramp_down(self._last), index, goes_on=True)

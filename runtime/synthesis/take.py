@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...core.arrays import I64Array
-from ..audio.samples import FADE_MS, Samples, faded
+from ..audio.samples import Samples, cut_off
 from ..codec.codec import Codec
 from ..codec.thread import CodecThread
 from ..lm.batcher import Queue
@@ -73,7 +73,7 @@ class Take:
             if self._stopping.hear(samples):
                 ticket.cancel()
             # With a verdict nothing follows, and a cut would click.
-            return samples if self._stopping.verdict is None else faded(samples, end_ms=FADE_MS)
+            return samples if self._stopping.verdict is None else cut_off(samples)
 
         try:
             with ticket:

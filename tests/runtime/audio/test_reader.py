@@ -19,6 +19,7 @@ from miso_gguf.runtime.audio.samples import (
     Resampler,
     after_pause,
     checked,
+    cut_off,
     dbfs,
     faded,
     peak_dbfs,
@@ -214,10 +215,23 @@ def test_joined_pieces_have_no_step_at_the_seam() -> None:
     first, second = np.full(2400, 0.8, np.float32), np.full(2400, -0.8, np.float32)
     for pause_ms, silent in ((0, 0), (50, 1200)):
         result = np.concatenate([first, ramp_down(0.8), after_pause(second, pause_ms)])
-        assert len(result) == 4800 + 120 + silent
+        assert len(result) == 4800 + 240 + silent
         assert np.abs(np.diff(result)).max() < 0.02
         assert result[-1] == np.float32(-0.8), "the end is no seam"
+    assert not ramp_down(0.8)[119:].any(), "and it may be cut out there"
     assert len(ramp_down(0.0)) == 0
+
+
+def test_what_is_cut_off_ends_in_silence() -> None:
+    samples = np.full(1920, 0.8, np.float32)
+    result = cut_off(samples)
+    assert len(result) == 1920
+    np.testing.assert_array_equal(result[:1680], samples[:1680])
+    assert np.abs(np.diff(result)).max() < 0.02
+    assert not result[-120:].any()
+    assert result[-121] == 0 < result[-122]
+    assert not cut_off(samples[:100]).any()
+    assert len(cut_off(samples[:0])) == 0
 
 
 @given(sizes=st.lists(st.integers(0, 5000), max_size=8), rate_hz=st.sampled_from([16_000, 24_000, 44_100, 48_000]))

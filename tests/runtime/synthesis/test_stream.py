@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speaking import Scripted, load_tts, random_codes
 
 from miso_gguf.models.noise import gumbel_noise
-from miso_gguf.runtime.audio.samples import FADE_MS, Samples, faded, ramp_down
+from miso_gguf.runtime.audio.samples import Samples, cut_off, ramp_down
 from miso_gguf.runtime.codec.codec import Codec, CodecStream
 from miso_gguf.runtime.lm.batcher import BUFFER_FRAMES
 from miso_gguf.runtime.lm.prompt import Block
@@ -28,7 +28,7 @@ Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 FRAME = 1920
-RAMP = 120
+FADE, RAMP = 120, 240
 PAUSE = round(SENTENCE_GAP_MS * 24)
 SENTENCES = ("First, something is said here.", "Then something else is said.", "And that is all there is to say.")
 TEXT = " ".join(SENTENCES)
@@ -56,11 +56,6 @@ def whole(sound: Samples) -> Samples:
     return np.concatenate([sound, ramp_down(float(sound[-1]))])
 
 
-def cut(sound: Samples) -> Samples:
-    """What is heard of one that was stopped."""
-    return faded(sound, end_ms=FADE_MS)
-
-
 def segment(index: int, codes: Codes) -> Segment:
     return Segment(SENTENCES[index], codes, 0)
 
@@ -80,7 +75,7 @@ def test_streamed_sound_is_the_offline_decode(model: MisoTTS, chunk_frames: int)
     assert all(chunk.samples.dtype == np.float32 for chunk in chunks)
     samples = np.concatenate([chunk.samples for chunk in chunks])
     assert samples.std() > 0.02
-    np.testing.assert_allclose(samples, cut(model.codec.decode(model.codec.playable(codes))), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(samples, cut_off(model.codec.decode(model.codec.playable(codes))), rtol=0, atol=1e-5)
     starts = np.cumsum([0, *(len(chunk.samples) for chunk in chunks[:-1])]) / 24_000
     assert [chunk.start_s for chunk in chunks] == pytest.approx(list(starts))
     assert [chunk.elapsed_s for chunk in chunks] == sorted(chunk.elapsed_s for chunk in chunks)
@@ -285,7 +280,7 @@ def test_sentences_are_joined_without_a_step(model: MisoTTS, monkeypatch: pytest
     samples, chunks = spoken(model, live=live)
     position = 0
     for index, sound in enumerate(alone):
-        fade = RAMP if index else 0
+        fade = FADE if index else 0
         found = samples[position : position + len(sound)]
         np.testing.assert_allclose(found[fade:], sound[fade:], rtol=0, atol=1e-5)
         position += len(sound) + RAMP
@@ -335,7 +330,7 @@ def test_eos_at_once_is_tried_again(
     np.testing.assert_array_equal(speech.codes, takes[1])
     assert (speech.sentences[0].tries, speech.sentences[0].ended) == (2, "eos")
     assert "'First, something is said here.' ended by empty after 0 frames: spoken again with another" in caplog.text
-    assert speech.audio_s == pytest.approx(0.325)
+    assert speech.audio_s == pytest.approx(0.33)
     assert speech.timing.frames == 6
     # Another seed, of which no sentence has the like.
     first, second = scripted.noise
@@ -394,7 +389,7 @@ def test_a_loop_that_comes_again_is_cut_with_a_fade(model: MisoTTS, monkeypatch:
     np.testing.assert_array_equal(speech.codes, kept)
     assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("loop", 2)
     expected = model.codec.decode(kept)
-    np.testing.assert_allclose(speech.samples[:-RAMP], expected[:-RAMP], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(speech.samples[: -2 * FADE], expected[: -2 * FADE], rtol=0, atol=1e-5)
     assert speech.samples.shape == expected.shape
     assert speech.samples[-1] == 0
     assert abs(expected[-1]) > CALM / 2
@@ -408,7 +403,7 @@ def test_what_was_heard_is_not_taken_back(model: MisoTTS, monkeypatch: pytest.Mo
         samples = np.concatenate([chunk.samples for chunk in stream])
     np.testing.assert_array_equal(stream.speech.codes, codes[: 8 + KEPT_FRAMES], "what follows it goes on from there")
     assert (stream.speech.sentences[0].ended, stream.speech.sentences[0].tries) == ("loop", 1)
-    np.testing.assert_allclose(samples, cut(model.codec.decode(codes[: 8 + LOOP_FRAMES])), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(samples, cut_off(model.codec.decode(codes[: 8 + LOOP_FRAMES])), rtol=0, atol=1e-5)
 
 
 def mute(monkeypatch: pytest.MonkeyPatch, codec: Codec, quiet: Codes) -> None:
@@ -487,7 +482,7 @@ def test_no_end_in_sight(model: MisoTTS, monkeypatch: pytest.MonkeyPatch, caplog
     assert (speech.sentences[0].ended, speech.sentences[0].tries) == ("cap", 2)
     assert scripted.steps == 2 * (limit - 1)
     assert f"ended by cap after {limit} frames: spoken again with another seed" in caplog.text
-    np.testing.assert_allclose(speech.samples, cut(model.codec.decode(speech.codes)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(speech.samples, cut_off(model.codec.decode(speech.codes)), rtol=0, atol=1e-5)
     Scripted(monkeypatch, model.engine, takes[:1])
     speech = model.generate(SENTENCES[0], options=SpeechOptions(max_seconds=0.99))
     assert (len(speech.codes), speech.sentences[0].tries) == (12, 1)
