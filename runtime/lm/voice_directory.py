@@ -169,7 +169,7 @@ class VoiceDirectory:
         for path in self._path.iterdir():
             if not (match := _OURS.fullmatch(path.name)):
                 continue
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 status = path.lstat()
                 if match[1] is None:
                     found.append((status.st_mtime, status.st_size, path))
@@ -179,5 +179,6 @@ class VoiceDirectory:
         for _, size, path in sorted(found):
             if total <= self.most_bytes:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            with suppress(OSError):  # somebody else's, or a directory: the next one
+                path.unlink(missing_ok=True)
+                total -= size

@@ -165,6 +165,18 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     assert not directory.holds([b"too large"])
 
 
+def test_what_cannot_be_deleted_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / f"{'0' * 64}.miso-kv"
+    folder.mkdir()
+    os.utime(folder, (1, 1))
+    size = module._HEADER.size + len(STATE)
+    oldest = write(tmp_path, [b"0"])
+    os.utime(oldest, (2, 2))
+    new = write(tmp_path, [b"1"], most_bytes=folder.stat().st_size + size)
+    assert set(tmp_path.iterdir()) == {folder, new}
+    assert not caplog.records
+
+
 def test_many_may_write_at_once(tmp_path: Path) -> None:
     directories = [VoiceDirectory(tmp_path, b"model", 3 * (module._HEADER.size + len(STATE))) for _ in range(4)]
     for number in range(8):
