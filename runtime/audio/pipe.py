@@ -19,6 +19,7 @@ class RawWriter(SampleWriter):
     """Raw PCM (signed 16 bit, little endian, mono) to a pipe or any binary stream, flushed chunk by chunk.
 
     A context manager; it does not close the stream. A `BrokenPipeError`, a player that was closed, is the caller's.
+    What else cannot be written, as to a full disk, is a `MisoError`.
 
     Args:
         stream: For example `sys.stdout.buffer`.
@@ -34,8 +35,13 @@ class RawWriter(SampleWriter):
         self._done = False
 
     def _emit(self, samples: Samples) -> None:
-        self._stream.write(to_pcm16(samples).astype("<i2").tobytes())
-        self._stream.flush()
+        try:
+            self._stream.write(to_pcm16(samples).astype("<i2").tobytes())
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise MisoError(f"standard output cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Write what the change of sample rate held back. May be called again."""

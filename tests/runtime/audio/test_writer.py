@@ -1,5 +1,6 @@
 """Writing speech: valid files whatever happens, and never a half one under the name that was asked for."""
 
+import errno
 import io
 import shutil
 import subprocess
@@ -348,3 +349,12 @@ def test_raw_pcm_at_another_rate_is_whole() -> None:
 def test_a_broken_pipe_is_the_callers() -> None:
     with pytest.raises(BrokenPipeError), RawWriter(Pipe(broken=True)) as writer:
         writer.write(tone(0.1))
+
+
+def test_a_pipe_to_a_full_disk() -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(MisoError, match=r"^standard output cannot be written: No space left on device$"):
+        RawWriter(Full()).write(np.zeros(9, np.float32))
