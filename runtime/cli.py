@@ -298,7 +298,9 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
         )
         rows.append([need.level, need.kv_type, str(need.context), *map(size_text, sizes), verdict])
     free, total, kept = map(size_text, (room.free_bytes, room.total_bytes, MARGIN_BYTES))
-    title = f"{room.device}: {free} of {total} free, {kept} kept"
+    voices = max(need.voice_cache_bytes for need in plan.needs)
+    of_voices = f", {size_text(voices)} for voices" if voices else ""
+    title = f"{room.device}: {free} of {total} free, {kept} kept{of_voices}"
     memory = "VRAM" if room.is_gpu else "memory"
     columns = ["level", "KV type", "context", "weights", "KV cache", "compute", memory, "verdict"]
     stdout.print(table(title, columns, rows, numeric=range(2, 7)))

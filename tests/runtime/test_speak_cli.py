@@ -702,6 +702,7 @@ def test_fit(speak: Callable[..., Result], gpu_with: Callable[[int], None]) -> N
     assert (shown.code, shown.err) == (0, "")
     assert "no GPU found by this build" in shown.out
     assert "pick: q4_k_m: a CPU reads all of it" in shown.out
+    assert "400.00 MB kept, 256.00 MB for voices" in shown.out
     assert "no GPU found" not in speak("--fit", "--gpu-layers", 0).out
     gpu_with(32_000_000)
     shown = speak("--fit")
