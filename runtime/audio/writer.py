@@ -201,8 +201,10 @@ class AudioWriter(SampleWriter):
             self._partial.unlink()
 
     def _failure(self, error: BaseException | None) -> MisoError:
-        free_bytes = shutil.disk_usage(self._target.parent).free
-        if free_bytes < _FULL_DISK_BYTES:
+        directory = self._target.parent
+        if not directory.is_dir():
+            return MisoError(f"{self.path}: its directory was deleted meanwhile, nothing was kept.")
+        if shutil.disk_usage(directory).free < _FULL_DISK_BYTES:
             return MisoError(f"{self.path}: the disk is full, nothing was kept. Free some space, or write elsewhere.")
         reason = getattr(error, "strerror", None) or "over a quota, or over a limit on file sizes?"
         return MisoError(f"{self.path}: could not be written whole ({reason}), nothing was kept. Write elsewhere.")

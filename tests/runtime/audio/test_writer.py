@@ -358,3 +358,12 @@ def test_a_pipe_to_a_full_disk() -> None:
 
     with pytest.raises(MisoError, match=r"^standard output cannot be written: No space left on device$"):
         RawWriter(Full()).write(np.zeros(9, np.float32))
+
+
+def test_a_directory_that_is_deleted_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    writer = AudioWriter(tmp_path / "gone" / "a.wav")
+    writer.write(tone(0.1))
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(MisoError, match=r"a\.wav: its directory was deleted meanwhile"):
+        writer.close()
