@@ -71,8 +71,9 @@ class Voice:
             )
         if any("\ud800" <= char <= "\udfff" for char in self.text + self.name):
             raise ValueError("the text of a voice has bytes that are not UTF-8; pass it as UTF-8")
-        if isinstance(self.speaker, bool) or not isinstance(self.speaker, int) or self.speaker < 0:
+        if isinstance(self.speaker, bool) or not isinstance(self.speaker, int | np.integer) or self.speaker < 0:
             raise ValueError(f"a speaker is a number from 0, not {self.speaker!r}")
+        object.__setattr__(self, "speaker", int(self.speaker))
         own = codes.astype(np.int64, order="C", copy=True)
         own.flags.writeable = False
         object.__setattr__(self, "codes", own)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from ...core.errors import MisoError
 from ...core.process import OwnProcess
@@ -21,6 +21,8 @@ from .stream import SpeechStream
 
 _LOOK_S = 0.5
 """A thread that waits looks so often whether its event loop is closed, and nobody can ask or answer any more."""
+_END = object()
+"""After the last piece of a text: None, which some language models end with, is no text but an error."""
 
 Asked: TypeAlias = asyncio.Future[Chunk | None]
 
@@ -193,7 +195,7 @@ class _Awaited:
     def __init__(self, pieces: AsyncIterable[str]) -> None:
         self._pieces = aiter(pieces)
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._next: concurrent.futures.Future[str | None] | None = None
+        self._next: concurrent.futures.Future[object] | None = None
         self._stopped = False
 
     def __iter__(self) -> "_Awaited":
@@ -214,12 +216,12 @@ class _Awaited:
             if loop.is_closed():
                 raise concurrent.futures.CancelledError
         piece = asked.result()
-        if piece is None:
+        if piece is _END:
             raise StopIteration
-        return piece
+        return cast(str, piece)  # whoever takes it looks
 
-    async def _following(self) -> str | None:
-        return await anext(self._pieces, None)
+    async def _following(self) -> object:
+        return await anext(self._pieces, _END)
 
     def stop(self) -> None:
         """Await no more."""

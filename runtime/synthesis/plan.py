@@ -12,6 +12,7 @@ from ..lm.prompt import Block, PromptBuilder
 from ..options import SpeechOptions
 from ..speech import Segment
 from ..voice import Voice
+from .characters import slices
 from .sentences import SentenceSplitter, normalise_text, split_sentences
 
 
@@ -28,6 +29,7 @@ class SpeechPlan:
     """What is to be said, how and by whom. A text that comes in pieces is read while it is spoken, so only once."""
 
     sentences: Iterable[str]
+    """An empty one is none: more of the text has been read, and whoever reads it may stop there."""
     speaker: int
     voices: Sequence[Block]
     """In their order; of a dialogue all, so that its turns begin alike."""
@@ -110,13 +112,16 @@ def _sentences(text: str | Iterable[str], whole_words: Sequence[str], *, split: 
 
 
 def _as_they_come(pieces: Iterable[str], whole_words: Sequence[str], *, split: bool) -> Iterator[str]:
-    if not split:
-        yield normalise_text("".join(map(_checked, pieces)))
-        return
-    splitter = SentenceSplitter(whole_words=whole_words)
+    splitter, whole = SentenceSplitter(whole_words=whole_words), list[str]()
     for piece in pieces:
-        yield from splitter.feed(_checked(piece))
-    yield from splitter.end()
+        # A long one in parts too, so that its first sentence does not wait for its last.
+        for part in slices(_checked(piece)) or [""]:
+            if split:
+                yield from splitter.feed(part)
+            else:
+                whole.append(part)
+            yield ""
+    yield from splitter.end() if split else [normalise_text("".join(whole))]
 
 
 def _checked(piece: str) -> str:

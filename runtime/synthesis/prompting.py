@@ -64,7 +64,7 @@ class Prompting:
     def _has_room(self, text: str) -> bool:
         frames = self._wanted(text)
         rows = len(self._prompts.text(text, self._plan.speaker)) + frames
-        return rows <= _PIECE_SHARE * self._left or frames <= LEAST_FRAMES
+        return rows <= _PIECE_SHARE * self._left or (frames <= LEAST_FRAMES and rows <= self._left)
 
     def prepare(self, text: str) -> Utterance:
         """`text` after what was said before it.
@@ -145,7 +145,7 @@ def _newest(context: list[Earlier], room: int, most: int) -> list[Earlier]:
     ends = [0, *accumulate(len(earlier.block) for earlier in context)]
     step = most / _ROOM_STEPS
     stepped = max(room // step * step, min(room, step))
-    if ends[-1] <= stepped:
+    if not context or ends[-1] <= stepped:
         return context
     for cut in range(0, ends[-1], max(1, round((1 - _KEPT_SHARE) * stepped))):
         start = bisect_right(ends, cut) - 1

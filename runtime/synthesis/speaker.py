@@ -75,7 +75,15 @@ class Speaker:
         begin = time.perf_counter()
         self.awaits_text = True  # before the next line: whoever stops this looks at them in the other order
         try:
-            return None if self._stopped.is_set() else next(sentences, None)
+            while not self._stopped.is_set():
+                sentence = next(sentences, None)
+                if sentence != "" and not self._stopped.is_set():
+                    return sentence
+            return None
+        except Exception:
+            if not self._stopped.is_set():
+                raise
+            return None  # of a text that nobody wants any more
         finally:
             self.awaits_text = False
             self._read_s += time.perf_counter() - begin

@@ -81,6 +81,13 @@ def test_codes_are_a_copy_and_read_only() -> None:
     assert voice.seconds == 0.16
 
 
+def test_the_speaker_may_be_any_whole_number(tmp_path: Path) -> None:
+    voice = Voice(CODES, "Hi.", np.uint8(3))
+    assert type(voice.speaker) is int
+    voice.save(tmp_path / "a.voice")
+    assert Voice.load(tmp_path / "a.voice").digest == voice.digest == Voice(CODES, "Hi.", 3).digest
+
+
 def test_the_digest_is_of_all_that_the_model_sees() -> None:
     digests = {
         Voice(CODES, "Hi.").digest,

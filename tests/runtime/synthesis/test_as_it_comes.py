@@ -14,6 +14,7 @@ from speaking import Scripted, load_tts, random_codes
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment
+from miso_gguf.runtime.synthesis.sentences import SentenceSplitter
 from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LOOP_FRAMES
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.runtime.voice import Voice
@@ -115,6 +116,41 @@ def test_closing_does_not_wait_for_the_text(model: MisoTTS) -> None:
     assert not reader.is_alive()
     assert len(stream.speech.sentences) == 1, "what came after it was closed is not spoken"
     assert sum(heard) == 5 * FRAME
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("ends", ["with text", "without any", "with an error"])
+def test_of_a_text_that_nobody_wants_no_more_is_read(model: MisoTTS, split: bool, ends: str) -> None:
+    """Not to the end of the sentence: whoever writes it may never come to that."""
+    read: list[str] = []
+
+    def pieces() -> Iterator[str]:
+        yield ""
+        stream.close()
+        if ends == "with an error":
+            raise BrokenPipeError
+        for piece in ["and ", "so ", "on "] if ends == "with text" else []:
+            read.append(piece)
+            yield piece
+
+    stream = model.stream(pieces(), options=SpeechOptions(split_sentences=split))
+    assert list(stream) == []
+    assert read == ["and "] * (ends == "with text")
+    assert stream.speech.sentences == []
+
+
+def test_a_long_piece_is_split_as_it_is_spoken(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    feed = SentenceSplitter.feed
+
+    def counted(self: SentenceSplitter, piece: str) -> list[str]:
+        fed.append(len(piece))
+        return feed(self, piece)
+
+    monkeypatch.setattr(SentenceSplitter, "feed", counted)
+    with model.stream([f"{TEXT} " * 1000], options=BRIEF) as stream:
+        next(stream)
+    assert sum(fed) < 5000
 
 
 # What a listener stops.

@@ -102,6 +102,9 @@ def test_whole_sentences_and_errors_of_the_arguments(wide: MisoTTS) -> None:
         wide.astream("...")
     with pytest.raises(TypeError, match="text must be str"):
         wide.astream(5)  # type: ignore[arg-type]
+    for piece in (None, 5):
+        with pytest.raises(TypeError, match=f"each piece of text must be str, not {piece}"):
+            run(chunks_of(wide.astream(pieces(piece), options=SHORT)))  # type: ignore[arg-type]
 
 
 def test_a_sentence_is_spoken_before_the_next_piece_is_there(wide: MisoTTS) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from speaking import random_codes
 
@@ -137,6 +137,7 @@ def test_what_is_left_out_stays_out(prompts: PromptBuilder) -> None:
 
 
 @given(st.lists(st.integers(1, 90), max_size=30), st.integers(-20, 600), st.integers(600, 900))
+@example([], -1, 600)
 def test_the_newest_context_that_fits(lengths: list[int], room: int, most: int) -> None:
     context = [Earlier(Block(np.zeros((length, 9), np.int64)), False) for length in lengths]
     kept = _newest(context, room, most)
@@ -176,6 +177,7 @@ def test_the_longest_duration_shrinks_to_the_room(prompts: PromptBuilder) -> Non
         utterance = made.prepare(text)
         assert utterance.max_frames == min(cap, positions - rows)
         assert utterance.rows == rows
+        assert prompting(prompts, positions=positions, options=whole).prepare(text).max_frames == utterance.max_frames
     with pytest.raises(ValueError, match=rf"the prompt takes {rows} positions \({rows} of them text\) of"):
         prompting(prompts, positions=rows + least - 1, options=whole).prepare(text)
 
@@ -212,3 +214,15 @@ def test_every_part_of_a_sentence_has_room(prompts: PromptBuilder, positions: in
         assert utterance.rows + utterance.max_frames <= positions
     assert prompting(prompts, options=SpeechOptions(split_sentences=False)).pieces(sentence) == [sentence]
     assert prompting(prompts).pieces("word " * 49 + "word.") == ["word " * 49 + "word."]
+
+
+@pytest.mark.parametrize("max_seconds", [0.08, 1.0])
+def test_text_that_may_take_no_time_has_room_too(prompts: PromptBuilder, max_seconds: float) -> None:
+    sentence = "今天天气很好我们去公园散步然后回家吃饭" * 13
+    made = prompting(prompts, positions=256, options=SpeechOptions(max_seconds=max_seconds))
+    pieces = made.pieces(sentence)
+    assert "".join(pieces) == sentence
+    for piece in pieces:
+        utterance = made.prepare(piece)
+        assert utterance.max_frames == SpeechOptions(max_seconds=max_seconds).max_frames
+        made.said(piece, random_codes(utterance.max_frames))
