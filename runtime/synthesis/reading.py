@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from .characters import is_between_graphemes
+from .characters import is_between_graphemes, is_speakable
 
 _LETTER_S, _CAPITAL_S, _SYLLABLE_S, _DIGIT_S, _PUNCTUATION_S, _SYMBOL_S = 0.065, 0.2, 0.25, 0.4, 0.2, 0.4
 _FRAMES_PER_SECOND = 12.5
@@ -60,7 +60,7 @@ def said_within(text: str, seconds: float) -> str:
 
 def _ends_word(text: str, index: int) -> bool:
     """Whether what stands before `index` can be all that was said."""
-    if not any(map(str.isalnum, text[:index])):
+    if not is_speakable(text[:index]):
         return False
     if text[index].isspace():
         return not text[index - 1].isspace()
