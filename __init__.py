@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from .core.errors import BundleError, Busy, CheckpointError, MisoError
     from .runtime.options import EngineOptions, SpeechOptions
     from .runtime.speech import Chunk, Segment, Speech
+    from .runtime.synthesis.asynchronous import AsyncSpeechStream
+    from .runtime.synthesis.plan import SpeechPlan
+    from .runtime.synthesis.stream import SpeechStream
     from .runtime.tts import MisoTTS
     from .runtime.voice import Voice
 
 __all__ = [
+    "AsyncSpeechStream",
     "BundleError",
     "Busy",
     "CheckpointError",
@@ -29,10 +33,13 @@ __all__ = [
     "Segment",
     "Speech",
     "SpeechOptions",
+    "SpeechPlan",
+    "SpeechStream",
     "Voice",
 ]
 
 _HOMES = {
+    "AsyncSpeechStream": "runtime.synthesis.asynchronous",
     "BundleError": "core.errors",
     "Busy": "core.errors",
     "CheckpointError": "core.errors",
@@ -43,6 +50,8 @@ _HOMES = {
     "Segment": "runtime.speech",
     "Speech": "runtime.speech",
     "SpeechOptions": "runtime.options",
+    "SpeechPlan": "runtime.synthesis.plan",
+    "SpeechStream": "runtime.synthesis.stream",
     "Voice": "runtime.voice",
 }
 """Loaded when they are first used: the runtime brings llama.cpp with it, which a conversion does without."""

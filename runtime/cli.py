@@ -290,20 +290,19 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
         stdout.print("no GPU found by this build of llama-cpp-python: CPU memory", highlight=False)
     rows = []
     for need in plan.needs:
-        sizes = (need.weights_bytes, need.kv_cache_bytes, need.compute_bytes, need.needed_bytes)
+        parts = (need.weights_bytes, need.kv_cache_bytes, need.voice_cache_bytes, need.compute_bytes)
+        sizes = map(size_text, (*parts, need.needed_bytes))
         verdict = (
             f"fits, {size_text(need.spare_bytes)} to spare"
             if need.fits
             else f"no, {size_text(-need.spare_bytes)} short"
         )
-        rows.append([need.level, need.kv_type, str(need.context), *map(size_text, sizes), verdict])
+        rows.append([need.level, need.kv_type, str(need.context), *sizes, verdict])
     free, total, kept = map(size_text, (room.free_bytes, room.total_bytes, MARGIN_BYTES))
-    voices = max(need.voice_cache_bytes for need in plan.needs)
-    of_voices = f", {size_text(voices)} for voices" if voices else ""
-    title = f"{room.device}: {free} of {total} free, {kept} kept{of_voices}"
+    title = f"{room.device}: {free} of {total} free, {kept} kept"
     memory = "VRAM" if room.is_gpu else "memory"
-    columns = ["level", "KV type", "context", "weights", "KV cache", "compute", memory, "verdict"]
-    stdout.print(table(title, columns, rows, numeric=range(2, 7)))
+    columns = ["level", "KV type", "context", "weights", "KV cache", "voices", "compute", memory, "verdict"]
+    stdout.print(table(title, columns, rows, numeric=range(2, 8)))
     stdout.print(f"pick: {plan.advice}", markup=False, highlight=False)
     return DONE if plan.pick.fits else NO
 

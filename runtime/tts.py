@@ -24,10 +24,10 @@ from .lm.utterance import Utterance
 from .options import EngineOptions, SpeechOptions
 from .speech import Segment, Speech
 from .synthesis.asynchronous import AsyncSpeechStream
+from .synthesis.in_order import spoken_in_order, whole
 from .synthesis.plan import Planner, SpeechPlan
 from .synthesis.prompting import Prompting
 from .synthesis.stream import SpeechStream
-from .synthesis.together import spoken_in_order, whole
 from .voice import Voice
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,8 @@ _WRITABLE = {
 }
 ENDINGS = tuple(_WRITABLE)
 """Of the names of files that can be written."""
+_OF_USE_WHEN_CUT = ("WAV", "OGG")
+"""Formats of which any reader takes a file whose end is missing."""
 _UNKNOWN_LENGTH = 1 << 40
 """libsndfile reports such lengths for files that were never finished."""
 _LOOKED_AT_SAMPLES = 2400
@@ -80,8 +83,8 @@ class AudioWriter(SampleWriter):
     """Writes a sound file while the samples come, in the format that its name's ending (one of `ENDINGS`) says.
 
     A context manager. The file has its name only when it is closed: until then it is `.NAME.miso-partial` beside it.
-    After an exception, and Ctrl-C, it is a valid file of what was written by then; if that is nothing, or if writing
-    failed, there is none.
+    After an exception, and Ctrl-C, it is a valid file of what was written by then. If that is nothing there is none,
+    nor if writing failed, unless the format bears to be cut: of a WAV or OGG on a full disk there is what had room.
 
     Args:
         path: The file to write; one that is there is replaced at the end.
@@ -141,9 +144,7 @@ class AudioWriter(SampleWriter):
         try:
             self._file.write(to_pcm16(samples) if self._subtype == "PCM_16" else samples)
         except (soundfile.LibsndfileError, AssertionError) as error:  # the latter for a short write
-            failure = self._failure(error)
-            self.discard()
-            raise failure from error
+            raise self._given_up(error) from error
 
     def close(self) -> None:
         """Finish the file and give it its name. Raises `MisoError` if it did not get to the disk whole."""
@@ -163,12 +164,31 @@ class AudioWriter(SampleWriter):
             self._partial.replace(self._target)
             self._done = self.is_kept = True
         except (OSError, soundfile.LibsndfileError) as error:
-            failure = self._failure(error)
-            self.discard()
-            raise failure from error
+            raise self._given_up(error) from error
         except BaseException:
             self.discard()
             raise
+
+    def _given_up(self, error: BaseException | None) -> MisoError:
+        """Writing failed: what got to the disk has the file's name if it is of use. What to say of it."""
+        failure = self._failure(error)
+        if self._done or self._format not in _OF_USE_WHEN_CUT:
+            self.discard()
+            return failure
+        try:
+            with suppress(soundfile.LibsndfileError):
+                self._file.close()
+            with soundfile.SoundFile(str(self._partial)) as file:
+                frames = file.frames
+                is_readable = 0 < frames < _UNKNOWN_LENGTH and len(file.read(dtype="int16")) == frames
+            if is_readable and self._partial.stat().st_ino == self._inode:
+                self._partial.replace(self._target)
+                self._done, self.is_kept, self.samples_written = True, True, frames
+                return self._failure(error, is_kept=True)
+        except (OSError, soundfile.LibsndfileError):
+            log.debug("%s: what there is of it cannot be read", self.path, exc_info=True)
+        self.discard()
+        return failure
 
     def _check_whole(self, inode: int) -> None:
         """A lost write while libsndfile closes is reported by nobody: the file is asked how long it is."""
@@ -186,7 +206,7 @@ class AudioWriter(SampleWriter):
                 file.seek(start)
                 whole = len(file.read(frames - start)) == frames - start
         if not whole:
-            raise self._failure(None)
+            raise self._given_up(None)
 
     def discard(self) -> None:
         """Drop what was written. Does nothing after `close`."""
@@ -200,14 +220,14 @@ class AudioWriter(SampleWriter):
         if self._partial.exists() and self._partial.stat().st_ino == self._inode:
             self._partial.unlink()
 
-    def _failure(self, error: BaseException | None) -> MisoError:
-        directory = self._target.parent
+    def _failure(self, error: BaseException | None, *, is_kept: bool = False) -> MisoError:
+        directory, kept = self._target.parent, "its end is missing" if is_kept else "nothing was kept"
         if not directory.is_dir():
             return MisoError(f"{self.path}: its directory was deleted meanwhile, nothing was kept.")
         if shutil.disk_usage(directory).free < _FULL_DISK_BYTES:
-            return MisoError(f"{self.path}: the disk is full, nothing was kept. Free some space, or write elsewhere.")
+            return MisoError(f"{self.path}: the disk is full, {kept}. Free some space, or write elsewhere.")
         reason = getattr(error, "strerror", None) or "over a quota, or over a limit on file sizes?"
-        return MisoError(f"{self.path}: could not be written whole ({reason}), nothing was kept. Write elsewhere.")
+        return MisoError(f"{self.path}: could not be written whole ({reason}), {kept}. Write elsewhere.")
 
     def __enter__(self) -> "AudioWriter":
         return self

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..synthesis.characters import is_speakable
+
 log = logging.getLogger(__name__)
 
 MAX_SPEAKER = 9999
@@ -57,11 +59,6 @@ class Written:
     number: int
 
 
-def has_words(text: str) -> bool:
-    """Whether there is a letter or digit."""
-    return any(map(str.isalnum, text))
-
-
 def nothing_to_say(name: str, *, is_empty: bool) -> ValueError:
     """The error of a script without words."""
     if is_empty:
@@ -87,7 +84,7 @@ def spoken(turns: Iterable[Written], name: str, own: Iterable[int] = ()) -> Iter
             used.add(lowest)
             numbers[turn.speaker] = lowest
             log.info("%s: speaker %d is %s", name, lowest, turn.speaker)
-        if has_words(turn.text):
+        if is_speakable(turn.text):
             is_silent = False
             speaker = None if turn.speaker is None else numbers[turn.speaker]
             yield Line(speaker, turn.text, turn.voice, turn.number)

@@ -12,12 +12,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+from ..synthesis.characters import is_speakable
 from .grammar import (
     Line,
     Numbered,
     Written,
     dialogue_turn,
-    has_words,
     is_json,
     is_prose,
     json_turn,
@@ -128,7 +128,7 @@ def _plain(begun: list[Numbered], text: _Text, name: str) -> Iterator[Line]:
         held.append("\n" * (line.number - number) + line.text + line.end)
         number = line.number + 1
     rest = text.rest()
-    while not has_words(held[-1]):
+    while not is_speakable(held[-1]):
         piece = next(rest, None)
         if piece is None:
             raise nothing_to_say(name, is_empty=False)

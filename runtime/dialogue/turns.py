@@ -13,8 +13,9 @@ from typing import cast
 
 from ...core.errors import MisoError
 from ..audio.samples import Samples
+from ..synthesis.characters import is_speakable
 from ..voice import Encoder, Voice, read_recording
-from .grammar import Line, has_words
+from .grammar import Line
 from .script import read_script
 from .standard_input import blocks_of, lines_as_they_come
 
@@ -60,7 +61,7 @@ def read_lines(text: str | None, file: str | None) -> list[Line] | Iterator[Line
     if file is not None:
         return read_script(Path(file))
     assert text is not None
-    if not has_words(text):
+    if not is_speakable(text):
         raise ValueError(f"nothing to say: no letter or digit in {text[:40]!r}; pass some words")
     return [Line(None, text, None, 1)]
 

@@ -88,12 +88,11 @@ class Planner:
 
         Which these are does not follow from who speaks: prompts that begin alike are computed once.
         """
-        room, blocks, is_full = self._spec.max_positions // 2, list[Block](), False
+        room, blocks = self._spec.max_positions // 2, list[Block]()
         for voice in voices:
             block = self._prompts.segment(Segment(voice.text, voice.codes, voice.speaker), is_voice=True)
             room -= len(block)
-            is_full = is_full or room < 0
-            if not is_full or voice.speaker == speaker:
+            if room >= 0 or voice.speaker == speaker:
                 blocks.append(block)
         return blocks
 

@@ -16,6 +16,7 @@ from ...models.spec import ModelSpec
 from ..lm.prompt import Block, PromptBuilder
 from ..lm.utterance import Utterance
 from ..speech import Segment
+from .characters import is_speakable
 from .plan import Earlier, SpeechPlan
 from .reading import LEAST_FRAMES, reading_s, said_within, speech_cap_frames
 from .sentences import in_two
@@ -100,7 +101,7 @@ class Prompting:
             return block
         # Nobody knows which words are gone: as many as the share of the time.
         words = text[len(said_within(text, reading_s(text) * excess / len(codes))) :].lstrip()
-        if excess >= len(codes) or not any(map(str.isalnum, words)):
+        if excess >= len(codes) or not is_speakable(words):
             return None
         return self._prompts.segment(Segment(words, codes[excess:], speaker))
 

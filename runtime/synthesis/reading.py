@@ -5,15 +5,15 @@ import re
 import unicodedata
 from collections import Counter
 
-from .characters import is_between_graphemes
+from ...models.mimi import FRAME_RATE_HZ
+from .characters import is_between_graphemes, is_speakable
 
 _LETTER_S, _CAPITAL_S, _SYLLABLE_S, _DIGIT_S, _PUNCTUATION_S, _SYMBOL_S = 0.065, 0.2, 0.25, 0.4, 0.2, 0.4
-_FRAMES_PER_SECOND = 12.5
 _CAP_FACTOR = 4.0
 _CAP_HEAD_S = 1.5
 _CAP_LEAST_S = 3.0
 
-LEAST_FRAMES = math.ceil(_CAP_LEAST_S * _FRAMES_PER_SECOND)
+LEAST_FRAMES = math.ceil(_CAP_LEAST_S * FRAME_RATE_HZ)
 """No text's cap is below this."""
 
 _SPACELESS = re.compile(
@@ -31,13 +31,13 @@ def reading_s(text: str) -> float:
     return sum(count * _seconds(char) for char, count in Counter(text).items())
 
 
-def speech_cap_frames(text: str, frames_per_second: float = _FRAMES_PER_SECOND) -> int:
+def speech_cap_frames(text: str) -> int:
     """More frames than saying `text` can need: a generation that gets there has run away.
 
     Four times what a brisk reader needs (`reading_s`): the slowest that users report is a word a second. Never under
     3 s.
     """
-    return math.ceil(max(_CAP_LEAST_S, _CAP_HEAD_S + _CAP_FACTOR * reading_s(text)) * frames_per_second)
+    return math.ceil(max(_CAP_LEAST_S, _CAP_HEAD_S + _CAP_FACTOR * reading_s(text)) * FRAME_RATE_HZ)
 
 
 def said_within(text: str, seconds: float) -> str:
@@ -60,7 +60,7 @@ def said_within(text: str, seconds: float) -> str:
 
 def _ends_word(text: str, index: int) -> bool:
     """Whether what stands before `index` can be all that was said."""
-    if not any(map(str.isalnum, text[:index])):
+    if not is_speakable(text[:index]):
         return False
     if text[index].isspace():
         return not text[index - 1].isspace()

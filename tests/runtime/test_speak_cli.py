@@ -697,21 +697,26 @@ def test_a_level_of_a_bundle_on_the_hub(
     assert "Convert it first: miso-convert a/b --quant q4_k_m --out DIR, then --model DIR." in failed.err
 
 
+def _cells(shown: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+
+
 def test_fit(speak: Callable[..., Result], gpu_with: Callable[[int], None]) -> None:
     shown = speak("--fit")
     assert (shown.code, shown.err) == (0, "")
     assert "no GPU found by this build" in shown.out
     assert "pick: q4_k_m: a CPU reads all of it" in shown.out
-    assert "400.00 MB kept, 256.00 MB for voices" in shown.out
+    assert {row[5] for row in _cells(shown.out)} == {"256.00 MB"}
     assert "no GPU found" not in speak("--fit", "--gpu-layers", 0).out
     gpu_with(32_000_000)
     shown = speak("--fit")
     assert "CUDA0 (card): 432.00 MB of 1.00 GB free, 400.00 MB kept" in shown.out
     assert "pick: f32 with --kv-type q8_0\n" in shown.out
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.out.splitlines() if "│" in line]
+    rows = _cells(shown.out)
+    assert {row[5] for row in rows} == {"0.00 MB"}, "states of voices are in the CPU's memory"
     expected = [[level, kv, context] for level in ("f32", "q4_k_m") for kv in ("f16", "q8_0") for context in CONTEXTS]
     assert [row[:3] for row in rows] == expected
-    assert [row[7].split(",")[0] for row in rows] == ["fits", "no", *["fits"] * 6]
+    assert [row[8].split(",")[0] for row in rows] == ["fits", "no", *["fits"] * 6]
     kept_to = speak("--fit", "--kv-type", "f16")
     assert "pick: q4_k_m\n" in kept_to.out
     assert "q8_0" not in kept_to.out
@@ -779,10 +784,12 @@ def test_a_full_disk(bundle: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert re.fullmatch(
-        r"miso-speak: error: a\.wav: could not be written whole \(.*\), nothing was kept\..*\n", done.stderr
+        r"miso-speak: error: a\.wav: could not be written whole \(.*\), its end is missing\..*; "
+        r"a\.wav: 1\.0 s of speech are kept\n",
+        done.stderr,
     )
     assert names(tmp_path) == ["a.wav"]
-    assert (tmp_path / "a.wav").read_bytes() == b"the old one"
+    assert soundfile.info(tmp_path / "a.wav").frames == (50_000 - 44) // 2
 
 
 def _interrupted(bundle: Path, tmp_path: Path, *options: str, by: int = signal.SIGINT) -> tuple[int, str]:

@@ -233,20 +233,37 @@ def full_after(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+BEAR_TO_BE_CUT = (".wav", ".ogg")
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("limit_bytes", [0, 10, 3000, 20_000])
-def test_a_full_disk_is_said_and_nothing_is_kept(suffix: str, limit_bytes: int, tmp_path: Path) -> None:
+def test_what_had_room_on_a_full_disk_is_kept(suffix: str, limit_bytes: int, tmp_path: Path) -> None:
+    """If the format bears to be cut; of the others nothing is."""
     noise = np.random.default_rng(0).normal(0, 0.1, 24_000 * 8).astype(np.float32)
-    with pytest.raises(MisoError, match=rf"a{suffix}: could not be written whole .*nothing was kept"):  # noqa: PT012, SIM117
-        with full_after(limit_bytes), AudioWriter(tmp_path / f"a{suffix}") as writer:
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(MisoError, match=rf"a{suffix}: could not be written whole") as caught:  # noqa: PT012, SIM117
+        with full_after(limit_bytes), AudioWriter(path) as writer:
             for chunk in chunks(noise):
                 writer.write(chunk)
-    assert not list(tmp_path.iterdir())
+    if not writer.is_kept:
+        assert suffix not in BEAR_TO_BE_CUT or limit_bytes < 4000
+        assert "nothing was kept" in str(caught.value)
+        assert not list(tmp_path.iterdir())
+        return
+    assert suffix in BEAR_TO_BE_CUT
+    assert "its end is missing" in str(caught.value)
+    kept = soundfile.read(path)[0]
+    assert len(kept) == writer.samples_written > 0
+    assert names(tmp_path) == [path.name]
+    if suffix == ".wav":
+        assert len(kept) == (limit_bytes - 44) // 2
+        np.testing.assert_allclose(kept, noise[: len(kept)], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_disk_that_fills_up_at_the_very_end_is_noticed(suffix: str, tmp_path: Path) -> None:
-    """Whatever the size at which the disk is full, a file that is kept is whole."""
+    """Whatever the size at which the disk is full, a file that is said to be whole is that."""
     noise = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
     path = tmp_path / f"a{suffix}"
     with AudioWriter(path) as writer:
@@ -256,6 +273,11 @@ def test_a_disk_that_fills_up_at_the_very_end_is_noticed(suffix: str, tmp_path: 
     for missing_bytes in (1, 2, 10, 50, 100, 300, 1000, 3000):
         with pytest.raises(MisoError), full_after(size_bytes - missing_bytes), AudioWriter(path) as writer:
             writer.write(noise)
+        assert path.exists() == writer.is_kept
+        if writer.is_kept:
+            assert suffix in BEAR_TO_BE_CUT
+            assert 0 < len(soundfile.read(path)[0]) < len(noise)
+            path.unlink()
         assert not list(tmp_path.iterdir())
     with full_after(size_bytes), AudioWriter(path) as writer:
         writer.write(noise)
@@ -265,8 +287,8 @@ def test_a_disk_that_fills_up_at_the_very_end_is_noticed(suffix: str, tmp_path: 
 def test_a_disk_without_space_is_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
-    with pytest.raises(MisoError, match=r"a\.wav: the disk is full, nothing was kept\. Free some space"):  # noqa: SIM117
-        with full_after(1000), AudioWriter(tmp_path / "a.wav") as writer:
+    with pytest.raises(MisoError, match=r"a\.flac: the disk is full, nothing was kept\. Free some space"):  # noqa: SIM117
+        with full_after(1000), AudioWriter(tmp_path / "a.flac") as writer:
             writer.write(tone(1))
 
 

@@ -102,6 +102,42 @@ def test_a_state_that_llama_cpp_does_not_take(bundle: Path) -> None:
         assert again[2] == expected[2]
         np.testing.assert_array_equal(again[1], expected[1])
         assert computed(engine, [second, text]) == len(text)
+        assert computed(engine, [first, text]) == len(text), "it was kept anew"
+
+
+def test_a_state_holds_its_voices_and_nothing_else(bundle: Path) -> None:
+    """Also of a sequence in which other rows lie behind them."""
+    with load_engine(bundle) as engine:
+        first, second = voices(engine, 2)
+        text = engine.prompts.text("A few words.", 0)
+        for blocks in ([first, second, text], [first, text], [text]):
+            computed(engine, blocks)
+        assert computed(engine, [first, text]) == len(text)
+        sizes = [len(state) for state in engine.backbone._voices._kept.values()]
+    with load_engine(bundle) as engine:
+        computed(engine, [first, text])
+        assert sizes[-1] == engine.backbone._voices.size_bytes
+
+
+def test_an_interrupt_of_llama_cpp_while_it_takes_a_state(bundle: Path) -> None:
+    def interrupted(model: LlamaModel, sequence: int, *_: Any) -> bool:
+        model.forget(sequence, 0)
+        raise KeyboardInterrupt
+
+    with load_engine(bundle) as engine:
+        first, second = voices(engine, 2)
+        text = engine.prompts.text("A few words.", 0)
+        prefill(engine.backbone, 0, [first, text])
+        expected = prefill(engine.backbone, 0, [second, text])
+        with (
+            mock.patch.object(LlamaModel, "restore", autospec=True, side_effect=interrupted),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            prefill(engine.backbone, 0, [first, text])
+        hidden, logits, rows = prefill(engine.backbone, 0, [second, text])
+        assert rows == len(text)
+        np.testing.assert_array_equal(hidden, expected[0])
+        np.testing.assert_array_equal(logits, expected[1])
 
 
 def spoken(engine: Engine) -> tuple[list[int], int]:

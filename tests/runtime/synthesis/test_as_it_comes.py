@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from speaking import Scripted, load_tts, random_codes
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.speech import Chunk, Segment
+from miso_gguf.runtime.synthesis import speaker
 from miso_gguf.runtime.synthesis.sentences import SentenceSplitter
 from miso_gguf.runtime.synthesis.stopping import KEPT_FRAMES, LOOP_FRAMES
 from miso_gguf.runtime.tts import MisoTTS
@@ -67,6 +69,23 @@ def test_a_sentence_is_spoken_before_the_next_one_is_there(model: MisoTTS) -> No
         assert len(taken) == 1
         list(stream)
     assert [sentence.text for sentence in stream.speech.sentences] == list(SENTENCES[:2])
+
+
+def test_waiting_for_the_text_is_no_time_of_speaking(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer takes 100 s for each sentence, on a clock that otherwise stands."""
+    now_s = 0.0
+
+    def written() -> Iterator[str]:
+        nonlocal now_s
+        for sentence in SENTENCES[:2]:
+            now_s += 100
+            yield sentence + "\n"
+
+    monkeypatch.setattr(speaker, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    stream = model.stream(written(), options=BRIEF)
+    elapsed_s = {chunk.sentence: chunk.elapsed_s for chunk in stream}
+    assert elapsed_s == {0: 100, 1: 200}
+    assert (stream.speech.timing.wall_s, stream.speech.timing.first_audio_s) == (0, 100)
 
 
 def test_what_was_said_stays_when_the_text_fails(model: MisoTTS) -> None:
@@ -222,7 +241,11 @@ def test_closing_from_another_thread_keeps_what_was_heard(model: MisoTTS) -> Non
     assert len(sentence.codes) == heard >= 4
 
 
-def test_an_error_half_way_keeps_what_was_heard(model: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chunk_frames", "heard"), [(1, 8), (3, 7), (5, 6)])
+def test_an_error_half_way_keeps_what_was_heard(
+    model: MisoTTS, monkeypatch: pytest.MonkeyPatch, chunk_frames: int, heard: int
+) -> None:
+    """And not the frames that wait for a chunk to be full."""
     codes = random_codes(40)
     Scripted(monkeypatch, model.engine, [codes])
     step, steps = model.engine.step, []
@@ -234,13 +257,13 @@ def test_an_error_half_way_keeps_what_was_heard(model: MisoTTS, monkeypatch: pyt
         return step(sequences, frames)
 
     monkeypatch.setattr(model.engine, "step", failing)
-    stream, chunks = model.stream(SENTENCES[0]), list[Chunk]()
+    stream, chunks = model.stream(SENTENCES[0], options=SpeechOptions(chunk_frames=chunk_frames)), list[Chunk]()
     with pytest.raises(MisoError, match="the device is gone"):
         chunks.extend(stream)
-    heard = sum(len(chunk.samples) for chunk in chunks) // FRAME
+    assert sum(len(chunk.samples) for chunk in chunks) == heard * FRAME
     (sentence,) = stream.speech.sentences
-    assert (sentence.ended, heard) == ("error", 8)
-    np.testing.assert_array_equal(sentence.codes, codes[:8])
+    assert sentence.ended == "error"
+    np.testing.assert_array_equal(sentence.codes, codes[:heard])
 
 
 # Live and whole.

@@ -317,7 +317,8 @@ def test_closed_by_one_task_while_another_reads(wide: MisoTTS) -> None:
         while not stream.speech.audio_s:
             await asyncio.sleep(0.001)
         await asyncio.gather(stream.aclose(), stream.aclose())
-        assert no_thread()
+        assert [sentence.ended for sentence in stream.speech.sentences] == ["closed"]
+        assert soon(no_thread)
         heard = [len(chunks) for chunks in await asyncio.gather(*readers)]
         assert 0 < sum(heard) < 100
 

@@ -21,8 +21,8 @@ from speaking import load_tts, random_codes
 from miso_gguf import MisoError, MisoTTS, SpeechOptions, Voice
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.runtime.speech import Speech
-from miso_gguf.runtime.synthesis import together
-from miso_gguf.runtime.synthesis.together import spoken_in_order
+from miso_gguf.runtime.synthesis import in_order
+from miso_gguf.runtime.synthesis.in_order import spoken_in_order
 
 VOICE = Voice(random_codes(9, 7), "Words of the voice.", 4)
 SHORT = SpeechOptions(max_seconds=0.8)
@@ -42,7 +42,7 @@ def wide(bundle: Path) -> Iterator[MisoTTS]:
 
 
 def nobody_speaks() -> bool:
-    return not [thread for thread in threading.enumerate() if thread.name == "miso-together"]
+    return not [thread for thread in threading.enumerate() if thread.name == "miso-in-order"]
 
 
 def all_is_back(tts: MisoTTS) -> bool:
@@ -299,9 +299,9 @@ def interrupted(call: Callable[[], object], at_line: int) -> bool:
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != together.__file__ or frame.f_code.co_name == "stop":
+        if frame.f_code.co_filename != in_order.__file__ or frame.f_code.co_name == "stop":
             return None
-        line = linecache.getline(together.__file__, frame.f_lineno)
+        line = linecache.getline(in_order.__file__, frame.f_lineno)
         # Python hears no signal between a block that has ended and its lock, though it says that there is a line;
         # and what is raised in a generator that is being dropped goes to a hook: see `interruptible`.
         if event == "line" and not any(part in line for part in ("with self._lock", "except Exception")):

@@ -105,6 +105,13 @@ def test_the_first_sentence_stays_where_nothing_else_says_how_to_sound(prompts: 
         assert lengths[3:].count(3) > 1, "and it begins again"
 
 
+def test_what_others_said_does_not_say_how_to_sound(prompts: PromptBuilder) -> None:
+    made = prompting(prompts, positions=1024, context=[QUESTION])
+    for segment in [ONE, *LONG[:4]]:
+        made.said(segment.text, segment.codes)
+    assert keys(made.prepare("Three.")) == blocks_of(prompts, [QUESTION, ONE, LONG[3]], "Three.")
+
+
 def test_context_has_room_again_for_many_turns(prompts: PromptBuilder) -> None:
     """As a dialogue goes on, its prompts begin alike but when the room is full."""
     history: list[Segment] = []

@@ -122,7 +122,7 @@ class _Crew:
         with self._lock:
             self._waiting.append(call)
             if len(self._threads) < self._at_once:
-                thread = threading.Thread(target=self._work, name="miso-together", daemon=True)
+                thread = threading.Thread(target=self._work, name="miso-in-order", daemon=True)
                 self._threads.add(thread)
                 thread.start()
         return call
