@@ -147,6 +147,7 @@ class Speech:
                     "tries": s.tries,
                     "prompt_rows": s.prompt_rows,
                     "dropped_segments": s.dropped_segments,
+                    **({} if s.heard_text is None else {"heard_text": s.heard_text}),
                 }
                 for s in self.sentences
             ],

@@ -241,12 +241,12 @@ BEAR_TO_BE_CUT = (".wav", ".ogg")
 def test_what_had_room_on_a_full_disk_is_kept(suffix: str, limit_bytes: int, tmp_path: Path) -> None:
     """If the format bears to be cut; of the others nothing is."""
     noise = np.random.default_rng(0).normal(0, 0.1, 24_000 * 8).astype(np.float32)
-    path = tmp_path / f"a{suffix}"
+    path, writer = tmp_path / f"a{suffix}", None
     with pytest.raises(MisoError, match=rf"a{suffix}: could not be written whole") as caught:  # noqa: PT012, SIM117
         with full_after(limit_bytes), AudioWriter(path) as writer:
             for chunk in chunks(noise):
                 writer.write(chunk)
-    if not writer.is_kept:
+    if writer is None or not writer.is_kept:
         assert suffix not in BEAR_TO_BE_CUT or limit_bytes < 4000
         assert "nothing was kept" in str(caught.value)
         assert not list(tmp_path.iterdir())
