@@ -28,6 +28,8 @@ _SEGMENT_SHARE = 1 / 5
 _OWN_SHARE = 1 / 5
 """For the text's own sentences. A reply of half a minute stays whole, so that the next turn need not compute it; more
 would make each step of a long text slower."""
+_ANCHOR_ROWS = 50
+"""What tells how a speaker sounds: a "Hello!" alone does not, some three seconds and their words do."""
 _KEPT_SHARE = 0.6
 """Of the room for context, when it is full. Every time that its beginning changes all of it is computed again, so that
 must be seldom."""
@@ -43,7 +45,7 @@ class Prompting:
         self._prompts, self._spec, self._plan = prompts, spec, plan
         self._context = list(plan.context)
         self._own: list[Block] = []
-        self._first: Block | None = None
+        self._anchor: list[Block] = []
         self._left = spec.max_positions - _rows(plan.voices)
         text = prompts.text("a", plan.speaker)
         if plan.voices and self._left < len(text) + min(plan.options.max_frames, LEAST_FRAMES):
@@ -87,7 +89,8 @@ class Prompting:
         block = self._segment(text, codes) if len(codes) else None
         if block is not None:
             self._own.append(block)
-            self._first = self._first or block
+            if _rows(self._anchor) < _ANCHOR_ROWS:
+                self._anchor.append(block)
 
     def _wanted(self, text: str) -> int:
         return min(self._plan.options.max_frames, speech_cap_frames(text))
@@ -123,11 +126,10 @@ class Prompting:
 
     @property
     def _recent(self) -> list[Block]:
-        """Own sentences; the first of all stays where nothing else says how the speaker sounds."""
-        known = self._plan.has_voice or any(earlier.is_own for earlier in self._context)
-        if known or self._first is None or any(own is self._first for own in self._own):
+        """Own sentences; the first ones stay where nothing else says how the speaker sounds."""
+        if self._plan.has_voice or any(earlier.is_own for earlier in self._context):
             return self._own
-        return [self._first, *self._own]
+        return [*(first for first in self._anchor if all(first is not own for own in self._own)), *self._own]
 
     def _no_room(self, text: Block) -> ValueError:
         taken = _rows(self._plan.voices) + len(text)

@@ -107,9 +107,20 @@ def test_the_first_sentence_stays_where_nothing_else_says_how_to_sound(prompts: 
 
 def test_what_others_said_does_not_say_how_to_sound(prompts: PromptBuilder) -> None:
     made = prompting(prompts, positions=1024, context=[QUESTION])
-    for segment in [ONE, *LONG[:4]]:
+    for segment in LONG[:5]:
         made.said(segment.text, segment.codes)
-    assert keys(made.prepare("Three.")) == blocks_of(prompts, [QUESTION, ONE, LONG[3]], "Three.")
+    assert keys(made.prepare("Three.")) == blocks_of(prompts, [QUESTION, LONG[0], LONG[4]], "Three.")
+
+
+def test_a_short_first_sentence_is_no_anchor_alone(prompts: PromptBuilder) -> None:
+    """As many of the first ones stay as it takes to know how the speaker sounds."""
+    made = prompting(prompts, positions=1024)
+    own = [said("Hi!", 4), said("I am here.", 8), *LONG]
+    for segment in own:
+        made.prepare("Three.")
+        made.said(segment.text, segment.codes)
+    assert keys(made.prepare("Three."))[:3] == [prompts.segment(segment).key for segment in own[:3]]
+    assert prompts.segment(own[3]).key not in keys(made.prepare("Three."))
 
 
 def test_context_has_room_again_for_many_turns(prompts: PromptBuilder) -> None:
