@@ -236,7 +236,7 @@ def test_an_interrupt_while_plans_are_awaited_comes_after_what_is_done() -> None
 
     def contents() -> Iterator[int]:
         yield from range(4)
-        assert soon(lambda: [thread.name for thread in threading.enumerate()].count("miso-together") == 1)
+        assert soon(lambda: [thread.name for thread in threading.enumerate()].count("miso-in-order") == 1)
         raise KeyboardInterrupt
 
     found: list[int] = []
