@@ -17,7 +17,7 @@ _ODD_GAP = re.compile(r"\s\s+|[^\S ]")
 _CONTROL = re.compile("[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff]")
 """NUL and its like, lone surrogates (no UTF-8 has them) and byte order marks. Joiners stay: Persian needs them."""
 _LONGEST_CLUSTER = 64
-"""Characters that are composed together at most. Unicode's stream-safe text has 31, so real text has no more."""
+"""Characters that are composed together at most; further marks are left out. Unicode's stream-safe text has 31."""
 _SLICE = 1024
 _VIRAMA = 9
 """Unicode's combining class of the sign that joins two Indic consonants."""
@@ -78,8 +78,11 @@ class Folding:
             return
         done, cluster = [], self._cluster
         for char in text:
-            if len(cluster) < _LONGEST_CLUSTER and (char > "\u02ff" and _joins(char)):
+            is_joined = char > "\u02ff" and _joins(char)
+            if is_joined and len(cluster) < _LONGEST_CLUSTER:
                 cluster += char
+            elif is_joined and unicodedata.category(char)[0] == "M":
+                self._removed += 1  # where it belongs among the others would be known only at their end
             else:
                 done.append(unicodedata.normalize("NFC", cluster))
                 cluster = char

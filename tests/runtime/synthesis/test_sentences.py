@@ -263,6 +263,16 @@ def test_normalised_text(text: str) -> None:
     normal.encode()
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_marks_without_number_are_left_out(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    """They are sorted, so none is settled before the last: a letter that has hundreds would never be."""
+    text = "First o" + "\u0300" * 100 + "\u0323" * 100 + " is said here. And this is all there is."
+    splitter = SentenceSplitter()
+    found = [sentence for begin in range(0, len(text), size) for sentence in splitter.feed(text[begin : begin + size])]
+    assert found + splitter.end() == ["First \u00f2" + "\u0300" * 62 + " is said here.", "And this is all there is."]
+    assert "removed 137 control characters" in caplog.text
+
+
 _words = st.lists(st.sampled_from(["rain", "fell", "on", "Mr. Hale", "3.14", "slowly"]), min_size=6, max_size=12)
 _sentence = st.tuples(_words, st.sampled_from([".", "!", "?", "?!", "...", '."'])).map(
     lambda parts: "Then " + " ".join(parts[0]) + parts[1]
