@@ -213,17 +213,18 @@ def test_a_text_that_never_comes_holds_up_nobody(wide: MisoTTS, how: str) -> Non
 
 
 def test_a_text_that_blocks_is_not_waited_for(wide: MisoTTS) -> None:
-    go_on = threading.Event()
+    blocks, go_on = threading.Event(), threading.Event()
 
     def blocking() -> Iterator[str]:
         yield f"{SENTENCES[0]} And "
+        blocks.set()
         go_on.wait(PATIENCE_S)
         yield SENTENCES[1]
 
     async def main() -> None:
         stream = wide.astream(blocking(), options=SHORT)
         reading = asyncio.create_task(chunks_of(stream))
-        while not stream.speech.sentences:
+        while not blocks.is_set():
             await asyncio.sleep(0.001)
         await stream.aclose()
         assert not reading.done()
