@@ -135,14 +135,14 @@ class Conversation:
 
 
 def _ending_softly(pieces: Generator[Samples, None, None]) -> Generator[Samples, None, None]:
-    """The same, and where an error cuts them no click."""
+    """The same, and where an error or an interrupt cuts them no click."""
     last = 0.0
     with closing(pieces):
         try:
             for samples in pieces:
                 yield samples
                 last = float(samples[-1])
-        except Exception:
+        except (Exception, KeyboardInterrupt):
             if last:
                 yield ramp_down(last)
             raise

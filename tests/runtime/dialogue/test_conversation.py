@@ -24,7 +24,7 @@ RAMP = 120
 
 
 class _Stream:
-    """Chunks of 0.5 s of `level`, one for each word; at the word "fails" the model fails."""
+    """Chunks of 0.5 s of `level`, one for each word; at "fails" the model fails, and at "stop" comes an interrupt."""
 
     def __init__(self, text: str, speaker: int, level: float, live: bool, dropped: int) -> None:
         self._words, self._level, self._live, self._dropped = text.split(), level, live, dropped
@@ -42,6 +42,8 @@ class _Stream:
         for word in self._words:
             if word == "fails":
                 raise MisoError("the model fails")
+            if word == "stop":
+                raise KeyboardInterrupt
             elapsed = time.perf_counter() - begin
             self.speech.timing.wall_s = elapsed
             if not self.speech.audio_s:
@@ -118,10 +120,13 @@ def test_a_loudness_is_that_of_a_turn() -> None:
 
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("loudness_lufs", [None, -16])
-def test_what_was_spoken_comes_before_an_error(live: bool, loudness_lufs: float | None) -> None:
+@pytest.mark.parametrize(("end", "error"), [("fails", MisoError), ("stop", KeyboardInterrupt)])
+def test_what_was_spoken_comes_before_an_error(
+    end: str, error: type[BaseException], live: bool, loudness_lufs: float | None
+) -> None:
     options, heard = SpeechOptions(loudness_lufs=loudness_lufs), list[NDArray[np.float32]]()
-    with pytest.raises(MisoError, match="the model fails"):
-        heard.extend(_conversation(_Model(), "a", "b c fails", live=live, options=options).sound())
+    with pytest.raises(error):
+        heard.extend(_conversation(_Model(), "a", f"b c {end}", live=live, options=options).sound())
     assert sum(map(len, heard[:-1])) == 3 * 12_000 + round(24 * TURN_GAP_MS)
     np.testing.assert_array_equal(heard[-1], ramp_down(float(heard[-2][-1])), "and ends without a click")
 
