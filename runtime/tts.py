@@ -152,14 +152,16 @@ class MisoTTS(Closing):
                 language model, each sentence is spoken when it is complete: the thread that iterates reads it.
             voice: Whom to sound like; of a dialogue all voices, in an order that stays, each with its own number. Their
                 KV caches are kept for the next call.
-            context: What was said before, oldest first. Where there is no room the oldest is left out.
+            context: What was said before, oldest first, such as `speech.segments`. Where there is no room the oldest
+                is left out.
             speaker: Number of the speaker, as in the prompts; by default the first voice's, or 0.
             options: How to speak.
             live: Let sound out frame by frame. Otherwise a sentence leaves when it is whole, and what went wrong with
                 it can still be taken back.
 
         Raises:
-            ValueError: On text with nothing to say, a voice or context of another model, or voices that leave no room.
+            ValueError: On text with nothing to say, a voice or context of another model, two voices of the speaker's
+                number, or voices that leave no room.
             TypeError: On a value of another kind.
         """
         if _speech_options(options).loudness_lufs is not None:
@@ -168,6 +170,7 @@ class MisoTTS(Closing):
         return self._begin(plan, live=live)
 
     def _begin(self, plan: SpeechPlan, *, live: bool = False, queue: Queue = "limited") -> SpeechStream:
+        expect("plan", plan, SpeechPlan)
         if not live:
             chunk_frames = max(plan.options.chunk_frames, _WHOLE_CHUNK_FRAMES)
             plan = replace(plan, options=replace(plan.options, chunk_frames=chunk_frames))
@@ -286,7 +289,7 @@ class MisoTTS(Closing):
         speaker: int | None = None,
         options: SpeechOptions | None = None,
     ) -> SpeechPlan:
-        """What `stream` would say, how and by whom, without saying it. Arguments and errors as `stream`."""
+        """What `stream` would say, how and by whom, for `generate_each` to say it. Arguments and errors as `stream`."""
         self.engine.batcher.check()
         return self._planner.plan(text, voice, context, speaker, _speech_options(options))
 

@@ -1,6 +1,6 @@
 """What is to be said, how and by whom: checked, not yet begun. It knows no engine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Planner:
         options: SpeechOptions,
     ) -> SpeechPlan:
         """The plan. See `MisoTTS.stream` for arguments and errors."""
-        expect("context", context, Sequence)
+        expect("context, such as the list speech.segments,", context, Sequence)
         for said in context:
             expect("each of context", said, Segment, Voice)
         voices = self._checked_voices(voice)
@@ -64,6 +64,11 @@ class Planner:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number!r}")
         number = int(number)
+        if sum(one.speaker == number for one in voices) > 1:
+            raise ValueError(
+                f"more than one voice has the number of the speaker, {number}: give each its own, "
+                "as Voice.from_audio(..., speaker=1) does"
+            )
         if isinstance(voice, Voice):
             # Only if both have the same number does the model take the voice for the speaker's.
             voices = [replace(voice, speaker=number)]
@@ -105,9 +110,24 @@ def _sentences(text: str | Iterable[str], whole_words: Sequence[str], *, split: 
     if isinstance(text, str):
         return split_sentences(text, whole_words=whole_words) if split else [normalise_text(text)]
     given: object = text
+    if isinstance(given, AsyncIterable):
+        raise TypeError("a text whose pieces are awaited is for astream; stream and generate take str, or an iterable")
     if isinstance(given, bytes) or not isinstance(given, Iterable):
         expect("text", given, str)
-    return _as_they_come(text, whole_words, split=split)
+    return _Once(_as_they_come(text, whole_words, split=split))
+
+
+class _Once:
+    """Sentences of which a second reader would find none."""
+
+    def __init__(self, sentences: Iterator[str]) -> None:
+        self._sentences: Iterator[str] | None = sentences
+
+    def __iter__(self) -> Iterator[str]:
+        sentences, self._sentences = self._sentences, None
+        if sentences is None:
+            raise ValueError("a plan whose text came in pieces has been spoken, and they are gone: plan it again")
+        return sentences
 
 
 def _as_they_come(pieces: Iterable[str], whole_words: Sequence[str], *, split: bool) -> Iterator[str]:

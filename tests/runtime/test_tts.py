@@ -426,7 +426,7 @@ def test_keywords_that_make_no_sense(bundle: Path, options: dict[str, Any], mess
         ({"text": b"Hello."}, "text must be str, not b'Hello.'"),
         ({"text": None}, "text must be str, not None"),
         ({"voice": "me.wav"}, "voice must be Voice, not 'me.wav'"),
-        ({"context": segments(1)[0]}, r"context must be Sequence, not Segment\("),
+        ({"context": segments(1)[0]}, r"context, such as the list speech.segments, must be Sequence, not Segment\("),
         ({"context": "abc"}, "each of context must be Segment or Voice, not 'a'"),
         ({"context": iter([])}, "context must be Sequence, not <list_iterato"),
         ({"options": {"seed": 1}}, "options must be SpeechOptions, not {'seed': 1}"),

@@ -108,6 +108,11 @@ def test_every_text_is_checked_before_the_first_is_spoken(wide: MisoTTS, monkeyp
         wide.generate_batch(["One.", 5], options=SHORT)  # type: ignore[list-item]
 
 
+def test_what_is_no_plan_is_named(wide: MisoTTS) -> None:
+    with pytest.raises(TypeError, match=r"^plan must be SpeechPlan, not 'Hello\.'"):
+        list(wide.generate_each(["Hello."]))  # type: ignore[list-item]
+
+
 def test_what_shows_only_when_it_is_spoken_has_the_texts_number_too(wide: MisoTTS) -> None:
     options = replace(SHORT, split_sentences=False)
     with pytest.raises(ValueError, match=r"^text 2: the prompt takes \d+ positions"):

@@ -1,6 +1,6 @@
 """What is planned: whose voices come into a prompt, under which number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.lm.prompt import PromptBuilder
 from miso_gguf.runtime.lm.tokenizer import Tokenizer
 from miso_gguf.runtime.options import SpeechOptions
-from miso_gguf.runtime.speech import Segment
+from miso_gguf.runtime.speech import Segment, Speech
 from miso_gguf.runtime.synthesis.plan import Planner, SpeechPlan
 from miso_gguf.runtime.voice import Voice
 
@@ -65,3 +65,29 @@ def test_voices_fill_half_of_the_positions_and_the_own_one_is_always_there(promp
             plan = planned(prompts, VOICES, speaker, positions)
             assert [block.key for block in plan.voices] == keys(prompts, [VOICES[one] for one in expected])
             assert all(block.is_voice for block in plan.voices)
+
+
+def test_two_voices_of_the_speakers_number_are_refused(prompts: PromptBuilder) -> None:
+    """As of voices made without a number each: the speaker would have both, and the other speaker none."""
+    twins = [VOICES[0], replace(VOICES[1], speaker=0)]
+    with pytest.raises(ValueError, match="more than one voice has the number of the speaker, 0: give each its own"):
+        planned(prompts, twins, None)
+
+
+def test_a_text_in_pieces_is_spoken_once(prompts: PromptBuilder) -> None:
+    planner = Planner(prompts, TINY, TINY.codebooks)
+    in_pieces, whole = (planner.plan(text, None, [], None, SpeechOptions()) for text in (["Hello", "."], "Hello."))
+    assert [one for one in in_pieces.sentences if one] == list(whole.sentences) == list(whole.sentences) == ["Hello."]
+    with pytest.raises(ValueError, match="has been spoken, and they are gone: plan it again"):
+        list(in_pieces.sentences)
+
+
+def test_what_is_no_text_or_no_context_says_what_would_be(prompts: PromptBuilder) -> None:
+    async def awaited() -> AsyncIterator[str]:
+        yield "Hello."
+
+    planner = Planner(prompts, TINY, TINY.codebooks)
+    with pytest.raises(TypeError, match="a text whose pieces are awaited is for astream"):
+        planner.plan(awaited(), None, [], None, SpeechOptions())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"context, such as the list speech\.segments, must be Sequence, not Speech"):
+        planner.plan("Hello.", None, Speech(0), None, SpeechOptions())  # type: ignore[arg-type]
