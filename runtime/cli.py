@@ -50,8 +50,9 @@ Examples:
   miso-speak --file story.txt --out story.flac             long text, sentence by sentence
   miso-speak --file talk.txt --out talk.wav                a dialogue, if each line is `speaker: text`
   miso-speak "Hello there." --out - | aplay -f S16_LE -c 1 -r 24000
-  tail -f talk.log | miso-speak - --out - | aplay ...       each sentence, or line of a dialogue, as it comes
+  tail -f talk.log | miso-speak - --out - | aplay ...      each sentence, or line of a dialogue, as it comes
   miso-speak --file lines.jsonl --independent --sequences 8 --out lines.wav
+                                                           {{"text": "Hi.", "speaker": 1, "voice": "me.safetensors"}}
   miso-speak "Hello." --voice me.wav --voice-text "What I say in it." --save-voice me.safetensors
   miso-speak "Hello again." --voice me.safetensors
   miso-speak --fit --model DIR                             what fits into this machine's GPU

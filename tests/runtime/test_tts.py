@@ -428,7 +428,7 @@ def test_keywords_that_make_no_sense(bundle: Path, options: dict[str, Any], mess
         ({"voice": "me.wav"}, "voice must be Voice, not 'me.wav'"),
         ({"context": segments(1)[0]}, r"context, such as the list speech.segments, must be Sequence, not Segment\("),
         ({"context": "abc"}, "each of context must be Segment or Voice, not 'a'"),
-        ({"context": iter([])}, "context must be Sequence, not <list_iterato"),
+        ({"context": iter([])}, r"context, such as the list speech.segments, must be Sequence, not <list_iterato"),
         ({"options": {"seed": 1}}, "options must be SpeechOptions, not {'seed': 1}"),
         ({"options": {}}, "options must be SpeechOptions, not {}"),
         ({"options": EngineOptions()}, "options must be SpeechOptions, not EngineOptions"),
