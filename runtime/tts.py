@@ -160,8 +160,7 @@ class MisoTTS(Closing):
                 it can still be taken back.
 
         Raises:
-            ValueError: On text with nothing to say, a voice or context of another model, two voices of the speaker's
-                number, or voices that leave no room.
+            ValueError: On text with nothing to say, a voice or context of another model, or voices that leave no room.
             TypeError: On a value of another kind.
         """
         if _speech_options(options).loudness_lufs is not None:

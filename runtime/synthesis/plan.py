@@ -56,7 +56,7 @@ class Planner:
         options: SpeechOptions,
     ) -> SpeechPlan:
         """The plan. See `MisoTTS.stream` for arguments and errors."""
-        expect("context, such as the list speech.segments,", context, Sequence)
+        expect("context", context, Sequence)
         for said in context:
             expect("each of context", said, Segment, Voice)
         voices = self._checked_voices(voice)
@@ -64,11 +64,6 @@ class Planner:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
             raise ValueError(f"a speaker is a number from 0, not {number!r}")
         number = int(number)
-        if sum(one.speaker == number for one in voices) > 1:
-            raise ValueError(
-                f"more than one voice has the number of the speaker, {number}: give each its own, "
-                "as Voice.from_audio(..., speaker=1) does"
-            )
         if isinstance(voice, Voice):
             # Only if both have the same number does the model take the voice for the speaker's.
             voices = [replace(voice, speaker=number)]

@@ -120,12 +120,14 @@ def test_a_loudness_is_that_of_a_turn() -> None:
 
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("loudness_lufs", [None, -16])
-@pytest.mark.parametrize(("end", "error"), [("fails", MisoError), ("stop", KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("end", "error", "message"), [("fails", MisoError, "the model fails"), ("stop", KeyboardInterrupt, "")]
+)
 def test_what_was_spoken_comes_before_an_error(
-    end: str, error: type[BaseException], live: bool, loudness_lufs: float | None
+    end: str, error: type[BaseException], message: str, live: bool, loudness_lufs: float | None
 ) -> None:
     options, heard = SpeechOptions(loudness_lufs=loudness_lufs), list[NDArray[np.float32]]()
-    with pytest.raises(error):
+    with pytest.raises(error, match=message):
         heard.extend(_conversation(_Model(), "a", f"b c {end}", live=live, options=options).sound())
     assert sum(map(len, heard[:-1])) == 3 * 12_000 + round(24 * TURN_GAP_MS)
     np.testing.assert_array_equal(heard[-1], ramp_down(float(heard[-2][-1])), "and ends without a click")

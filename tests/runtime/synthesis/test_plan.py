@@ -12,7 +12,7 @@ from miso_gguf.runtime.bundle import open_level
 from miso_gguf.runtime.lm.prompt import PromptBuilder
 from miso_gguf.runtime.lm.tokenizer import Tokenizer
 from miso_gguf.runtime.options import SpeechOptions
-from miso_gguf.runtime.speech import Segment, Speech
+from miso_gguf.runtime.speech import Segment
 from miso_gguf.runtime.synthesis.plan import Planner, SpeechPlan
 from miso_gguf.runtime.voice import Voice
 
@@ -67,13 +67,6 @@ def test_voices_fill_half_of_the_positions_and_the_own_one_is_always_there(promp
             assert all(block.is_voice for block in plan.voices)
 
 
-def test_two_voices_of_the_speakers_number_are_refused(prompts: PromptBuilder) -> None:
-    """As of voices made without a number each: the speaker would have both, and the other speaker none."""
-    twins = [VOICES[0], replace(VOICES[1], speaker=0)]
-    with pytest.raises(ValueError, match="more than one voice has the number of the speaker, 0: give each its own"):
-        planned(prompts, twins, None)
-
-
 def test_a_text_in_pieces_is_spoken_once(prompts: PromptBuilder) -> None:
     planner = Planner(prompts, TINY, TINY.codebooks)
     in_pieces, whole = (planner.plan(text, None, [], None, SpeechOptions()) for text in (["Hello", "."], "Hello."))
@@ -82,12 +75,10 @@ def test_a_text_in_pieces_is_spoken_once(prompts: PromptBuilder) -> None:
         list(in_pieces.sentences)
 
 
-def test_what_is_no_text_or_no_context_says_what_would_be(prompts: PromptBuilder) -> None:
+def test_what_is_awaited_is_for_another_call(prompts: PromptBuilder) -> None:
     async def awaited() -> AsyncIterator[str]:
         yield "Hello."
 
     planner = Planner(prompts, TINY, TINY.codebooks)
     with pytest.raises(TypeError, match="a text whose pieces are awaited is for astream"):
         planner.plan(awaited(), None, [], None, SpeechOptions())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"context, such as the list speech\.segments, must be Sequence, not Speech"):
-        planner.plan("Hello.", None, Speech(0), None, SpeechOptions())  # type: ignore[arg-type]
