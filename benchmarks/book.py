@@ -9,8 +9,6 @@ sound that sentences make, the gaps between them, the steps from sample to sampl
 of speech. Prints a table and, last, one line of JSON; fails if something is not as it should be. Linux only.
 """
 
-import ctypes
-import gc
 import json
 import logging
 import sys
@@ -25,6 +23,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.random import Generator
+from own_memory import settled_anonymous_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -165,15 +164,6 @@ def _leading(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
     return len(mask) if mask.all() else int(mask.argmin())
 
 
-def anonymous_bytes() -> int:
-    """What this process holds for itself. What is free and merely kept by the allocator is given back first."""
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
-        trim(0)
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) << 10
-
-
 @dataclass
 class Reading:
     """A book that is read until so much has been said."""
@@ -201,7 +191,7 @@ class Reading:
                     self.ear.hear(chunk)
                     if self.ear.audio_s >= 60 * self.memory_minutes * (len(self.memory) + 1):
                         since = time.perf_counter()
-                        self.memory.append(anonymous_bytes())
+                        self.memory.append(settled_anonymous_bytes())
                         measuring += time.perf_counter() - since
             self.ear.end()
             self.wall_s += time.perf_counter() - begin - measuring

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from own_memory import anonymous_bytes
+
 from miso_gguf.console import stdout, table
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.memory import level_memory
@@ -33,9 +35,9 @@ def main() -> None:
     command = [*program, str(arguments.checkpoint), "--out", str(arguments.out), *levels]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak_kib = 0
+    peak_bytes = 0
     while process.poll() is None:
-        peak_kib = max(peak_kib, _anonymous_kib(process.pid))
+        peak_bytes = max(peak_bytes, anonymous_bytes(process.pid))
         time.sleep(_SAMPLE_S)
     seconds = time.perf_counter() - start
     if process.returncode:
@@ -46,24 +48,16 @@ def main() -> None:
         memory = level_memory(manifest, key)
         sizes = (memory.backbone_bytes, memory.decoder_bytes, memory.embeddings_bytes, memory.vram_bytes)
         rows.append([key, f"{memory.bits_per_weight:.2f}", *(f"{size / 1e9:.2f} GB" for size in sizes)])
-    title = f"{seconds:.0f} s, {peak_kib / 2**20:.2f} GiB of anonymous memory at the most"
+    title = f"{seconds:.0f} s, {peak_bytes / 2**30:.2f} GiB of anonymous memory at the most"
     stdout.print(table(title, ["level", "bpw", "backbone", "decoder", "embeddings", "VRAM"], rows, range(1, 6)))
     result = {
         "benchmark": "full_size",
         "levels": arguments.quant,
         "seconds": round(seconds, 1),
-        "peak_anonymous_bytes": peak_kib * 1024,
+        "peak_anonymous_bytes": peak_bytes,
         "sizes": {key: level_memory(manifest, key).as_dict() for key in manifest.levels},
     }
     print(json.dumps(result))
-
-
-def _anonymous_kib(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A soak: many come and go, read slowly, cancel, forget and meet errors. Nothing is kept, and nobody is left out."""
 
-import ctypes
 import gc
 import sys
 import threading
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from elsewhere import Elsewhere, soon
 from numpy.random import Generator
+from own_memory import settled_anonymous_bytes
 from speaking import load_tts, prompt_blocks, segments
 
 from miso_gguf import Busy, MisoError, MisoTTS, SpeechOptions
@@ -34,15 +34,6 @@ ALLOWED_BYTES = 8 << 20
 
 class BrokenError(Exception):
     """What is made to go wrong."""
-
-
-def anonymous_bytes() -> int:
-    gc.collect()
-    # What is free and merely kept by the allocator is given back.
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
-        trim(0)
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) << 10
 
 
 def break_now_and_then(tts: MisoTTS, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +166,7 @@ def test_soak(
                 user.result()
             assert not finished
             if warm is None and soak.tickets >= tickets / 3 and time.monotonic() > begin + seconds / 6:
-                warm = anonymous_bytes()
+                warm = settled_anonymous_bytes()
         soak.over.set()
         for user in users:
             user.result()
@@ -187,7 +178,7 @@ def test_soak(
             lent = [stack.enter_context(batcher.lend([])) for _ in range(SEQUENCES)]
         assert sorted(lent) == list(range(SEQUENCES)), "all sequences are back"
         assert warm is not None
-        grown = anonymous_bytes() - warm
+        grown = settled_anonymous_bytes() - warm
     with capsys.disabled():
         print(
             f"\n{soak.tickets} tickets in {took_s:.0f} s ({dict(sorted(soak.met.items()))}): longest wait "

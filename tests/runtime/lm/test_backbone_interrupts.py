@@ -1,14 +1,13 @@
 """Ctrl-C between any two lines: what a sequence is thought to hold is never more than what it holds."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from python_calls import interrupted
 from speaking import prefill
 
 from miso_gguf.models.flavors import TINY
@@ -96,30 +95,8 @@ TRACED = [
 """Files and functions in which something is noted down, or the cache changed."""
 
 
-def interrupted(call: Callable[[], object], at_line: int) -> bool:
-    """Run `call` up to its line number `at_line`, counting those that run; whether it has so many."""
-    left = at_line
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal left
-        if (frame.f_code.co_filename, frame.f_code.co_name) not in TRACED:
-            return None
-        if event == "line":
-            left -= 1
-            if left < 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+def is_traced(frame: FrameType) -> bool:
+    return (frame.f_code.co_filename, frame.f_code.co_name) in TRACED
 
 
 CALLS: dict[str, Callable[[Backbone], object]] = {
@@ -137,7 +114,7 @@ def test_an_interrupt_at_any_line_changes_no_bit_of_what_follows(
     line = 0
     while True:
         prepare(backbone)
-        if not interrupted(lambda: CALLS[name](backbone), line):
+        if not interrupted(lambda: CALLS[name](backbone), line, is_traced):
             break
         # Others go on, their rows over the one between them.
         backbone.step([0, 2], np.full((2, TINY.backbone.embed_dim), 0.3, np.float32))
@@ -152,7 +129,7 @@ def test_an_interrupt_while_voices_are_restored_and_kept(backbone: Backbone, bun
     line = 0
     while True:
         prepare(backbone)
-        if not interrupted(lambda: prefill(backbone, 0, [KEPT, NEW, block(300, 3)]), line):
+        if not interrupted(lambda: prefill(backbone, 0, [KEPT, NEW, block(300, 3)]), line, is_traced):
             break
         for found, wanted in zip(speak(backbone, VOICES_AFTERWARDS), expected, strict=True):
             np.testing.assert_array_equal(found, wanted, f"interrupted at line {line}")
@@ -168,7 +145,7 @@ def test_a_step_that_was_interrupted_can_be_made_again(backbone: Backbone) -> No
     line = 0
     while True:
         prepare(backbone)
-        if not interrupted(lambda: backbone.step([2, 0], rows), line):
+        if not interrupted(lambda: backbone.step([2, 0], rows), line, is_traced):
             break
         before = list(backbone._next)
         for found, expected in zip(backbone.step([2, 0], rows), wanted, strict=True):

@@ -2,7 +2,6 @@
 
 import linecache
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ import pytest
 from elsewhere import Elsewhere, soon
 from forking import run_script
 from numpy.typing import NDArray
+from python_calls import interrupted
 from speaking import load_tts, random_codes
 
 from miso_gguf import MisoError, MisoTTS, SpeechOptions, Voice
@@ -298,33 +298,15 @@ def test_closed_by_one_of_its_own_threads_it_does_not_wait_for_itself() -> None:
     assert not held
 
 
-def interrupted(call: Callable[[], object], at_line: int) -> bool:
-    """Run `call` up to its line number `at_line` of the module, but for what is unheard; whether it has so many."""
-    left = at_line
+def is_traced(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == in_order.__file__ and frame.f_code.co_name != "stop"
 
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != in_order.__file__ or frame.f_code.co_name == "stop":
-            return None
-        line = linecache.getline(in_order.__file__, frame.f_lineno)
-        # Python hears no signal between a block that has ended and its lock, though it says that there is a line;
-        # and what is raised in a generator that is being dropped goes to a hook: see `interruptible`.
-        if event == "line" and not any(part in line for part in ("with self._lock", "except Exception")):
-            left -= 1
-            if left < 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+def counts(frame: FrameType) -> bool:
+    # Python hears no signal between a block that has ended and its lock, though it says that there is a line;
+    # and what is raised in a generator that is being dropped goes to a hook: see `interruptible`.
+    line = linecache.getline(in_order.__file__, frame.f_lineno)
+    return not any(part in line for part in ("with self._lock", "except Exception"))
 
 
 def test_an_interrupt_at_any_line_ends_it() -> None:
@@ -338,7 +320,7 @@ def test_an_interrupt_at_any_line_ends_it() -> None:
             assert [speech.speaker for speech in islice(spoken, 4)] == [0, 1, 2, 3]
             spoken.close()
 
-        if not interrupted(some, line):
+        if not interrupted(some, line, is_traced, counts):
             break
         assert soon(nobody_speaks), f"interrupted at line {line}"
         line += 1
