@@ -51,10 +51,10 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next(monkeypatch: 
 def test_who_has_ended_is_in_nobodys_way() -> None:
     """Where nobody may wait: the sequence of a cancelled ticket is free, even before the batcher's next turn."""
     with scripted(1, waiting=0) as (models, batcher):
+        models.gate.shut()  # before it is admitted: it could be over before the gate was shut
         ticket, after = batcher.admit(models.script(200).utterance, buffer=300), models.script(5)
+        models.gate.let(5)
         taken(ticket, 2)
-        models.gate.shut()
-        models.gate.wait_for_call()
         try:
             with pytest.raises(Busy):
                 batcher.admit(after.utterance)
