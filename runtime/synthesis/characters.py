@@ -16,8 +16,10 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _ODD_GAP = re.compile(r"\s\s+|[^\S ]")
 _CONTROL = re.compile("[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff]")
 """NUL and its like, lone surrogates (no UTF-8 has them) and byte order marks. Joiners stay: Persian needs them."""
+_MOST_MARKS = 63
+"""On one letter; further ones are left out. Unicode's stream-safe text has 30."""
 _LONGEST_CLUSTER = 64
-"""Characters that are composed together at most; further marks are left out. Unicode's stream-safe text has 31."""
+"""Characters after which parts of Hangul syllables are held back no longer: only the first three make one."""
 _SLICE = 1024
 _VIRAMA = 9
 """Unicode's combining class of the sign that joins two Indic consonants."""
@@ -79,10 +81,13 @@ class Folding:
         done, cluster = [], self._cluster
         for char in text:
             is_joined = char > "\u02ff" and _joins(char)
-            if is_joined and len(cluster) < _LONGEST_CLUSTER:
+            if is_joined and unicodedata.category(char)[0] == "M":
+                if _marks_at_end(cluster + char) <= _MOST_MARKS:
+                    cluster += char
+                else:
+                    self._removed += 1  # where it belongs among the others would be known only at their end
+            elif is_joined and len(cluster) < _LONGEST_CLUSTER:
                 cluster += char
-            elif is_joined and unicodedata.category(char)[0] == "M":
-                self._removed += 1  # where it belongs among the others would be known only at their end
             else:
                 done.append(unicodedata.normalize("NFC", cluster))
                 cluster = char
@@ -138,6 +143,14 @@ def _is_flag_half(char: str) -> bool:
 def _joins(char: str) -> bool:
     """Whether NFC may change what stands before `char`: marks, inner parts of Hangul syllables, Kirat Rai vowels."""
     return unicodedata.category(char)[0] == "M" or "\u1160" <= char <= "\u11ff" or "\U00016d63" <= char <= "\U00016d6a"
+
+
+def _marks_at_end(text: str) -> int:
+    """How many marks the end of `text` has, taken apart: so that what was composed counts as before."""
+    apart = unicodedata.normalize("NFD", text)
+    return next(
+        (count for count, char in enumerate(reversed(apart)) if unicodedata.category(char)[0] != "M"), len(apart)
+    )
 
 
 def _folded(gap: str) -> str:

@@ -263,6 +263,23 @@ def test_normalised_text(text: str) -> None:
     normal.encode()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " + "\u0300" * 63 + "\u1161\u0323" + "a",
+        "\u0958" + "\u0300" * 70 + "a",
+        "a" + "\u0344" * 70 + "\u0323",
+        "e\u0301" + "\u0300" * 70 + "\u1161" * 200 + "\u0323" * 70,
+        "\u1100" + "\u1161\u11a8" * 100,
+    ],
+)
+def test_what_was_normalised_stays_as_it_is(text: str) -> None:
+    """Marks that hold others, letters that do, marks without a letter, and parts of syllables without number."""
+    normal = normalise_text(text)
+    assert unicodedata.is_normalized("NFC", normal)
+    assert normalise_text(normal) == normal
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_marks_without_number_are_left_out(size: int, caplog: pytest.LogCaptureFixture) -> None:
     """They are sorted, so none is settled before the last: a letter that has hundreds would never be."""
