@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "convert": {"core", "models", "native", "hub", "console"},
     "runtime": {"core", "models", "native", "hub", "console"},
     "quant_eval": {"core", "models", "native", "runtime", "console"},
+    "serve": {"core", "models", "native", "runtime", "console"},
 }
 """What a room may import of the other rooms."""
 
@@ -25,6 +26,7 @@ STOREYS: dict[str, str] = {
     "facts cli",
     "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
     "report accepting evaluation command_text cli",
+    "serve": "options errors sound model voices service speech endpoints app server cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

@@ -1,0 +1,1 @@
+"""`miso-serve`: an HTTP server that speaks. It imports `runtime`; nothing imports it."""

@@ -1,0 +1,1 @@
+"""One request to speak: what it asks, its turn, its sound on the way to whoever listens."""
