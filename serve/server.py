@@ -1,0 +1,134 @@
+"""The server on its port: uvicorn, in one process and one event loop, and how it stops.
+
+Asked to stop, it still answers: what is spoken and what waits goes on for a while, who is new is sent away. What is
+asked for and how it is answered it does not know.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .model import HeldModel
+from .options import ServeOptions
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.05
+_KEEP_ALIVE_S = 5
+"""For the next request of a connection. Source of the value: uvicorn's default."""
+_CLOSING_S = 2
+"""For clients to take what was cut, when all else is over."""
+
+
+class Stoppable(Protocol):
+    """What a server must know of a service."""
+
+    options: ServeOptions
+    model: HeldModel
+
+    def begin_stop(self) -> None:
+        """Send away who is new; who speaks or waits goes on."""
+
+    async def cut(self) -> None:
+        """End what is still spoken, and what waits."""
+
+
+class HttpServer:
+    """One application on one port, until it is asked to stop."""
+
+    def __init__(
+        self, application: ASGIApp, service: Stoppable, listener: socket.socket, started: Callable[[], None]
+    ) -> None:
+        """`listener` is of `bound`; `started` is called as soon as clients are let in."""
+        self._service, self._listener = service, listener
+        most = service.options.most_connections
+        config = uvicorn.Config(
+            application,
+            http=H11Protocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            # Responses that break off are errors for it, each with a traceback.
+            log_level=None if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=most,
+            backlog=most,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_CLOSING_S,
+        )
+        self._server = _Uvicorn(config, started)
+        self._asked = 0
+
+    def run(self) -> None:
+        """Serve until it has stopped; the model is closed then. Raises `OSError` if the port cannot be opened."""
+        asyncio.run(self._serve())
+
+    def stop(self) -> None:
+        """Ask it to stop, from any thread or signal handler: gracefully, and at once if it was asked before."""
+        self._asked += 1
+        self._server.force_exit = self._asked > 1
+
+    async def _serve(self) -> None:
+        server, service = self._server, self._service
+        serving = asyncio.create_task(server.serve([self._listener]))
+        try:
+            await _until(lambda: self._asked > 0 or serving.done())
+            service.begin_stop()
+            await _until(lambda: self._asked > 1 or not server.server_state.tasks, service.options.grace_s)
+            await service.cut()
+            server.should_exit = True
+            await serving
+        finally:
+            await service.model.close()
+
+
+async def _until(is_true: Callable[[], bool], longest_s: float = float("inf")) -> None:
+    """Looks now and then, as uvicorn does, because signal handlers and other threads may be what makes it true."""
+    now = asyncio.get_running_loop().time
+    end = now() + longest_s
+    while not is_true() and now() < end:
+        await asyncio.sleep(_TICK_S)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Without its signal handlers, which would raise the signals anew when all is over."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port, and lets nobody in yet. Raises `OSError`, in words, if it cannot be had."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise OSError(f"{host} is no address of this machine: {error.strerror}") from error
+    listener = socket.socket(family, kind, number)
+    try:
+        if os.name == "posix":  # elsewhere it would mean to share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"{host}:{port} cannot be had: {error.strerror}. Choose another --port.") from error
+    return listener
