@@ -73,7 +73,8 @@ class SpeechResponse(Response):
         service, worker = self._service, self._worker
         try:
             if self._request.ref_audio is not None:
-                worker.clip = await read_clip(clip_bytes(self._request.ref_audio, service.options.most_upload_bytes))
+                data = clip_bytes(self._request.ref_audio, service.options.most_upload_bytes)
+                worker.clip = await read_clip(data, "ref_audio")
             async with service.turns.turn(), service.model.use() as tts:
                 await _in_thread(service.threads, partial(worker.run, tts), worker.stop)
             self._backlog.end()
