@@ -22,9 +22,6 @@ from .request import SpeechRequest
 
 log = logging.getLogger(__name__)
 
-ABORT = "miso.abort"
-"""Extension of the scope: a function that hangs up without a last chunk, so that a client knows that it is cut."""
-
 
 class SpeechResponse(Response):
     """Speaks one request. Errors before the first byte are answers of their own; after it the connection breaks."""
