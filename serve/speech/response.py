@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...models.mimi import SAMPLE_RATE_HZ
-from ..errors import as_api_error
+from ..errors import ABORT, as_api_error
 from ..service import Service
 from ..sound.formats import FORMATS
 from ..voices.clip import clip_bytes, read_clip
@@ -40,7 +40,7 @@ class SpeechResponse(Response):
         with self._service.speaking(self._worker):
             producing = asyncio.create_task(self._produce())
             listening = asyncio.create_task(_hung_up(receive))
-            sending = asyncio.create_task(self._send(partial(self._in_time, send)))
+            sending = asyncio.create_task(self._send(send))
             try:
                 await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done() and (failure := sending.exception()) is not None:
@@ -54,16 +54,12 @@ class SpeechResponse(Response):
                 self._service.metrics.spoken(self._worker, self._request.response_format, self._outcome)
 
     async def _fail(self, failure: BaseException, scope: Scope, receive: Receive, send: Send) -> None:
-        if isinstance(failure, TimeoutError):
-            self._outcome = "stalled"
-            _abort(scope)
-            return
         error = as_api_error(failure)
         self._outcome = error.code or str(error.status)
         if not self._has_begun:
             await error.response()(scope, receive, send)
         elif self._request.stream_format == "sse":
-            await self._in_time(send, _body(_event(error.body), more=False))
+            await send(_body(_event(error.body), more=False))
         else:
             _abort(scope)
 
@@ -129,13 +125,6 @@ class SpeechResponse(Response):
             "total_tokens": worker.input_tokens + frames,
         }
         return {"type": "speech.audio.done", "usage": usage}
-
-    async def _in_time(self, send: Send, message: Any) -> None:
-        """Raises `TimeoutError` if the client takes nothing for too long."""
-        try:
-            await asyncio.wait_for(send(message), self._service.options.reader_timeout_s)
-        except asyncio.TimeoutError as error:
-            raise TimeoutError from error
 
 
 def _body(content: bytes, *, more: bool) -> dict[str, Any]:

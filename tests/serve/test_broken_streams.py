@@ -86,8 +86,8 @@ def test_a_slow_reader_holds_only_itself_back_and_one_that_stalls_is_hung_up_on(
         assert made < 20_000
         tts.frames = 5
         assert client.post(SPEECH, json=BODY).content == pcm(1, 5)
-        assert soon(lambda: service.turns.speaking == 0)
-        assert 'outcome="stalled"' in client.get("/metrics").text
+        assert soon(lambda: 'outcome="hung_up"' in client.get("/metrics").text)
+        assert service.turns.speaking == 0
 
 
 def test_an_error_before_the_first_byte_is_an_answer_and_one_after_it_breaks_off() -> None:
