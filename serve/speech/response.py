@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...models.mimi import SAMPLE_RATE_HZ
 from ..errors import ABORT, as_api_error
+from ..request_id import REQUEST_ID
 from ..service import Service
 from ..sound.formats import FORMATS
 from ..voices.clip import clip_bytes, read_clip
@@ -52,6 +54,7 @@ class SpeechResponse(Response):
                     task.cancel()
                 await asyncio.gather(sending, listening, producing, return_exceptions=True)
                 self._service.metrics.spoken(self._worker, self._request.response_format, self._outcome)
+                self._log()
 
     async def _fail(self, failure: BaseException, scope: Scope, receive: Receive, send: Send) -> None:
         error = as_api_error(failure)
@@ -62,6 +65,21 @@ class SpeechResponse(Response):
             await send(_body(_event(error.body), more=False))
         else:
             _abort(scope)
+
+    def _log(self) -> None:
+        """One line, without a word of what was said unless the operator wants that."""
+        worker, request = self._worker, self._request
+        said = repr(request.input) if self._service.options.log_text else f"{worker.characters} characters"
+        log.info(
+            "%s %s: %s as %s, first audio after %.3f s, %.1f s of speech in %.1f s",
+            REQUEST_ID.get(),
+            self._outcome,
+            said,
+            request.response_format,
+            worker.first_s,
+            worker.audio_s,
+            time.perf_counter() - worker.begin,
+        )
 
     async def _produce(self) -> None:
         service, worker = self._service, self._worker

@@ -195,3 +195,20 @@ def test_a_first_chunk_is_as_large_as_streams_before_needed() -> None:
         assert not begun.wait(0.05)
         steps.allow(2)
         assert listening.result() == pcm(1, 4)
+
+
+@pytest.mark.parametrize("log_text", [False, True])
+def test_the_log_has_a_line_of_each_request_and_its_text_only_if_asked(
+    log_text: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "miso_gguf.serve")
+    with up(ScriptedTTS(5), log_text=log_text) as (_, client):
+        answer = client.post(SPEECH, json=BODY | {"input": "A secret."})
+        assert soon(lambda: "of speech" in caplog.text)
+        for wrong in ({"input": "", "x": "A secret."}, {"input": "...", "voice": "A secret."}):
+            client.post(SPEECH, json=BODY | wrong)
+    (line,) = [record.message for record in caplog.records if "of speech" in record.message]
+    assert line.startswith(f"{answer.headers['x-request-id']} done: ")
+    assert "0.4 s of speech" in line
+    assert ("A secret." in line) == log_text
+    assert log_text or "secret" not in caplog.text
