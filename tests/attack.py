@@ -26,12 +26,11 @@ import psutil
 from attack_bodies import GOOD, SPEECH, Shot
 from attack_kinds import shot
 
-from miso_gguf.core.units import MIB
 from miso_gguf.models.levels import Q4_K_M
 
 _PATIENCE_S = 60
 _WORKERS = 8
-_GROWTH_BYTES = 32 * MIB
+_GROWTH_BYTES = 32 << 20
 """Of memory, between a quarter of the requests and all: what allocators keep after the worst of them."""
 
 
@@ -220,12 +219,12 @@ def _serve(bundle: Path, voices: Path, pipe: Connection) -> None:
         voices=voices,
         most_seconds=1,
         most_voices=5,
-        most_upload_bytes=1 * MIB,
+        most_upload_bytes=1 << 20,
         header_timeout_s=0.5,
         body_timeout_s=1,
         reader_timeout_s=5,
     )
-    service = Service(options, "tiny", lambda: MisoTTS.load(bundle, level=Q4_K_M.key, threads=1))
+    service = Service(options, "tiny", lambda: MisoTTS.load(bundle, Q4_K_M.key, threads=1, sequences=2))
     listener = bound("127.0.0.1", 0)
     server = HttpServer(application(service), service, listener, lambda: pipe.send(listener.getsockname()[1]))
 

@@ -24,6 +24,8 @@ class Shot:
     """Hang up after it, without reading."""
     reads: int = 1 << 30
     """Bytes of the answer; then hang up."""
+    pipelined: bool = False
+    """More than one answer may come."""
     timeout_s: float = 20.0
     """For the answer. A server that says nothing for longer hangs."""
 
