@@ -22,9 +22,6 @@ from .request import SpeechRequest
 
 log = logging.getLogger(__name__)
 
-ABORT = "miso.abort"
-"""Extension of the scope: a function that hangs up without a last chunk, so that a client knows that it is cut."""
-
 
 class SpeechResponse(Response):
     """Speaks one request. Errors before the first byte are answers of their own; after it the connection breaks."""
@@ -33,9 +30,10 @@ class SpeechResponse(Response):
         super().__init__()
         self._service, self._request = service, request
         self._format = FORMATS[request.response_format]
-        self._backlog = Backlog(asyncio.get_running_loop())
+        self._backlog = Backlog(asyncio.get_running_loop(), service.options.most_backlog_bytes)
         self._worker = service.worker(request, self._backlog)
         self._has_begun = False
+        self._outcome = "hung_up"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -45,35 +43,36 @@ class SpeechResponse(Response):
             sending = asyncio.create_task(self._send(partial(self._in_time, send)))
             try:
                 await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
-                outcome = await self._outcome(sending, scope, receive, send)
+                if sending.done() and (failure := sending.exception()) is not None:
+                    await self._fail(failure, scope, receive, send)
+                elif sending.done():
+                    self._outcome = "done"
             finally:
                 for task in (sending, listening, producing):
                     task.cancel()
                 await asyncio.gather(sending, listening, producing, return_exceptions=True)
-            self._service.metrics.spoken(self._worker, self._request.response_format, outcome)
+                self._service.metrics.spoken(self._worker, self._request.response_format, self._outcome)
 
-    async def _outcome(self, sending: "asyncio.Task[None]", scope: Scope, receive: Receive, send: Send) -> str:
-        if not sending.done():
-            return "hung_up"
-        if (failure := sending.exception()) is None:
-            return "done"
+    async def _fail(self, failure: BaseException, scope: Scope, receive: Receive, send: Send) -> None:
         if isinstance(failure, TimeoutError):
+            self._outcome = "stalled"
             _abort(scope)
-            return "stalled"
+            return
         error = as_api_error(failure)
+        self._outcome = error.code or str(error.status)
         if not self._has_begun:
             await error.response()(scope, receive, send)
         elif self._request.stream_format == "sse":
             await self._in_time(send, _body(_event(error.body), more=False))
         else:
             _abort(scope)
-        return error.code or str(error.status)
 
     async def _produce(self) -> None:
         service, worker = self._service, self._worker
         try:
             if self._request.ref_audio is not None:
-                worker.clip = await read_clip(clip_bytes(self._request.ref_audio, service.options.most_upload_bytes))
+                data = clip_bytes(self._request.ref_audio, service.options.most_upload_bytes)
+                worker.clip = await read_clip(data, "ref_audio")
             async with service.turns.turn(), service.model.use() as tts:
                 await _in_thread(service.threads, partial(worker.run, tts), worker.stop)
             self._backlog.end()

@@ -57,7 +57,7 @@ def test_a_full_one_holds_up_its_thread_until_it_is_taken_or_closed() -> None:
 
 def test_an_error_comes_after_all_that_was_put() -> None:
     async def scene() -> None:
-        backlog = Backlog(asyncio.get_running_loop())
+        backlog = Backlog(asyncio.get_running_loop(), 100)
         backlog.put(b"heard")
         backlog.put(b"")
         backlog.end(ValueError("it broke"))
