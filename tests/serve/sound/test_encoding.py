@@ -60,9 +60,9 @@ def whole_file(name: str, sound: Samples, whole: bool = WHOLE) -> bytes:
     return b"".join(encoded(name, [sound], whole))
 
 
-def decoded(content: bytes) -> NDArray[Any]:
-    """By FFmpeg, which finds out the format by itself."""
-    with av.open(io.BytesIO(content)) as container:
+def decoded(content: bytes, container_format: str | None = None) -> NDArray[Any]:
+    """By FFmpeg, which finds out the format by itself if there is enough of it."""
+    with av.open(io.BytesIO(content), format=container_format) as container:
         assert container.streams.audio[0].channels == 1
         return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
 
@@ -205,8 +205,9 @@ def test_bytes_leave_at_once(name: str, start: bytes, held_back: int) -> None:
             assert content.startswith(start)
             if name in ("mp3", "aac") and went_in <= FRAME:
                 continue  # a frame of these is heard with the next one
-            samples = len(decoded(content)) // (2 if name == "opus" else 1) if name != "pcm" else len(content) // 2
-            assert went_in - samples <= held_back
+            container_format = {"opus": "ogg"}.get(name, name)
+            samples = len(content) // 2 if name == "pcm" else len(decoded(content, container_format))
+            assert went_in - samples // (2 if name == "opus" else 1) <= held_back
 
 
 @pytest.mark.parametrize("name", FORMATS)
