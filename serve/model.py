@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from ..core.errors import MisoError
 from ..runtime.tts import MisoTTS
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class HeldModel:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[MisoTTS]:
-        """The model, which stays while it is used. Raises as `MisoTTS.load`."""
+        """The model, which stays while it is used. Raises `MisoError` if it cannot be loaded."""
         self._users += 1
         self._keep()
         try:
@@ -41,12 +42,22 @@ class HeldModel:
             self._let_go()
 
     async def _loaded(self) -> MisoTTS:
+        # A task of its own: whoever is cancelled while it is loaded was not the only one who wants it.
+        return await asyncio.shield(asyncio.create_task(self._load_once()))
+
+    async def _load_once(self) -> MisoTTS:
         async with self._changing:
+            if self._closed:
+                raise MisoError("the server has closed the model")
             if self._tts is None:
                 begin = time.perf_counter()
-                self._tts = await asyncio.to_thread(self._load)
+                try:
+                    self._tts = await asyncio.to_thread(self._load)
+                except (ValueError, OSError, MemoryError) as error:
+                    raise MisoError(f"{self.name} cannot be loaded: {error}") from error
                 self.loads += 1
                 log.info("%s loaded in %.1f s", self.name, time.perf_counter() - begin)
+                self._let_go()  # in case that nobody is left
             return self._tts
 
     def _keep(self) -> None:

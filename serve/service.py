@@ -1,14 +1,88 @@
 """What all endpoints share, in one place."""
 
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+from ..runtime.tts import MisoTTS
+from .metrics import Metrics
 from .model import HeldModel
 from .options import ServeOptions
+from .speech.backlog import Backlog
+from .speech.pace import Pace
+from .speech.request import SpeechRequest
+from .speech.turns import Turns
+from .speech.worker import CUT, Worker
+from .voices.names import Voices
+
+_CUTTING_S, _LOOK_S = 2.0, 0.02
 
 
-@dataclass(frozen=True)
 class Service:
-    """The parts of a server that is up."""
+    """The parts of a server, and its end. All of it is the event loop's."""
 
-    options: ServeOptions
-    model: HeldModel
+    def __init__(self, options: ServeOptions, name: str, load: Callable[[], MisoTTS]) -> None:
+        """`name` is the model's; `load` gives it, with as many sequences as there are `options.streams`.
+
+        Raises `ValueError` if the directory of voices, or what the operator says in it, cannot be used.
+        """
+        self.options = options
+        self.model = HeldModel(name, load, idle_s=options.idle_unload_s)
+        self.voices = Voices(options.voices, most=options.most_voices)
+        self.turns, self.pace = Turns(options.streams, options.queue), Pace()
+        self.metrics = Metrics(self.turns, self.model, self.pace)
+        self.threads = ThreadPoolExecutor(options.streams, "miso-serve")
+        self.is_stopping = False
+        self._workers: set[Worker] = set()
+
+    def worker(self, request: SpeechRequest, backlog: Backlog) -> Worker:
+        """Who speaks a request."""
+        return Worker(
+            request,
+            backlog,
+            voices=self.voices,
+            turns=self.turns,
+            pace=self.pace,
+            most_seconds=self.options.most_seconds,
+        )
+
+    @contextmanager
+    def speaking(self, worker: Worker) -> Iterator[None]:
+        """A request that is under way, waiting or spoken."""
+        self._workers.add(worker)
+        try:
+            yield
+        finally:
+            self._workers.discard(worker)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request is under way."""
+        return bool(self._workers)
+
+    def check(self) -> None:
+        """Raise `ApiError` if no request to speak is taken at present."""
+        if self.is_stopping:
+            raise CUT
+        self.turns.check()
+
+    def begin_stop(self) -> None:
+        """Take nothing new; what is under way goes on."""
+        self.is_stopping = True
+
+    async def cut(self) -> None:
+        """End what is under way, and give its clients a moment to see that."""
+        self.begin_stop()
+        for worker in [*self._workers]:
+            worker.stop(cut=True)
+        end = time.monotonic() + _CUTTING_S
+        while self._workers and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_S)
+
+    async def close(self) -> None:
+        """End it all, and free the model. Idempotent."""
+        await self.cut()
+        await self.model.close()
+        self.threads.shutdown(wait=False)

@@ -157,7 +157,7 @@ def test_just_above_silence_and_at_the_limits_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
 def test_a_long_recording_is_refused_with_its_length(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, tone(600, 8_000), 8_000)
-    with pytest.raises(ValueError, match=rf"{name}: 600\.\d s of audio, at most 30 s .*ffmpeg -i {name} -t 30"):
+    with pytest.raises(ValueError, match=rf"{name}: 600\.\d s of audio, at most 30 s .*ffmpeg -i IN -t 30"):
         read_audio(path, max_seconds=30)
 
 

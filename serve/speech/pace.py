@@ -1,0 +1,68 @@
+"""How much of a speech is made before the first of it leaves: one frame, or more where streams would run dry.
+
+A listener plays from the first chunk on. A stream that is slower than real time for a while, because prompts of others
+are read between its frames or sentences, runs dry unless it had begun later. How much later would have been enough is
+measured of every stream, and what those before needed the next one gets.
+"""
+
+import math
+import threading
+import time
+
+from ...models.mimi import FRAME_RATE_HZ
+
+MOST_FRAMES = 8
+"""Of a first chunk, 0.64 s. Whoever needs more is slower than real time, and would run dry all the same."""
+_FADING = 0.8
+"""A lead that was not needed any more shrinks to this with every stream."""
+_TOLERANCE_S = 0.02
+"""Of a sound card's own buffer: less does not make a gap."""
+
+
+class Pace:
+    """What streams needed, by how many spoke at a time. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._needed_s: dict[int, float] = {}
+        self.underruns = 0
+        """Streams that would have run dry, played from their first byte on."""
+
+    def first_frames(self, speaking: int) -> int:
+        """Frames of a first chunk, when so many speak, the newcomer among them."""
+        with self._lock:
+            needed_s = max((s for count, s in self._needed_s.items() if count <= speaking), default=0.0)
+        return min(MOST_FRAMES, 1 + math.ceil(max(0.0, needed_s - _TOLERANCE_S) * FRAME_RATE_HZ))
+
+    def note(self, lead: "Lead", speaking: int) -> None:
+        """What a stream needed that is over."""
+        with self._lock:
+            before = self._needed_s.get(speaking, 0.0)
+            self._needed_s[speaking] = max(lead.needed_s, _FADING * before)
+            self.underruns += lead.is_dry
+
+
+class Lead:
+    """What one stream would have needed: by how much its sound came later than it is played."""
+
+    def __init__(self) -> None:
+        self.needed_s = 0.0
+        """Between its first frame and its first chunk, so that it never runs dry."""
+        self._first: float | None = None
+        self._left: float | None = None
+        self._made_s = 0.0
+        self.is_dry = False
+
+    def made(self, seconds: float, blocked_s: float = 0.0) -> None:
+        """So much more sound is there. `blocked_s` of the time until now went by because nobody took it."""
+        now = time.perf_counter() - blocked_s
+        if self._first is None:
+            self._first = now
+        self.needed_s = max(self.needed_s, now - self._first - self._made_s)
+        if self._left is not None and now - self._left > self._made_s + _TOLERANCE_S:
+            self.is_dry = True
+        self._made_s += seconds
+
+    def left(self) -> None:
+        """Its first chunk leaves."""
+        self._left = time.perf_counter()

@@ -1,0 +1,53 @@
+"""Speakers of the model's own: for each of some names one who sounds the same in every request.
+
+Left alone, the model finds a speaker anew for each request, and clients send a request for each sentence. So the first
+time that a name is used, the model says a sentence with that name's number and seed, and this is its voice from then on.
+"""
+
+import threading
+
+from ...runtime.options import SpeechOptions
+from ...runtime.speech import SpokenSentence
+from ...runtime.tts import MisoTTS
+from ...runtime.voice import Voice
+
+ALIASES = tuple("alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split())
+"""Names that clients of OpenAI's API offer. Source: the `voice` of its schema."""
+
+SENTENCE = "Good morning, and thank you for asking me to read to you; I will take my time with every word of it."
+"""About 5 s: enough to be known by, and short enough to leave room for what is said."""
+MOST_SECONDS = 10.0
+TRIES = 3
+"""Seeds for one name, as long as the sentence does not come to its own end."""
+
+
+class SeededSpeakers:
+    """The voices of `ALIASES`, made when they are first asked for. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str, str], threading.Lock] = {}
+        self._voices: dict[tuple[str, str, str], Voice | None] = {}
+
+    def voice(self, name: str, tts: MisoTTS) -> Voice | None:
+        """The voice of one of `ALIASES`; None if the model says nothing at all. Errors as `MisoTTS.generate`.
+
+        The model that is loaded says it; the same level of the same bundle, loaded again, has it already.
+        """
+        key = (tts.level.manifest.fingerprint, tts.level.key, name)
+        with self._locks.setdefault(key, threading.Lock()):
+            if key not in self._voices:
+                self._voices[key] = _made(name, tts)
+            return self._voices[key]
+
+
+def _made(name: str, tts: MisoTTS) -> Voice | None:
+    number = ALIASES.index(name)
+    best: SpokenSentence | None = None
+    for seed in range(number * TRIES, (number + 1) * TRIES):
+        options = SpeechOptions(seed=seed, max_seconds=MOST_SECONDS, split_sentences=False, retry=False)
+        (said,) = tts.generate(SENTENCE, speaker=number, options=options).sentences
+        if best is None or said.ended == "eos" or len(said.codes) > len(best.codes):
+            best = said
+        if said.ended == "eos":
+            break
+    return Voice(best.codes, SENTENCE, number, name) if best is not None and len(best.codes) else None
