@@ -19,18 +19,18 @@ def attack_by_schema(target: Target, count: int, number: int, result: Result) ->
     for found in schema.get_all_operations():
         operation: Any = found.ok()  # type: ignore[union-attr]
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            kind = f"{operation.label}, {mode.value}"
+            kind = f"{operation.label}, {'as it must not be' if mode is GenerationMode.NEGATIVE else 'as it may be'}"
             share = count // (4 if operation.body else 20)
-            limits = settings(
+            limits: Any = settings(
                 max_examples=max(1, share),
                 database=None,
                 phases=[Phase.generate],
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             )
-            strategy = operation.as_strategy(generation_mode=mode)
+            strategy: Any = operation.as_strategy(generation_mode=mode)
             try:
-                limits(seed(number)(given(strategy)(_sender(kind, result))))()
+                limits(seed(number)(given(strategy)(_sender(kind, result))))()  # type: ignore[no-untyped-call]
             except Unsatisfiable:
                 continue  # what takes nothing cannot be asked wrongly
 
