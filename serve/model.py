@@ -32,7 +32,7 @@ class HeldModel:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[MisoTTS]:
-        """The model, which stays while it is used. Raises as `MisoTTS.load`."""
+        """The model, which stays while it is used. Raises `MisoError` if it cannot be loaded."""
         self._users += 1
         self._keep()
         try:
@@ -51,7 +51,10 @@ class HeldModel:
                 raise MisoError("the server has closed the model")
             if self._tts is None:
                 begin = time.perf_counter()
-                self._tts = await asyncio.to_thread(self._load)
+                try:
+                    self._tts = await asyncio.to_thread(self._load)
+                except (ValueError, OSError, MemoryError) as error:
+                    raise MisoError(f"{self.name} cannot be loaded: {error}") from error
                 self.loads += 1
                 log.info("%s loaded in %.1f s", self.name, time.perf_counter() - begin)
                 self._let_go()  # in case that nobody is left

@@ -41,6 +41,9 @@ class ServeOptions:
     """Uploaded ones."""
     most_upload_bytes: int = 10 << 20
     """Of a clip. Source of the default: OpenAI's schema."""
+    most_backlog_bytes: int = 4 << 20
+    """Of sound that is made and not yet taken, of one request: 87 s of PCM, 9 minutes of MP3. Whoever is behind by more
+    holds back what is made for it."""
     most_connections: int = 512
     header_timeout_s: float = 10.0
     """For the head of a request to arrive."""
@@ -67,6 +70,7 @@ class ServeOptions:
                 "most_seconds": number(1, 24 * 3600),
                 "most_voices": whole(0, 1 << 20),
                 "most_upload_bytes": whole(1 << 10, 1 << 30),
+                "most_backlog_bytes": whole(1 << 10, 1 << 40),
                 "most_connections": whole(1, 1 << 16),
                 "header_timeout_s": number(0.05, 3600),
                 "body_timeout_s": number(0.05, 3600),

@@ -8,14 +8,12 @@ import threading
 import time
 from collections import deque
 
-MOST_BYTES = 4 << 20
-"""Of one request: 87 s of PCM, 17 minutes of MP3. Whoever is behind by more holds back what is made for it."""
-
 
 class Backlog:
     """One thread puts, one task takes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int) -> None:
+        """`put` waits while so many bytes lie there."""
         self._loop, self._most_bytes = loop, most_bytes
         self._changed = threading.Condition()
         self._pieces: deque[bytes] = deque()

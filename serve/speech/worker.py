@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain, islice
 
 import numpy as np
 
 from ...models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples, cut_off
-from ...runtime.speech import Speech
+from ...runtime.speech import Chunk, Speech
 from ...runtime.synthesis.stream import SpeechStream
 from ...runtime.tts import MisoTTS
 from ...runtime.voice import Voice
@@ -127,10 +128,17 @@ class Worker:
         """The sound as far as one request may have it."""
         most = round(self._most_seconds * SAMPLE_RATE_HZ)
         left = most
-        for chunk in stream:
+        for chunk in chain(self._first_of(stream), stream):
             samples = chunk.samples if len(chunk.samples) < left else cut_off(chunk.samples[:left])
             left -= len(samples)
             self.audio_s = (most - left) / SAMPLE_RATE_HZ
             yield samples
             if not left:
                 return
+
+    def _first_of(self, stream: SpeechStream) -> list[Chunk]:
+        """Its first chunk, before which a request can turn out to be one that leaves no room to speak."""
+        try:
+            return [*islice(stream, 1)]
+        except ValueError as error:
+            raise ApiError(400, str(error), "input", "invalid_value") from error

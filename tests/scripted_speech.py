@@ -1,0 +1,87 @@
+"""A model that says what a test wants, chunk by chunk, for tests of the server: no engine and no codec."""
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+from elsewhere import PATIENCE_S
+
+from miso_gguf.core.closing import Closing
+from miso_gguf.runtime.speech import Chunk, Speech
+from miso_gguf.runtime.tts import MisoTTS
+
+FRAME = 1920
+"""Samples."""
+
+
+class ScriptedStream(Closing):
+    """Chunks of one frame each, the first of value 1/1000, the second of 2/1000, ..."""
+
+    def __init__(self, frames: int, step: Callable[[int], None]) -> None:
+        self.speech = Speech(0)
+        self._frames, self._step = frames, step
+        self.stopped = threading.Event()
+        self.made = 0
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        if self.made == self._frames or self.stopped.is_set():
+            raise StopIteration
+        self._step(self.made)
+        if self.stopped.is_set():
+            raise StopIteration
+        self.made += 1
+        return Chunk(np.full(FRAME, self.made / 1000, np.float32), 0.0, 0, 0.0)
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def close(self) -> None:
+        self.stop()
+
+
+class ScriptedTTS:
+    """Says `frames` frames to every text; `step(n)` is called before frame n of each, and may wait or raise."""
+
+    def __init__(self, frames: int = 5, step: Callable[[int], None] = lambda _: None) -> None:
+        self.frames, self._step = frames, step
+        self.streams: list[ScriptedStream] = []
+        self.closed = 0
+        block: list[int] = [0]
+        self.engine = SimpleNamespace(prompts=SimpleNamespace(text=lambda *_: block), spec=SimpleNamespace())
+
+    def stream(self, text: str, **_: Any) -> ScriptedStream:
+        if text == "nothing":
+            raise ValueError("nothing to say")
+        self.streams.append(ScriptedStream(0 if text == "silent" else self.frames, self._step))
+        return self.streams[-1]
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def as_tts(self) -> MisoTTS:
+        return cast(MisoTTS, self)
+
+
+class Steps:
+    """Lets the first frame of each stream be made, and so many of all streams together."""
+
+    def __init__(self, count: int = 0) -> None:
+        self._semaphore = threading.Semaphore(count)
+
+    def __call__(self, number: int) -> None:
+        assert not number or self._semaphore.acquire(timeout=PATIENCE_S), "nobody lets it go on"
+
+    def allow(self, count: int) -> None:
+        self._semaphore.release(count)
+
+
+def pcm(first: int, last: int) -> bytes:
+    """Of frames `first` to `last` of a stream."""
+    values = [round(number / 1000 * 32767) for number in range(first, last + 1)]
+    return np.repeat(np.array(values, "<i2"), FRAME).tobytes()

@@ -1,0 +1,27 @@
+"""A server of the tiny model for tests of `serve/`, and one whose model can be held up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import serving
+from speaking import load_tts
+
+from miso_gguf.serve.options import ServeOptions
+from miso_gguf.serve.service import Service
+
+STREAMS = 2
+
+
+@pytest.fixture(scope="session")
+def exact_service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """F32 throughout, two streams, room for three to wait, and a directory of voices."""
+    options = ServeOptions(streams=STREAMS, queue=3, voices=tmp_path_factory.mktemp("voices"))
+    return Service(options, "tiny", lambda: load_tts(bundle, exact=True, sequences=STREAMS))
+
+
+@pytest.fixture(scope="session")
+def server(exact_service: Service) -> Iterator[str]:
+    """Its address."""
+    with serving(exact_service) as address:
+        yield address

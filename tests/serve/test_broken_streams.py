@@ -1,0 +1,214 @@
+"""Clients that hang up, read slowly or not at all; models that fail; limits and cuts.
+
+A real server, whose model is scripted.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from elsewhere import Elsewhere, soon
+from scripted_speech import FRAME, ScriptedTTS, Steps, pcm
+from serving import serving
+
+from miso_gguf.core.errors import MisoError
+from miso_gguf.serve.options import ServeOptions
+from miso_gguf.serve.service import Service
+
+BODY: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "default", "response_format": "pcm"}
+SPEECH = "/v1/audio/speech"
+
+
+@contextmanager
+def up(tts: ScriptedTTS, **options: Any) -> Iterator[tuple[Service, httpx.Client]]:
+    service = Service(ServeOptions(**options), "scripted", lambda: tts.as_tts)
+    with serving(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+        yield service, client
+
+
+def test_the_first_chunk_leaves_when_it_is_made() -> None:
+    steps = Steps()
+    with up(ScriptedTTS(3, steps)) as (_, client), client.stream("POST", SPEECH, json=BODY) as answer:
+        received = answer.iter_raw()
+        assert next(received) == pcm(1, 1)
+        steps.allow(2)
+        assert b"".join(received) == pcm(2, 3)
+
+
+def test_who_hangs_up_ends_his_stream_alone() -> None:
+    steps = Steps()
+    with up(tts := ScriptedTTS(10, steps), streams=2) as (service, client):
+        with client.stream("POST", SPEECH, json=BODY) as answer:
+            next(answer.iter_raw())
+            with client.stream("POST", SPEECH, json=BODY) as other:
+                assert next(other.iter_raw()) == pcm(1, 1)
+        assert soon(lambda: all(stream.stopped.is_set() for stream in tts.streams))
+        steps.allow(2)  # each waits for its next frame, and makes none of it
+        assert soon(lambda: service.turns.speaking == 0)
+        assert [stream.made for stream in tts.streams] == [1, 1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_hangs_up_in_the_queue_is_never_spoken(stream: bool) -> None:
+    steps = Steps()
+    with up(tts := ScriptedTTS(2, steps)) as (service, client), client.stream("POST", SPEECH, json=BODY) as answer:
+        received = answer.iter_raw()
+        next(received)
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as raw:
+            request = client.build_request("POST", SPEECH, json=BODY | {"stream": stream})
+            head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+            raw.sendall(f"POST {SPEECH} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+            assert soon(lambda: service.turns.waiting == 1)
+        assert soon(lambda: service.turns.waiting == 0)
+        steps.allow(10)
+        list(received)
+        assert soon(lambda: service.turns.speaking == 0)
+        assert len(tts.streams) == 1
+
+
+def test_a_slow_reader_holds_only_itself_back_and_one_that_stalls_is_hung_up_on() -> None:
+    tts = ScriptedTTS(20_000)
+    options = {"streams": 2, "reader_timeout_s": 1.0, "most_backlog_bytes": 100_000}
+    with up(tts, **options) as (service, client), client.stream("POST", SPEECH, json=BODY):
+        # It has its answer's head, and takes nothing of it.
+        made = 0
+
+        def stands() -> bool:
+            nonlocal made
+            before, made = made, tts.streams[0].made
+            return before == made > 0
+
+        assert soon(stands)
+        assert made < 20_000
+        tts.frames = 5
+        assert client.post(SPEECH, json=BODY).content == pcm(1, 5)
+        assert soon(lambda: 'outcome="hung_up"' in client.get("/metrics").text)
+        assert service.turns.speaking == 0
+
+
+def test_an_error_before_the_first_byte_is_an_answer_and_one_after_it_breaks_off() -> None:
+    fails_at = 0
+
+    def step(number: int) -> None:
+        if number == fails_at:
+            raise MisoError("the secret of /srv/model")
+
+    with up(ScriptedTTS(4, step)) as (service, client):
+        for body in (BODY, BODY | {"stream": False}, BODY | {"stream_format": "sse"}):
+            refused = client.post(SPEECH, json=body)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "model_unavailable"
+            assert "secret" not in refused.text
+        fails_at = 2
+        received: list[bytes] = []
+        with client.stream("POST", SPEECH, json=BODY) as answer, pytest.raises(httpx.RemoteProtocolError):
+            received.extend(answer.iter_raw())
+        assert b"".join(received) == pcm(1, 2)
+        assert client.post(SPEECH, json=BODY | {"stream": False}).status_code == 503
+        events = client.post(SPEECH, json=BODY | {"stream_format": "sse"})
+        assert '{"error": {"message": "the model cannot speak at present' in events.text.split("\n\n")[-2]
+        fails_at = 9
+        assert client.post(SPEECH, json=BODY).content == pcm(1, 4)
+        assert soon(lambda: service.turns.speaking == 0)
+
+
+def test_what_the_model_does_not_say_is_no_empty_file() -> None:
+    with up(ScriptedTTS()) as (_, client):
+        for stream in (True, False):
+            refused = client.post(SPEECH, json=BODY | {"input": "silent", "stream": stream})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_speech")
+        refused = client.post(SPEECH, json=BODY | {"input": "nothing"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+
+
+def test_one_request_has_so_many_seconds() -> None:
+    with up(tts := ScriptedTTS(1000), most_seconds=1) as (_, client):
+        sound = client.post(SPEECH, json=BODY).content
+        assert len(sound) == 2 * 24000
+        assert sound[: 2 * 12 * FRAME] == pcm(1, 12)
+        assert sound[-200:] == bytes(200)  # cut without a click
+        assert tts.streams[0].made == 13
+
+
+def test_a_server_that_stops_takes_nothing_new_and_finishes_the_rest() -> None:
+    steps = Steps()
+    with up(ScriptedTTS(3, steps), grace_s=60) as (service, client):
+        with client.stream("POST", SPEECH, json=BODY) as answer:
+            received = answer.iter_raw()
+            next(received)
+            waiting = Elsewhere(client.post, SPEECH, json=BODY)
+            assert soon(lambda: service.turns.waiting == 1)
+            service.begin_stop()
+            refused = client.post(SPEECH, json=BODY)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_stopping")
+            assert "retry-after" in refused.headers
+            assert client.get("/ready").status_code == 503
+            assert client.get("/health").status_code == 200
+            steps.allow(5)
+            assert b"".join(received) == pcm(2, 3)
+        assert waiting.result().content == pcm(1, 3)
+
+
+def test_what_is_cut_breaks_off_and_what_waits_is_sent_away() -> None:
+    steps = Steps()
+    with up(ScriptedTTS(3, steps)) as (service, client), client.stream("POST", SPEECH, json=BODY) as answer:
+        received = answer.iter_raw()
+        next(received)
+        waiting = Elsewhere(client.post, SPEECH, json=BODY)
+        assert soon(lambda: service.turns.waiting == 1)
+        workers = [*service._workers]
+        service.begin_stop()
+        for worker in workers:
+            worker.stop(cut=True)
+        steps.allow(9)
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(received)
+        assert waiting.result().status_code == 503
+
+
+def test_a_first_chunk_is_as_large_as_streams_before_needed() -> None:
+    with up(ScriptedTTS(6)) as (service, client):
+        service.pace._needed_s[1] = 0.2
+        steps = Steps(1)
+        client.post(SPEECH, json=BODY)
+        tts = ScriptedTTS(6, steps)
+        assert service.model._tts is not None
+        service.model._tts = tts.as_tts
+        service.pace._needed_s[1] = 0.2
+        begun = threading.Event()
+
+        def listen() -> bytes:
+            with client.stream("POST", SPEECH, json=BODY) as answer:
+                received = answer.iter_raw()
+                first = next(received)
+                begun.set()
+                steps.allow(9)
+                list(received)
+                return first
+
+        listening = Elsewhere(listen)
+        assert soon(lambda: bool(tts.streams) and tts.streams[0].made == 2)
+        assert not begun.wait(0.05)
+        steps.allow(2)
+        assert listening.result() == pcm(1, 4)
+
+
+@pytest.mark.parametrize("log_text", [False, True])
+def test_the_log_has_a_line_of_each_request_and_its_text_only_if_asked(
+    log_text: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "miso_gguf.serve")
+    with up(ScriptedTTS(5), log_text=log_text) as (_, client):
+        answer = client.post(SPEECH, json=BODY | {"input": "A secret."})
+        assert soon(lambda: "of speech" in caplog.text)
+        for wrong in ({"input": "", "x": "A secret."}, {"input": "...", "voice": "A secret."}):
+            client.post(SPEECH, json=BODY | wrong)
+    (line,) = [record.message for record in caplog.records if "of speech" in record.message]
+    assert line.startswith(f"{answer.headers['x-request-id']} done: ")
+    assert "0.4 s of speech" in line
+    assert ("A secret." in line) == log_text
+    assert log_text or "secret" not in caplog.text
