@@ -118,7 +118,9 @@ def routes(service: Service) -> APIRouter:
             # Goes on when the client is gone: a thread cannot be stopped, and needs the model until it is done.
             return await asyncio.shield(asyncio.create_task(_kept(service, upload, samples)))
 
-    @router.get("/v1/audio/voices", summary="List voices", response_model=None, responses={200: _answer("All voices.", _LIST)})
+    @router.get(
+        "/v1/audio/voices", summary="List voices", response_model=None, responses={200: _answer("All voices.", _LIST)}
+    )
     def all_voices() -> dict[str, Any]:
         return {"object": "list", "data": voices.listing(), "voices": voices.names()}
 

@@ -89,9 +89,7 @@ def test_bombs_are_refused_and_named_as_the_client_does() -> None:
 def test_a_reader_can_reach_nothing(code: str, error: str) -> None:
     program = f"from miso_gguf.serve.voices import child; child._shut_in(); {code}"
     environment = reading._environment()
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert error in done.stderr
 
@@ -166,7 +164,9 @@ def test_only_so_many_are_read_at_once_and_all_end_when_cancelled(
     assert os.getpid() not in pids
 
 
-@given(st.binary(min_size=1, max_size=99), st.sampled_from(["", "data:audio/webm;codecs=opus;base64,", "DATA:;BASE64,"]))
+@given(
+    st.binary(min_size=1, max_size=99), st.sampled_from(["", "data:audio/webm;codecs=opus;base64,", "DATA:;BASE64,"])
+)
 def test_base64_and_data_urls_are_clips(data: bytes, head: str) -> None:
     assert clip_bytes(head + base64.b64encode(data).decode(), 99) == data
 
@@ -205,7 +205,9 @@ def test_a_clip_that_is_too_large_is_not_decoded() -> None:
 @settings(max_examples=examples(30))
 @given(st.text(max_size=60))
 def test_any_other_text_is_bytes_or_refused(text: str) -> None:
+    refused = None
     try:
         assert clip_bytes(text, 1000)
     except ApiError as error:
-        assert error.param == "ref_audio"
+        refused = error.param
+    assert refused in (None, "ref_audio")

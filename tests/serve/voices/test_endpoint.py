@@ -1,6 +1,7 @@
 """Voices over HTTP: in the contract's shape, with its errors, and lost by nothing."""
 
 import asyncio
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
+import soundfile
 from clips import clip, tone
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -108,7 +110,8 @@ def test_a_clip_becomes_a_voice_that_outlives_the_server(tmp_path: Path, bundle:
         kept = Voices(tmp_path, most=1).resolve("Anna", tts)
         assert kept is not None
         assert (kept.text, kept.speaker, kept.seconds) == ("What is said.", 2, 1.04)
-        np.testing.assert_array_equal(kept.codes, tts.codec.encode(tone().astype(np.float32).round(4))[:0].size or kept.codes)
+        heard = soundfile.read(io.BytesIO(CLIP), dtype="float32")[0]
+        np.testing.assert_array_equal(kept.codes, tts.codec.encode(heard))
     gone = ask(app, "DELETE", f"/v1/audio/voices/{voice['id']}")
     assert gone.json() == {"id": voice["id"], "object": "audio.voice.deleted", "deleted": True}
     assert [*tmp_path.iterdir()] == []
@@ -172,9 +175,7 @@ def test_words_may_have_the_name_that_others_gave_them(tmp_path: Path) -> None:
 
 def test_a_clip_that_is_no_use_is_told(tmp_path: Path) -> None:
     app = application(tmp_path, most_upload_bytes=1 << 16)
-    assert "text and no audio"[:4] and "not audio" in refused(
-        upload(app, audio_sample=("a.wav", b"text and no audio")), 400, "audio_sample"
-    )
+    assert "not audio" in refused(upload(app, audio_sample=("a.wav", b"text and no audio")), 400, "audio_sample")
     assert "at most 65536" in refused(upload(app, audio_sample=("a.wav", bytes(70_000))), 413, "audio_sample")
 
 
@@ -186,15 +187,13 @@ def test_a_clip_that_is_no_use_is_told(tmp_path: Path) -> None:
         ("multipart/form-data; boundary=x; charset=punycode", b"--x--", 415),
         ("multipart/form-data", b"--x--", 400),
         ("multipart/form-data; boundary=x", b"nothing of that kind", 400),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--', 400),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--", 400),
         ("multipart/form-data; boundary=x", b"--x\r\n" + b"A: b\r\n" * 99 + b"\r\na\r\n--x--", 400),
         ("multipart/form-data; boundary=" + "x" * 9999, b"--x--", 400),
     ],
 )
 def test_what_is_no_form_is_told(kind: str, content: bytes, status: int, tmp_path: Path) -> None:
-    answer = ask(
-        application(tmp_path), "POST", "/v1/audio/voices", content=content, headers={"Content-Type": kind}
-    )
+    answer = ask(application(tmp_path), "POST", "/v1/audio/voices", content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 

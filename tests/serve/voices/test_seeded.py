@@ -92,13 +92,13 @@ def test_a_failure_is_forgotten() -> None:
     assert made(sayer, speakers) is not None
 
 
-def test_the_tiny_model_has_thirteen_speakers_and_each_is_the_same_again(built: Built) -> None:
+def test_speakers_of_the_tiny_model_differ_and_each_is_the_same_again(built: Built) -> None:
     bundle: Path = built.tiny("q4_k_m")
     with load_tts(bundle, "q4_k_m") as tts:
-        voices = [SeededSpeakers().voice(name, tts) for name in ALIASES]
+        voices = [SeededSpeakers().voice(name, tts) for name in ("alloy", "coral", "verse")]
         digests = [voice and voice.digest for voice in voices]
         assert None not in digests
-        assert len({*digests}) == len(ALIASES)
+        assert len({*digests}) == 3
         again = SeededSpeakers().voice("verse", tts)
         assert again is not None
         assert again.digest == digests[-1]
