@@ -144,7 +144,8 @@ class VoiceStore:
                 known = self._seen.get(id)
                 seen[id] = known if known and known[0] == state else (state, self._read(id, int(stat.st_mtime)))
         self._seen = seen
-        return sorted((voice for _, voice in seen.values() if voice), key=lambda voice: (voice.created_at, voice.id))
+        oldest_first = sorted(seen.values(), key=lambda one: one[0][2])
+        return [voice for _, voice in oldest_first if voice]
 
     def _read(self, id: str, created_at: int) -> StoredVoice | None:
         path = self._path(id)
