@@ -134,7 +134,12 @@ class VoiceStore:
     def _scan(self) -> list[StoredVoice]:
         """What is there now; of files that are as they were nothing is read again."""
         seen: dict[str, tuple[tuple[int, int, int], StoredVoice | None]] = {}
-        for path in self._directory.iterdir():
+        try:
+            there = [*self._directory.iterdir()]
+        except OSError as error:
+            log.error("the directory of voices cannot be read: %s", error)
+            there = []
+        for path in there:
             id = path.stem
             if path.suffix != _SUFFIX or not ID.fullmatch(id):
                 continue

@@ -54,6 +54,7 @@ def test_what_browsers_and_phones_record_is_read() -> None:
         assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.long
 def test_bombs_are_refused_and_named_as_the_client_does() -> None:
     ten_minutes = clip(np.zeros(600 * 24_000, np.float32), kind="FLAC")
     assert len(ten_minutes) < 50_000

@@ -71,6 +71,16 @@ def test_what_is_damaged_is_left_out_and_said_once(tmp_path: Path, caplog: pytes
     store.delete(broken.id)
 
 
+def test_a_directory_that_is_gone_has_no_voices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = VoiceStore(tmp_path / "voices", most=9)
+    kept = store.add(voice(1))
+    (tmp_path / "voices").rename(tmp_path / "elsewhere")
+    assert store.all() == []
+    assert "cannot be read" in caplog.text
+    (tmp_path / "elsewhere").rename(tmp_path / "voices")
+    assert store.all() == [kept]
+
+
 def test_limits_and_names_are_kept(tmp_path: Path) -> None:
     store = VoiceStore(tmp_path, most=2)
     store.add(voice(1, "Anna"))
@@ -191,7 +201,9 @@ while True:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize("moment", ["half", "written", "synced", "after 1", "after 30"])
+@pytest.mark.parametrize(
+    "moment", ["half", *(pytest.param(moment, marks=pytest.mark.long) for moment in ("written", "synced", "after 30"))]
+)
 def test_killed_while_it_saves_a_voice_is_whole_or_absent(moment: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", _SAVES, str(tmp_path), moment]
