@@ -5,12 +5,20 @@ Nobody outside sees where in the code something failed; the log does.
 
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ..core.errors import Busy, MisoError
 
 log = logging.getLogger(__name__)
+
+ABORT = "miso.abort"
+"""Extension of the scope: a function that hangs up without a last chunk, so that a client knows that it is cut."""
 
 INVALID, AUTHENTICATION, PERMISSION, NOT_FOUND = (
     "invalid_request_error",
@@ -19,6 +27,8 @@ INVALID, AUTHENTICATION, PERMISSION, NOT_FOUND = (
     "not_found_error",
 )
 RATE_LIMIT, SERVER = "rate_limit_error", "server_error"
+_MOST_CHARACTERS = 300
+"""Of a message or a field's name, which may be the client's own."""
 _KINDS = {401: AUTHENTICATION, 403: PERMISSION, 404: NOT_FOUND, 429: RATE_LIMIT}
 
 
@@ -41,8 +51,8 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
         """The contract's shape. What is no text (half of a surrogate pair) is shown as a question mark."""
-        message = self.message.encode("utf-8", "replace").decode()
-        return {"error": {"message": message, "type": self.type, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _brief(self.param)
+        return {"error": {"message": _brief(self.message), "type": self.type, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """As an answer."""
@@ -62,3 +72,35 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(503, "the model cannot speak at present; the server's log says why", code="model_unavailable")
     log.error("internal error", exc_info=error)
     return ApiError(500, "internal error; the server's log says more", code="internal_error")
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of an application in the contract's shape."""
+    for kind, handler in (
+        (HTTPException, _of_framework),
+        (RequestValidationError, _of_validation),
+        (ApiError, _of_ours),
+        (Exception, _of_ours),
+    ):
+        app.add_exception_handler(kind, handler)
+
+
+async def _of_ours(_: Request, error: Exception) -> JSONResponse:
+    return as_api_error(error).response()
+
+
+async def _of_framework(_: Request, error: Any) -> JSONResponse:
+    return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})).response()
+
+
+async def _of_validation(_: Request, error: Any) -> JSONResponse:
+    """The first fault, by its field. It never says what was in it."""
+    fault = error.errors()[0]
+    # A place begins with where the field is, body, path or query; in a body that is no JSON, a number follows.
+    param = ".".join(part for part in fault["loc"][1:] if isinstance(part, str)) or None
+    message = fault["msg"] if param is None else f"{_brief(param)}: {fault['msg']}"
+    return ApiError(400, message, param, fault["type"]).response()
+
+
+def _brief(text: str) -> str:
+    return text[:_MOST_CHARACTERS].encode("utf-8", "replace").decode()

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .connection import protocol
 from .model import HeldModel
 from .options import ServeOptions
 
@@ -49,10 +49,9 @@ class HttpServer:
     ) -> None:
         """`listener` is of `bound`; `started` is called as soon as clients are let in."""
         self._service, self._listener = service, listener
-        most = service.options.most_connections
         config = uvicorn.Config(
             application,
-            http=H11Protocol,
+            http=protocol(service.options),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -62,8 +61,6 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=most,
-            backlog=most,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CLOSING_S,
         )

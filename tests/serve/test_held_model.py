@@ -18,7 +18,8 @@ class Loader:
 
     def __init__(self) -> None:
         self.made: list[ScriptedTTS] = []
-        self.may, self.failure = threading.Event(), None
+        self.may = threading.Event()
+        self.failure: ValueError | None = None
         self.may.set()
 
     def __call__(self) -> MisoTTS:
@@ -76,7 +77,7 @@ def test_it_is_unloaded_when_nobody_has_used_it_for_a_while_and_loaded_again_on_
             async with model.use():
                 pass
             await asyncio.sleep(0.2)
-            assert model.is_loaded, "it is unloaded under who uses it"
+            assert not load.made[0].closed, "it is unloaded under who uses it"
         await until_unloaded(load)
         assert not model.is_loaded
         async with model.use() as tts:
