@@ -73,9 +73,7 @@ async def read_clip(data: bytes, param: str = "audio_sample") -> Samples:
     """
     turns = _turns.setdefault(asyncio.get_running_loop(), _Turns())
     if turns.asked >= AT_ONCE + WAITING:
-        raise ApiError(
-            429, "too many clips wait to be read: try again", code="server_busy", headers={"retry-after": "2"}
-        )
+        raise ApiError(429, "too many clips wait to be read: try again", code="server_busy", headers={"retry-after": "2"})
     turns.asked += 1
     try:
         async with turns.free:
