@@ -22,7 +22,7 @@ WORDS = (
 )
 FEWEST_WORDS, MOST_WORDS = 4, 16
 """Of a request: one sentence, so that it is one utterance."""
-HEAD_START_S = 0.1
+HEAD_START_S = 0.05
 """Before the first request is due, so that all clients are there."""
 
 

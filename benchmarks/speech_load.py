@@ -30,10 +30,10 @@ class Turns(NamedTuple):
 
 
 def turns(calls: Sequence[PacedCall], sent: float, prompt: int) -> Turns:
-    """Of a request that was sent then. `calls` in the order in which they were made."""
-    later = calls[bisect_right([call.begin for call in calls], sent) :]
-    own = [number for number, call in enumerate(later) if call.kind == CHUNK and call.prompt == prompt]
-    return Turns(sum(call.end - call.begin for call in later[: own[0]]), len(own))
+    """Of the one request with this prompt, sent then. `calls` in the order in which they were made."""
+    own = [number for number, call in enumerate(calls) if call.kind == CHUNK and call.prompt == prompt]
+    ahead = calls[bisect_right([call.begin for call in calls], sent) : own[0]]
+    return Turns(sum(call.end - call.begin for call in ahead), len(own))
 
 
 def beyond_frames(
@@ -50,8 +50,10 @@ def is_right(sound: bytes, alone: bytes) -> bool:
 
 
 def figures(heard: Sequence[Heard], cpu_s: float) -> dict[str, Any]:
-    """Of a load that took `cpu_s`."""
+    """Of a load that took `cpu_s`. Raises `ValueError` if nothing was answered."""
     answered = [each for each in heard if each.is_answered]
+    if not answered:
+        raise ValueError(f"none of {len(heard)} requests was answered: the server's own lines say why")
     underruns = [each.underrun_s for each in answered]
     ttfa_ms = [1e3 * each.ttfa_s for each in answered]
     return {
