@@ -218,6 +218,16 @@ def counted_bar(label: str, patience_s: float = 0.0) -> Iterator[Callable[[int, 
         yield tell
 
 
+@contextmanager
+def status(message: str, *, is_shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that changes with what is yielded; nothing where that is no terminal."""
+    if not (is_shown and stderr.is_terminal):
+        yield lambda _: None
+        return
+    with stderr.status(message) as shown:
+        yield shown.update
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> Table:
     """A table; `numeric` columns are right-aligned. What is in it may be from strangers, and is shown as it is."""
     result = Table(title=_plain(title, "table.title"), title_justify="left")

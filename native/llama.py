@@ -33,7 +33,7 @@ _POOLING_NONE = 0
 _SPLIT_NONE = 0
 _NO_ROOM = 1  # result of llama_decode. Source: llama.h.
 ALL_LAYERS = -1
-_MOST_SEQUENCES = 256
+MOST_SEQUENCES = 256
 """What llama.cpp has room for. Source: `LLAMA_MAX_SEQ` in llama-cparams.h."""
 _MOST_POSITIONS = (1 << 31) - 1
 """Of all sequences together: llama.cpp numbers them in 32 bits."""
@@ -65,7 +65,7 @@ _OPTIONS: dict[str, Rule] = {
     "threads": whole(1, MOST_THREADS),
     "gpu_layers": or_none(whole(ALL_LAYERS, (1 << 31) - 1)),
     "kv_type": choice(KV_TYPES),
-    "sequences": whole(1, _MOST_SEQUENCES),
+    "sequences": whole(1, MOST_SEQUENCES),
     "exact": flag(),
     "repack": flag(),
 }

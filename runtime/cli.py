@@ -6,32 +6,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..console import DONE, NO, abandon, progress_bar, run, stderr, stdout, table
+from ..console import DONE, NO, abandon, progress_bar, run, status, stderr, stdout, table
 from ..core.interrupts import unheard
 from ..core.units import size_text
 from ..hub.fetch import no_progress
 from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
-from ..native.llama import ALL_LAYERS
 from ..version import __version__
 from .audio.pipe import RawWriter, open_output
 from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
+from .choice import AUTO, choose, memory_plan
 from .dialogue.conversation import Conversation
 from .dialogue.grammar import Line
 from .dialogue.together import conversation_of
 from .dialogue.turns import Cast, Turn, encoded, read_lines, read_voice
 from .facts import kept, model_facts, speech_facts
-from .fit import MARGIN_BYTES, MemoryPlan, cpu_memory, memory_here, plan_memory
+from .fit import MARGIN_BYTES, MemoryPlan
 from .options import CODEC_PROVIDERS, EngineOptions, SpeechOptions
-from .request import AUTO, SpeakRequest
+from .request import SpeakRequest
 from .speech import Speech
 from .tts import MisoTTS
 from .voice import Voice
@@ -150,7 +149,9 @@ def speak(**options: Any) -> int:
         bundle = open_bundle(request.model, request.revision, progress=show)
         if request.quant == AUTO and bundle.manifest.levels and (newer := bundle.manifest.newer_names):
             log.warning("%s: left out %s, %s. %s.", request.model, ", ".join(newer), BY_NEWER, UPGRADE)
-        return _print_plan(_memory_plan(bundle, request), request) if request.fit else _say(bundle, request)
+        if not request.fit:
+            return _say(bundle, request)
+        return _print_plan(memory_plan(bundle, request.asked_kv_type, request.engine), request)
     except BrokenPipeError:  # a player that was closed: it has heard enough
         abandon(sys.stdout)
         return DONE
@@ -163,7 +164,9 @@ def _say(bundle: Bundle, request: SpeakRequest) -> int:
     cast = Cast(request.script_directory, request.speaker)
     lines = cast.checked(read_lines(request.text, request.file)) if request.speaks else []
     voice = read_voice(request.voice, request.voice_text) if request.voice is not None else None
-    level, engine = _choose_level(bundle, request)
+    level, engine, remark = choose(bundle, request.quant, request.asked_kv_type, request.engine)
+    if remark is not None:
+        _note(request, remark)
     writer: AudioWriter | RawWriter | None = None
     conversation: Conversation | None = None
     facts: dict[str, Any] = {}
@@ -244,42 +247,8 @@ def _speak(conversation: Conversation, writer: AudioWriter | RawWriter, request:
 def _load(bundle: Bundle, level: str, engine: EngineOptions, request: SpeakRequest) -> MisoTTS:
     if bundle.repository is not None:
         bundle.level(level)  # what is to be fetched first has a bar of its own
-    with _status(request, f"loading {level}"):
+    with status(f"loading {level}", is_shown=not request.quiet):
         return MisoTTS.load(bundle, level, options=engine, verify=request.verify)
-
-
-def _choose_level(bundle: Bundle, request: SpeakRequest) -> tuple[str, EngineOptions]:
-    """The level, and where to compute: what was not asked for follows from memory."""
-    engine = request.engine
-    if request.quant != AUTO and request.asked_kv_type is not None:
-        return request.quant, engine
-    plan = _memory_plan(bundle, request)
-    if request.quant == AUTO:
-        level, engine = plan.pick.level, replace(engine, kv_type=plan.pick.kv_type)
-        if engine.gpu_layers is None:
-            engine = replace(engine, gpu_layers=plan.pick.gpu_layers)
-    else:
-        level = request.quant
-        # With some layers only, what the whole level needs says nothing.
-        if engine.gpu_layers in {None, ALL_LAYERS}:
-            engine = replace(engine, kv_type=plan.kv_type_for(bundle.key(level)))
-    if request.quant == AUTO and not plan.pick.fits:
-        log.warning("%s", plan.advice)
-    elif request.asked_kv_type is None and engine.kv_type != "f16":
-        _note(request, f"{level} fits into this GPU only with a KV cache in {engine.kv_type}, so that is used")
-    return level, engine
-
-
-def _memory_plan(bundle: Bundle, request: SpeakRequest) -> MemoryPlan:
-    room = cpu_memory() if request.gpu_layers == 0 else memory_here(request.main_gpu)
-    return plan_memory(
-        bundle.manifest,
-        room,
-        request.asked_kv_type,
-        request.context,
-        sequences=request.engine.sequences,
-        voice_cache_bytes=request.engine.voice_cache_bytes,
-    )
 
 
 def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
@@ -298,24 +267,14 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
             if need.fits
             else f"no, {size_text(-need.spare_bytes)} short"
         )
-        rows.append([need.level, need.kv_type, str(need.context), *sizes, verdict])
+        rows.append([need.level, need.kv_type, str(need.context), *sizes, str(need.streams), verdict])
     free, total, kept = map(size_text, (room.free_bytes, room.total_bytes, MARGIN_BYTES))
     title = f"{room.device}: {free} of {total} free, {kept} kept"
     memory = "VRAM" if room.is_gpu else "memory"
-    columns = ["level", "KV type", "context", "weights", "KV cache", "voices", "compute", memory, "verdict"]
-    stdout.print(table(title, columns, rows, numeric=range(2, 8)))
+    columns = ["level", "KV type", "context", "weights", "KV cache", "voices", "compute", memory, "streams", "verdict"]
+    stdout.print(table(title, columns, rows, numeric=range(2, 9)))
     stdout.print(f"pick: {plan.advice}", markup=False, highlight=False)
     return DONE if plan.pick.fits else NO
-
-
-@contextmanager
-def _status(request: SpeakRequest, message: str) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that changes; nothing where that is no terminal."""
-    if request.quiet or not stderr.is_terminal:
-        yield lambda _: None
-        return
-    with stderr.status(message) as status:
-        yield status.update
 
 
 @contextmanager
@@ -328,7 +287,7 @@ def _progress(request: SpeakRequest) -> Iterator[Callable[[Conversation], None]]
             shown_at = now
             update(_figures(conversation.record, request.live))
 
-    with _status(request, "speaking") as update:
+    with status("speaking", is_shown=not request.quiet) as update:
         yield show
 
 

@@ -15,7 +15,7 @@ from ..models.manifest import BY_NEWER, UPGRADE, Manifest
 from ..models.memory import kv_bytes, level_memory
 from ..models.spec import ModelSpec
 from ..native.device import devices, gpus
-from ..native.llama import KvType
+from ..native.llama import MOST_SEQUENCES, KvType
 
 MARGIN_BYTES = 400_000_000
 """Left free: cuBLAS and the code of kernels (0.1 to 0.2 GB on an H200; CUDA's context is open when free memory is asked
@@ -54,6 +54,8 @@ class Need:
     compute_bytes: int
     spare_bytes: int
     """What is left of the room, after the margin; negative: what is missing."""
+    streams: int
+    """Sequences that fit, each with a KV cache: how many can be spoken together. Not more than llama.cpp can hold."""
 
     @property
     def needed_bytes(self) -> int:
@@ -109,6 +111,10 @@ class MemoryPlan:
         """The KV cache for a level that somebody chose: F16, unless it fits with a smaller one only."""
         chosen = (need for need in self.needs if (need.level, need.context) == (level, self.context))
         return next((need.kv_type for need in chosen if need.fits), "f16")
+
+    def streams_of(self, level: str) -> int:
+        """How many sequences of a level fit, with the first type of KV cache."""
+        return next((n.streams for n in self.needs if (n.level, n.context) == (level, self.context)), 0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -190,7 +196,8 @@ def _need(
     kv_cache = sequences * one
     needed = weights + kv_cache + voices + memory.compute_bytes
     spare = room.free_bytes - MARGIN_BYTES - needed
-    return Need(level, kv_type, context, weights, kv_cache, voices, memory.compute_bytes, spare)
+    streams = min(max(0, sequences + spare // one), MOST_SEQUENCES)
+    return Need(level, kv_type, context, weights, kv_cache, voices, memory.compute_bytes, spare, streams)
 
 
 def _layers_that_fit(manifest: Manifest, need: Need, room: Room, sequences: int) -> int:

@@ -6,16 +6,14 @@ It knows neither files nor the model.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 
 from ..models.levels import DEFAULT_LEVEL
-from ..native.llama import ALL_LAYERS, KvType
+from ..native.llama import KvType
 from .audio.pipe import STANDARD_OUTPUT
+from .choice import AUTO, engine_options
 from .dialogue.turns import SAVED_VOICE_SUFFIX, STANDARD_INPUT
 from .options import EngineOptions, SpeechOptions
-
-AUTO: Final = "auto"
-"""A level or type of KV cache that nobody chose: what follows from this machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -120,20 +118,16 @@ class SpeakRequest:
     @cached_property
     def engine(self) -> EngineOptions:
         """Where to compute, as far as it was said: what was not follows from this machine's memory."""
-        asked: dict[str, Any] = {
-            "threads": self.threads,
-            # None is what there is, so not if there has to be one.
-            "gpu_layers": ALL_LAYERS if self.require_gpu and self.gpu_layers is None else self.gpu_layers,
-            "kv_type": self.asked_kv_type,
-        }
-        return EngineOptions(
+        return engine_options(
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            kv_type=self.kv_type,
+            require_gpu=self.require_gpu,
             main_gpu=self.main_gpu,
             context=self.context,
             sequences=self.sequences,
             voice_directory=self.voice_cache,
-            allow_cpu=not self.require_gpu,
             codec_provider=self.codec_provider,
-            **{name: value for name, value in asked.items() if value is not None},
         )
 
     @cached_property

@@ -17,7 +17,6 @@ from .request_id import HEADER, request_id
 
 _SPARE = 32
 """Connections beyond the most that are answered: that there are too many. Further ones are cut."""
-_NO_HTTP = {431: "the head of the request is too large", 501: "the transfer encoding is not known"}
 
 
 def protocol(options: ServeOptions) -> type[H11Protocol]:
@@ -93,9 +92,10 @@ class _Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Of what h11 does not understand; it is called where that is handled."""
-        status = getattr(sys.exc_info()[1], "error_status_hint", 400)
+        is_long = getattr(sys.exc_info()[1], "error_status_hint", 400) == 431
+        status, message = (431, "the head of the request is too large") if is_long else (400, "this is no HTTP")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            response = _error(status, _NO_HTTP.get(status, "this is no HTTP"), "invalid_http").response()
+            response = _error(status, message, "invalid_http").response()
             for event in (
                 h11.Response(status_code=status, headers=response.raw_headers),
                 h11.Data(data=bytes(response.body)),

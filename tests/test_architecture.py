@@ -22,8 +22,8 @@ ALLOWED: dict[str, set[str]] = {
 STOREYS: dict[str, str] = {
     "convert": "checkpoint mimi gguf_header imatrix rows mixture plan sink quantize codec existing conversion estimate "
     "checks verify bundle cli",
-    "runtime": "audio codec options part_check bundle speech lm/depth lm voice synthesis tts dialogue request fit "
-    "facts cli",
+    "runtime": "audio codec options part_check bundle speech lm/depth lm voice synthesis tts dialogue fit "
+    "choice request facts cli",
     "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
     "report accepting evaluation command_text cli",
     "serve": "options errors request_id body security connection model sound voices speech metrics service "

@@ -10,26 +10,9 @@ from ..service import Service
 from ..sound.formats import FORMATS
 from ..speech.request import SpeechRequest
 from ..speech.response import SpeechResponse
+from .refusals import refusals
 
 _AUDIO = {"schema": {"type": "string", "format": "binary"}}
-_ERROR: dict[str, Any] = {
-    "schema": {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {
-                    "message": {"type": "string"},
-                    "type": {"type": "string"},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": ["string", "null"]},
-                },
-            }
-        },
-    }
-}
 _REFUSALS = {
     400: "The request is wrong; `param` says where.",
     413: "It is too long.",
@@ -45,14 +28,11 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
     audio = {audio_format.media_type: _AUDIO for audio_format in FORMATS.values()}
     spoken: dict[str, Any] = {"description": "Sound, as it is made.", "content": {**audio, "text/event-stream": {}}}
-    refused: dict[int | str, dict[str, Any]] = {
-        status: {"description": text, "content": {"application/json": _ERROR}} for status, text in _REFUSALS.items()
-    }
 
     @router.post(
         "/v1/audio/speech",
         response_class=Response,
-        responses={200: spoken, **refused},
+        responses={200: spoken, **refusals(_REFUSALS)},
         openapi_extra={
             "requestBody": {
                 "required": True,

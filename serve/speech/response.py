@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -13,7 +14,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...models.mimi import SAMPLE_RATE_HZ
-from ..errors import as_api_error
+from ..errors import ABORT, as_api_error
+from ..request_id import REQUEST_ID
 from ..service import Service
 from ..sound.formats import FORMATS
 from ..voices.clip import clip_bytes, read_clip
@@ -21,9 +23,6 @@ from .backlog import Backlog
 from .request import SpeechRequest
 
 log = logging.getLogger(__name__)
-
-ABORT = "miso.abort"
-"""Extension of the scope: a function that hangs up without a last chunk, so that a client knows that it is cut."""
 
 
 class SpeechResponse(Response):
@@ -43,7 +42,7 @@ class SpeechResponse(Response):
         with self._service.speaking(self._worker):
             producing = asyncio.create_task(self._produce())
             listening = asyncio.create_task(_hung_up(receive))
-            sending = asyncio.create_task(self._send(partial(self._in_time, send)))
+            sending = asyncio.create_task(self._send(send))
             try:
                 await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done() and (failure := sending.exception()) is not None:
@@ -55,20 +54,32 @@ class SpeechResponse(Response):
                     task.cancel()
                 await asyncio.gather(sending, listening, producing, return_exceptions=True)
                 self._service.metrics.spoken(self._worker, self._request.response_format, self._outcome)
+                self._log()
 
     async def _fail(self, failure: BaseException, scope: Scope, receive: Receive, send: Send) -> None:
-        if isinstance(failure, TimeoutError):
-            self._outcome = "stalled"
-            _abort(scope)
-            return
         error = as_api_error(failure)
         self._outcome = error.code or str(error.status)
         if not self._has_begun:
             await error.response()(scope, receive, send)
         elif self._request.stream_format == "sse":
-            await self._in_time(send, _body(_event(error.body), more=False))
+            await send(_body(_event(error.body), more=False))
         else:
             _abort(scope)
+
+    def _log(self) -> None:
+        """One line, without a word of what was said unless the operator wants that."""
+        worker, request = self._worker, self._request
+        said = repr(request.input) if self._service.options.log_text else f"{worker.characters} characters"
+        log.info(
+            "%s %s: %s as %s, first audio after %.3f s, %.1f s of speech in %.1f s",
+            REQUEST_ID.get(),
+            self._outcome,
+            said,
+            request.response_format,
+            worker.first_s,
+            worker.audio_s,
+            time.perf_counter() - worker.begin,
+        )
 
     async def _produce(self) -> None:
         service, worker = self._service, self._worker
@@ -132,13 +143,6 @@ class SpeechResponse(Response):
             "total_tokens": worker.input_tokens + frames,
         }
         return {"type": "speech.audio.done", "usage": usage}
-
-    async def _in_time(self, send: Send, message: Any) -> None:
-        """Raises `TimeoutError` if the client takes nothing for too long."""
-        try:
-            await asyncio.wait_for(send(message), self._service.options.reader_timeout_s)
-        except asyncio.TimeoutError as error:
-            raise TimeoutError from error
 
 
 def _body(content: bytes, *, more: bool) -> dict[str, Any]:

@@ -66,14 +66,16 @@ def clip_bytes(value: str, most_bytes: int, param: str = "ref_audio") -> bytes:
     return data
 
 
-async def read_clip(data: bytes, param: str = "audio_sample") -> Samples:
+async def read_clip(data: bytes, param: str = "ref_audio") -> Samples:
     """The samples of a clip, float32 [n], 24 kHz mono, 0.3 to 30 s; ended with all that it started when cancelled.
 
     Raises `ApiError` that is about `param`, the client's name of the clip.
     """
     turns = _turns.setdefault(asyncio.get_running_loop(), _Turns())
     if turns.asked >= AT_ONCE + WAITING:
-        raise ApiError(429, "too many clips wait to be read: try again", code="server_busy", headers={"retry-after": "2"})
+        raise ApiError(
+            429, "too many clips wait to be read: try again", code="server_busy", headers={"Retry-After": "2"}
+        )
     turns.asked += 1
     try:
         async with turns.free:

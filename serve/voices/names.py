@@ -74,22 +74,26 @@ class Voices:
     def check_new(self, name: str) -> None:
         """Raise `ApiError` if no voice of this name can be uploaded: cheap, and before the clip is read."""
         store = self._kept(403)
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise ApiError(400, str(error), param="name") from error
-        if name.casefold() in {fixed.casefold() for fixed in self._fixed}:
-            raise ApiError(400, f"{name!r} is a voice of this server: choose another name", param="name")
+        self._check_free(name)
         store.check_room(name)
 
     def add(self, voice: Voice) -> dict[str, str | int]:
         """Keep an uploaded voice under its name, and say it in the contract's shape. Raises `ApiError`."""
-        self.check_new(voice.name)
-        return self._kept(403).add(voice).as_dict()
+        store = self._kept(403)
+        self._check_free(voice.name)
+        return store.add(voice).as_dict()
 
     def delete(self, id: str) -> None:
         """Delete an uploaded voice. Raises `ApiError` (404) if it is not there."""
         self._kept(404).delete(id)
+
+    def _check_free(self, name: str) -> None:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="name", code="invalid_value") from error
+        if name.casefold() in {fixed.casefold() for fixed in self._fixed}:
+            raise ApiError(400, f"{name!r} is a voice of this server: choose another name", "name", "name_taken")
 
     def _uploaded(self) -> list[StoredVoice]:
         return [] if self._store is None else self._store.all()

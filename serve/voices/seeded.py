@@ -6,6 +6,7 @@ time that a name is used, the model says a sentence with that name's number and 
 
 import threading
 
+from ...models.mimi import FRAME_RATE_HZ
 from ...runtime.options import SpeechOptions
 from ...runtime.speech import SpokenSentence
 from ...runtime.tts import MisoTTS
@@ -16,9 +17,10 @@ ALIASES = tuple("alloy ash ballad cedar coral echo fable marin nova onyx sage sh
 
 SENTENCE = "Good morning, and thank you for asking me to read to you; I will take my time with every word of it."
 """About 5 s: enough to be known by, and short enough to leave room for what is said."""
-MOST_SECONDS = 10.0
+LEAST_SECONDS, MOST_SECONDS = 2.0, 10.0
+"""Nobody has said the sentence in less, or needs more for it."""
 TRIES = 3
-"""Seeds for one name, as long as the sentence does not come to its own end."""
+"""Seeds for one name, as long as the sentence does not come to its own end. Of failures the longest is kept."""
 
 
 class SeededSpeakers:
@@ -46,8 +48,9 @@ def _made(name: str, tts: MisoTTS) -> Voice | None:
     for seed in range(number * TRIES, (number + 1) * TRIES):
         options = SpeechOptions(seed=seed, max_seconds=MOST_SECONDS, split_sentences=False, retry=False)
         (said,) = tts.generate(SENTENCE, speaker=number, options=options).sentences
-        if best is None or said.ended == "eos" or len(said.codes) > len(best.codes):
+        is_whole = said.ended == "eos" and len(said.codes) >= LEAST_SECONDS * FRAME_RATE_HZ
+        if best is None or is_whole or len(said.codes) > len(best.codes):
             best = said
-        if said.ended == "eos":
+        if is_whole:
             break
     return Voice(best.codes, SENTENCE, number, name) if best is not None and len(best.codes) else None

@@ -121,7 +121,9 @@ class VoiceStore:
 
     def _check_room(self, there: list[StoredVoice], name: str) -> None:
         if any(voice.name.casefold() == name.casefold() for voice in there):
-            raise ApiError(400, f"there is a voice {name!r} already: choose another name, or delete that", param="name")
+            raise ApiError(
+                400, f"there is a voice {name!r} already: choose another name, or delete that", "name", "name_taken"
+            )
         if len(there) >= self._most:
             raise ApiError(
                 403, f"this server keeps {self._most} uploaded voices, and has them: delete one", code="voice_limit"

@@ -178,6 +178,47 @@ def test_each_sequence_takes_a_cache() -> None:
     assert plan.pick == Pick("q4_0", "q8_0", fits=False, gpu_layers=10)
 
 
+@pytest.mark.parametrize(
+    ("gigabytes", "context", "streams"),
+    [
+        # 4570 of weights, 31 of compute, 400 of margin: 5001 MB; a cache 268.8 MB.
+        (4.9, 2048, 0),
+        (5.2, 2048, 0),
+        (5.3, 2048, 1),
+        (8, 2048, 11),
+        (12, 2048, 26),
+        # A cache of 134.6 MB.
+        (5.2, 1024, 1),
+        (8, 1024, 22),
+    ],
+)
+def test_streams_that_fit(gigabytes: float, context: int, streams: int) -> None:
+    need = _need("q4_k_m", gpu(gigabytes), context=context)
+    assert need.streams == streams
+    assert need.fits == (streams > 0)
+
+
+@given(st.integers(4 * 10**9, 100 * 10**9), st.integers(1, 256), st.sampled_from(["f16", "q8_0"]))
+def test_so_many_streams_fit_and_one_more_would_not(free: int, planned: int, kv_type: KvType) -> None:
+    """However many sequences the plan was made for."""
+    room = Room("g", free, free, is_gpu=True)
+
+    def need(sequences: int) -> Need:
+        return plan_memory(manifest("q4_k_m"), room, kv_type, sequences=sequences).needs[-1]
+
+    streams = need(planned).streams
+    for sequences in {max(1, streams), min(256, streams + 1)}:
+        assert need(sequences).fits == (sequences <= streams)
+        assert need(sequences).streams == streams
+
+
+def test_streams_of_a_level() -> None:
+    plan = plan_memory(ALL, gpu(8), wanted_context=1024)
+    assert (plan.streams_of("q4_k_m"), plan.streams_of("q8_0"), plan.streams_of("q5_k_m")) == (22, 0, 0)
+    assert plan_memory(ALL, gpu(8), "q8_0").streams_of("q4_k_m") == 20
+    assert plan_memory(ALL, gpu(1000)).streams_of("q4_k_m") == 256, "as many as llama.cpp has room for"
+
+
 def test_states_of_voices_are_in_the_memory_of_the_cpu() -> None:
     for room, counted in ((cpu(24), 256 * 10**6), (gpu(24), 0)):
         without, plan = (plan_memory(ALL, room, voice_cache_bytes=size) for size in (0, 256 * 10**6))

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from builders import Built
-from miso_gguf import MisoTTS, SpeechOptions, Voice
+from miso_gguf import MisoTTS, SpeechOptions, Voice, console
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, Q4_K_M
 from miso_gguf.models.manifest import Manifest, read_manifest
-from miso_gguf.runtime import cli
+from miso_gguf.runtime import choice, cli
 from miso_gguf.runtime.audio.loudness import integrated_lufs
 from miso_gguf.runtime.audio.writer import AudioWriter
 from miso_gguf.runtime.bundle import Bundle
@@ -215,7 +215,8 @@ def test_quiet(speak: Callable[..., Result]) -> None:
 
 def test_progress_on_a_terminal(speak: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(cli, "stderr", screen)
+    for module in (cli, console):
+        monkeypatch.setattr(module, "stderr", screen)
     monkeypatch.setattr(cli, "_REFRESH_S", 0.0)
     assert speak("Hello there.", "--max-seconds", 1, "--stream").code == 0
     assert isinstance(screen.file, StringIO)
@@ -599,7 +600,7 @@ def gpu_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def give(free_bytes: int) -> None:
         room = Room("CUDA0 (card)", MARGIN_BYTES + free_bytes, 10**9, is_gpu=True)
-        monkeypatch.setattr(cli, "memory_here", lambda _: room)
+        monkeypatch.setattr(choice, "memory_here", lambda _: room)
 
     return give
 
@@ -716,13 +717,15 @@ def test_fit(speak: Callable[..., Result], gpu_with: Callable[[int], None]) -> N
     assert {row[5] for row in rows} == {"0.00 MB"}, "states of voices are in the CPU's memory"
     expected = [[level, kv, context] for level in ("f32", "q4_k_m") for kv in ("f16", "q8_0") for context in CONTEXTS]
     assert [row[:3] for row in rows] == expected
-    assert [row[8].split(",")[0] for row in rows] == ["fits", "no", *["fits"] * 6]
+    assert [row[9].split(",")[0] for row in rows] == ["fits", "no", *["fits"] * 6]
+    assert [row[8] for row in rows][:3] == ["1", "0", "2"]
     kept_to = speak("--fit", "--kv-type", "f16")
     assert "pick: q4_k_m\n" in kept_to.out
     assert "q8_0" not in kept_to.out
     said = json.loads(speak("--fit", "--json").out)
     assert said["pick"] == {"level": "f32", "kv_type": "q8_0", "fits": True, "gpu_layers": None}
     assert [[entry["level"], entry["kv_type"], str(entry["context"])] for entry in said["levels"]] == expected
+    assert [str(entry["streams"]) for entry in said["levels"]] == [row[8] for row in rows]
     assert said["room"]["free_bytes"] == MARGIN_BYTES + 32_000_000
     gpu_with(0)
     assert speak("--fit").code == 1

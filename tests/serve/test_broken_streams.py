@@ -83,8 +83,8 @@ def test_a_slow_reader_holds_only_itself_back_and_one_that_stalls_is_hung_up_on(
         assert made < 20_000
         tts.frames = 5
         assert client.post(SPEECH, json=BODY).content == pcm(1, 5)
-        assert soon(lambda: service.turns.speaking == 0)
-        assert 'outcome="stalled"' in client.get("/metrics").text
+        assert soon(lambda: 'outcome="hung_up"' in client.get("/metrics").text)
+        assert service.turns.speaking == 0
 
 
 def test_an_error_before_the_first_byte_is_an_answer_and_one_after_it_breaks_off() -> None:
@@ -192,3 +192,20 @@ def test_a_first_chunk_is_as_large_as_streams_before_needed() -> None:
         assert not begun.wait(0.05)
         steps.allow(2)
         assert listening.result() == pcm(1, 4)
+
+
+@pytest.mark.parametrize("log_text", [False, True])
+def test_the_log_has_a_line_of_each_request_and_its_text_only_if_asked(
+    log_text: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "miso_gguf.serve")
+    with up(ScriptedTTS(5), log_text=log_text) as (_, client):
+        answer = client.post(SPEECH, json=BODY | {"input": "A secret."})
+        assert soon(lambda: "of speech" in caplog.text)
+        for wrong in ({"input": "", "x": "A secret."}, {"input": "...", "voice": "A secret."}):
+            client.post(SPEECH, json=BODY | wrong)
+    (line,) = [record.message for record in caplog.records if "of speech" in record.message]
+    assert line.startswith(f"{answer.headers['x-request-id']} done: ")
+    assert "0.4 s of speech" in line
+    assert ("A secret." in line) == log_text
+    assert log_text or "secret" not in caplog.text

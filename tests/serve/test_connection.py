@@ -3,7 +3,8 @@
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 from guarding import answered, connected, echo, guarding, read_all, split
@@ -13,6 +14,12 @@ from miso_gguf.serve.errors import ABORT
 from miso_gguf.serve.options import ServeOptions
 
 GOOD = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[str, int]]:
+    with guarding(ServeOptions()) as place:
+        yield place
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET /echo HTTP/1.1\r\nHost: localhost\r\nA: b"])
@@ -59,21 +66,20 @@ def test_a_head_in_pieces_and_several_on_a_connection() -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nA\x00: b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * (17 << 10), 431),
     ],
     ids=range(10),
 )
-def test_what_is_no_http_is_told_so(sent: bytes, status: int) -> None:
-    with guarding(ServeOptions()) as place:
-        with connected(place, sent) as connection:
-            found, headers, body = split(read_all(connection))
-        assert (found, headers["connection"], headers["content-type"]) == (status, "close", "application/json")
-        assert headers["x-request-id"].startswith("req_")
-        assert (body["error"]["code"], body["error"]["param"]) == ("invalid_http", None)
-        with connected(place, GOOD) as connection:
-            assert answered(connection)[0] == 200
+def test_what_is_no_http_is_told_so(place: tuple[str, int], sent: bytes, status: int) -> None:
+    with connected(place, sent) as connection:
+        found, headers, body = split(read_all(connection))
+    assert (found, headers["connection"], headers["content-type"]) == (status, "close", "application/json")
+    assert headers["x-request-id"].startswith("req_")
+    assert (body["error"]["code"], body["error"]["param"]) == ("invalid_http", None)
+    with connected(place, GOOD) as connection:
+        assert answered(connection)[0] == 200
 
 
 def test_too_many_connections() -> None:
@@ -150,6 +156,6 @@ def test_a_client_that_hangs_up_anywhere_leaves_nothing_behind() -> None:
 def until_let_in(place: tuple[str, int]) -> None:
     """Until those before are gone."""
     while True:
-        with connected(place, GOOD) as connection:
+        with suppress(ConnectionError), connected(place, GOOD) as connection:
             if answered(connection)[0] == 200:
                 return
