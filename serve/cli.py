@@ -41,12 +41,13 @@ Examples:
     -d '{{"model": "miso", "voice": "alloy", "input": "Hello there."}}' --output hello.mp3
 
 A model is a directory that miso-convert wrote: `miso-convert tiny --quant {_LEVEL} --out DIR` makes a tiny one in
-seconds; `miso-convert --quant {_LEVEL}` the real one. SIGTERM or Ctrl-C stops it when all is said, a second one at once.
+seconds; `miso-convert --quant {_LEVEL}` the real one. SIGTERM or Ctrl-C ends it when all is said, a second one at once.
 """
 
 
 def _streams(context: click.Context, option: click.Parameter, value: str) -> int | None:
-    return None if value == AUTO else int(click.IntRange(1, MOST_SEQUENCES).convert(value, option, context))
+    number: Any = value
+    return None if value == AUTO else click.IntRange(1, MOST_SEQUENCES).convert(number, option, context)
 
 
 @click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,6 +136,8 @@ def serve(**given: Any) -> int:
             "which model? Pass --model DIR, or set MISO_MODEL. "
             f"`miso-convert tiny --quant {_LEVEL} --out DIR` makes a tiny one in seconds"
         )
+    if given["require_gpu"] and given["gpu_layers"] == 0:
+        raise ValueError("--require-gpu and --gpu-layers 0: pass one of them")
     options = ServeOptions(
         host=given["host"],
         port=given["port"],

@@ -38,7 +38,7 @@ def stub(grace_s: float) -> None:
             await gate.wait()
             await send({"type": "http.response.body", "body": b"b"})
 
-    server.application = lambda _: app
+    vars(server)["application"] = lambda _: app
     listener = server.bound("127.0.0.1", 0)
     server.run_server(service, listener, lambda: print(server.address_of(listener), flush=True))
 

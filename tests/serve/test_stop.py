@@ -55,7 +55,8 @@ def test_what_is_under_way_is_finished(number: signal.Signals) -> None:
 
 def test_a_second_signal_ends_at_once() -> None:
     with stub() as (process, client), client.stream("GET", "/held") as held:
-        assert next(parts := held.iter_raw()) == b"a"
+        parts = held.iter_raw()
+        assert next(parts) == b"a"
         process.send_signal(signal.SIGTERM)
         until_stopping(client)
         with pytest.raises(subprocess.TimeoutExpired):
