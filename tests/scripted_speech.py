@@ -2,15 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 from elsewhere import PATIENCE_S
+from serving import serving
 
 from miso_gguf.core.closing import Closing
 from miso_gguf.runtime.speech import Chunk, Speech
 from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.serve.options import ServeOptions
+from miso_gguf.serve.service import Service
 
 FRAME = 1920
 """Samples."""
@@ -85,3 +89,11 @@ def pcm(first: int, last: int) -> bytes:
     """Of frames `first` to `last` of a stream."""
     values = [round(number / 1000 * 32767) for number in range(first, last + 1)]
     return np.repeat(np.array(values, "<i2"), FRAME).tobytes()
+
+
+@contextmanager
+def scripted_server(tts: ScriptedTTS, **options: Any) -> Iterator[tuple[Service, str]]:
+    """A server of it, and its address."""
+    service = Service(ServeOptions(**options), "scripted", lambda: tts.as_tts)
+    with serving(service) as address:
+        yield service, address

@@ -12,11 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from elsewhere import Elsewhere, soon
-from scripted_speech import FRAME, ScriptedTTS, Steps, pcm
-from serving import serving
+from scripted_speech import FRAME, ScriptedTTS, Steps, pcm, scripted_server
 
 from miso_gguf.core.errors import MisoError
-from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.service import Service
 
 BODY: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "default", "response_format": "pcm"}
@@ -25,8 +23,7 @@ SPEECH = "/v1/audio/speech"
 
 @contextmanager
 def up(tts: ScriptedTTS, **options: Any) -> Iterator[tuple[Service, httpx.Client]]:
-    service = Service(ServeOptions(**options), "scripted", lambda: tts.as_tts)
-    with serving(service) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with scripted_server(tts, **options) as (service, address), httpx.Client(base_url=address, timeout=30) as client:
         yield service, client
 
 
