@@ -33,7 +33,7 @@ from speech_load import beyond_frames, figures, is_right, percentile
 from miso_gguf.native.threads import default_threads
 from miso_gguf.runtime.audio.samples import to_pcm16
 from miso_gguf.runtime.lm.utterance import Utterance
-from miso_gguf.runtime.options import SpeechOptions
+from miso_gguf.runtime.options import EngineOptions, SpeechOptions
 from miso_gguf.runtime.tts import MisoTTS
 
 LEAST_SHARE = 0.93
@@ -186,8 +186,8 @@ def _first_audio(setup: Setup, server: Served) -> dict[str, Any]:
     """Of one client through HTTP, and of the library in this process, in turns."""
     through_http: list[float] = []
     of_library: list[float] = []
-    options = {"threads": setup.threads, "gpu_layers": 0, "sequences": setup.streams}
-    with MisoTTS.load(setup.bundle, setup.quant, **options) as tts:
+    options = EngineOptions(threads=setup.threads, gpu_layers=0, sequences=setup.streams)
+    with MisoTTS.load(setup.bundle, setup.quant, options=options) as tts:
         for asked in asked_for(setup.rounds):
             (heard,) = heard_from(server, spread([asked], 1, 0.0))
             through_http.append(1e3 * heard.ttfa_s)

@@ -11,11 +11,11 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 import psutil
@@ -50,11 +50,11 @@ class Served:
         _pipe(self._process.stdin).flush()
         return [PacedCall(*call) for call in self._answer()["calls"]]
 
-    def _answer(self) -> dict[str, list[Sequence[float]]]:
+    def _answer(self) -> dict[str, Any]:
         line = _pipe(self._process.stdout).readline()
         if not line:
             raise click.ClickException("the server has ended: its own lines say why")
-        answer: dict[str, list[Sequence[float]]] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 
