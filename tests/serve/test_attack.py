@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from attack import attack, table
-from attack_kinds import KINDS
-from attack_target import attacked
+from attack_kinds import KINDS, shot
+from attack_target import attacked, judged
 
 
 def _attack(bundle: Path, count: int, *, by_schema: int) -> None:
@@ -19,7 +19,23 @@ def _attack(bundle: Path, count: int, *, by_schema: int) -> None:
 
 
 def test_a_few_of_each_kind(bundle: Path) -> None:
-    _attack(bundle, 3 * len(KINDS), by_schema=0)
+    _attack(bundle, 2 * len(KINDS), by_schema=0)
+
+
+def test_what_is_a_finding() -> None:
+    fine = b'{"error": {"message": "m", "type": "t", "param": null, "code": null}}'
+    assert judged(400, fine, False) == "400"
+    assert judged(503, fine, False) == "503"
+    assert judged(405, b"", True) == "405"
+    assert judged(500, fine, False).startswith("finding: 500")
+    assert judged(200, b"Traceback (most", False).startswith("finding: a trace")
+    assert judged(400, fine.replace(b'"t"', b'"t", "more": 1'), False).startswith("finding: no shape")
+    assert judged(400, fine.replace(b'"m"', b'"' + b"m" * 3000 + b'"'), False).startswith("finding: no shape")
+
+
+def test_a_request_is_its_seed_and_number() -> None:
+    assert [shot(1, number) for number in range(200)] == [shot(1, number) for number in range(200)]
+    assert shot(1, 0)[1] != shot(2, 0)[1]
 
 
 @pytest.mark.long
