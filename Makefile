@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 
-.PHONY: demo demo-oldest test test-long test-slow check docs format bench train-tiny regression accept-regression \
+.PHONY: demo demo-oldest serve test test-long test-slow check docs format bench train-tiny regression accept-regression \
 	regression-avx2 accept-regression-avx2 clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at four levels, look at it, verify it, speak with it
@@ -15,6 +15,14 @@ demo: $(STAMPS)/run  ## convert the tiny model at four levels, look at it, verif
 	$(BIN)/miso-convert inspect demo
 	$(BIN)/miso-convert verify demo tiny
 	$(BIN)/miso-speak "Hello there. This is very good." --model demo --quant q4_k_m --out demo/hello.wav
+
+serve: $(STAMPS)/serve build/tiny/q4_k_m  ## serve the tiny model at http://127.0.0.1:8080
+	$(BIN)/miso-serve --model build/tiny --quant q4_k_m --voices build/voices
+
+# A stamp: what the level's files are called is the converter's matter.
+build/tiny/q4_k_m: | $(STAMPS)/run
+	$(BIN)/miso-convert tiny --quant q4_k_m --out build/tiny
+	touch $@
 
 demo-oldest:  ## the demo with the lowest version of every package that is required, in an environment of its own
 	$(PYTHON) -m venv build/oldest
@@ -107,6 +115,10 @@ $(STAMPS)/run: $(VENV)/bin/python pyproject.toml
 
 $(STAMPS)/eval: $(STAMPS)/run
 	$(BIN)/pip install --quiet --editable '.[eval]'
+	touch $@
+
+$(STAMPS)/serve: $(STAMPS)/run
+	$(BIN)/pip install --quiet --editable '.[serve]'
 	touch $@
 
 $(STAMPS)/dev: $(STAMPS)/run

@@ -19,10 +19,10 @@ from miso_gguf.runtime.lm.utterance import Utterance
 WORDS = (
     "the rain kept me awake for most of that night while an old clock said it was time to go home again and nobody "
     "knew why our river had risen so far over its banks or when they would let us take another road"
-).split()
+)
 FEWEST_WORDS, MOST_WORDS = 4, 16
 """Of a request: one sentence, so that it is one utterance."""
-HEAD_START_S = 0.1
+HEAD_START_S = 0.05
 """Before the first request is due, so that all clients are there."""
 
 
@@ -102,7 +102,7 @@ def asked_for(count: int, seed: int = 0) -> list[Asked]:
     rng = np.random.default_rng(seed)
     found: dict[str, Asked] = {}
     while len(found) < count:
-        words = rng.choice(WORDS, rng.integers(FEWEST_WORDS, MOST_WORDS, endpoint=True))
+        words = rng.choice(WORDS.split(), rng.integers(FEWEST_WORDS, MOST_WORDS, endpoint=True))
         text = f"{' '.join(words).capitalize()}."
         found.setdefault(text, Asked(len(found), text, len(found)))
     return list(found.values())
@@ -128,7 +128,8 @@ async def over_network(
             heard.append(await speak(client, arrival.asked))
         return heard
 
-    return sum(await asyncio.gather(*map(ask, range(len(schedule)))), [])
+    each = await asyncio.gather(*map(ask, range(len(schedule))))
+    return [heard for of_client in each for heard in of_client]
 
 
 def through_batcher(

@@ -11,11 +11,11 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 import psutil
@@ -50,11 +50,11 @@ class Served:
         _pipe(self._process.stdin).flush()
         return [PacedCall(*call) for call in self._answer()["calls"]]
 
-    def _answer(self) -> dict[str, list[Sequence[float]]]:
+    def _answer(self) -> dict[str, Any]:
         line = _pipe(self._process.stdout).readline()
         if not line:
             raise click.ClickException("the server has ended: its own lines say why")
-        answer: dict[str, list[Sequence[float]]] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 
@@ -93,8 +93,9 @@ def _talk(calls: list[PacedCall], server: HttpServer) -> None:
 @click.option("--quant", default="q4_k_m", show_default=True)
 @click.option("--streams", default=8, show_default=True)
 @click.option("--queue", default=64, show_default=True)
+@click.option("--most-seconds", default=ServeOptions.most_seconds, show_default=True, help="Of one answer.")
 @click.option("--frame-ms", default=0.0, help="Of a paced engine; 0 takes the bundle's own models.")
-@click.option("--chunk-ms", default=40.0, show_default=True, help="Of a prompt, on a paced engine.")
+@click.option("--chunk-ms", default=1e3 * Pacing.chunk_s, show_default=True, help="Of a prompt, on a paced engine.")
 @click.option("--frames-a-row", default=Pacing.frames_a_row, show_default=True, help="On a paced engine.")
 @click.option("--codec-threads", default=1, show_default=True, help="On a paced engine.")
 @click.option("--threads", default=default_threads(), show_default="as the runtime", help="Of the bundle's own models.")
@@ -103,6 +104,7 @@ def main(
     quant: str,
     streams: int,
     queue: int,
+    most_seconds: float,
     frame_ms: float,
     chunk_ms: float,
     frames_a_row: float,
@@ -118,7 +120,7 @@ def main(
         )
     else:
         load = partial(MisoTTS.load, bundle, quant, threads=threads, gpu_layers=0, sequences=streams)
-    service = Service(ServeOptions(streams=streams, queue=queue), bundle.name, load)
+    service = Service(ServeOptions(streams=streams, queue=queue, most_seconds=most_seconds), bundle.name, load)
     listener = bound("127.0.0.1", 0)
     started = partial(print, json.dumps({"port": listener.getsockname()[1]}), flush=True)
     server = HttpServer(application(service), service, listener, started)

@@ -44,11 +44,11 @@ class Client:
         except (asyncio.IncompleteReadError, ConnectionError):
             heard.is_cut, headers = True, {"connection": "close"}
         if headers.get("connection", "").lower() == "close":
-            await self.close()
+            self.close()
         heard.sound = b"".join(pieces)
         return heard
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Hang up."""
         if self._connection is not None:
             self._connection[1].close()
@@ -56,7 +56,7 @@ class Client:
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._connection is None or self._connection[0].at_eof():
-            await self.close()
+            self.close()
             self._connection = await asyncio.open_connection(_HOST, self._port)
         return self._connection
 

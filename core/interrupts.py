@@ -19,6 +19,7 @@ _ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """To end, as far as a system has them."""
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 _TOGETHER_S = 5.0
+_SAME_S = 0.5
 _AGAIN_S = 0.05
 
 _Callback = TypeVar("_Callback", bound=Callable[..., Any])
@@ -70,7 +71,7 @@ def interruptible() -> Iterator[None]:
     kept: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in _ASKING if hasattr(signal, name)):
+            for number in _asking():
                 if signal.getsignal(number) in _DEFAULTS:
                     # A function, which a program that is started does not inherit, as it would that all is ignored.
                     kept[number] = signal.signal(number, interrupt)
@@ -82,6 +83,37 @@ def interruptible() -> Iterator[None]:
             sys.unraisablehook = others_hook
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def asked(tell: Callable[[], None]) -> Iterator[None]:
+    """Whatever asks to end calls `tell` in the block, each time, and raises nothing, also within `interruptible`.
+
+    What comes within half a second is the same: who passes Ctrl-C on does so at once. What is ignored stays
+    so. Elsewhere than in the main thread nothing changes.
+    """
+    last_at = -math.inf
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal last_at
+        if time.monotonic() - last_at > _SAME_S:
+            last_at = time.monotonic()
+            tell()
+
+    kept: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in _asking():
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    kept[number] = signal.signal(number, hear)
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _asking() -> list[int]:
+    return [getattr(signal, name) for name in _ASKING if hasattr(signal, name)]
 
 
 @contextmanager

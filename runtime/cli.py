@@ -263,15 +263,13 @@ def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
         parts = (need.weights_bytes, need.kv_cache_bytes, need.voice_cache_bytes, need.compute_bytes)
         sizes = map(size_text, (*parts, need.needed_bytes))
         verdict = (
-            f"fits, {size_text(need.spare_bytes)} to spare"
-            if need.fits
-            else f"no, {size_text(-need.spare_bytes)} short"
+            f"fits, {size_text(need.spare_bytes)} spare" if need.fits else f"no, {size_text(-need.spare_bytes)} short"
         )
         rows.append([need.level, need.kv_type, str(need.context), *sizes, str(need.streams), verdict])
     free, total, kept = map(size_text, (room.free_bytes, room.total_bytes, MARGIN_BYTES))
     title = f"{room.device}: {free} of {total} free, {kept} kept"
     memory = "VRAM" if room.is_gpu else "memory"
-    columns = ["level", "KV type", "context", "weights", "KV cache", "voices", "compute", memory, "streams", "verdict"]
+    columns = ["level", "KV", "context", "weights", "KV cache", "voices", "compute", memory, "streams", "verdict"]
     stdout.print(table(title, columns, rows, numeric=range(2, 9)))
     stdout.print(f"pick: {plan.advice}", markup=False, highlight=False)
     return DONE if plan.pick.fits else NO

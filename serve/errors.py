@@ -65,8 +65,6 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, Busy):
         return ApiError(429, "too many requests wait already: try again later", code="server_busy")
-    if isinstance(error, ValueError):
-        return ApiError(400, str(error))
     if isinstance(error, MisoError | MemoryError):
         log.error("%s", error)
         return ApiError(503, "the model cannot speak at present; the server's log says why", code="model_unavailable")

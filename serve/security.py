@@ -145,6 +145,7 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.is_begun = True
+            message.setdefault("headers", [])
             headers = MutableHeaders(scope=message)
             headers[HEADER] = self._id
             headers["X-Content-Type-Options"] = "nosniff"

@@ -15,9 +15,11 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from ..core.interrupts import asked
+from .app import application
 from .connection import protocol
-from .model import HeldModel
 from .options import ServeOptions
+from .service import Service
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +33,38 @@ _CLOSING_S = 2
 class Stoppable(Protocol):
     """What a server must know of a service."""
 
-    options: ServeOptions
-    model: HeldModel
+    @property
+    def options(self) -> ServeOptions:
+        """Where to serve, and with which limits."""
 
     def begin_stop(self) -> None:
         """Send away who is new; who speaks or waits goes on."""
 
     async def cut(self) -> None:
         """End what is still spoken, and what waits."""
+
+    async def close(self) -> None:
+        """Free everything."""
+
+
+def run_server(service: Service, listener: socket.socket, started: Callable[[], None]) -> None:
+    """Load the model, and serve until something asks this process to end; it then stops gracefully.
+
+    `started` is called when clients are let in. Raises `MisoError` if the model cannot be loaded, `OSError` if the
+    port cannot be opened.
+    """
+    server = HttpServer(application(service), service, listener, started)
+    with asked(server.stop):
+        asyncio.run(_loaded_first(service, server))
+
+
+async def _loaded_first(service: Service, server: "HttpServer") -> None:
+    try:
+        async with service.model.use():
+            pass
+        await server.serve()
+    finally:
+        await service.close()
 
 
 class HttpServer:
@@ -68,15 +94,16 @@ class HttpServer:
         self._asked = 0
 
     def run(self) -> None:
-        """Serve until it has stopped; the model is closed then. Raises `OSError` if the port cannot be opened."""
-        asyncio.run(self._serve())
+        """Serve until it has stopped; the service is closed then. Raises `OSError` if the port cannot be opened."""
+        asyncio.run(self.serve())
 
     def stop(self) -> None:
         """Ask it to stop, from any thread or signal handler: gracefully, and at once if it was asked before."""
         self._asked += 1
         self._server.force_exit = self._asked > 1
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """As `run`, in an event loop."""
         server, service = self._server, self._service
         serving = asyncio.create_task(server.serve([self._listener]))
         try:
@@ -87,7 +114,7 @@ class HttpServer:
             server.should_exit = True
             await serving
         finally:
-            await service.model.close()
+            await service.close()
 
 
 async def _until(is_true: Callable[[], bool], longest_s: float = float("inf")) -> None:
@@ -129,3 +156,9 @@ def bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise OSError(f"{host}:{port} cannot be had: {error.strerror}. Choose another --port.") from error
     return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Where clients find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -6,95 +6,46 @@ between hears what was heard before. A request is its seed and number: the same 
 
 import argparse
 import json
-import multiprocessing
 import socket
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from http.client import parse_headers
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import httpx
-import psutil
-from attack_bodies import GOOD, SPEECH, Shot
+from attack_bodies import Shot
 from attack_kinds import shot
+from attack_schema import attack_by_schema
+from attack_target import Result, State, Target, attacked, judged
 
-from miso_gguf.models.levels import Q4_K_M
-
-_PATIENCE_S = 60
+_SETTLING_S = 10
 _WORKERS = 8
-_GROWTH_BYTES = 32 << 20
-"""Of memory, between a quarter of the requests and all: what allocators keep after the worst of them."""
+_GROWTH_BYTES = 48 << 20
+"""Of memory, between half of the requests and all: allocators keep what the largest of them took for a while."""
 
 
-@dataclass
-class Result:
-    """What came of all requests."""
+def attack(
+    target: Target, count: int, seed: int, *, by_schema: int = 0, say: Callable[[str], None] = lambda _: None
+) -> Result:
+    """Send so many hostile requests, eight at a time; of them `by_schema` that schemathesis makes, one after the other.
 
-    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-    """By kind: how many were answered how."""
-    findings: list[str] = field(default_factory=list)
-    before: "State | None" = None
-    after: "State | None" = None
-
-    def note(self, kind: str, outcomes: list[str]) -> None:
-        """Of one request; more than one if several went over its connection."""
-        self.outcomes.setdefault(kind, Counter()).update(outcomes)
-
-    @property
-    def statuses(self) -> Counter[str]:
-        """Over all kinds."""
-        return sum(self.outcomes.values(), Counter[str]())
-
-
-@dataclass(frozen=True)
-class State:
-    """What a process holds."""
-
-    memory_bytes: int
-    threads: int
-    files: int
-
-    @classmethod
-    def of(cls, pid: int) -> "State":
-        """Now."""
-        process = psutil.Process(pid)
-        return cls(process.memory_full_info().uss, process.num_threads(), process.num_fds())
-
-
-@dataclass(frozen=True)
-class Target:
-    """A server that is attacked."""
-
-    port: int
-    pid: int
-
-    def good(self) -> bytes:
-        """What a request hears that is as it should be."""
-        answer = httpx.post(f"http://127.0.0.1:{self.port}{SPEECH}", json=GOOD, timeout=_PATIENCE_S)
-        assert answer.status_code == 200, answer.text
-        return answer.content
-
-
-def attack(target: Target, count: int, seed: int, say: Callable[[str], None] = lambda _: None) -> Result:
-    """Send so many hostile requests, eight at a time; what must not happen is in the findings."""
-    result, heard = Result(), target.good()
-    steps = [count // 4, count // 2, 3 * count // 4, count]
+    What must not happen is in the findings.
+    """
+    result, heard, raw = Result(), target.good(), count - by_schema
+    ends = [raw // 4, raw // 2, 3 * raw // 4, raw]
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for begin, end in zip([0, *steps], steps, strict=False):
+        for part, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
             list(pool.map(lambda number: _fire(target, seed, number, result), range(begin, end)))
+            if by_schema and part % 2 == 0:
+                attack_by_schema(target, by_schema // 2, seed + part, result)
             if target.good() != heard:
                 result.findings.append(f"after {end} requests a good one hears something else")
             result.after = _settled(target.pid, result.before)
-            result.before = result.before or result.after
-            say(f"{end} requests: {result.after}")
+            result.before = result.before if part > 1 else result.after
+            say(f"{result.statuses.total()} answers: {result.after}")
     assert result.before is not None
     assert result.after is not None
     for name, most in (("memory_bytes", _GROWTH_BYTES), ("threads", 2), ("files", 2)):
@@ -106,7 +57,7 @@ def attack(target: Target, count: int, seed: int, say: Callable[[str], None] = l
 
 def _settled(pid: int, before: State | None) -> State:
     """When the connections of those who hung up are gone; or patience."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + _SETTLING_S
     while True:
         state = State.of(pid)
         if before is None or state.files <= before.files or time.monotonic() > end:
@@ -117,24 +68,11 @@ def _settled(pid: int, before: State | None) -> State:
 def _fire(target: Target, seed: int, number: int, result: Result) -> None:
     kind, one = shot(seed, number)
     try:
-        outcomes = [_judged(*answer) for answer in send(target.port, one)]
+        outcomes = [judged(*answer) for answer in send(target.port, one)]
     except Exception as error:
         outcomes = [f"finding: {type(error).__name__}: {error}"]
     result.note(kind, outcomes or ["no answer"])
     result.findings += [f"{kind} {seed} {number}: {outcome}" for outcome in outcomes if outcome.startswith("finding")]
-
-
-def _judged(status: int, body: bytes, is_head: bool) -> str:
-    """The outcome of an answer."""
-    if status >= 500 and status != 503:
-        return f"finding: {status} {body[:300]!r}"
-    if b"Traceback" in body or b"site-packages" in body:
-        return f"finding: a trace {body[:300]!r}"
-    if status >= 400 and not is_head:
-        error = json.loads(body)["error"]
-        if set(error) != {"message", "type", "param", "code"} or len(body) > 3000:
-            return f"finding: no shape {body[:300]!r}"
-    return str(status)
 
 
 def send(port: int, one: Shot) -> list[tuple[int, bytes, bool]]:
@@ -183,78 +121,14 @@ def _next(file: BinaryIO, is_head: bool) -> tuple[int, bytes] | None:
     return status, body
 
 
-@contextmanager
-def attacked(bundle: Path) -> Iterator[Target]:
-    """A server of a bundle, with limits that are soon reached, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    with tempfile.TemporaryDirectory(prefix="miso-attack-") as voices:
-        process = context.Process(target=_serve, args=(bundle, Path(voices), theirs))
-        process.start()
-        theirs.close()
-        assert process.pid is not None
-        assert ours.poll(_PATIENCE_S), "the server does not start"
-        try:
-            yield Target(ours.recv(), process.pid)
-            assert process.is_alive(), f"the server ended: {process.exitcode}"
-        finally:
-            ours.close()
-            process.join(_PATIENCE_S)
-            process.kill()
-            process.join()
-        assert process.exitcode == 0, f"the server ended: {process.exitcode}"
-
-
-def _serve(bundle: Path, voices: Path, pipe: Connection) -> None:
-    import threading  # noqa: PLC0415
-
-    from miso_gguf.runtime.tts import MisoTTS  # noqa: PLC0415
-    from miso_gguf.serve.app import application  # noqa: PLC0415
-    from miso_gguf.serve.options import ServeOptions  # noqa: PLC0415
-    from miso_gguf.serve.server import HttpServer, bound  # noqa: PLC0415
-    from miso_gguf.serve.service import Service  # noqa: PLC0415
-
-    options = ServeOptions(
-        streams=2,
-        voices=voices,
-        most_seconds=1,
-        most_voices=5,
-        most_upload_bytes=1 << 20,
-        header_timeout_s=0.5,
-        body_timeout_s=1,
-        reader_timeout_s=5,
-    )
-    service = Service(options, "tiny", lambda: MisoTTS.load(bundle, Q4_K_M.key, threads=1, sequences=2))
-    listener = bound("127.0.0.1", 0)
-    server = HttpServer(application(service), service, listener, lambda: pipe.send(listener.getsockname()[1]))
-
-    def until_told() -> None:
-        with suppress(EOFError):
-            pipe.recv()
-        server.stop()
-        server.stop()
-
-    threading.Thread(target=until_told, daemon=True).start()
-    server.run()
-
-
 def table(result: Result) -> str:
     """Kinds by outcomes."""
     columns = sorted({outcome[:20] for counts in result.outcomes.values() for outcome in counts})
-    lines = [f"{'kind':12}" + "".join(f"{column:>10}" for column in columns)]
+    width = max(map(len, result.outcomes))
+    lines = [" " * width + "".join(f"{column:>10}" for column in columns)]
     for kind, counts in result.outcomes.items():
-        lines.append(f"{kind:12}" + "".join(f"{counts[column]:10}" for column in columns))
+        lines.append(f"{kind:{width}}" + "".join(f"{counts[column]:10}" for column in columns))
     return "\n".join(lines)
-
-
-def summary(result: Result, seed: int, seconds: float) -> dict[str, Any]:
-    """For programs."""
-    return {
-        "seed": seed,
-        "seconds": round(seconds),
-        "findings": len(result.findings),
-        "statuses": dict(sorted(result.statuses.items())),
-    }
 
 
 def main() -> int:
@@ -262,15 +136,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Attack a server of a bundle's Q4_K_M.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--by-schema", type=int, default=1000, help="of them, made by schemathesis")
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
     begin = time.monotonic()
     with attacked(wanted.bundle) as target:
-        result = attack(target, wanted.count, wanted.seed, lambda line: print(line, file=sys.stderr))
+        result = attack(
+            target,
+            wanted.count,
+            wanted.seed,
+            by_schema=wanted.by_schema,
+            say=lambda line: print(line, file=sys.stderr),
+        )
     print(table(result))
     for finding in result.findings:
         print(finding)
-    print(json.dumps(summary(result, wanted.seed, time.monotonic() - begin)))
+    facts = {
+        "seed": wanted.seed,
+        "seconds": round(time.monotonic() - begin),
+        "findings": len(result.findings),
+        "statuses": dict(sorted(result.statuses.items())),
+    }
+    print(json.dumps(facts))
     return 1 if result.findings else 0
 
 

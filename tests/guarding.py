@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from miso_gguf.serve.errors import ApiError, install_handlers
-from miso_gguf.serve.model import HeldModel
 from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.request_id import REQUEST_ID
 from miso_gguf.serve.security import guarded
@@ -89,12 +88,14 @@ class Stub:
     """A service that speaks nothing."""
 
     options: ServeOptions
-    model: HeldModel = field(default_factory=lambda: HeldModel("none", lambda: None))  # type: ignore[arg-type,return-value]
 
     def begin_stop(self) -> None:
         pass
 
     async def cut(self) -> None:
+        pass
+
+    async def close(self) -> None:
         pass
 
 

@@ -3,22 +3,26 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 
 from starlette.types import ASGIApp
 
+from miso_gguf.serve.app import application
 from miso_gguf.serve.server import HttpServer, Stoppable, bound
+from miso_gguf.serve.service import Service
 
 _PATIENCE_S = 60
 
 
 @contextmanager
-def serving(service: Stoppable, app: ASGIApp | None = None) -> Iterator[str]:
+def serving(service: Service | Stoppable, app: ASGIApp | None = None) -> Iterator[str]:
     """The address of the service's application, or of another one. It ends at once with the block."""
+    if app is None:
+        assert isinstance(service, Service)
+        app = application(service)
     listener = bound("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     started, failures = threading.Event(), list[BaseException]()
-    server = HttpServer(app or _application(service), service, listener, started.set)
+    server = HttpServer(app, service, listener, started.set)
 
     def run() -> None:
         try:
@@ -40,8 +44,3 @@ def serving(service: Stoppable, app: ASGIApp | None = None) -> Iterator[str]:
         thread.join(_PATIENCE_S)
     assert not thread.is_alive(), "the server does not stop"
     assert not failures, failures
-
-
-def _application(service: Stoppable) -> ASGIApp:
-    made: ASGIApp = import_module("miso_gguf.serve.app").application(service)
-    return made

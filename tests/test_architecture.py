@@ -26,7 +26,7 @@ STOREYS: dict[str, str] = {
     "choice request facts cli",
     "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
     "report accepting evaluation command_text cli",
-    "serve": "options errors request_id body security connection model sound voices speech metrics service "
+    "serve": "options keys errors request_id body security connection model sound voices speech metrics service "
     "speech/response endpoints app server cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
@@ -102,10 +102,11 @@ def test_there_is_something_to_walk() -> None:
     assert "runtime/lm/depth/decoder" in GRAPH["runtime/lm/engine"]
 
 
-@pytest.mark.parametrize("command", ["convert", "runtime"])
+@pytest.mark.parametrize("command", ["convert", "runtime", "serve"])
 def test_commands_need_no_extra(command: str) -> None:
     """Whoever installs the package alone has none of these; in this environment all are there."""
-    extras = "filelock huggingface_hub torch tokenizers transformers matplotlib parselmouth pynvml"
+    extras = "filelock huggingface_hub torch tokenizers transformers matplotlib parselmouth pynvml "
+    extras += "av fastapi starlette prometheus_client python_multipart multipart uvicorn h11 anyio"
     code = f"import sys; sys.modules.update(dict.fromkeys('{extras}'.split())); import miso_gguf.{command}.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

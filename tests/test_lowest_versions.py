@@ -1,13 +1,15 @@
-"""The lowest versions that pyproject.toml declares: convert, speak and verify in an environment that has only them."""
+"""The lowest versions that pyproject.toml declares: convert, speak, verify and serve with them alone."""
 
 import hashlib
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
+import httpx
 import pytest
 import soundfile
 from filelock import FileLock
@@ -32,9 +34,10 @@ def _applying(lines: list[str]) -> list[Requirement]:
 
 
 def required() -> list[Requirement]:
-    """What a user of the hub needs."""
+    """What a user of the hub and of the server needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = _applying([*project["dependencies"], *project["optional-dependencies"]["hub"]])
+    extras = project["optional-dependencies"]
+    wanted = _applying([*project["dependencies"], *extras["hub"], *extras["serve"]])
     return [each for each in wanted if each.name != SHARED]
 
 
@@ -109,3 +112,41 @@ def test_convert_speak_and_verify(python: Path, tmp_path: Path) -> None:
     assert len(samples) > rate // 4
     done = _run(python, tmp_path, "convert", "verify", "bundle", "tiny")
     assert "all is well" in done.stdout
+
+
+@pytest.mark.long
+def test_serve(python: Path, tmp_path: Path) -> None:
+    """Each format, a voice that is uploaded, and a stop."""
+    _run(python, tmp_path, "convert", "tiny", "--quant", "q4_k_m", "--out", "bundle")
+    code = "import sys\nfrom miso_gguf.serve.cli import main\nsys.exit(main())"
+    line = [str(python), "-I", "-c", code, "--model", "bundle", "--voices", "voices", "--port", "0"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        try:
+            assert process.stderr is not None
+            said = ""
+            while (found := re.search(r"http://\S+", said)) is None:
+                assert (more := process.stderr.readline()), said  # noqa: RUF018
+                said += more
+            with httpx.Client(base_url=found[0], timeout=120) as client:
+                _speak_and_listen(client)
+            process.terminate()
+            said = process.stderr.read()
+            assert process.wait(60) == 0, said
+            assert "Traceback" not in said
+        finally:
+            process.kill()
+
+
+def _speak_and_listen(client: httpx.Client) -> None:
+    asked = {"model": "miso", "input": "Hello there.", "voice": "default"}
+    for name in ("mp3", "opus", "aac", "flac", "wav", "pcm"):
+        spoken = client.post("/v1/audio/speech", json={**asked, "response_format": name, "speed": 1.5})
+        assert spoken.status_code == 200, spoken.text
+        assert len(spoken.content) > 1000
+        if name == "wav":
+            clip = {"audio_sample": ("me.wav", spoken.content, "audio/wav")}
+    made = client.post("/v1/audio/voices", data={"name": "me", "text": "Hello there.", "consent": "true"}, files=clip)
+    assert made.status_code == 200, made.text
+    spoken = client.post("/v1/audio/speech", json={**asked, "voice": made.json()["id"]})
+    assert spoken.status_code == 200, spoken.text
+    assert "miso" in client.get("/metrics").text

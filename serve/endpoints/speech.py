@@ -36,7 +36,7 @@ def routes(service: Service) -> APIRouter:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": SpeechRequest.model_json_schema()}},
+                "content": {"application/json": {"schema": _schema()}},
             }
         },
         summary="Speak",
@@ -52,3 +52,12 @@ def routes(service: Service) -> APIRouter:
         return SpeechResponse(service, asked)
 
     return router
+
+
+def _schema() -> dict[str, Any]:
+    """Of the body, without references: in the document they would lead elsewhere."""
+    schema = SpeechRequest.model_json_schema()
+    kinds: dict[str, Any] = schema.pop("$defs")
+    choices = schema["properties"]["voice"]["anyOf"]
+    schema["properties"]["voice"]["anyOf"] = [kinds[c["$ref"].split("/")[-1]] if "$ref" in c else c for c in choices]
+    return schema

@@ -20,7 +20,7 @@ REFUSED = 3
 """Neither Python nor a signal ends a process so."""
 
 MEMORY_BYTES = 1 << 30
-"""Of addresses, most of which are never touched: Python, NumPy and FFmpeg take 0.3 GB of them."""
+"""Of addresses, most of which are never touched: Python, NumPy and FFmpeg take 0.2 GB of them."""
 CPU_S = 10
 """Starting and reading 30 s of sound take 1 s."""
 

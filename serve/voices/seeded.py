@@ -1,7 +1,7 @@
 """Speakers of the model's own: for each of some names one who sounds the same in every request.
 
-Left alone, the model finds a speaker anew for each request, and clients send a request for each sentence. So the first
-time that a name is used, the model says a sentence with that name's number and seed, and this is its voice from then on.
+Left alone, the model finds a speaker anew for each request, and clients send a request for each sentence. So when a
+name is first used, the model says a sentence with that name's number and seed, and this is its voice from then on.
 """
 
 import threading
@@ -12,7 +12,21 @@ from ...runtime.speech import SpokenSentence
 from ...runtime.tts import MisoTTS
 from ...runtime.voice import Voice
 
-ALIASES = tuple("alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split())
+ALIASES = (
+    "alloy",
+    "ash",
+    "ballad",
+    "cedar",
+    "coral",
+    "echo",
+    "fable",
+    "marin",
+    "nova",
+    "onyx",
+    "sage",
+    "shimmer",
+    "verse",
+)
 """Names that clients of OpenAI's API offer. Source: the `voice` of its schema."""
 
 SENTENCE = "Good morning, and thank you for asking me to read to you; I will take my time with every word of it."

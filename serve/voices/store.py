@@ -1,7 +1,6 @@
 """Uploaded voices: one file each in a directory that outlives the server. Whose names they have a caller decides."""
 
 import logging
-import os
 import re
 import secrets
 import threading
@@ -135,17 +134,23 @@ class VoiceStore:
     def _scan(self) -> list[StoredVoice]:
         """What is there now; of files that are as they were nothing is read again."""
         seen: dict[str, tuple[tuple[int, int, int], StoredVoice | None]] = {}
-        for name in os.listdir(self._directory):
-            id = name.removesuffix(_SUFFIX)
-            if id == name or not ID.fullmatch(id):
+        try:
+            there = [*self._directory.iterdir()]
+        except OSError as error:
+            log.error("the directory of voices cannot be read: %s", error)
+            there = []
+        for path in there:
+            id = path.stem
+            if path.suffix != _SUFFIX or not ID.fullmatch(id):
                 continue
             with suppress(FileNotFoundError):
-                stat = self._path(id).stat()
+                stat = path.stat()
                 state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
                 known = self._seen.get(id)
                 seen[id] = known if known and known[0] == state else (state, self._read(id, int(stat.st_mtime)))
         self._seen = seen
-        return sorted((voice for _, voice in seen.values() if voice), key=lambda voice: (voice.created_at, voice.id))
+        oldest_first = sorted(seen.values(), key=lambda one: one[0][2])
+        return [voice for _, voice in oldest_first if voice]
 
     def _read(self, id: str, created_at: int) -> StoredVoice | None:
         path = self._path(id)

@@ -54,6 +54,7 @@ def test_what_browsers_and_phones_record_is_read() -> None:
         assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.long
 def test_bombs_are_refused_and_named_as_the_client_does() -> None:
     ten_minutes = clip(np.zeros(600 * 24_000, np.float32), kind="FLAC")
     assert len(ten_minutes) < 50_000
@@ -205,7 +206,9 @@ def test_a_clip_that_is_too_large_is_not_decoded() -> None:
 @settings(max_examples=examples(30))
 @given(st.text(max_size=60))
 def test_any_other_text_is_bytes_or_refused(text: str) -> None:
+    refused = None
     try:
         assert clip_bytes(text, 1000)
     except ApiError as error:
-        assert error.param == "ref_audio"
+        refused = error.param
+    assert refused in (None, "ref_audio")
