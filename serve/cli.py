@@ -18,6 +18,7 @@ from ..native.llama import MOST_SEQUENCES
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.choice import AUTO, choose, engine_options, streams_that_fit
 from ..runtime.options import CODEC_PROVIDERS, EngineOptions
+from ..runtime.synthesis import speaker
 from ..runtime.tts import MisoTTS
 from ..version import __version__
 from .keys import VARIABLE, read_keys
@@ -129,7 +130,7 @@ def _streams(context: click.Context, option: click.Parameter, value: str) -> int
 @click.version_option(__version__)
 def serve(**given: Any) -> int:
     """Serve POST /v1/audio/speech and what belongs to it over HTTP."""
-    _set_log(quiet=given["quiet"], debug=given["debug"])
+    _set_log(quiet=given["quiet"], debug=given["debug"], text=given["log_text"])
     _need_extra()
     if given["model"] is None:
         raise ValueError(
@@ -161,11 +162,13 @@ def serve(**given: Any) -> int:
     return DONE
 
 
-def _set_log(*, quiet: bool, debug: bool) -> None:
+def _set_log(*, quiet: bool, debug: bool, text: bool) -> None:
     if quiet:
         logging.getLogger().setLevel(logging.ERROR)
     # What requests come to is told at INFO, by this room alone.
     logging.getLogger(__package__).setLevel(logging.NOTSET if quiet or debug else logging.INFO)
+    # Below it quotes the sentence that it is about.
+    logging.getLogger(speaker.__name__).setLevel(logging.NOTSET if text else logging.ERROR)
 
 
 def _need_extra() -> None:
