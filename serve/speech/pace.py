@@ -13,6 +13,7 @@ from ...models.mimi import FRAME_RATE_HZ
 
 MOST_FRAMES = 8
 """Of a first chunk, 0.64 s. Whoever needs more is slower than real time, and would run dry all the same."""
+_MOST_S = MOST_FRAMES / FRAME_RATE_HZ
 _FADING = 0.8
 """A lead that was not needed any more shrinks to this with every stream."""
 _TOLERANCE_S = 0.02
@@ -28,26 +29,31 @@ class Pace:
         self.underruns = 0
         """Streams that would have run dry, played from their first byte on."""
 
-    def first_frames(self, speaking: int) -> int:
-        """Frames of a first chunk, when so many speak, the newcomer among them."""
+    def first_frames(self, speaking: int, speed: float = 1.0) -> int:
+        """Frames of a first chunk that is heard `speed` times as fast, when so many speak, the newcomer among them."""
         with self._lock:
             needed_s = max((s for count, s in self._needed_s.items() if count <= speaking), default=0.0)
-        return min(MOST_FRAMES, 1 + math.ceil(max(0.0, needed_s - _TOLERANCE_S) * FRAME_RATE_HZ))
+        return min(MOST_FRAMES, 1 + math.ceil(max(0.0, needed_s - _TOLERANCE_S) * speed * FRAME_RATE_HZ))
 
     def note(self, lead: "Lead", speaking: int) -> None:
         """What a stream needed that is over."""
         with self._lock:
-            before = self._needed_s.get(speaking, 0.0)
-            self._needed_s[speaking] = max(lead.needed_s, _FADING * before)
+            for count, before_s in self._needed_s.items():
+                if count <= speaking:  # what so many do not need fewer do not either
+                    self._needed_s[count] = _FADING * before_s
+            needed_s = min(lead.needed_s, _MOST_S)  # beyond it there is nothing to fade
+            self._needed_s[speaking] = max(needed_s, self._needed_s.get(speaking, 0.0))
             self.underruns += lead.is_dry
 
 
 class Lead:
     """What one stream would have needed: by how much its sound came later than it is played."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = 1.0) -> None:
+        """It is heard `speed` times as fast as it was spoken."""
+        self._speed = speed
         self.needed_s = 0.0
-        """Between its first frame and its first chunk, so that it never runs dry."""
+        """Between its first frame and its first chunk, so that it never runs dry at a speed of 1."""
         self._first: float | None = None
         self._left: float | None = None
         self._made_s = 0.0
@@ -59,7 +65,7 @@ class Lead:
         if self._first is None:
             self._first = now
         self.needed_s = max(self.needed_s, now - self._first - self._made_s)
-        if self._left is not None and now - self._left > self._made_s + _TOLERANCE_S:
+        if self._left is not None and now - self._left > self._made_s / self._speed + _TOLERANCE_S:
             self.is_dry = True
         self._made_s += seconds
 

@@ -20,9 +20,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def spoken(clock: Clock, gaps_s: list[float], first_frames: int = 1) -> Lead:
+def spoken(clock: Clock, gaps_s: list[float], first_frames: int = 1, speed: float = 1.0) -> Lead:
     """A stream whose frames come after such gaps."""
-    lead = Lead()
+    lead = Lead(speed)
     for number, gap_s in enumerate([0.0, *gaps_s], 1):
         clock.now += gap_s
         lead.made(FRAME_S)
@@ -64,6 +64,37 @@ def test_what_is_not_needed_any_more_fades(clock: Clock) -> None:
         assert len(sizes) < 30
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 6
+
+
+def test_a_stall_of_minutes_fades_as_fast_as_the_largest_first_chunk(clock: Clock) -> None:
+    pace = Pace()
+    pace.note(spoken(clock, [300.0]), 1)
+    assert pace.first_frames(1) == MOST_FRAMES
+    for _ in range(20):
+        pace.note(spoken(clock, [0.04]), 1)
+    assert pace.first_frames(1) == 1
+
+
+def test_what_one_alone_once_needed_fades_while_nobody_is_alone(clock: Clock) -> None:
+    pace = Pace()
+    pace.note(spoken(clock, [0.5]), 1)
+    assert pace.first_frames(3) == 6
+    for _ in range(20):
+        pace.note(spoken(clock, [0.04]), 3)
+    assert pace.first_frames(3) == pace.first_frames(1) == 1
+    pace.note(spoken(clock, [0.5]), 3)
+    for _ in range(20):
+        pace.note(spoken(clock, [0.04]), 1)
+    assert (pace.first_frames(1), pace.first_frames(3)) == (1, 6)  # one alone says nothing about three
+
+
+def test_who_speaks_faster_needs_more_and_runs_dry_earlier(clock: Clock) -> None:
+    pace = Pace()
+    pace.note(spoken(clock, [0.24]), 1)
+    assert [pace.first_frames(1, speed) for speed in (0.25, 1.0, 2.0, 4.0)] == [2, 3, 5, 8]
+    assert spoken(clock, [0.06] * 9, speed=2.0).is_dry
+    assert not spoken(clock, [0.06] * 9).is_dry
+    assert not spoken(clock, [0.24] * 9, speed=0.25).is_dry
 
 
 def test_a_first_chunk_has_a_most(clock: Clock) -> None:
