@@ -11,7 +11,7 @@ from elsewhere import PATIENCE_S
 from serving import serving
 
 from miso_gguf.core.closing import Closing
-from miso_gguf.runtime.speech import Chunk, Speech
+from miso_gguf.runtime.speech import Chunk, Speech, SpokenSentence
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.service import Service
@@ -46,6 +46,9 @@ class ScriptedStream(Closing):
 
     def close(self) -> None:
         self.stop()
+        if self.made and not self.speech.sentences:  # as of a sentence that was left half-way
+            codes = np.ones((self.made, 2), np.int64)
+            self.speech.sentences.append(SpokenSentence("", codes, "closed", 1, 1, 0))
 
 
 class ScriptedTTS:

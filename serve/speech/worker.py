@@ -68,13 +68,14 @@ class Worker:
         """Speak. Raises `ApiError` on what is wrong with the request, else as `SpeechStream`."""
         if self._is_cut:
             raise CUT
-        lead, speaking = Lead(), self._turns.speaking
+        lead = Lead(self._request.speed)
         encoder = open_encoder(self._request.response_format, whole=not self._request.is_streamed)
         with encoder, self._begun(tts) as stream:
             self.speech = stream.speech
-            self._encode(stream, encoder, lead, speaking)
-            self.input_tokens = sum(len(tts.engine.prompts.text(s.text, 0)) for s in stream.speech.sentences)
-        self._pace.note(lead, max(speaking, self._turns.speaking))
+            speaking = self._encode(stream, encoder, lead)
+        # Now that it is closed: of a sentence that was cut there is a record only then.
+        self.input_tokens = sum(len(tts.engine.prompts.text(s.text, 0)) for s in stream.speech.sentences)
+        self._pace.note(lead, speaking)
         if self._is_cut:
             raise CUT
         if not self.audio_s and not self._stopped:
@@ -102,9 +103,12 @@ class Worker:
         except ValueError as error:
             raise ApiError(400, str(error), "ref_audio", "invalid_value") from error
 
-    def _encode(self, stream: SpeechStream, encoder: Encoder, lead: Lead, speaking: int) -> None:
-        tempo, held, first_frames = Tempo(self._request.speed), list[Samples](), self._pace.first_frames(speaking)
+    def _encode(self, stream: SpeechStream, encoder: Encoder, lead: Lead) -> int:
+        """Put all of it into the backlog, and give how many spoke at a time meanwhile, at most."""
+        speed, held, speaking = self._request.speed, list[Samples](), self._turns.speaking
+        tempo, first_frames = Tempo(speed), self._pace.first_frames(speaking, speed)
         for samples in self._within_limit(stream):
+            speaking = max(speaking, self._turns.speaking)
             lead.made(len(samples) / SAMPLE_RATE_HZ, self._backlog.blocked_s)
             held.append(samples)
             if self.audio_s * FRAME_RATE_HZ < first_frames:
@@ -119,6 +123,7 @@ class Worker:
             self._backlog.put(encoder.encode(tempo(np.concatenate([*held, np.zeros(0, np.float32)]))))
             self._backlog.put(encoder.encode(tempo.rest()))
             self._backlog.put(encoder.finish())
+        return speaking
 
     def _first(self, lead: Lead) -> None:
         lead.left()

@@ -3,6 +3,7 @@
 A real server, whose model is scripted.
 """
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -129,6 +130,19 @@ def test_one_request_has_so_many_seconds() -> None:
         assert sound[: 2 * 12 * FRAME] == pcm(1, 12)
         assert sound[-200:] == bytes(200)  # cut without a click
         assert tts.streams[0].made == 13
+        done = client.post(SPEECH, json=BODY | {"stream_format": "sse"}).text.split("data: ")[-1]
+        assert json.loads(done)["usage"] == {"input_tokens": 1, "output_tokens": 13, "total_tokens": 14}
+
+
+def test_what_a_stream_needed_is_noted_of_as_many_as_spoke_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(number: int) -> None:
+        service.turns.speaking = 5 if number == 1 else 1  # as if others came and went
+
+    noted = list[int]()
+    with up(ScriptedTTS(3, step)) as (service, client):
+        monkeypatch.setattr(service.pace, "note", lambda _, speaking: noted.append(speaking))
+        assert client.post(SPEECH, json=BODY).content == pcm(1, 3)
+    assert noted == [5]
 
 
 def test_a_server_that_stops_takes_nothing_new_and_finishes_the_rest() -> None:
