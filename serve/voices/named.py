@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.voice import Voice
-from .spelling import check_name
+from .spelling import check_name, spelled
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,10 +28,10 @@ def named_voices(directory: Path) -> dict[str, Voice]:
     """
     path = directory / FILE_NAME
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: no TOML ({error})") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -44,8 +44,8 @@ def named_voices(directory: Path) -> dict[str, Voice]:
     for name, entry in table.items():
         try:
             check_name(name)
-            voices[name] = _voice(directory, entry)
-        except (ValueError, FileNotFoundError) as error:
+            voices[spelled(name)] = _voice(directory, entry)
+        except (ValueError, OSError) as error:
             raise ValueError(f"{path}: {name!r}: {error}") from error
     return voices
 

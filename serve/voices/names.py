@@ -1,5 +1,6 @@
 """Which voice a name means: an uploaded one, one of the operator, or a name that clients of OpenAI's API know."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ...runtime.tts import MisoTTS
@@ -7,7 +8,7 @@ from ...runtime.voice import Voice
 from ..errors import ApiError
 from .named import named_voices
 from .seeded import ALIASES, SeededSpeakers
-from .spelling import check_name
+from .spelling import check_name, spelled
 from .store import StoredVoice, VoiceStore
 
 DEFAULT = "default"
@@ -48,6 +49,7 @@ class Voices:
 
     def check(self, name: str) -> None:
         """Raise `ApiError` if no voice has this name or id. Cheap, and without the model."""
+        name = spelled(name)
         if name not in self._fixed:
             self._found(name)
 
@@ -57,6 +59,7 @@ class Voices:
         Takes some seconds when a seeded speaker is first heard. Raises `ApiError` if there is no such voice or it was
         made for another model, and as `MisoTTS.generate`.
         """
+        name = spelled(name)
         if name in self._named:
             voice = self._named[name]
         elif name in ALIASES:
@@ -75,13 +78,13 @@ class Voices:
         """Raise `ApiError` if no voice of this name can be uploaded: cheap, and before the clip is read."""
         store = self._kept(403)
         self._check_free(name)
-        store.check_room(name)
+        store.check_room(spelled(name))
 
     def add(self, voice: Voice) -> dict[str, str | int]:
         """Keep an uploaded voice under its name, and say it in the contract's shape. Raises `ApiError`."""
         store = self._kept(403)
         self._check_free(voice.name)
-        return store.add(voice).as_dict()
+        return store.add(replace(voice, name=spelled(voice.name))).as_dict()
 
     def delete(self, id: str) -> None:
         """Delete an uploaded voice. Raises `ApiError` (404) if it is not there."""
@@ -92,7 +95,7 @@ class Voices:
             check_name(name)
         except ValueError as error:
             raise ApiError(400, str(error), param="name", code="invalid_value") from error
-        if name.casefold() in {fixed.casefold() for fixed in self._fixed}:
+        if spelled(name).casefold() in {fixed.casefold() for fixed in self._fixed}:
             raise ApiError(400, f"{name!r} is a voice of this server: choose another name", "name", "name_taken")
 
     def _uploaded(self) -> list[StoredVoice]:

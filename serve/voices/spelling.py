@@ -10,6 +10,11 @@ _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 """Categories: control characters, halves of surrogate pairs, separators of lines and paragraphs."""
 
 
+def spelled(name: str) -> str:
+    """A name in one form of all that look the same: whether an accent is a character of its own depends on the keyboard."""
+    return unicodedata.normalize("NFC", name)
+
+
 def check_name(name: str) -> None:
     """Raise `ValueError` if no voice can have this name."""
     if not name.strip():

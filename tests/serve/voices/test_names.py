@@ -108,6 +108,9 @@ def test_the_operator_is_stronger_than_an_alias_and_than_an_upload(tmp_path: Pat
         (b'[voices]\na = {file = "tom.safetensors", speaker = true}', "a speaker is a number from 0, not True"),
         (b'[voices]\n"" = "tom.safetensors"', "'': the name of a voice is empty"),
         (b'[voices]\n"a\\n" = "tom.safetensors"', "begins or ends with a space"),
+        (b'[voices]\na = "' + 5000 * b"a" + b'"', "'a': .*File name too long"),
+        (b"a = " + 3000 * b"[", "no TOML"),
+        (b'\xef\xbb\xbf[voices]\na = "nobody.safetensors"', r"nobody\.safetensors: no such voice file"),
     ],
 )
 def test_faults_of_the_operator_are_one_line(content: bytes, message: str, tmp_path: Path) -> None:
@@ -139,6 +142,24 @@ def test_a_name_is_refused_or_seen_whole(tmp_path_factory: pytest.TempPathFactor
         voices.delete(str(kept["id"]))
     elif name not in voices.names():
         refusal(voices, name).message.encode()
+
+
+def test_names_that_look_the_same_are_the_same(tmp_path: Path) -> None:
+    """macOS and some keyboards write an accent as a character of its own."""
+    composed, apart = "Zo\u00eb", "Zoe\u0308"
+    voice(7).save(tmp_path / "tom.safetensors")
+    (tmp_path / "voices.toml").write_text(f'[voices]\n"The {apart}" = "tom.safetensors"', "utf-8")
+    voices = Voices(tmp_path, most=9)
+    added = voices.add(voice(name=apart))
+    assert added["name"] == composed
+    for name in (composed, apart):
+        for taken in (name, name.upper(), f"the {name}"):
+            with pytest.raises(ApiError) as caught:
+                voices.check_new(taken)
+            assert caught.value.code == "name_taken"
+        voices.check(name)
+        asked = [voices.resolve(each, model()) for each in (name, f"The {name}")]
+        assert [each is not None and each.speaker for each in asked] == [0, 7]
 
 
 def test_every_alias_is_asked_of_the_model(tmp_path: Path) -> None:
