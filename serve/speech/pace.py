@@ -49,26 +49,26 @@ class Pace:
 class Lead:
     """What one stream would have needed: by how much its sound came later than it is played."""
 
-    def __init__(self, speed: float = 1.0) -> None:
-        """It is heard `speed` times as fast as it was spoken."""
-        self._speed = speed
+    def __init__(self) -> None:
         self.needed_s = 0.0
         """Between its first frame and its first chunk, so that it never runs dry at a speed of 1."""
         self._first: float | None = None
         self._left: float | None = None
-        self._made_s = 0.0
+        self._made_s = self._heard_s = 0.0
         self.is_dry = False
 
     def made(self, seconds: float, blocked_s: float = 0.0) -> None:
-        """So much more sound is there. `blocked_s` of the time until now went by because nobody took it."""
+        """So much more speech is there. `blocked_s` of the time until now went by because nobody took it."""
         now = time.perf_counter() - blocked_s
         if self._first is None:
             self._first = now
         self.needed_s = max(self.needed_s, now - self._first - self._made_s)
-        if self._left is not None and now - self._left > self._made_s / self._speed + _TOLERANCE_S:
-            self.is_dry = True
         self._made_s += seconds
 
-    def left(self) -> None:
-        """Its first chunk leaves."""
-        self._left = time.perf_counter()
+    def left(self, seconds: float, blocked_s: float = 0.0) -> None:
+        """So much more sound leaves, at the speed at which it is heard."""
+        now = time.perf_counter() - blocked_s
+        if self._left is None:
+            self._left = now
+        self.is_dry = self.is_dry or now - self._left > self._heard_s + _TOLERANCE_S
+        self._heard_s += seconds

@@ -28,7 +28,7 @@ class Turns:
         self.streams, self._most_waiting = streams, queue
         self.speaking = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._turn_s = _FIRST_GUESS_S
+        self._turn_s, self._ended = _FIRST_GUESS_S, 0
 
     @property
     def waiting(self) -> int:
@@ -63,7 +63,9 @@ class Turns:
         try:
             yield
         finally:
-            self._turn_s += _NEWEST_SHARE * (time.perf_counter() - begin - self._turn_s)
+            self._ended += 1
+            share = max(_NEWEST_SHARE, 1 / self._ended)  # the first ones are all that is known
+            self._turn_s += share * (time.perf_counter() - begin - self._turn_s)
             self._hand_on()
 
     async def _wait(self) -> None:

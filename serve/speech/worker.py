@@ -68,7 +68,7 @@ class Worker:
         """Speak. Raises `ApiError` on what is wrong with the request, else as `SpeechStream`."""
         if self._is_cut:
             raise CUT
-        lead = Lead(self._request.speed)
+        lead = Lead()
         encoder = open_encoder(self._request.response_format, whole=not self._request.is_streamed)
         with encoder, self._begun(tts) as stream:
             self.speech = stream.speech
@@ -105,29 +105,26 @@ class Worker:
 
     def _encode(self, stream: SpeechStream, encoder: Encoder, lead: Lead) -> int:
         """Put all of it into the backlog, and give how many spoke at a time meanwhile, at most."""
-        speed, held, speaking = self._request.speed, list[Samples](), self._turns.speaking
-        tempo, first_frames = Tempo(speed), self._pace.first_frames(speaking, speed)
+        speed, ready, speaking = self._request.speed, list[Samples](), self._turns.speaking
+        tempo, first_s = Tempo(speed), self._pace.first_frames(speaking, speed) / FRAME_RATE_HZ
         for samples in self._within_limit(stream):
             speaking = max(speaking, self._turns.speaking)
             lead.made(len(samples) / SAMPLE_RATE_HZ, self._backlog.blocked_s)
-            held.append(samples)
-            if self.audio_s * FRAME_RATE_HZ < first_frames:
-                continue
-            if not self.first_s:
-                self._first(lead)
-            self._backlog.put(encoder.encode(tempo(np.concatenate(held))))
-            held.clear()
+            ready.append(tempo(samples))
+            # Of what came out: a change of tempo holds back, and a listener plays what there is.
+            if self.first_s or sum(map(len, ready)) * speed >= first_s * SAMPLE_RATE_HZ:
+                self._put(encoder, lead, ready)
+                ready.clear()
         if self.audio_s:
-            if not self.first_s:
-                self._first(lead)
-            self._backlog.put(encoder.encode(tempo(np.concatenate([*held, np.zeros(0, np.float32)]))))
-            self._backlog.put(encoder.encode(tempo.rest()))
+            self._put(encoder, lead, [*ready, tempo.rest()])
             self._backlog.put(encoder.finish())
         return speaking
 
-    def _first(self, lead: Lead) -> None:
-        lead.left()
-        self.first_s = time.perf_counter() - self.begin
+    def _put(self, encoder: Encoder, lead: Lead, ready: list[Samples]) -> None:
+        sound = np.concatenate(ready)
+        lead.left(len(sound) / SAMPLE_RATE_HZ, self._backlog.blocked_s)
+        self.first_s = self.first_s or time.perf_counter() - self.begin
+        self._backlog.put(encoder.encode(sound))
 
     def _within_limit(self, stream: SpeechStream) -> Iterator[Samples]:
         """The sound as far as one request may have it."""

@@ -11,7 +11,7 @@ _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 
 
 def spelled(name: str) -> str:
-    """A name in one form of all that look the same: whether an accent is a character of its own depends on the keyboard."""
+    """A name in one form of all that look the same: some keyboards write an accent as a character of its own."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -3,6 +3,7 @@
 A real server, whose model is scripted.
 """
 
+import base64
 import json
 import socket
 import threading
@@ -35,6 +36,18 @@ def test_the_first_chunk_leaves_when_it_is_made() -> None:
         assert next(received) == pcm(1, 1)
         steps.allow(2)
         assert b"".join(received) == pcm(2, 3)
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.7, 2.0, 4.0])
+def test_the_first_chunk_is_as_long_however_fast_it_is_heard(speed: float) -> None:
+    """The change of tempo holds back: with what it gave for one frame a listener would run dry before the next."""
+    body = BODY | {"speed": speed, "stream_format": "sse"}
+    with up(ScriptedTTS(9, steps := Steps(3))) as (_, client), client.stream("POST", SPEECH, json=body) as answer:
+        lines = answer.iter_lines()
+        first = json.loads(next(lines).removeprefix("data: "))["audio"]
+        steps.allow(5)
+        assert len(base64.b64decode(first)) * speed >= 2 * FRAME
+        assert '"speech.audio.done"' in [*lines][-2]
 
 
 def test_who_hangs_up_ends_his_stream_alone() -> None:

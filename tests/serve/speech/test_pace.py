@@ -22,12 +22,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def spoken(clock: Clock, gaps_s: list[float], first_frames: int = 1, speed: float = 1.0) -> Lead:
     """A stream whose frames come after such gaps."""
-    lead = Lead(speed)
+    lead, waiting_s = Lead(), 0.0
     for number, gap_s in enumerate([0.0, *gaps_s], 1):
         clock.now += gap_s
         lead.made(FRAME_S)
-        if number == first_frames:
-            lead.left()
+        waiting_s += FRAME_S / speed
+        if number >= first_frames:
+            lead.left(waiting_s)
+            waiting_s = 0.0
     return lead
 
 
@@ -106,9 +108,10 @@ def test_a_first_chunk_has_a_most(clock: Clock) -> None:
 def test_time_in_which_nobody_took_anything_does_not_count(clock: Clock) -> None:
     lead = Lead()
     lead.made(FRAME_S)
-    lead.left()
+    lead.left(FRAME_S)
     clock.now += 9.0
     lead.made(FRAME_S, blocked_s=8.96)
+    lead.left(FRAME_S, blocked_s=8.96)
     assert lead.needed_s == 0
     assert not lead.is_dry
 

@@ -42,13 +42,17 @@ def test_the_estimate_follows_what_turns_take(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("miso_gguf.serve.speech.turns.time.perf_counter", lambda: now)
     turns = Turns(streams=2, queue=9)
 
-    async def scene() -> None:
+    async def scene(count: int, seconds: float) -> None:
         nonlocal now
-        for _ in range(60):
+        for _ in range(count):
             async with turns.turn():
-                now += 40
+                now += seconds
 
-    asyncio.run(scene())
+    asyncio.run(scene(1, 100))
+    assert turns.retry_after_s == 50  # what was guessed counts no more
+    asyncio.run(scene(1, 200))
+    assert turns.retry_after_s == 75
+    asyncio.run(scene(60, 40))
     assert turns.retry_after_s == 20
 
 
