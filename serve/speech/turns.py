@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ..errors import ApiError
 
@@ -77,7 +77,8 @@ class Turns:
             if mine.done() and not mine.cancelled():
                 self._hand_on()  # it was given one, and does not want it any more
             else:
-                self._waiting.remove(mine)
+                with suppress(ValueError):  # it was passed over already
+                    self._waiting.remove(mine)
             raise
 
     def _hand_on(self) -> None:

@@ -37,6 +37,20 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again() -> None:
     assert error.message == "1 requests are being spoken and 1 wait: try again later"
 
 
+def test_who_gives_up_when_a_turn_ends_has_given_up() -> None:
+    async def scene() -> None:
+        turns = Turns(streams=1, queue=1)
+        async with turns.turn():
+            waiting = asyncio.create_task(turns.turn().__aenter__())
+            await asyncio.sleep(0)
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (turns.speaking, turns.waiting) == (0, 0)
+
+    asyncio.run(scene())
+
+
 def test_the_estimate_follows_what_turns_take(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("miso_gguf.serve.speech.turns.time.perf_counter", lambda: now)
@@ -48,10 +62,10 @@ def test_the_estimate_follows_what_turns_take(monkeypatch: pytest.MonkeyPatch) -
             async with turns.turn():
                 now += seconds
 
-    asyncio.run(scene(1, 100))
-    assert turns.retry_after_s == 50  # what was guessed counts no more
-    asyncio.run(scene(1, 200))
-    assert turns.retry_after_s == 75
+    asyncio.run(scene(1, 8))
+    assert turns.retry_after_s == 4  # what was guessed counts no more
+    asyncio.run(scene(1, 32))
+    assert turns.retry_after_s == 10
     asyncio.run(scene(60, 40))
     assert turns.retry_after_s == 20
 
