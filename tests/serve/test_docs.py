@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
-import httpx
 import numpy as np
 import pytest
 from clips import clip, tone
 from serving import serving
 from speaking import load_tts
 
+from builders import Built
 from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.service import Service
 from miso_gguf.serve.speech.request import SpeechRequest
@@ -45,18 +45,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(bundle: Path, place: Path) -> Iterator[str]:
-    options = ServeOptions(voices=place / "voices", api_keys=(), most_seconds=1.0)
-    with serving(Service(options, "tiny", lambda: load_tts(bundle, "q4_k_m"))) as address:
+def address(built: Built, place: Path) -> Iterator[str]:
+    options = ServeOptions(voices=place / "voices")
+    with serving(Service(options, "tiny", lambda: load_tts(built.tiny("q4_k_m"), "q4_k_m"))) as address:
         yield address
 
 
 def shell(command: str, place: Path, address: str) -> bytes:
     """What a command prints. It fails where the server's answer is an error, too."""
-    ids = [voice["id"] for voice in httpx.get(f"{address}/v1/audio/voices").json()["data"]]
     command = command.replace("curl ", "curl --fail-with-body -sS ", 1).replace(ADDRESS, address)
+    for uploaded in (place / "voices").glob("voice_*"):
+        command = command.replace(EXAMPLE_ID, uploaded.stem)
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail\n{command.replace(EXAMPLE_ID, ids[0] if ids else EXAMPLE_ID)}"],
+        ["bash", "-c", f"set -o pipefail\n{command}"],
         cwd=place,
         env=os.environ | {"PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "MISO_API_KEY": "x"},
         capture_output=True,
