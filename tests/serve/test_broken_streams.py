@@ -3,8 +3,10 @@
 A real server, whose model is scripted.
 """
 
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,7 @@ from scripted_speech import FRAME, ScriptedTTS, Steps, pcm, scripted_server
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.serve.service import Service
+from miso_gguf.serve.speech.worker import Worker
 
 BODY: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "default", "response_format": "pcm"}
 SPEECH = "/v1/audio/speech"
@@ -38,15 +41,22 @@ def test_the_first_chunk_leaves_when_it_is_made() -> None:
 
 def test_who_hangs_up_ends_his_stream_alone() -> None:
     steps = Steps()
-    with up(tts := ScriptedTTS(10, steps), streams=2) as (service, client):
+    with (
+        up(tts := ScriptedTTS(10, steps), streams=2) as (service, client),
+        client.stream("POST", SPEECH, json=BODY) as other,
+    ):
+        heard = other.iter_raw()
+        assert next(heard) == pcm(1, 1)
         with client.stream("POST", SPEECH, json=BODY) as answer:
-            next(answer.iter_raw())
-            with client.stream("POST", SPEECH, json=BODY) as other:
-                assert next(other.iter_raw()) == pcm(1, 1)
-        assert soon(lambda: all(stream.stopped.is_set() for stream in tts.streams))
-        steps.allow(2)  # each waits for its next frame, and makes none of it
+            received = answer.iter_raw()
+            next(received)
+            assert not tts.streams[1].stopped.is_set()
+        assert soon(tts.streams[1].stopped.is_set)
+        assert not tts.streams[0].stopped.is_set()
+        steps.allow(10)  # who is gone waits for its next frame, and makes none of it
+        assert b"".join(heard) == pcm(2, 10)
         assert soon(lambda: service.turns.speaking == 0)
-        assert [stream.made for stream in tts.streams] == [1, 1]
+        assert [stream.made for stream in tts.streams] == [10, 1]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -120,6 +130,27 @@ def test_what_the_model_does_not_say_is_no_empty_file() -> None:
             assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_speech")
         refused = client.post(SPEECH, json=BODY | {"input": "nothing"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
+
+
+def test_what_was_refused_is_kept_by_nobody() -> None:
+    with up(ScriptedTTS()) as (service, client):
+        workers = list[weakref.ref[Worker]]()
+        begin = service.worker
+
+        def watched(*asked: Any) -> Worker:
+            worker = begin(*asked)
+            workers.append(weakref.ref(worker))
+            return worker
+
+        service.worker = watched  # type: ignore[method-assign]
+        for stopping, status in ((False, 422), (True, 503)):
+            service.is_stopping = stopping
+            for _ in range(2):
+                assert client.post(SPEECH, json=BODY | {"input": "silent"}).status_code == status
+            service.is_stopping = False
+        gc.collect()
+        assert len(workers) == 2
+        assert soon(lambda: not any(worker() for worker in workers))
 
 
 def test_one_request_has_so_many_seconds() -> None:
