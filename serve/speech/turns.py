@@ -72,9 +72,9 @@ class Turns:
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
+            if not mine.cancelled():
                 self._hand_on()  # it was given one, and does not want it any more
-            else:
+            elif mine in self._waiting:  # else a turn was over just now, and it was passed over
                 self._waiting.remove(mine)
             raise
 

@@ -107,6 +107,24 @@ def test_any_coming_and_going_is_first_come_first_served(moves: list[tuple[str, 
     asyncio.run(scene())
 
 
+def test_who_gives_up_as_a_turn_is_over_is_passed_over() -> None:
+    async def scene() -> None:
+        turns = Turns(streams=1, queue=2)
+        async with AsyncExitStack() as first:
+            await first.enter_async_context(turns.turn())
+            entered = [turns.turn(), turns.turn()]
+            gives_up, stays = (asyncio.ensure_future(each.__aenter__()) for each in entered)
+            await settle()
+            gives_up.cancel()  # and has not heard of it yet
+        await settle()
+        with pytest.raises(asyncio.CancelledError):
+            await gives_up
+        assert stays.done()
+        assert (turns.speaking, turns.waiting) == (1, 0)
+
+    asyncio.run(scene())
+
+
 def test_a_turn_that_is_given_to_who_has_just_given_up_goes_on_to_the_next() -> None:
     async def scene() -> None:
         turns = Turns(streams=1, queue=2)
