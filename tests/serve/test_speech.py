@@ -102,7 +102,8 @@ def test_who_hangs_up_frees_the_row_and_the_others_hear_all(
 ) -> None:
     turns = exact_service.turns
     with client.stream("POST", "/v1/audio/speech", json=BODY | {"input": LONG}) as answer:
-        next(answer.iter_raw())
+        received = answer.iter_raw()  # which hangs up when nobody holds it
+        next(received)
         assert turns.speaking == 1
         assert client.post("/v1/audio/speech", json=BODY).content == solo
     assert soon(lambda: turns.speaking == 0)
