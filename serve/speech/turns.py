@@ -1,7 +1,7 @@
 """Whose turn it is to speak: as many requests at once as there are sequences, first come, first served.
 
 The batcher has a queue too, but for sentences. A request keeps its turn for all of its sentences, so that none of them
-waits for a sequence while somebody listens. All of it is the event loop's.
+waits for a sequence while somebody listens. All of it is the event loop's. Other work that waits may use it as well.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Turns:
         if self.speaking >= self.streams and self.waiting >= self._most_waiting:
             raise ApiError(
                 429,
-                f"{self.speaking} requests are being spoken and {self.waiting} wait: try again later",
+                f"{self.speaking} requests are under way and {self.waiting} wait: try again later",
                 code="server_busy",
                 headers={"Retry-After": str(self.retry_after_s)},
             )
