@@ -142,7 +142,7 @@ def test_what_was_refused_is_kept_by_nobody() -> None:
             workers.append(weakref.ref(worker))
             return worker
 
-        service.worker = watched  # type: ignore[method-assign]
+        service.worker = watched  # type: ignore[method-assign,assignment]
         for stopping, status in ((False, 422), (True, 503)):
             service.is_stopping = stopping
             for _ in range(2):

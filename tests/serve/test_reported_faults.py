@@ -150,7 +150,7 @@ def test_05_streams_have_wrong_headers_clicks_where_chunks_meet_and_no_tail(clie
 
 def test_06_streams_run_dry_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first chunk is so small that there is a gap after it whenever somebody else's prompt is read."""
-    now, late_s, is_heard = 0.0, 0.4, threading.Event()
+    now, late_s, first_frames, is_heard = 0.0, 0.4, 1, threading.Event()
 
     def step(number: int) -> None:
         nonlocal now
@@ -171,7 +171,6 @@ def test_06_streams_run_dry_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
         assert soon(lambda: service.turns.speaking == 0)
         return first == pcm(1, frames)
 
-    first_frames = 1
     monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now))
     with (
         scripted_server(ScriptedTTS(6, step)) as (service, address),

@@ -1,11 +1,14 @@
 """Who may ask, from where; the ids of answers; errors in the contract's shape."""
 
 import logging
+from hashlib import sha256
+from hmac import compare_digest
 
 import pytest
 from guarding import KEY, ask, echo, error_of
 from starlette.types import Receive, Scope, Send
 
+from miso_gguf.serve import security
 from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.request_id import REQUEST_ID, NamesRequest
 from miso_gguf.serve.security import guarded
@@ -41,6 +44,19 @@ def test_without_the_key_nothing_is_answered(path: str, given: list[str]) -> Non
         "param": None,
         "code": "invalid_api_key",
     }
+
+
+def test_how_long_it_takes_says_nothing_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the key is compared with all of each, whether or not one before has matched."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, known: bytes) -> bool:
+        compared.append((given, known))
+        return compare_digest(given, known)
+
+    monkeypatch.setattr(security, "compare_digest", compare)
+    assert ask(LOCKED, "GET", "/echo", headers={"Authorization": "Bearer another"}).status_code == 200
+    assert [len(key) for pair in compared for key in pair] == [sha256().digest_size] * 4
 
 
 @pytest.mark.parametrize("key", [KEY, "another"])
