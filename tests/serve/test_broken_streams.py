@@ -3,6 +3,7 @@
 A real server, whose model is scripted.
 """
 
+import asyncio
 import gc
 import socket
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from elsewhere import Elsewhere, soon
+from elsewhere import PATIENCE_S, Elsewhere, soon
 from scripted_speech import FRAME, ScriptedTTS, Steps, pcm, scripted_server
 
 from miso_gguf.core.errors import MisoError
@@ -183,19 +184,21 @@ def test_a_server_that_stops_takes_nothing_new_and_finishes_the_rest() -> None:
 
 def test_what_is_cut_breaks_off_and_what_waits_is_sent_away() -> None:
     steps = Steps()
-    with up(ScriptedTTS(3, steps)) as (service, client), client.stream("POST", SPEECH, json=BODY) as answer:
+    with up(tts := ScriptedTTS(3, steps)) as (service, client), client.stream("POST", SPEECH, json=BODY) as answer:
         received = answer.iter_raw()
         next(received)
         waiting = Elsewhere(client.post, SPEECH, json=BODY)
         assert soon(lambda: service.turns.waiting == 1)
-        workers = [*service._workers]
-        service.begin_stop()
-        for worker in workers:
-            worker.stop(cut=True)
+        (loop,) = {worker._backlog._loop for worker in service._workers}
+        cutting = asyncio.run_coroutine_threadsafe(service.cut(), loop)
+        assert soon(tts.streams[0].stopped.is_set)
         steps.allow(9)
         with pytest.raises(httpx.RemoteProtocolError):
             list(received)
         assert waiting.result().status_code == 503
+        cutting.result(PATIENCE_S)
+        assert not service.is_busy
+        assert len(tts.streams) == 1
 
 
 def test_a_first_chunk_is_as_large_as_streams_before_needed() -> None:

@@ -46,12 +46,14 @@ def test_streamed_whole_and_events_are_what_the_library_says(client: httpx.Clien
     assert streamed.headers["transfer-encoding"] == "chunked"
     assert streamed.headers["content-disposition"] == 'attachment; filename="speech.pcm"'
     assert streamed.headers["x-sample-rate"] == "24000"
+    assert (streamed.headers["cache-control"], streamed.headers["x-accel-buffering"]) == ("no-store", "no")
     assert "x-ignored" not in streamed.headers
     whole = client.post("/v1/audio/speech", json=BODY | {"stream": False})
     assert whole.content == solo
     assert whole.headers["content-length"] == str(len(solo))
     events = client.post("/v1/audio/speech", json=BODY | {"stream_format": "sse"})
     assert events.headers["content-type"] == "text/event-stream"
+    assert "content-disposition" not in events.headers
     lines = events.text.split("\n\n")
     assert lines.pop() == ""
     *deltas, done = [json.loads(line.removeprefix("data: ")) for line in lines]

@@ -217,6 +217,10 @@ def test_limits_of_the_operator(tmp_path: Path) -> None:
         assert upload(app).status_code == 200
         assert "'Anna' already" in refused(upload(app), 400, "name")
         assert "keeps 1 uploaded" in refused(upload(app, {**FORM, "name": "Bea"}), 403, None)
+        just = application(tmp_path, most_upload_bytes=len(CLIP))
+        assert upload(just, {**FORM, "name": "Bea"}).status_code == 200
+        too_large = upload(application(tmp_path, most_upload_bytes=len(CLIP) - 1), {**FORM, "name": "Cleo"})
+        assert f"at most {len(CLIP) - 1} are read" in refused(too_large, 413, "audio_sample")
 
 
 def test_a_model_that_cannot_be_had_is_no_fault_of_the_client(tmp_path: Path) -> None:
