@@ -1,11 +1,15 @@
 """What the server counts, to the last frame; and what reaches the model."""
 
-from typing import Any
+import base64
+from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
+from clips import clip, tone
 from elsewhere import soon
 from scripted_speech import ScriptedStream, ScriptedTTS, scripted_server
+from voicing import CODEBOOKS, model
 
 from miso_gguf.runtime.options import SpeechOptions
 
@@ -61,6 +65,12 @@ def test_what_is_asked_reaches_the_model() -> None:
     with scripted_server(tts := Noting(1)) as (_, address), httpx.Client(base_url=address) as client:
         for asked in ({}, {"speaker": 3, "temperature": 0.5, "top_k": 9, "seed": 7}):
             assert client.post(SPEECH, json=BODY | asked).status_code == 200
+        cast(Any, tts).codec = model().codec
+        cast(Any, tts).codec.encode = lambda _: np.full((7, CODEBOOKS), 3)
+        recorded = {"ref_audio": base64.b64encode(clip(tone(0.5))).decode(), "ref_text": "What is said."}
+        assert client.post(SPEECH, json=BODY | recorded).status_code == 200
+    reference = tts.asked.pop()["voice"]
+    assert (reference.text, reference.codes.shape) == ("What is said.", (7, CODEBOOKS))
     expected: dict[str, Any] = {"text": "Hello.", "voice": None, "speaker": None, "options": SpeechOptions()}
     options = SpeechOptions(temperature=0.5, top_k=9, seed=7)
     assert tts.asked == [expected, expected | {"speaker": 3, "options": options}]

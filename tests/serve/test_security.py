@@ -1,6 +1,5 @@
 """Who may ask, from where; the ids of answers; errors in the contract's shape."""
 
-import logging
 from hashlib import sha256
 from hmac import compare_digest
 
@@ -10,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from miso_gguf.serve import security
 from miso_gguf.serve.options import ServeOptions
-from miso_gguf.serve.request_id import REQUEST_ID, NamesRequest
+from miso_gguf.serve.request_id import HEADER
 from miso_gguf.serve.security import guarded
 
 OPEN = guarded(echo(), ServeOptions())
@@ -152,16 +151,6 @@ def test_an_id_that_may_do_harm_is_not_taken(given: str) -> None:
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_the_log_can_name_it() -> None:
-    record = logging.LogRecord("n", logging.INFO, "p", 1, "m", (), None)
-    token = REQUEST_ID.set("req_1")
-    try:
-        assert NamesRequest().filter(record)
-    finally:
-        REQUEST_ID.reset(token)
-    assert logging.Formatter("%(request_id)s %(message)s").format(record) == "req_1 m"
-
-
 def test_errors_of_the_framework_are_in_the_contracts_shape() -> None:
     nowhere = ask(OPEN, "GET", "/nowhere")
     assert nowhere.status_code == 404
@@ -187,7 +176,9 @@ def test_what_nobody_expected_is_for_the_log_alone(caplog: pytest.LogCaptureFixt
     assert answer.status_code == 500
     assert error_of(answer)["code"] == "internal_error"
     assert "secret" not in answer.text
-    assert [record.getMessage() for record in caplog.records if record.exc_info] == ["internal error"]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        f"{answer.headers[HEADER]}: internal error"
+    ]
 
 
 def test_what_is_raised_before_the_application_is_answered_too(caplog: pytest.LogCaptureFixture) -> None:
