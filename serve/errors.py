@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ..core.errors import Busy, MisoError
+from .request_id import REQUEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, Busy):
         return ApiError(429, "too many requests wait already: try again later", code="server_busy")
     if isinstance(error, MisoError | MemoryError):
-        log.error("%s", error)
+        log.error("%s: %s", REQUEST_ID.get(), error)
         return ApiError(503, "the model cannot speak at present; the server's log says why", code="model_unavailable")
-    log.error("internal error", exc_info=error)
+    log.error("%s: internal error", REQUEST_ID.get(), exc_info=error)
     return ApiError(500, "internal error; the server's log says more", code="internal_error")
 
 

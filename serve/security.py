@@ -120,7 +120,7 @@ class _Outermost:
         except Exception as error:
             if answer.is_begun:
                 if not answer.is_whole:
-                    log.error("an answer breaks off", exc_info=error)
+                    log.error("%s: an answer breaks off", REQUEST_ID.get(), exc_info=error)
                     raise
                 return  # the application has answered and logged it
             await as_api_error(error).response()(scope, answer.receive, answer.send)

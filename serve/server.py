@@ -105,6 +105,9 @@ class HttpServer:
     async def serve(self) -> None:
         """As `run`, in an event loop."""
         server, service = self._server, self._service
+        if self._asked:  # while the model was loaded
+            await service.close()
+            return
         serving = asyncio.create_task(server.serve([self._listener]))
         try:
             await _until(lambda: self._asked > 0 or serving.done())

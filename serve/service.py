@@ -14,7 +14,7 @@ from .speech.backlog import Backlog
 from .speech.pace import Pace
 from .speech.request import SpeechRequest
 from .speech.turns import Turns
-from .speech.worker import CUT, Worker
+from .speech.worker import Worker, cut
 from .voices.names import Voices
 
 _CUTTING_S, _LOOK_S = 2.0, 0.02
@@ -65,7 +65,7 @@ class Service:
     def check(self) -> None:
         """Raise `ApiError` if no request to speak is taken at present."""
         if self.is_stopping:
-            raise CUT
+            raise cut()
         self.turns.check()
 
     def begin_stop(self) -> None:

@@ -14,7 +14,9 @@ from ...runtime.audio.samples import Samples
 from ...runtime.voice import MAX_TEXT_CHARS, Voice
 from ..errors import ApiError
 from ..service import Service
+from ..speech.turns import Turns
 from ..voices.clip import read_clip
+from ..voices.spelling import MOST_CHARACTERS
 from .refusals import refusals
 
 _FIELDS = ("name", "text", "ref_text", "consent", "speaker", "audio_sample", "type")
@@ -24,6 +26,8 @@ _CHARSETS = (b"utf-8", b"us-ascii")
 """Python knows others that take it long to decode."""
 _MOST_SPEAKER = 999
 """Of the numbers that a prompt can have; the model knows few."""
+_MOST_WAITING = 16
+"""Clips that may wait to become voices, each with 3 MB of samples, whether or not their clients are still there."""
 _MOST_FIELD_BYTES = 64 << 10
 """The longest text in any script has 8 kB."""
 
@@ -60,7 +64,7 @@ _UPLOAD = {
     "required": ["name", "audio_sample", "text", "consent"],
     "additionalProperties": False,
     "properties": {
-        "name": {"type": "string", "minLength": 1, "maxLength": 100},
+        "name": {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS},
         "audio_sample": {"type": "string", "format": "binary", "description": "0.3 to 30 s; 5 to 15 do best."},
         "text": {
             "type": "string",
@@ -69,7 +73,7 @@ _UPLOAD = {
             "description": "What is said in it, word for word. May be called `ref_text`.",
         },
         "ref_text": {"type": "string", "maxLength": MAX_TEXT_CHARS},
-        "consent": {"enum": ["true", "1", "yes", "on"], "description": "That whose voice it is has agreed."},
+        "consent": {"enum": [*_CONSENT], "description": "That whose voice it is has agreed."},
         "type": {"const": "audio_sample"},
         "speaker": {"type": "integer", "minimum": 0, "maximum": _MOST_SPEAKER, "default": 0},
     },
@@ -90,7 +94,7 @@ class _Upload(NamedTuple):
 def routes(service: Service) -> APIRouter:
     """The endpoints of one server."""
     router, voices = APIRouter(), service.voices
-    encoding = asyncio.Lock()
+    encoding = Turns(1, _MOST_WAITING)
 
     @router.post(
         "/v1/audio/voices",
@@ -113,10 +117,11 @@ def routes(service: Service) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}},
     )
     async def add(request: Request) -> dict[str, Any]:
+        encoding.check()
         async with _form(request) as form:
             upload = await _read(form, service)
         samples = await read_clip(upload.clip, "audio_sample")
-        async with encoding:  # one after the other: those who speak need the CPU more
+        async with encoding.turn():  # one after the other: those who speak need the CPU more
             # Goes on when the client is gone: a thread cannot be stopped, and needs the model until it is done.
             return await asyncio.shield(asyncio.create_task(_kept(service, upload, samples)))
 

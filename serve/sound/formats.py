@@ -1,13 +1,17 @@
 """The sound formats that a client may ask for, by the names of OpenAI's `response_format`, and what HTTP calls them."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+FormatName = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+"""What a request may say. Each has a line in `FORMATS`, and a way to be encoded in `encoding.py`."""
 
 
 @dataclass(frozen=True)
 class Format:
     """One of them."""
 
-    name: str
+    name: FormatName
     media_type: str
     """Not `application/octet-stream`: Chromium plays that only when all of it is there."""
 

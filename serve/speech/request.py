@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...runtime.options import SpeechOptions
 from ...runtime.voice import MAX_TEXT_CHARS
 from ..errors import ApiError
+from ..sound.formats import FormatName
 
 _SPEECH = SpeechOptions()
 _MOST_NAME_CHARS = 256
@@ -33,7 +34,7 @@ class SpeechRequest(BaseModel):
         None, description="Name or id of a voice; may be left out where there is a `ref_audio`."
     )
     instructions: str | None = Field(None, description="Ignored, and said to be: the model takes none.")
-    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
+    response_format: FormatName = "mp3"
     speed: Annotated[float, Field(ge=0.25, le=4.0)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
     stream: bool = Field(True, description="False: the answer is whole, with its length.")

@@ -1,7 +1,7 @@
 """Whose turn it is to speak: as many requests at once as there are sequences, first come, first served.
 
 The batcher has a queue too, but for sentences. A request keeps its turn for all of its sentences, so that none of them
-waits for a sequence while somebody listens. All of it is the event loop's.
+waits for a sequence while somebody listens. All of it is the event loop's. Other work that waits may use it as well.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from ..errors import ApiError
 
@@ -47,7 +47,7 @@ class Turns:
         if self.speaking >= self.streams and self.waiting >= self._most_waiting:
             raise ApiError(
                 429,
-                f"{self.speaking} requests are being spoken and {self.waiting} wait: try again later",
+                f"{self.speaking} requests are under way and {self.waiting} wait: try again later",
                 code="server_busy",
                 headers={"Retry-After": str(self.retry_after_s)},
             )
@@ -75,11 +75,10 @@ class Turns:
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
+            if not mine.cancelled():
                 self._hand_on()  # it was given one, and does not want it any more
-            else:
-                with suppress(ValueError):  # it was passed over already
-                    self._waiting.remove(mine)
+            elif mine in self._waiting:  # else a turn was over just now, and it was passed over
+                self._waiting.remove(mine)
             raise
 
     def _hand_on(self) -> None:

@@ -22,10 +22,10 @@ from .pace import Lead, Pace
 from .request import SpeechRequest
 from .turns import Turns
 
-CUT = ApiError(503, "the server stops: try again later", code="server_stopping", headers={"Retry-After": "5"})
-NOTHING_SAID = ApiError(
-    422, "the model said nothing to this input: another seed, or other words, may do better", "input", "no_speech"
-)
+
+def cut() -> ApiError:
+    """For who comes when the server ends. A new one each time: an error holds all that it came through."""
+    return ApiError(503, "the server stops: try again later", code="server_stopping", headers={"Retry-After": "5"})
 
 
 class Worker:
@@ -67,7 +67,7 @@ class Worker:
     def run(self, tts: MisoTTS) -> None:
         """Speak. Raises `ApiError` on what is wrong with the request, else as `SpeechStream`."""
         if self._is_cut:
-            raise CUT
+            raise cut()
         lead = Lead()
         encoder = open_encoder(self._request.response_format, whole=not self._request.is_streamed)
         with encoder, self._begun(tts) as stream:
@@ -77,9 +77,10 @@ class Worker:
         self.input_tokens = sum(len(tts.engine.prompts.text(s.text, 0)) for s in stream.speech.sentences)
         self._pace.note(lead, speaking)
         if self._is_cut:
-            raise CUT
+            raise cut()
         if not self.audio_s and not self._stopped:
-            raise NOTHING_SAID
+            message = "the model said nothing to this input: another seed, or other words, may do better"
+            raise ApiError(422, message, "input", "no_speech")
 
     def _begun(self, tts: MisoTTS) -> SpeechStream:
         request = self._request

@@ -3,21 +3,25 @@
 A real server, whose model is scripted.
 """
 
+import asyncio
 import base64
+import gc
 import json
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from elsewhere import Elsewhere, soon
+from elsewhere import PATIENCE_S, Elsewhere, soon
 from scripted_speech import FRAME, ScriptedTTS, Steps, pcm, scripted_server
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.serve.service import Service
+from miso_gguf.serve.speech.worker import Worker
 
 BODY: dict[str, Any] = {"model": "m", "input": "Hello.", "voice": "default", "response_format": "pcm"}
 SPEECH = "/v1/audio/speech"
@@ -52,15 +56,22 @@ def test_the_first_chunk_is_as_long_however_fast_it_is_heard(speed: float) -> No
 
 def test_who_hangs_up_ends_his_stream_alone() -> None:
     steps = Steps()
-    with up(tts := ScriptedTTS(10, steps), streams=2) as (service, client):
+    with (
+        up(tts := ScriptedTTS(10, steps), streams=2) as (service, client),
+        client.stream("POST", SPEECH, json=BODY) as other,
+    ):
+        heard = other.iter_raw()
+        assert next(heard) == pcm(1, 1)
         with client.stream("POST", SPEECH, json=BODY) as answer:
-            next(answer.iter_raw())
-            with client.stream("POST", SPEECH, json=BODY) as other:
-                assert next(other.iter_raw()) == pcm(1, 1)
-        assert soon(lambda: all(stream.stopped.is_set() for stream in tts.streams))
-        steps.allow(2)  # each waits for its next frame, and makes none of it
+            received = answer.iter_raw()
+            next(received)
+            assert not tts.streams[1].stopped.is_set()
+        assert soon(tts.streams[1].stopped.is_set)
+        assert not tts.streams[0].stopped.is_set()
+        steps.allow(10)  # who is gone waits for its next frame, and makes none of it
+        assert b"".join(heard) == pcm(2, 10)
         assert soon(lambda: service.turns.speaking == 0)
-        assert [stream.made for stream in tts.streams] == [1, 1]
+        assert [stream.made for stream in tts.streams] == [10, 1]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -136,6 +147,27 @@ def test_what_the_model_does_not_say_is_no_empty_file() -> None:
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
 
 
+def test_what_was_refused_is_kept_by_nobody() -> None:
+    with up(ScriptedTTS()) as (service, client):
+        workers = list[weakref.ref[Worker]]()
+        begin = service.worker
+
+        def watched(*asked: Any) -> Worker:
+            worker = begin(*asked)
+            workers.append(weakref.ref(worker))
+            return worker
+
+        service.worker = watched  # type: ignore[method-assign,assignment]
+        for stopping, status in ((False, 422), (True, 503)):
+            service.is_stopping = stopping
+            for _ in range(2):
+                assert client.post(SPEECH, json=BODY | {"input": "silent"}).status_code == status
+            service.is_stopping = False
+        gc.collect()
+        assert len(workers) == 2
+        assert soon(lambda: not any(worker() for worker in workers))
+
+
 def test_one_request_has_so_many_seconds() -> None:
     with up(tts := ScriptedTTS(1000), most_seconds=1) as (_, client):
         sound = client.post(SPEECH, json=BODY).content
@@ -179,19 +211,21 @@ def test_a_server_that_stops_takes_nothing_new_and_finishes_the_rest() -> None:
 
 def test_what_is_cut_breaks_off_and_what_waits_is_sent_away() -> None:
     steps = Steps()
-    with up(ScriptedTTS(3, steps)) as (service, client), client.stream("POST", SPEECH, json=BODY) as answer:
+    with up(tts := ScriptedTTS(3, steps)) as (service, client), client.stream("POST", SPEECH, json=BODY) as answer:
         received = answer.iter_raw()
         next(received)
         waiting = Elsewhere(client.post, SPEECH, json=BODY)
         assert soon(lambda: service.turns.waiting == 1)
-        workers = [*service._workers]
-        service.begin_stop()
-        for worker in workers:
-            worker.stop(cut=True)
+        (loop,) = {worker._backlog._loop for worker in service._workers}
+        cutting = asyncio.run_coroutine_threadsafe(service.cut(), loop)
+        assert soon(tts.streams[0].stopped.is_set)
         steps.allow(9)
         with pytest.raises(httpx.RemoteProtocolError):
             list(received)
         assert waiting.result().status_code == 503
+        cutting.result(PATIENCE_S)
+        assert not service.is_busy
+        assert len(tts.streams) == 1
 
 
 def test_a_first_chunk_is_as_large_as_streams_before_needed() -> None:

@@ -76,6 +76,7 @@ def test_it_is_unloaded_when_nobody_has_used_it_for_a_while_and_loaded_again_on_
         async with model.use():
             async with model.use():
                 pass
+            await model._unload_if_idle()  # as when its time was over just before somebody came
             await asyncio.sleep(0.2)
             assert not load.made[0].closed, "it is unloaded under who uses it"
         await until_unloaded(load)

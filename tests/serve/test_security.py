@@ -1,13 +1,15 @@
 """Who may ask, from where; the ids of answers; errors in the contract's shape."""
 
-import logging
+from hashlib import sha256
+from hmac import compare_digest
 
 import pytest
 from guarding import KEY, ask, echo, error_of
 from starlette.types import Receive, Scope, Send
 
+from miso_gguf.serve import security
 from miso_gguf.serve.options import ServeOptions
-from miso_gguf.serve.request_id import REQUEST_ID, NamesRequest
+from miso_gguf.serve.request_id import HEADER
 from miso_gguf.serve.security import guarded
 
 OPEN = guarded(echo(), ServeOptions())
@@ -41,6 +43,19 @@ def test_without_the_key_nothing_is_answered(path: str, given: list[str]) -> Non
         "param": None,
         "code": "invalid_api_key",
     }
+
+
+def test_how_long_it_takes_says_nothing_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the key is compared with all of each, whether or not one before has matched."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, known: bytes) -> bool:
+        compared.append((given, known))
+        return compare_digest(given, known)
+
+    monkeypatch.setattr(security, "compare_digest", compare)
+    assert ask(LOCKED, "GET", "/echo", headers={"Authorization": "Bearer another"}).status_code == 200
+    assert [len(key) for pair in compared for key in pair] == [sha256().digest_size] * 4
 
 
 @pytest.mark.parametrize("key", [KEY, "another"])
@@ -136,16 +151,6 @@ def test_an_id_that_may_do_harm_is_not_taken(given: str) -> None:
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_the_log_can_name_it() -> None:
-    record = logging.LogRecord("n", logging.INFO, "p", 1, "m", (), None)
-    token = REQUEST_ID.set("req_1")
-    try:
-        assert NamesRequest().filter(record)
-    finally:
-        REQUEST_ID.reset(token)
-    assert logging.Formatter("%(request_id)s %(message)s").format(record) == "req_1 m"
-
-
 def test_errors_of_the_framework_are_in_the_contracts_shape() -> None:
     nowhere = ask(OPEN, "GET", "/nowhere")
     assert nowhere.status_code == 404
@@ -171,7 +176,9 @@ def test_what_nobody_expected_is_for_the_log_alone(caplog: pytest.LogCaptureFixt
     assert answer.status_code == 500
     assert error_of(answer)["code"] == "internal_error"
     assert "secret" not in answer.text
-    assert [record.getMessage() for record in caplog.records if record.exc_info] == ["internal error"]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        f"{answer.headers[HEADER]}: internal error"
+    ]
 
 
 def test_what_is_raised_before_the_application_is_answered_too(caplog: pytest.LogCaptureFixture) -> None:

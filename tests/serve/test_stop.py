@@ -111,6 +111,16 @@ def test_at_the_deadline_it_is_cut() -> None:
     assert service.told == ["stop", "cut", "close"]
 
 
+def test_who_is_stopped_before_he_serves_lets_nobody_in() -> None:
+    service, started = Held(), threading.Event()
+    with bound("127.0.0.1", 0) as listener:
+        server = HttpServer(service, service, listener, started.set)
+        server.stop()
+        server.run()
+    assert not started.is_set()
+    assert service.told == ["close"]
+
+
 def test_nobody_is_let_in_before_it_serves() -> None:
     with bound("127.0.0.1", 0) as listener, pytest.raises(httpx.ConnectError):
         httpx.get(address_of(listener))

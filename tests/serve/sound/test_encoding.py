@@ -5,7 +5,7 @@ import io
 import struct
 import threading
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from miso_gguf.runtime.audio.samples import Samples, to_pcm16
 from miso_gguf.serve.sound.encoding import open_encoder
-from miso_gguf.serve.sound.formats import FORMATS
+from miso_gguf.serve.sound.formats import FORMATS, FormatName
 
 FRAME = 1920
 MP3_LEAD, AAC_LEAD = 1105, 1024 + 128
@@ -85,6 +85,7 @@ def snr_db(found: Samples, wanted: Samples) -> float:
 
 
 def test_formats() -> None:
+    assert tuple(FORMATS) == get_args(FormatName)
     assert {name: (each.name, each.media_type, each.ending) for name, each in FORMATS.items()} == {
         "mp3": ("mp3", "audio/mpeg", ".mp3"),
         "opus": ("opus", "audio/opus", ".opus"),

@@ -38,6 +38,7 @@ def test_what_clients_send() -> None:
     assert read(voice={"id": "voice_1"}).voice_name == "voice_1"
     assert read(instructions=None, seed=None, stream=None) == request
     assert read(speed=2).speed == 2.0
+    assert len(read(input="a" * 4096).input) == 4096
     assert not read(stream=False).is_streamed
     assert read(stream=False, stream_format="sse").is_streamed
     asked = read(seed=7, temperature=0.5, top_k=9, speaker=3)

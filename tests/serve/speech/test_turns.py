@@ -34,7 +34,7 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again() -> None:
     error = asyncio.run(scene())
     assert (error.status, error.code, error.type) == (429, "server_busy", "rate_limit_error")
     assert error.headers == {"Retry-After": "7"}  # the turn of who waits, and one's own place in the queue
-    assert error.message == "1 requests are being spoken and 1 wait: try again later"
+    assert error.message == "1 requests are under way and 1 wait: try again later"
 
 
 def test_who_gives_up_when_a_turn_ends_has_given_up() -> None:
@@ -121,6 +121,24 @@ def test_any_coming_and_going_is_first_come_first_served(moves: list[tuple[str, 
         outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
         assert sum(isinstance(outcome, ApiError) for outcome in outcomes) == refused
         assert (turns.speaking, turns.waiting) == (0, 0)
+
+    asyncio.run(scene())
+
+
+def test_who_gives_up_as_a_turn_is_over_is_passed_over() -> None:
+    async def scene() -> None:
+        turns = Turns(streams=1, queue=2)
+        async with AsyncExitStack() as first:
+            await first.enter_async_context(turns.turn())
+            entered = [turns.turn(), turns.turn()]
+            gives_up, stays = (asyncio.ensure_future(each.__aenter__()) for each in entered)
+            await settle()
+            gives_up.cancel()  # and has not heard of it yet
+        await settle()
+        with pytest.raises(asyncio.CancelledError):
+            await gives_up
+        assert stays.done()
+        assert (turns.speaking, turns.waiting) == (1, 0)
 
     asyncio.run(scene())
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from clips import clip, tone
+from elsewhere import PATIENCE_S
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from speaking import load_tts
@@ -215,6 +217,10 @@ def test_limits_of_the_operator(tmp_path: Path) -> None:
         assert upload(app).status_code == 200
         assert "'Anna' already" in refused(upload(app), 400, "name")
         assert "keeps 1 uploaded" in refused(upload(app, {**FORM, "name": "Bea"}), 403, None)
+        just = application(tmp_path, most_upload_bytes=len(CLIP))
+        assert upload(just, {**FORM, "name": "Bea"}).status_code == 200
+        too_large = upload(application(tmp_path, most_upload_bytes=len(CLIP) - 1), {**FORM, "name": "Cleo"})
+        assert f"at most {len(CLIP) - 1} are read" in refused(too_large, 413, "audio_sample")
 
 
 def test_a_model_that_cannot_be_had_is_no_fault_of_the_client(tmp_path: Path) -> None:
@@ -246,6 +252,36 @@ def test_many_uploads_at_once_are_all_kept_or_told(tmp_path: Path) -> None:
     assert {*codes} <= {200, 400, 403}
     listed = ask(app, "GET", "/v1/audio/voices").json()["data"]
     assert len({voice["name"] for voice in listed}) == len(listed) == 5
+
+
+def test_so_many_wait_to_become_voices_and_the_next_is_told_when_to_come_again(tmp_path: Path) -> None:
+    may = threading.Event()
+
+    def load() -> MisoTTS:
+        assert may.wait(PATIENCE_S)
+        return _fake()
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(application(tmp_path, load))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+
+            async def post(number: int) -> httpx.Response:
+                form = {**FORM, "name": str(number)}
+                return await client.post("/v1/audio/voices", data=form, files={"audio_sample": ("a", CLIP)})
+
+            posting = [asyncio.create_task(post(number)) for number in range(5)]
+            while sum(task.done() for task in posting) < 2:
+                await asyncio.sleep(0.001)
+            late = await post(9)
+            may.set()
+            return [late, *(await asyncio.gather(*posting))]
+
+    with read_at_once(), mock.patch.object(endpoint, "_MOST_WAITING", 2):
+        answers = asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
+    assert [answer.status_code for answer in answers].count(200) == 3
+    for answer in (answer for answer in answers if answer.status_code != 200):
+        assert "try again later" in refused(answer, 429, None)
+        assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_the_document_says_what_is_answered(tmp_path: Path) -> None:

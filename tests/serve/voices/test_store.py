@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -110,6 +111,21 @@ def test_a_disk_that_is_full_is_no_fault_of_the_client(tmp_path: Path, monkeypat
     assert caught.value.status == 507
     assert [*tmp_path.iterdir()] == []
     store.add(voice())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directories are not synced there")
+def test_what_is_said_to_be_done_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, synced, fsync = VoiceStore(tmp_path, most=1), list[str](), os.fsync
+
+    def seen(handle: int) -> None:
+        synced.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    kept = store.add(voice())
+    assert synced == ["file", "directory"]
+    store.delete(kept.id)
+    assert synced == ["file", "directory", "directory"]
 
 
 @settings(max_examples=examples(50))
