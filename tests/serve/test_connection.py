@@ -1,5 +1,6 @@
 """Connections that are silent, slow, too many, or speak no HTTP."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -142,6 +143,38 @@ def test_an_application_can_break_an_answer_off() -> None:
         got = read_all(connection)
         assert ended.wait(20)
     assert got.endswith(b"5\r\nbegun\r\n")
+
+
+@pytest.mark.parametrize("more", [b"\r\n", GOOD, GOOD * 3 + b"GET"], ids=["line end", "request", "requests"])
+def test_a_client_that_hangs_up_is_noticed_whatever_it_sent_meanwhile(more: bytes) -> None:
+    waits, ended = threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        waits.set()
+        assert (await receive())["type"] == "http.disconnect"
+        ended.set()
+
+    with guarding(ServeOptions(), app) as place:
+        with connected(place, GOOD) as connection:
+            assert waits.wait(20)
+            connection.sendall(more)
+            assert not ended.wait(0.05)
+        assert ended.wait(20)
+
+
+def test_who_sends_ever_more_before_the_answer_is_read_no_further() -> None:
+    go = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(go.wait, 20)
+
+    with guarding(ServeOptions(), app) as place, connected(place, GOOD) as connection:
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            for _ in range(64):
+                connection.sendall(bytes(1 << 20))
+        go.set()
 
 
 def test_a_client_that_hangs_up_anywhere_leaves_nothing_behind() -> None:
