@@ -59,6 +59,10 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
+CUT = ApiError(503, "the server stops: try again later", code="server_stopping", headers={"Retry-After": "5"})
+"""To who is new when it stops, and who has no answer yet when its time is over."""
+
+
 def as_api_error(error: BaseException) -> ApiError:
     """Any error as an answer; what nobody expected goes to the log, and its answer says nothing of it."""
     if isinstance(error, ApiError):

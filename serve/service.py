@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ..runtime.tts import MisoTTS
+from .errors import CUT
 from .metrics import Metrics
 from .model import HeldModel
 from .options import ServeOptions
@@ -14,7 +15,7 @@ from .speech.backlog import Backlog
 from .speech.pace import Pace
 from .speech.request import SpeechRequest
 from .speech.turns import Turns
-from .speech.worker import CUT, Worker
+from .speech.worker import Worker
 from .voices.names import Voices
 
 _CUTTING_S, _LOOK_S = 2.0, 0.02

@@ -13,7 +13,7 @@ from ...runtime.speech import Chunk, Speech
 from ...runtime.synthesis.stream import SpeechStream
 from ...runtime.tts import MisoTTS
 from ...runtime.voice import Voice
-from ..errors import ApiError
+from ..errors import CUT, ApiError
 from ..sound.encoding import Encoder, open_encoder
 from ..sound.tempo import Tempo
 from ..voices.names import Voices
@@ -22,7 +22,6 @@ from .pace import Lead, Pace
 from .request import SpeechRequest
 from .turns import Turns
 
-CUT = ApiError(503, "the server stops: try again later", code="server_stopping", headers={"Retry-After": "5"})
 NOTHING_SAID = ApiError(
     422, "the model said nothing to this input: another seed, or other words, may do better", "input", "no_speech"
 )

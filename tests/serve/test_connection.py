@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from miso_gguf.serve.errors import ABORT
 from miso_gguf.serve.options import ServeOptions
+from miso_gguf.serve.server import within_descriptors
 
 GOOD = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -103,6 +105,23 @@ def test_too_many_connections() -> None:
         assert read_all(spare[-1]) == b""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is counted there")
+@pytest.mark.parametrize(
+    ("now", "most", "then", "connections"),
+    [(1024, 4096, 1024, 512), (256, 4096, 768, 512), (256, -1, 768, 512), (256, 600, 600, 344), (-1, -1, -1, 512)],
+)
+def test_as_many_connections_as_there_are_descriptors(
+    monkeypatch: pytest.MonkeyPatch, now: int, most: int, then: int, connections: int
+) -> None:
+    import resource  # noqa: PLC0415
+
+    limits = [(now, most)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    assert within_descriptors(ServeOptions(most_connections=512)).most_connections == connections
+    assert limits[-1] == (then, most)
+
+
 def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
     """An answer that no socket holds; it is whole, and nothing waits for it but the connection."""
     size = 64 << 20
@@ -172,8 +191,7 @@ def test_who_sends_ever_more_before_the_answer_is_read_no_further() -> None:
     with guarding(ServeOptions(), app) as place, connected(place, GOOD) as connection:
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
-            for _ in range(64):
-                connection.sendall(bytes(1 << 20))
+            connection.sendall(bytes(64 << 20))
         go.set()
 
 
