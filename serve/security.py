@@ -115,6 +115,9 @@ class _Outermost:
             await send({"type": "websocket.close", "code": 1008})
             return
         answer = _Answer(scope, receive, send)
+        if scope["method"] == "HEAD":
+            # What watches over servers asks so. The server below, whose own scope stays, sends the head alone.
+            scope = {**scope, "method": "GET"}
         try:
             await self._app(scope, answer.receive, answer.send)
         except asyncio.CancelledError:

@@ -59,6 +59,15 @@ def test_a_head_in_pieces_and_several_on_a_connection() -> None:
             assert answered(connection)[0] == 200
 
 
+def test_who_asks_for_a_head_alone_gets_that_of_the_answer(place: tuple[str, int]) -> None:
+    last = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with connected(place, GOOD.replace(b"GET", b"HEAD") + last) as connection:
+        head, _, rest = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"content-length: " in head
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n"), "the next answer follows at once"
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
