@@ -23,12 +23,12 @@ from typing import Any
 import click
 import numpy as np
 from arrivals import Arrival, Asked, Heard, asked_for, over_network, spread, through_batcher
-from paced import Pacing, paced_tts, prompt_number
+from paced import PacedCall, Pacing, paced_tts, prompt_number
 from rich.console import Console
 from rich.table import Table
 from served import Served, served
 from speech_client import Client
-from speech_load import beyond_frames, figures, is_right, percentile
+from speech_load import beyond_frames, figures, is_right, lost_ms_a_call, percentile
 
 from miso_gguf.native.threads import default_threads
 from miso_gguf.runtime.audio.samples import to_pcm16
@@ -127,9 +127,10 @@ def paced(setup: Setup) -> list[dict[str, Any]]:
         "frames-a-row": pacing.frames_a_row,
     }
     at_once = replace(pacing, frame_s=0.0, chunk_s=0.0)
+    of_alone: list[PacedCall] = []
     with (
         setup.served(**of_engine) as server,
-        paced_tts(setup.bundle, setup.quant, pacing, sequences=setup.streams) as tts,
+        paced_tts(setup.bundle, setup.quant, pacing, sequences=setup.streams, note=of_alone.append) as tts,
         paced_tts(setup.bundle, setup.quant, at_once, sequences=1) as solo,
     ):
         pool = {asked.number: _utterance(tts, asked) for asked in asked_for(_MOST_REQUESTS)}
@@ -137,18 +138,22 @@ def paced(setup: Setup) -> list[dict[str, Any]]:
         sounds: dict[int, bytes] = {}
         for clients in setup.clients:
             schedule = setup.schedule(clients, frames, setup.streams / pacing.frame_s)
+            of_alone.clear()
             before = time.process_time()
             alone = figures(through_batcher(tts.engine.batcher, pool, schedule), time.process_time() - before)
+            alone["lost_ms_a_call"] = lost_ms_a_call(of_alone, pacing.frame_s)
             server.calls()
             heard, record = loaded(server, schedule)
             answered = [each for each in heard if each.is_answered]
             prompts = {each.asked.number: prompt_number(pool[each.asked.number].blocks) for each in answered}
-            beyond = beyond_frames(answered, server.calls(), prompts, pacing.frame_s)
+            calls = server.calls()
+            beyond = beyond_frames(answered, calls, prompts, pacing.frame_s)
             for asked in (each.asked for each in answered if each.asked.number not in sounds):
                 sounds[asked.number] = _alone(solo, asked)
             record |= {
                 "wrong": sum(not is_right(each.sound, sounds[each.asked.number]) for each in answered),
                 "ttfa_beyond_frames": {"p50": percentile(beyond, 50), "p95": percentile(beyond, 95)},
+                "lost_ms_a_call": lost_ms_a_call(calls, pacing.frame_s),
                 "share": round(record["frames_per_s"] / alone["frames_per_s"], 4),
                 "batcher_alone": alone,
             }
@@ -284,7 +289,17 @@ def main(
 
 
 _COLUMNS = (
-    *("requests", "refused", "lost", "wrong", "frames_per_s", "share", "audio_ttfp_ms", "ttfa_beyond_frames"),
+    *(
+        "requests",
+        "refused",
+        "lost",
+        "wrong",
+        "frames_per_s",
+        "share",
+        "lost_ms_a_call",
+        "audio_ttfp_ms",
+        "ttfa_beyond_frames",
+    ),
     *("audio_rtf", "audio_underrun_ms", "continuity", "continuity_without_buffer", "cpu_ms_a_second_of_audio"),
 )
 

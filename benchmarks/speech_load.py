@@ -7,6 +7,7 @@ the share of streams that never ran dry.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,12 @@ def beyond_frames(
     """Of each answer, how many frames its first audio took but for the turns ahead, and its chunks, a frame each."""
     waits = [(each, turns(calls, each.sent, prompts[each.asked.number])) for each in heard]
     return [(each.ttfa_s - wait.ahead_s) / frame_s - wait.chunks for each, wait in waits]
+
+
+def lost_ms_a_call(calls: Sequence[PacedCall], frame_s: float) -> float:
+    """By how much calls began later than the engine was free, on average; after more than a frame it was at rest."""
+    gaps = [later.begin - call.end for call, later in pairwise(calls)]
+    return round(1e3 * float(np.mean([gap for gap in gaps if gap < frame_s] or [0.0])), 2)
 
 
 def is_right(sound: bytes, alone: bytes) -> bool:

@@ -87,8 +87,8 @@ class Steps:
 
 def pcm(first: int, last: int) -> bytes:
     """Of frames `first` to `last` of a stream."""
-    values = [round(number / 1000 * 32767) for number in range(first, last + 1)]
-    return np.repeat(np.array(values, "<i2"), FRAME).tobytes()
+    values = np.minimum(np.array([number / 1000 for number in range(first, last + 1)], np.float32), 1)
+    return np.repeat(np.rint(values * np.float32(32767)).astype("<i2"), FRAME).tobytes()
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from .refusals import refusals
 
 log = logging.getLogger(__name__)
 
-_FIELDS = ("name", "text", "ref_text", "consent", "speaker", "audio_sample")
+_FIELDS = ("name", "text", "ref_text", "consent", "speaker", "audio_sample", "type")
+"""`type` is OpenAI's word for how a voice is made; here there is one way."""
 _CONSENT = ("true", "1", "yes", "on")
 _CHARSETS = (b"utf-8", b"us-ascii")
 """Python knows others that take it long to decode."""
@@ -72,6 +73,7 @@ _UPLOAD = {
         },
         "ref_text": {"type": "string", "maxLength": MAX_TEXT_CHARS},
         "consent": {"enum": ["true", "1", "yes", "on"], "description": "That whose voice it is has agreed."},
+        "type": {"const": "audio_sample"},
         "speaker": {"type": "integer", "minimum": 0, "maximum": _MOST_SPEAKER, "default": 0},
     },
 }
@@ -182,6 +184,8 @@ async def _read(form: FormData, service: Service) -> _Upload:
         raise ApiError(
             400, f"unknown field {unknown[:40]!r}; known are {', '.join(_FIELDS)}", unknown[:40], "unknown_parameter"
         )
+    if form.get("type", "audio_sample") != "audio_sample":
+        raise ApiError(400, "type must be audio_sample: voices are made of clips alone", "type", "invalid_value")
     consent = _text(form, "consent", "true, if whose voice it is has agreed to that")
     if consent.strip().lower() not in _CONSENT:
         raise ApiError(400, "consent must be true: whose voice it is has agreed", "consent", "consent_required")

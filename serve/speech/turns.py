@@ -17,7 +17,8 @@ _FIRST_GUESS_S = 5.0
 """How long a turn takes, before one has been seen."""
 _NEWEST_SHARE = 0.2
 """Of the newest turn in the average."""
-_LONGEST_RETRY_S = 600
+_LONGEST_RETRY_S = 120
+"""OpenAI's client does not come again after longer ones. Source: its `_calculate_retry_timeout`."""
 
 
 class Turns:

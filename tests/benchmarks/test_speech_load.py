@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from arrivals import Arrival, Asked, Heard, asked_for, frames_per_s, over_network, spread
 from paced import CHUNK, FRAME, PacedCall
-from speech_load import Turns, beyond_frames, figures, is_right, turns
+from speech_load import Turns, beyond_frames, figures, is_right, lost_ms_a_call, turns
 
 FRAME_SAMPLES = 1920
 CALLS = [
@@ -69,6 +69,12 @@ def test_turns_ahead_are_those_after_the_one_under_way() -> None:
     assert turns(CALLS, sent=10.01, prompt=7) == Turns(0, 1)
     answer = heard(10.01, [10.20])
     assert beyond_frames([answer], CALLS, {0: 8}, 0.04) == [pytest.approx((0.19 - 0.05) / 0.04 - 2)]
+
+
+def test_time_that_an_engine_loses_between_its_calls() -> None:
+    calls = [PacedCall(FRAME, *times) for times in ((0, 0.04), (0.046, 0.086), (0.086, 0.126), (5.0, 5.04))]
+    assert lost_ms_a_call(calls, 0.04) == 3.0
+    assert lost_ms_a_call(calls[:1], 0.04) == 0.0
 
 
 def test_a_listener_runs_dry_when_a_piece_comes_after_the_sound_before_it() -> None:

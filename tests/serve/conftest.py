@@ -1,4 +1,4 @@
-"""A server of the tiny model for tests of `serve/`, and one whose model can be held up."""
+"""A server of the tiny model for tests of `serve/`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ STREAMS = 2
 
 
 @pytest.fixture(scope="session")
-def exact_service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """F32 throughout, two streams, room for three to wait, and a directory of voices."""
+def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """Two streams, room for three to wait, and a directory of voices."""
     options = ServeOptions(streams=STREAMS, queue=3, voices=tmp_path_factory.mktemp("voices"))
-    return Service(options, "tiny", lambda: load_tts(bundle, exact=True, sequences=STREAMS))
+    return Service(options, "tiny", lambda: load_tts(bundle, sequences=STREAMS))
 
 
 @pytest.fixture(scope="session")
-def server(exact_service: Service) -> Iterator[str]:
+def server(service: Service) -> Iterator[str]:
     """Its address."""
-    with serving(exact_service) as address:
+    with serving(service) as address:
         yield address

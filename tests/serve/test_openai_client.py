@@ -12,11 +12,16 @@ import av
 import numpy as np
 import openai
 import pytest
+from clips import clip
 from elsewhere import soon
 from numpy.typing import NDArray
 from openai import OpenAI, _base_client
 from scripted_speech import ScriptedTTS, Steps, pcm, scripted_server
+from serving import serving
+from speaking import load_tts
 
+from builders import Built
+from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.service import Service
 
 SPEECH: dict[str, Any] = {"model": "tts-1", "voice": "default", "input": "Hello."}
@@ -27,8 +32,14 @@ MP3_LEAD = 1105
 
 
 @pytest.fixture(scope="module")
-def client(server: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server}/v1", api_key="none is needed", max_retries=0) as client:
+def client(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    """Of the tiny model that speaks. Nothing here is spoken beside something else, so it says the same each time."""
+    options = ServeOptions(voices=tmp_path_factory.mktemp("voices"))
+    service = Service(options, "tiny", lambda: load_tts(built.tiny("q4_k_m"), "q4_k_m"))
+    with (
+        serving(service) as address,
+        OpenAI(base_url=f"{address}/v1", api_key="none is needed", max_retries=0) as client,
+    ):
         yield client
 
 
@@ -120,6 +131,24 @@ def test_what_is_wrong_with_a_request(client: OpenAI, wrong: dict[str, Any], par
         client.audio.speech.create(**SPEECH | wrong)
     assert (caught.value.param, caught.value.code, caught.value.type) == (param, code, "invalid_request_error")
     assert caught.value.request_id is not None
+
+
+def test_a_voice_that_is_uploaded(client: OpenAI, spoken: NDArray[np.int16]) -> None:
+    if not hasattr(client.audio, "voices"):
+        pytest.skip("this version of the client has no voices")
+    hiss = np.random.default_rng(0).normal(0, 0.2, 12_000).astype(np.float32)  # unlike all that it has heard
+    sample = ("me.wav", clip(hiss))
+    voice = client.audio.voices.create(
+        name="anna", audio_sample=sample, consent="true", extra_body={"text": "Good.", "speaker": 1}
+    )
+    assert (voice.object, voice.name) == ("audio.voice", "anna")
+    asked: dict[str, Any] = SPEECH | {"voice": {"id": voice.id}}
+    answer = client.audio.speech.create(**asked, response_format="pcm", extra_body=SEED)
+    assert answer.content != spoken.tobytes()
+    assert client.audio.voices.delete(voice.id).deleted
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.audio.speech.create(**asked)
+    assert caught.value.param == "voice"
 
 
 def test_models(client: OpenAI) -> None:

@@ -143,6 +143,7 @@ def test_what_is_no_id_is_not_there(id: str, tmp_path: Path) -> None:
         ({"text": None}, "text", "text is missing"),
         ({"text": " \n"}, "text", "text is missing"),
         ({"text": "a" * 2001}, "text", "has 2001 characters"),
+        ({"type": "prompt"}, "type", "of clips alone"),
         ({"speaker": "-1"}, "speaker", "a number from 0 to 999"),
         ({"speaker": "1000"}, "speaker", "a number from 0 to 999"),
         ({"speaker": "٣"}, "speaker", "a number from 0 to 999"),
@@ -168,7 +169,8 @@ def test_a_form_that_is_wrong_is_told_before_the_clip_is_read(
 def test_words_may_have_the_name_that_others_gave_them(tmp_path: Path) -> None:
     with read_at_once():
         app = application(tmp_path)
-        answer = upload(app, {"name": "Anna", "ref_text": "Ours.", "consent": "True"})
+        form = {"name": "Anna", "ref_text": "Ours.", "consent": "True", "type": "audio_sample"}
+        answer = upload(app, form)
     assert answer.status_code == 200
     kept = Voices(tmp_path, most=1).resolve("Anna", model())
     assert kept is not None
