@@ -17,6 +17,8 @@ from .request_id import HEADER, request_id
 
 _SPARE = 32
 """Connections beyond the most that are answered: that there are too many. Further ones are cut."""
+_AHEAD_BYTES = 64 << 10
+"""Of requests that a client sends before it has its answer: beyond them nothing is read."""
 
 
 def protocol(options: ServeOptions) -> type[H11Protocol]:
@@ -60,6 +62,9 @@ class _Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch_head()
+        if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) <= _AHEAD_BYTES:
+            # uvicorn stops to read here; and whoever does not read does not see that the client hangs up.
+            self.flow.resume_reading()
 
     def _watch_head(self) -> None:
         """From the first byte of a head to its last, however it trickles; and for the first byte of a connection."""

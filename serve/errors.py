@@ -60,6 +60,14 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
+def stopping() -> ApiError:
+    """For who is new when the server stops, and who has no answer yet when its time is over.
+
+    A new one each time: an error that is raised holds all that it came through.
+    """
+    return ApiError(503, "the server stops: try again later", code="server_stopping", headers={"Retry-After": "5"})
+
+
 def as_api_error(error: BaseException) -> ApiError:
     """Any error as an answer; what nobody expected goes to the log, and its answer says nothing of it."""
     if isinstance(error, ApiError):

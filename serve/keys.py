@@ -21,7 +21,7 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
     if os.name == "posix" and file.stat().st_mode & stat.S_IROTH:
         log.warning("%s: every user of this machine can read the keys in it: chmod 600 %s", file, file)
     try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: is no text, expected one key a line") from error
     named = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .body import Body, Room, has_body
-from .errors import ApiError, as_api_error
+from .errors import ApiError, as_api_error, stopping
 from .options import ServeOptions
 from .request_id import HEADER, REQUEST_ID, request_id
 
@@ -115,8 +115,16 @@ class _Outermost:
             await send({"type": "websocket.close", "code": 1008})
             return
         answer = _Answer(scope, receive, send)
+        if scope["method"] == "HEAD":
+            # What watches over servers asks so. The server below, whose own scope stays, sends the head alone.
+            scope = {**scope, "method": "GET"}
         try:
             await self._app(scope, answer.receive, answer.send)
+        except asyncio.CancelledError:
+            if answer.is_begun:
+                raise
+            # uvicorn ends so what is left when the server stops; its own answer would not be in our shape.
+            await stopping().response()(scope, answer.receive, answer.send)
         except Exception as error:
             if answer.is_begun:
                 if not answer.is_whole:

@@ -8,8 +8,10 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import uvicorn
@@ -24,6 +26,10 @@ from .service import Service
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
+_BACKLOG = 64
+"""Connections that may wait to be accepted. All are at once, before the first of them is found to be too many."""
+_OTHER_DESCRIPTORS = 256
+"""Beside those of connections: of such that are being accepted or closed, of children that read clips, of files."""
 _KEEP_ALIVE_S = 5
 """For the next request of a connection. Source of the value: uvicorn's default."""
 _CLOSING_S = 2
@@ -62,7 +68,8 @@ async def _loaded_first(service: Service, server: "HttpServer") -> None:
     try:
         async with service.model.use():
             pass
-        await server.serve()
+        if not server.is_asked:
+            await server.serve()
     finally:
         await service.close()
 
@@ -77,7 +84,7 @@ class HttpServer:
         self._service, self._listener = service, listener
         config = uvicorn.Config(
             application,
-            http=protocol(service.options),
+            http=protocol(within_descriptors(service.options)),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -87,11 +94,17 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CLOSING_S,
         )
         self._server = _Uvicorn(config, started)
         self._asked = 0
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is to stop."""
+        return self._asked > 0
 
     def run(self) -> None:
         """Serve until it has stopped; the service is closed then. Raises `OSError` if the port cannot be opened."""
@@ -110,7 +123,7 @@ class HttpServer:
             return
         serving = asyncio.create_task(server.serve([self._listener]))
         try:
-            await _until(lambda: self._asked > 0 or serving.done())
+            await _until(lambda: self.is_asked or serving.done())
             service.begin_stop()
             await _until(lambda: self._asked > 1 or not server.server_state.tasks, service.options.grace_s)
             await service.cut()
@@ -142,6 +155,28 @@ class _Uvicorn(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def within_descriptors(options: ServeOptions) -> ServeOptions:
+    """With as many connections as this process may have files open, which it may from now on if it has the right.
+
+    Systems begin with 256 or 1024, and asyncio writes thousands of lines when they are used up. Windows counts none.
+    """
+    if sys.platform == "win32":
+        return options
+    import resource  # noqa: PLC0415
+
+    wanted = options.most_connections + _OTHER_DESCRIPTORS
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return options
+    may = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (may, most))
+    if may == wanted:
+        return options
+    connections = max(1, may - _OTHER_DESCRIPTORS)
+    log.warning("%d connections, not %d: only %d files may be open", connections, options.most_connections, may)
+    return replace(options, most_connections=connections)
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ..runtime.tts import MisoTTS
+from .errors import stopping
 from .metrics import Metrics
 from .model import HeldModel
 from .options import ServeOptions
@@ -14,7 +15,7 @@ from .speech.backlog import Backlog
 from .speech.pace import Pace
 from .speech.request import SpeechRequest
 from .speech.turns import Turns
-from .speech.worker import Worker, cut
+from .speech.worker import Worker
 from .voices.names import Voices
 
 _CUTTING_S, _LOOK_S = 2.0, 0.02
@@ -65,7 +66,7 @@ class Service:
     def check(self) -> None:
         """Raise `ApiError` if no request to speak is taken at present."""
         if self.is_stopping:
-            raise cut()
+            raise stopping()
         self.turns.check()
 
     def begin_stop(self) -> None:

@@ -1,6 +1,7 @@
 """`/v1/audio/voices`: a clip becomes a voice; voices are listed and deleted."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from ..speech.turns import Turns
 from ..voices.clip import read_clip
 from ..voices.spelling import MOST_CHARACTERS
 from .refusals import refusals
+
+log = logging.getLogger(__name__)
 
 _FIELDS = ("name", "text", "ref_text", "consent", "speaker", "audio_sample", "type")
 """`type` is OpenAI's word for how a voice is made; here there is one way."""
@@ -172,6 +175,9 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         form = await request.form(max_files=1, max_fields=len(_FIELDS), max_part_size=_MOST_FIELD_BYTES)
     except HTTPException as error:  # as Starlette hides a MultiPartException
         raise ApiError(400, f"the form cannot be read: {error.detail}", code="invalid_form") from error
+    except OSError as error:  # Starlette puts files of more than 1 MB into a temporary one
+        log.error("an upload has no room in the directory of temporary files: %s", error)
+        raise ApiError(507, "the clip cannot be written; the server's log says why", code="storage") from error
     try:
         yield form
     finally:

@@ -13,7 +13,7 @@ from ...runtime.speech import Chunk, Speech
 from ...runtime.synthesis.stream import SpeechStream
 from ...runtime.tts import MisoTTS
 from ...runtime.voice import Voice
-from ..errors import ApiError
+from ..errors import ApiError, stopping
 from ..sound.encoding import Encoder, open_encoder
 from ..sound.tempo import Tempo
 from ..voices.names import Voices
@@ -21,11 +21,6 @@ from .backlog import Backlog
 from .pace import Lead, Pace
 from .request import SpeechRequest
 from .turns import Turns
-
-
-def cut() -> ApiError:
-    """For who comes when the server ends. A new one each time: an error holds all that it came through."""
-    return ApiError(503, "the server stops: try again later", code="server_stopping", headers={"Retry-After": "5"})
 
 
 class Worker:
@@ -67,7 +62,7 @@ class Worker:
     def run(self, tts: MisoTTS) -> None:
         """Speak. Raises `ApiError` on what is wrong with the request, else as `SpeechStream`."""
         if self._is_cut:
-            raise cut()
+            raise stopping()
         lead = Lead()
         encoder = open_encoder(self._request.response_format, whole=not self._request.is_streamed)
         with encoder, self._begun(tts) as stream:
@@ -77,7 +72,7 @@ class Worker:
         self.input_tokens = sum(len(tts.engine.prompts.text(s.text, 0)) for s in stream.speech.sentences)
         self._pace.note(lead, speaking)
         if self._is_cut:
-            raise cut()
+            raise stopping()
         if not self.audio_s and not self._stopped:
             message = "the model said nothing to this input: another seed, or other words, may do better"
             raise ApiError(422, message, "input", "no_speech")

@@ -49,7 +49,7 @@ class VoiceStore:
         self._directory, self._most = directory, most
         self._lock = threading.Lock()
         self._seen: dict[str, tuple[tuple[int, int, int], StoredVoice | None]] = {}
-        """What was read of each file, and of which state; None: it was damaged."""
+        """What was read of each file, and of which state; None: it could not be read."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for path in directory.glob(f"voice_*{PARTIAL_SUFFIX}"):
@@ -132,13 +132,15 @@ class VoiceStore:
         return self._directory / f"{id}{_SUFFIX}"
 
     def _scan(self) -> list[StoredVoice]:
-        """What is there now; of files that are as they were nothing is read again."""
+        """What is there now; of files that are as they were nothing is read again. Raises `ApiError` if it cannot."""
         seen: dict[str, tuple[tuple[int, int, int], StoredVoice | None]] = {}
         try:
             there = [*self._directory.iterdir()]
         except OSError as error:
             log.error("the directory of voices cannot be read: %s", error)
             there = []
+            if not isinstance(error, FileNotFoundError):  # no descriptor left, say: voices are there all the same
+                raise ApiError(503, "voices cannot be read; the server's log says why", code="storage") from error
         for path in there:
             id = path.stem
             if path.suffix != _SUFFIX or not ID.fullmatch(id):
@@ -147,18 +149,22 @@ class VoiceStore:
                 stat = path.stat()
                 state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
                 known = self._seen.get(id)
-                seen[id] = known if known and known[0] == state else (state, self._read(id, int(stat.st_mtime)))
+                if known is None or known[0] != state:
+                    seen[id] = state, self._read(id, int(stat.st_mtime))
+                else:
+                    # One that could not be read may be whole: what was short then, descriptors for one, is not now.
+                    seen[id] = state, known[1] or self._read(id, int(stat.st_mtime), logging.DEBUG)
         self._seen = seen
         oldest_first = sorted(seen.values(), key=lambda one: one[0][2])
         return [voice for _, voice in oldest_first if voice]
 
-    def _read(self, id: str, created_at: int) -> StoredVoice | None:
+    def _read(self, id: str, created_at: int, level: int = logging.WARNING) -> StoredVoice | None:
         path = self._path(id)
         try:
             return StoredVoice(id, Voice.load(path).name or id, created_at)
         except ValueError as error:
             if path.exists():  # not deleted just now
-                log.warning("an uploaded voice is left out: %s", error)
+                log.log(level, "an uploaded voice is left out: %s", error)
             return None
 
 

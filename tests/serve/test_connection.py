@@ -1,6 +1,8 @@
 """Connections that are silent, slow, too many, or speak no HTTP."""
 
+import asyncio
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from miso_gguf.serve.errors import ABORT
 from miso_gguf.serve.options import ServeOptions
+from miso_gguf.serve.server import within_descriptors
 
 GOOD = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -54,6 +57,15 @@ def test_a_head_in_pieces_and_several_on_a_connection() -> None:
             for cut in range(len(GOOD)):
                 connection.sendall(GOOD[cut : cut + 1])
             assert answered(connection)[0] == 200
+
+
+def test_who_asks_for_a_head_alone_gets_that_of_the_answer(place: tuple[str, int]) -> None:
+    last = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with connected(place, GOOD.replace(b"GET", b"HEAD") + last) as connection:
+        head, _, rest = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"content-length: " in head
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n"), "the next answer follows at once"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +114,23 @@ def test_too_many_connections() -> None:
         assert read_all(spare[-1]) == b""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is counted there")
+@pytest.mark.parametrize(
+    ("now", "most", "then", "connections"),
+    [(1024, 4096, 1024, 512), (256, 4096, 768, 512), (256, -1, 768, 512), (256, 600, 600, 344), (-1, -1, -1, 512)],
+)
+def test_as_many_connections_as_there_are_descriptors(
+    monkeypatch: pytest.MonkeyPatch, now: int, most: int, then: int, connections: int
+) -> None:
+    import resource  # noqa: PLC0415
+
+    limits = [(now, most)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    assert within_descriptors(ServeOptions(most_connections=512)).most_connections == connections
+    assert limits[-1] == (then, most)
+
+
 def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
     """An answer that no socket holds; it is whole, and nothing waits for it but the connection."""
     size = 64 << 20
@@ -142,6 +171,37 @@ def test_an_application_can_break_an_answer_off() -> None:
         got = read_all(connection)
         assert ended.wait(20)
     assert got.endswith(b"5\r\nbegun\r\n")
+
+
+@pytest.mark.parametrize("more", [b"\r\n", GOOD, GOOD * 3 + b"GET"], ids=["line end", "request", "requests"])
+def test_a_client_that_hangs_up_is_noticed_whatever_it_sent_meanwhile(more: bytes) -> None:
+    waits, ended = threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        waits.set()
+        assert (await receive())["type"] == "http.disconnect"
+        ended.set()
+
+    with guarding(ServeOptions(), app) as place:
+        with connected(place, GOOD) as connection:
+            assert waits.wait(20)
+            connection.sendall(more)
+            assert not ended.wait(0.05)
+        assert ended.wait(20)
+
+
+def test_who_sends_ever_more_before_the_answer_is_read_no_further() -> None:
+    go = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(go.wait, 20)
+
+    with guarding(ServeOptions(), app) as place, connected(place, GOOD) as connection:
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.sendall(bytes(64 << 20))
+        go.set()
 
 
 def test_a_client_that_hangs_up_anywhere_leaves_nothing_behind() -> None:

@@ -143,6 +143,12 @@ def test_streams(
         (["--model", "no/such/place"], "no/such/place"),
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: set a key (--api-key-file or MISO_API_KEY)"),
         (["--api-key-file", "no-such-file"], "no-such-file"),
+        (
+            ["--cors-origin", "http://a.example", "--cors-origin", "http://b.example/"],
+            "'http://b.example/' is no origin",
+        ),
+        (["--cors-origin", "a.example"], "'a.example' is no origin"),
+        (["--cors-origin", "https://A.example"], "'https://A.example' is no origin"),
         (["--queue", -1], "queue must be a whole number from 0 to 65536, not -1"),
         (["--idle-unload", 0], "idle_unload_s must be a number"),
         (["--quant", "f32"], "has no level f32, only q4_k_m"),
@@ -188,6 +194,8 @@ def test_keys_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkey
     file.chmod(0o600)
     assert read_keys(file) == ("first-key", "second")
     assert not caplog.records
+    file.write_bytes(b"\xef\xbb\xbffirst-key\r\nsecond\r\n")  # as Windows writes it
+    assert read_keys(file) == ("first-key", "second")
     file.chmod(0o604)
     assert read_keys(file) == ("first-key", "second")
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -1,6 +1,7 @@
 """How a server ends: by signals as a process, by its deadline, and with what error if it cannot begin."""
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -12,10 +13,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from guarding import Stub, answered, connected
+from scripted_speech import ScriptedTTS
 from starlette.types import Receive, Scope, Send
 
+from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.serve import server
 from miso_gguf.serve.options import ServeOptions
+from miso_gguf.serve.security import guarded
 from miso_gguf.serve.server import HttpServer, address_of, bound
+from miso_gguf.serve.service import Service
 
 PATIENCE_S = 60
 
@@ -97,14 +104,14 @@ class Held:
 def test_at_the_deadline_it_is_cut() -> None:
     service, started = Held(), threading.Event()
     listener = bound("127.0.0.1", 0)
-    server = HttpServer(service, service, listener, started.set)
-    thread = threading.Thread(target=server.run, daemon=True)
+    stopping = HttpServer(service, service, listener, started.set)
+    thread = threading.Thread(target=stopping.run, daemon=True)
     thread.start()
     assert started.wait(PATIENCE_S)
     with httpx.stream("GET", address_of(listener), timeout=PATIENCE_S) as held:
         parts = held.iter_raw()
         assert next(parts) == b"a"
-        server.stop()
+        stopping.stop()
         assert b"".join(parts) == b"b"
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
@@ -119,6 +126,46 @@ def test_who_is_stopped_before_he_serves_lets_nobody_in() -> None:
         server.run()
     assert not started.is_set()
     assert service.told == ["close"]
+
+
+def test_who_has_no_answer_at_the_deadline_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it waits for: here for its own body, and for an application that never answers."""
+    monkeypatch.setattr(server, "_CLOSING_S", 0.05)
+    options, waits, started = ServeOptions(grace_s=0), threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    listener = bound("127.0.0.1", 0)
+    stopping = HttpServer(guarded(app, options), Stub(options), listener, started.set)
+    thread = threading.Thread(target=stopping.run, daemon=True)
+    thread.start()
+    assert started.wait(PATIENCE_S)
+    place = listener.getsockname()
+    half = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    with connected(place, half) as upload, connected(place, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as other:
+        assert upload.recv(99) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert waits.wait(PATIENCE_S)
+        stopping.stop()
+        for connection in (upload, other):
+            status, _, body = answered(connection)
+            assert (status, body["error"]["code"]) == (503, "server_stopping")
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def test_one_that_is_stopped_while_the_model_is_loaded_lets_nobody_in() -> None:
+    def load() -> MisoTTS:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return tts.as_tts
+
+    tts = ScriptedTTS()
+    service, started = Service(ServeOptions(), "scripted", load), threading.Event()
+    with bound("127.0.0.1", 0) as listener:
+        server.run_server(service, listener, started.set)
+        assert not started.is_set()
+        assert tts.closed == 1
 
 
 def test_nobody_is_let_in_before_it_serves() -> None:

@@ -1,8 +1,10 @@
 """Voices over HTTP: in the contract's shape, with its errors, and lost by nothing."""
 
 import asyncio
+import errno
 import io
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -308,3 +310,14 @@ def test_the_document_says_what_is_answered(tmp_path: Path) -> None:
         holds(answer, "/v1/audio/voices/{id}", method.lower())
     form = paths["/v1/audio/voices"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     jsonschema.validate({**FORM, "audio_sample": "bytes"}, form)
+
+
+def test_a_large_clip_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    refused = upload(application(tmp_path), audio_sample=("me.wav", bytes(3 << 20)))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage")
+    assert full.called
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -1,5 +1,6 @@
 """Uploaded voices outlive the process, whatever ends it; no request leaves their directory."""
 
+import errno
 import os
 import signal
 import stat
@@ -8,6 +9,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from examples import examples
@@ -79,6 +81,23 @@ def test_a_directory_that_is_gone_has_no_voices(tmp_path: Path, caplog: pytest.L
     assert store.all() == []
     assert "cannot be read" in caplog.text
     (tmp_path / "elsewhere").rename(tmp_path / "voices")
+    assert store.all() == [kept]
+
+
+def test_what_cannot_be_read_for_a_while_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a process has no descriptor left: nothing is taken for absent or damaged for ever."""
+    kept = VoiceStore(tmp_path, most=9).add(voice(1))
+    store = VoiceStore(tmp_path, most=9)
+    with monkeypatch.context() as short:
+        short.setattr(Voice, "load", mock.Mock(side_effect=ValueError("too many open files")))
+        assert store.all() == []
+    assert store.all() == [kept]
+    with monkeypatch.context() as short:
+        short.setattr(Path, "iterdir", mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
+        for use in (store.all, lambda: store.add(voice(1)), lambda: store.check_room("voice 1")):
+            with pytest.raises(ApiError, match="voices cannot be read") as caught:
+                use()
+            assert (caught.value.status, caught.value.code) == (503, "storage")
     assert store.all() == [kept]
 
 
@@ -191,6 +210,7 @@ def test_threads_race_and_every_voice_is_whole(tmp_path: Path) -> None:
 _SAVES = """
 import os, signal, sys
 from pathlib import Path
+from unittest import mock
 from voicing import voice
 from miso_gguf.serve.voices.store import VoiceStore
 store = VoiceStore(Path(sys.argv[1]), most=1 << 20)
