@@ -1,6 +1,7 @@
 """What an operator asks of the server, once: addresses, keys and limits. How one request is spoken it asks itself."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from ..core.checked import check, flag, number, or_none, whole
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MOST = (1 << 31) - 1
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
+"""As browsers send it, which is compared letter by letter; `null` is a page from a file."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class ServeOptions:
                 "log_text": flag(),
             },
         )
+        if wrong := next((one for one in self.cors_origins if not _ORIGIN.fullmatch(one)), None):
+            raise ValueError(f"{wrong!r} is no origin: expected one like https://example.org, without a path, or *")
         if not (self.is_loopback or self.api_keys or self.insecure):
             raise ValueError(
                 f"{self.host} can be reached by others: set a key (--api-key-file or MISO_API_KEY), or say --insecure"
