@@ -88,7 +88,13 @@ async def _of_ours(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _of_framework(_: Request, error: Any) -> JSONResponse:
-    return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})).response()
+    headers = dict(error.headers or {})
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = "nothing is at this path: GET /openapi.json lists what there is; a client's base URL ends in /v1"
+    elif error.status_code == 405:
+        message = f"this path takes {headers.get('Allow', 'other methods')} only"
+    return ApiError(error.status_code, message, headers=headers).response()
 
 
 async def _of_validation(_: Request, error: Any) -> JSONResponse:
