@@ -87,14 +87,13 @@ async def _of_ours(_: Request, error: Exception) -> JSONResponse:
     return as_api_error(error).response()
 
 
-async def _of_framework(_: Request, error: Any) -> JSONResponse:
-    headers = dict(error.headers or {})
+async def _of_framework(request: Request, error: Any) -> JSONResponse:
     message = str(error.detail)
     if error.status_code == 404:
         message = "nothing is at this path: GET /openapi.json lists what there is; a client's base URL ends in /v1"
     elif error.status_code == 405:
-        message = f"this path takes {headers.get('Allow', 'other methods')} only"
-    return ApiError(error.status_code, message, headers=headers).response()
+        message = f"{request.method} is nothing for this path: GET /openapi.json lists what is"
+    return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
 
 async def _of_validation(_: Request, error: Any) -> JSONResponse:
