@@ -26,6 +26,20 @@ from .options import ServeOptions
 
 _PACKAGES = ("av", "fastapi", "prometheus_client", "python_multipart", "uvicorn")
 """Of the extra; each is imported where it is needed only."""
+_FIELDS = {
+    "host": "host",
+    "port": "port",
+    "insecure": "insecure",
+    "cors_origin": "cors_origins",
+    "voices": "voices",
+    "queue": "queue",
+    "max_characters": "most_characters",
+    "max_seconds": "most_seconds",
+    "grace": "grace_s",
+    "idle_unload": "idle_unload_s",
+    "log_text": "log_text",
+}
+"""Options that are fields of `ServeOptions`. What is wrong with one is said of the option."""
 _DEFAULTS = ServeOptions()
 _FILE = click.Path(path_type=Path)
 _LEVEL = DEFAULT_LEVEL.key
@@ -67,7 +81,12 @@ def _streams(context: click.Context, option: click.Parameter, value: str) -> int
 @click.option("--port", type=int, default=_DEFAULTS.port, show_default=True, help="0 takes a free one.")
 @click.option("--api-key-file", type=_FILE, metavar="FILE", help=f"One key a line [default: the one in {VARIABLE}].")
 @click.option("--insecure", is_flag=True, help="Serve an address that others can reach without a key.")
-@click.option("--cors-origin", multiple=True, metavar="ORIGIN", help="Whose web pages may ask; can be repeated.")
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Whose web pages may ask; https://example.org, or * for all; can be repeated.",
+)
 @click.option("--voices", type=_FILE, metavar="DIR", help="Keep uploaded voices there; voices.toml in it names more.")
 @click.option(
     "--max-streams",
@@ -89,7 +108,9 @@ def _streams(context: click.Context, option: click.Parameter, value: str) -> int
 @click.option(
     "--max-seconds", type=float, default=_DEFAULTS.most_seconds, show_default=True, help="Of speech for a request."
 )
-@click.option("--idle-unload", type=float, metavar="SECONDS", help="Unload the model when idle for so long.")
+@click.option(
+    "--idle-unload", type=float, metavar="SECONDS", help="Unload the model when idle for so long [default: never]."
+)
 @click.option(
     "--grace",
     type=float,
@@ -139,20 +160,7 @@ def serve(**given: Any) -> int:
         )
     if given["require_gpu"] and given["gpu_layers"] == 0:
         raise ValueError("--require-gpu and --gpu-layers 0: pass one of them")
-    options = ServeOptions(
-        host=given["host"],
-        port=given["port"],
-        api_keys=read_keys(given["api_key_file"]),
-        insecure=given["insecure"],
-        cors_origins=given["cors_origin"],
-        voices=given["voices"],
-        queue=given["queue"],
-        most_characters=given["max_characters"],
-        most_seconds=given["max_seconds"],
-        grace_s=given["grace"],
-        idle_unload_s=given["idle_unload"],
-        log_text=given["log_text"],
-    )
+    options = _options(given)
     if not (options.is_loopback or options.api_keys):
         message = f"WARNING: whoever reaches {options.host} can use this server and its voices: no key is needed"
         stderr.print(message, style="bold red", markup=False, highlight=False, soft_wrap=True)
@@ -177,6 +185,18 @@ def _need_extra() -> None:
             import_module(package)
         except ModuleNotFoundError as error:
             raise MisoError(f"miso-serve needs the package {package}: pip install 'miso-gguf[serve]'") from error
+
+
+def _options(given: dict[str, Any]) -> ServeOptions:
+    named = {field: given[option] for option, field in _FIELDS.items()}
+    try:
+        return ServeOptions(api_keys=read_keys(given["api_key_file"]), **named)
+    except ValueError as error:
+        field, _, fault = str(error).partition(" ")
+        option = next((option for option, known in _FIELDS.items() if known == field), None)
+        if option is None:
+            raise
+        raise ValueError(f"--{option.replace('_', '-')} {fault}") from None
 
 
 def _chosen(bundle: Bundle, given: dict[str, Any]) -> tuple[str, EngineOptions]:

@@ -96,8 +96,13 @@ async def _of_ours(_: Request, error: Exception) -> JSONResponse:
     return as_api_error(error).response()
 
 
-async def _of_framework(_: Request, error: Any) -> JSONResponse:
-    return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})).response()
+async def _of_framework(request: Request, error: Any) -> JSONResponse:
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = "nothing is at this path: GET /openapi.json lists what there is; a client's base URL ends in /v1"
+    elif error.status_code == 405:
+        message = f"{request.method} is nothing for this path: GET /openapi.json lists what is"
+    return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
 
 async def _of_validation(_: Request, error: Any) -> JSONResponse:

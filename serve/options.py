@@ -83,11 +83,8 @@ class ServeOptions:
                 "log_text": flag(),
             },
         )
-        if wrong := next((origin for origin in self.cors_origins if not _ORIGIN.fullmatch(origin)), None):
-            raise ValueError(
-                f"{wrong!r} is no origin of web pages: expected http://name or http://name:port in small letters, "
-                "without anything behind it, or *"
-            )
+        if wrong := next((one for one in self.cors_origins if not _ORIGIN.fullmatch(one)), None):
+            raise ValueError(f"{wrong!r} is no origin: expected one like https://example.org, without a path, or *")
         if not (self.is_loopback or self.api_keys or self.insecure):
             raise ValueError(
                 f"{self.host} can be reached by others: set a key (--api-key-file or MISO_API_KEY), or say --insecure"

@@ -5,6 +5,7 @@ asked for and how it is answered it does not know.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -184,7 +185,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise OSError(f"{host} is no address of this machine: {error.strerror}") from error
+        raise OSError(f"{host} is no address of this machine: {error.strerror}. Choose another --host.") from error
     listener = socket.socket(family, kind, number)
     try:
         if os.name == "posix":  # elsewhere it would mean to share the port
@@ -192,7 +193,8 @@ def bound(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise OSError(f"{host}:{port} cannot be had: {error.strerror}. Choose another --port.") from error
+        other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise OSError(f"{host}:{port} cannot be had: {error.strerror}. Choose another {other}.") from error
     return listener
 
 

@@ -47,7 +47,7 @@ class Turns:
         if self.speaking >= self.streams and self.waiting >= self._most_waiting:
             raise ApiError(
                 429,
-                f"{self.speaking} requests are under way and {self.waiting} wait: try again later",
+                f"too many requests: {self.speaking} being spoken, {self.waiting} waiting; try again later",
                 code="server_busy",
                 headers={"Retry-After": str(self.retry_after_s)},
             )

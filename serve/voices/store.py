@@ -170,4 +170,5 @@ class VoiceStore:
 
 def _missing(id: str) -> ApiError:
     shown = id if ID.fullmatch(id) else repr(id[:40])
-    return ApiError(404, f"no voice {shown}: GET /v1/audio/voices lists those there are", code="voice_not_found")
+    message = f"no uploaded voice has the id {shown}: GET /v1/audio/voices lists them with their ids"
+    return ApiError(404, message, code="voice_not_found")

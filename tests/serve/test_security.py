@@ -154,9 +154,11 @@ def test_an_id_that_may_do_harm_is_not_taken(given: str) -> None:
 def test_errors_of_the_framework_are_in_the_contracts_shape() -> None:
     nowhere = ask(OPEN, "GET", "/nowhere")
     assert nowhere.status_code == 404
-    assert error_of(nowhere) == {"message": "Not Found", "type": "not_found_error", "param": None, "code": None}
+    message = "nothing is at this path: GET /openapi.json lists what there is; a client's base URL ends in /v1"
+    assert error_of(nowhere) == {"message": message, "type": "not_found_error", "param": None, "code": None}
     wrong = ask(OPEN, "PUT", "/echo")
-    assert (wrong.status_code, error_of(wrong)["message"]) == (405, "Method Not Allowed")
+    message = "PUT is nothing for this path: GET /openapi.json lists what is"
+    assert (wrong.status_code, error_of(wrong)["message"]) == (405, message)
     assert set(wrong.headers["allow"].split(", ")) & {"GET", "POST"}
     item = ask(OPEN, "GET", "/item/secret")
     assert item.status_code == 400

@@ -142,15 +142,14 @@ def test_streams(
     [
         (["--model", "no/such/place"], "no/such/place"),
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: set a key (--api-key-file or MISO_API_KEY)"),
-        (["--api-key-file", "no-such-file"], "no-such-file"),
-        (
-            ["--cors-origin", "http://a.example", "--cors-origin", "http://b.example/"],
-            "'http://b.example/' is no origin",
-        ),
-        (["--cors-origin", "a.example"], "'a.example' is no origin"),
+        (["--api-key-file", "no-such-file"], "no-such-file: No such file or directory, expected a file with one key"),
+        (["--api-key-file", "."], ".: Is a directory, expected a file with one key a line"),
+        (["--queue", -1], "error: --queue must be a whole number from 0 to 65536, not -1"),
+        (["--max-characters", 0], "error: --max-characters must be a whole number from 1 to 1048576, not 0"),
+        (["--idle-unload", 0], "error: --idle-unload must be a number"),
+        (["--cors-origin", "example.org"], "'example.org' is no origin: expected one like https://example.org"),
+        (["--cors-origin", "https://example.org/"], "'https://example.org/' is no origin"),
         (["--cors-origin", "https://A.example"], "'https://A.example' is no origin"),
-        (["--queue", -1], "queue must be a whole number from 0 to 65536, not -1"),
-        (["--idle-unload", 0], "idle_unload_s must be a number"),
         (["--quant", "f32"], "has no level f32, only q4_k_m"),
         (["--require-gpu", "--gpu-layers", 0], "--require-gpu and --gpu-layers 0"),
     ],
@@ -176,6 +175,11 @@ def test_a_port_that_is_taken(serve: Callable[..., Result]) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         _fails_with(serve("--port", port), f"127.0.0.1:{port} cannot be had")
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(OSError, match=r"203\.0\.113\.1:0 cannot be had: .*Choose another --host\."):
+        bound("203.0.113.1", 0)
 
 
 @pytest.mark.parametrize("package", cli._PACKAGES)

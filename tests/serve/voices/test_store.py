@@ -40,7 +40,7 @@ def test_a_voice_is_there_until_it_is_deleted(tmp_path: Path) -> None:
     again.delete(kept.id)
     assert not path.exists()
     for use in (store.get, store.load, store.delete):
-        with pytest.raises(ApiError, match="no voice voice_") as caught:
+        with pytest.raises(ApiError, match="the id voice_") as caught:
             use(kept.id)
         assert caught.value.status == 404
     assert store.all() == []
