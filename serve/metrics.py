@@ -6,8 +6,8 @@ from prometheus_client.registry import Collector
 
 from .model import HeldModel
 from .speech.pace import Pace
-from .speech.turns import Turns
 from .speech.worker import Worker
+from .turns import Turns
 
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 40, 80)
 

@@ -14,8 +14,8 @@ from .options import ServeOptions
 from .speech.backlog import Backlog
 from .speech.pace import Pace
 from .speech.request import SpeechRequest
-from .speech.turns import Turns
 from .speech.worker import Worker
+from .turns import Turns
 from .voices.names import Voices
 
 _CUTTING_S, _LOOK_S = 2.0, 0.02

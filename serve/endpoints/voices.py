@@ -15,7 +15,7 @@ from ...runtime.audio.samples import Samples
 from ...runtime.voice import MAX_TEXT_CHARS, Voice
 from ..errors import ApiError
 from ..service import Service
-from ..speech.turns import Turns
+from ..turns import Turns
 from ..voices.clip import read_clip
 from ..voices.spelling import MOST_CHARACTERS
 from .refusals import refusals

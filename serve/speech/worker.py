@@ -16,11 +16,11 @@ from ...runtime.voice import Voice
 from ..errors import ApiError, stopping
 from ..sound.encoding import Encoder, open_encoder
 from ..sound.tempo import Tempo
+from ..turns import Turns
 from ..voices.names import Voices
 from .backlog import Backlog
 from .pace import Lead, Pace
 from .request import SpeechRequest
-from .turns import Turns
 
 
 class Worker:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miso_gguf.serve.errors import ApiError
-from miso_gguf.serve.speech.turns import Turns
+from miso_gguf.serve.turns import Turns
 
 
 async def settle() -> None:
@@ -53,7 +53,7 @@ def test_who_gives_up_when_a_turn_ends_has_given_up() -> None:
 
 def test_the_estimate_follows_what_turns_take(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("miso_gguf.serve.speech.turns.time.perf_counter", lambda: now)
+    monkeypatch.setattr("miso_gguf.serve.turns.time.perf_counter", lambda: now)
     turns = Turns(streams=2, queue=9)
 
     async def scene(count: int, seconds: float) -> None:

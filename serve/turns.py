@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ..errors import ApiError
+from .errors import ApiError
 
 _FIRST_GUESS_S = 5.0
 """How long a turn takes, before one has been seen."""
