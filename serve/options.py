@@ -44,9 +44,9 @@ class ServeOptions:
     """Uploaded ones."""
     most_upload_bytes: int = 10 << 20
     """Of a clip. Source of the default: OpenAI's schema."""
-    most_backlog_bytes: int = 4 << 20
-    """Of sound that is made and not yet taken, of one request: 87 s of PCM, 9 minutes of MP3. Whoever is behind by more
-    holds back what is made for it."""
+    most_backlog_bytes: int = 256 << 20
+    """Of sound that is made and not yet taken, of all requests together: 93 minutes of PCM. When there is as much,
+    what is made for clients that are behind is held back."""
     most_connections: int = 512
     header_timeout_s: float = 10.0
     """For the head of a request to arrive."""

@@ -11,13 +11,17 @@ from .errors import stopping
 from .metrics import Metrics
 from .model import HeldModel
 from .options import ServeOptions
-from .speech.backlog import Backlog
+from .speech.backlog import Backlog, Shelf
 from .speech.pace import Pace
 from .speech.request import SpeechRequest
 from .speech.worker import Worker
 from .turns import Turns
 from .voices.names import Voices
 
+CLIPS_AT_ONCE = 2
+"""Clips that are read: each takes a core, which those who speak need more. One is then made a voice."""
+CLIPS_WAITING = 16
+"""That wait for it, with all their bytes in memory."""
 _CUTTING_S, _LOOK_S = 2.0, 0.02
 
 
@@ -33,10 +37,16 @@ class Service:
         self.model = HeldModel(name, load, idle_s=options.idle_unload_s)
         self.voices = Voices(options.voices, most=options.most_voices)
         self.turns, self.pace = Turns(options.streams, options.queue), Pace()
+        self.clips, self.uploads = Turns(CLIPS_AT_ONCE, CLIPS_WAITING), Turns(1, CLIPS_WAITING)
         self.metrics = Metrics(self.turns, self.model, self.pace)
         self.threads = ThreadPoolExecutor(options.streams, "miso-serve")
         self.is_stopping = False
+        self._shelf = Shelf(options.most_backlog_bytes)
         self._workers: set[Worker] = set()
+
+    def backlog(self) -> Backlog:
+        """Where a request's sound waits for its client."""
+        return Backlog(asyncio.get_running_loop(), self._shelf)
 
     def worker(self, request: SpeechRequest, backlog: Backlog) -> Worker:
         """Who speaks a request."""
@@ -58,11 +68,6 @@ class Service:
         finally:
             self._workers.discard(worker)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether any request is under way."""
-        return bool(self._workers)
-
     def check(self) -> None:
         """Raise `ApiError` if no request to speak is taken at present."""
         if self.is_stopping:
@@ -77,7 +82,7 @@ class Service:
         """End what is under way, and give its clients a moment to see that."""
         self.begin_stop()
         for worker in [*self._workers]:
-            worker.stop(cut=True)
+            worker.stop(stopping())
         end = time.monotonic() + _CUTTING_S
         while self._workers and time.monotonic() < end:
             await asyncio.sleep(_LOOK_S)

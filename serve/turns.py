@@ -1,7 +1,8 @@
-"""Whose turn it is to speak: as many requests at once as there are sequences, first come, first served.
+"""Whose turn it is: as many requests at once as may be, first come, first served.
 
-The batcher has a queue too, but for sentences. A request keeps its turn for all of its sentences, so that none of them
-waits for a sequence while somebody listens. All of it is the event loop's. Other work that waits may use it as well.
+Those that speak are as many as there are sequences. The batcher has a queue too, but for sentences: a request keeps its
+turn for all of its sentences, so that none of them waits for a sequence while somebody listens. All of it is the event
+loop's.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ class Turns:
         if self.speaking >= self.streams and self.waiting >= self._most_waiting:
             raise ApiError(
                 429,
-                f"too many requests: {self.speaking} being spoken, {self.waiting} waiting; try again later",
+                f"too many requests: {self.speaking} under way, {self.waiting} waiting; try again later",
                 code="server_busy",
                 headers={"Retry-After": str(self.retry_after_s)},
             )

@@ -58,6 +58,7 @@ class ScriptedTTS:
         self.frames, self._step = frames, step
         self.streams: list[ScriptedStream] = []
         self.closed = 0
+        self.level = SimpleNamespace(manifest=SimpleNamespace(fingerprint="scripted"), key="scripted")
         block: list[int] = [0]
         self.engine = SimpleNamespace(prompts=SimpleNamespace(text=lambda *_: block), spec=SimpleNamespace())
 

@@ -8,6 +8,7 @@ import numpy as np
 from miso_gguf.runtime.voice import Voice
 
 if TYPE_CHECKING:
+    from miso_gguf.runtime.synthesis.stream import SpeechStream
     from miso_gguf.runtime.tts import MisoTTS
 
 CODEBOOKS, CODEC_CODES = 8, 512
@@ -23,3 +24,7 @@ def model(codebooks: int = CODEBOOKS) -> "MisoTTS":
     """As much of one as tells which voices are its own."""
     codec, spec = SimpleNamespace(codebooks=codebooks), SimpleNamespace(audio_vocab=CODEC_CODES + 3)
     return cast("MisoTTS", SimpleNamespace(codec=codec, engine=SimpleNamespace(spec=spec)))
+
+
+def nothing(_: "SpeechStream") -> None:
+    """Hold of a speaker's making, for who stops nothing."""

@@ -15,7 +15,6 @@ from ...runtime.audio.samples import Samples
 from ...runtime.voice import MAX_TEXT_CHARS, Voice
 from ..errors import ApiError
 from ..service import Service
-from ..turns import Turns
 from ..voices.clip import read_clip
 from ..voices.spelling import MOST_CHARACTERS
 from .refusals import refusals
@@ -29,8 +28,6 @@ _CHARSETS = (b"utf-8", b"us-ascii")
 """Python knows others that take it long to decode."""
 _MOST_SPEAKER = 999
 """Of the numbers that a prompt can have; the model knows few."""
-_MOST_WAITING = 16
-"""Clips that may wait to become voices, each with 3 MB of samples, whether or not their clients are still there."""
 _MOST_FIELD_BYTES = 64 << 10
 """The longest text in any script has 8 kB."""
 
@@ -97,7 +94,6 @@ class _Upload(NamedTuple):
 def routes(service: Service) -> APIRouter:
     """The endpoints of one server."""
     router, voices = APIRouter(), service.voices
-    encoding = Turns(1, _MOST_WAITING)
 
     @router.post(
         "/v1/audio/voices",
@@ -120,11 +116,12 @@ def routes(service: Service) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}},
     )
     async def add(request: Request) -> dict[str, Any]:
-        encoding.check()
+        service.uploads.check()
         async with _form(request) as form:
             upload = await _read(form, service)
-        samples = await read_clip(upload.clip, "audio_sample")
-        async with encoding.turn():  # one after the other: those who speak need the CPU more
+        async with service.clips.turn():
+            samples = await read_clip(upload.clip, "audio_sample")
+        async with service.uploads.turn():
             # Goes on when the client is gone: a thread cannot be stopped, and needs the model until it is done.
             return await asyncio.shield(asyncio.create_task(_kept(service, upload, samples)))
 

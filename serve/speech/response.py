@@ -19,7 +19,6 @@ from ..request_id import REQUEST_ID
 from ..service import Service
 from ..sound.formats import FORMATS
 from ..voices.clip import clip_bytes, read_clip
-from .backlog import Backlog
 from .request import SpeechRequest
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class SpeechResponse(Response):
         super().__init__()
         self._service, self._request = service, request
         self._format = FORMATS[request.response_format]
-        self._backlog = Backlog(asyncio.get_running_loop(), service.options.most_backlog_bytes)
+        self._backlog = service.backlog()
         self._worker = service.worker(request, self._backlog)
         self._has_begun = False
         self._outcome = "hung_up"
@@ -86,7 +85,8 @@ class SpeechResponse(Response):
         try:
             if self._request.ref_audio is not None:
                 data = clip_bytes(self._request.ref_audio, service.options.most_upload_bytes)
-                worker.clip = await read_clip(data, "ref_audio")
+                async with service.clips.turn():
+                    worker.clip = await read_clip(data, "ref_audio")
             async with service.turns.turn(), service.model.use() as tts:
                 await _in_thread(service.threads, partial(worker.run, tts), worker.stop)
             self._backlog.end()

@@ -13,7 +13,7 @@ from ...runtime.speech import Chunk, Speech
 from ...runtime.synthesis.stream import SpeechStream
 from ...runtime.tts import MisoTTS
 from ...runtime.voice import Voice
-from ..errors import ApiError, stopping
+from ..errors import ApiError
 from ..sound.encoding import Encoder, open_encoder
 from ..sound.tempo import Tempo
 from ..turns import Turns
@@ -40,7 +40,7 @@ class Worker:
         self._voices, self._turns, self._pace = voices, turns, pace
         self._lock = threading.Lock()
         self._stream: SpeechStream | None = None
-        self._stopped = self._is_cut = False
+        self._stopped = False
         self.clip: Samples | None = None
         """The recording of a voice that came with the request."""
         self.characters = len(request.input)
@@ -50,50 +50,53 @@ class Worker:
         self.input_tokens = 0
         self.begin, self.first_s = time.perf_counter(), 0.0
 
-    def stop(self, *, cut: bool = False) -> None:
-        """Make no more, from the next frame on: nobody listens, or (`cut`) the server ends. Does not wait."""
-        if not cut:
+    def stop(self, error: ApiError | None = None) -> None:
+        """Make no more, from the next frame on: nobody listens, or whoever does gets the error. Does not wait."""
+        if error is None:
             self._backlog.close()
+        else:
+            self._backlog.end(error)
         with self._lock:
-            self._stopped, self._is_cut = True, self._is_cut or cut
+            self._stopped = True
             if self._stream is not None:
                 self._stream.stop()
 
+    def _hold(self, stream: SpeechStream) -> None:
+        """What to stop, when this is stopped."""
+        with self._lock:
+            self._stream = stream
+            if self._stopped:
+                stream.stop()
+
     def run(self, tts: MisoTTS) -> None:
         """Speak. Raises `ApiError` on what is wrong with the request, else as `SpeechStream`."""
-        if self._is_cut:
-            raise stopping()
-        lead = Lead()
+        if self._stopped:
+            return
+        lead, voice = Lead(), self._voice(tts)
         encoder = open_encoder(self._request.response_format, whole=not self._request.is_streamed)
-        with encoder, self._begun(tts) as stream:
+        with encoder, self._begun(tts, voice) as stream:
             self.speech = stream.speech
             speaking = self._encode(stream, encoder, lead)
         # Now that it is closed: of a sentence that was cut there is a record only then.
         self.input_tokens = sum(len(tts.engine.prompts.text(s.text, 0)) for s in stream.speech.sentences)
         self._pace.note(lead, speaking)
-        if self._is_cut:
-            raise stopping()
         if not self.audio_s and not self._stopped:
             message = "the model said nothing to this input: another seed, or other words, may do better"
             raise ApiError(422, message, "input", "no_speech")
 
-    def _begun(self, tts: MisoTTS) -> SpeechStream:
+    def _begun(self, tts: MisoTTS, voice: Voice | None) -> SpeechStream:
         request = self._request
-        voice = self._voice(tts)
         try:
             stream = tts.stream(request.input, voice=voice, speaker=request.speaker, options=request.options)
         except ValueError as error:
             raise ApiError(400, str(error), "input", "invalid_value") from error
-        with self._lock:
-            self._stream = stream
-            if self._stopped:
-                stream.stop()
+        self._hold(stream)
         return stream
 
     def _voice(self, tts: MisoTTS) -> Voice | None:
         request, name = self._request, self._request.voice_name
         if self.clip is None:
-            return None if name is None else self._voices.resolve(name, tts)
+            return None if name is None else self._voices.resolve(name, tts, self._hold)
         try:
             return Voice.from_audio(self.clip, request.ref_text or "", tts.codec)
         except ValueError as error:

@@ -9,7 +9,6 @@ import re
 import sys
 from contextlib import suppress
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -21,27 +20,12 @@ from .child import REFUSED
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2
-"""Processes: each takes a core, which those who speak need more."""
-WAITING = 16
-"""Clips that may wait for one of them, with all their bytes in memory."""
 WALL_S = 30.0
 """For one clip, of which it takes 1 s on a machine that is idle."""
 
 _MOST_BYTES = int(MAX_VOICE_SECONDS * SAMPLE_RATE_HZ) * 4
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE | re.ASCII)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,20}:", re.IGNORECASE | re.ASCII)
-
-
-class _Turns:
-    """Who may read, in one event loop."""
-
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(AT_ONCE)
-        self.asked = 0
-
-
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
 
 
 def clip_bytes(value: str, most_bytes: int, param: str = "ref_audio") -> bytes:
@@ -71,17 +55,7 @@ async def read_clip(data: bytes, param: str = "ref_audio") -> Samples:
 
     Raises `ApiError` that is about `param`, the client's name of the clip.
     """
-    turns = _turns.setdefault(asyncio.get_running_loop(), _Turns())
-    if turns.asked >= AT_ONCE + WAITING:
-        raise ApiError(
-            429, "too many clips wait to be read: try again", code="server_busy", headers={"Retry-After": "2"}
-        )
-    turns.asked += 1
-    try:
-        async with turns.free:
-            returncode, answer = await _run(data, param)
-    finally:
-        turns.asked -= 1
+    returncode, answer = await _run(data, param)
     if returncode == REFUSED:
         raise ApiError(400, f"{param}: {answer.decode(errors='replace')}", param=param)
     if returncode or len(answer) % 4:

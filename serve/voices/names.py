@@ -7,7 +7,7 @@ from ...runtime.tts import MisoTTS
 from ...runtime.voice import Voice
 from ..errors import ApiError
 from .named import named_voices
-from .seeded import ALIASES, SeededSpeakers
+from .seeded import ALIASES, Hold, SeededSpeakers
 from .spelling import check_name, spelled
 from .store import StoredVoice, VoiceStore
 
@@ -53,17 +53,17 @@ class Voices:
         if name not in self._fixed:
             self._found(name)
 
-    def resolve(self, name: str, tts: MisoTTS) -> Voice | None:
+    def resolve(self, name: str, tts: MisoTTS, hold: Hold) -> Voice | None:
         """The voice of a name or id; None is the model's plain speaker 0.
 
-        Takes some seconds when a seeded speaker is first heard. Raises `ApiError` if there is no such voice or it was
-        made for another model, and as `MisoTTS.generate`.
+        Takes some seconds when a seeded speaker is first heard; `hold` gets the streams that say it. Raises `ApiError`
+        if there is no such voice or it was made for another model, and as `SeededSpeakers.voice`.
         """
         name = spelled(name)
         if name in self._named:
             voice = self._named[name]
         elif name in ALIASES:
-            return self._seeded.voice(name, tts)
+            return self._seeded.voice(name, tts, hold)
         elif name == DEFAULT:
             return None
         else:

@@ -11,7 +11,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -72,6 +72,29 @@ def test_who_hangs_up_ends_his_stream_alone() -> None:
         assert b"".join(heard) == pcm(2, 10)
         assert soon(lambda: service.turns.speaking == 0)
         assert [stream.made for stream in tts.streams] == [10, 1]
+
+
+def test_who_hangs_up_while_a_speaker_is_first_made_ends_that_too() -> None:
+    steps = Steps()
+    with up(tts := ScriptedTTS(10, steps)) as (service, client):
+        asking = Elsewhere(client.post, SPEECH, json=BODY | {"voice": "alloy"}, timeout=0.2)
+        assert soon(lambda: bool(tts.streams))
+        with pytest.raises(httpx.ReadTimeout):
+            asking.result()
+        assert soon(tts.streams[0].stopped.is_set)
+        steps.allow(1)
+        assert soon(lambda: service.turns.speaking == 0)
+        assert len(tts.streams) == 1
+
+
+def test_readers_that_take_nothing_hold_up_nobody_while_there_is_memory() -> None:
+    tts = ScriptedTTS(1000)
+    with up(tts, streams=1) as (_, client), ExitStack() as stack:
+        for number in range(1, 4):  # more than there are streams, each behind by more than sockets hold
+            stack.enter_context(client.stream("POST", SPEECH, json=BODY))
+            assert soon(lambda: tts.streams[number - 1].made == 1000)  # noqa: B023  (it is over by then)
+        tts.frames = 2
+        assert client.post(SPEECH, json=BODY).content == pcm(1, 2)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -219,12 +242,12 @@ def test_what_is_cut_breaks_off_and_what_waits_is_sent_away() -> None:
         (loop,) = {worker._backlog._loop for worker in service._workers}
         cutting = asyncio.run_coroutine_threadsafe(service.cut(), loop)
         assert soon(tts.streams[0].stopped.is_set)
-        steps.allow(9)
         with pytest.raises(httpx.RemoteProtocolError):
             list(received)
         assert waiting.result().status_code == 503
+        steps.allow(9)  # what is being made ends later than it is told to
         cutting.result(PATIENCE_S)
-        assert not service.is_busy
+        assert not service._workers
         assert len(tts.streams) == 1
 
 

@@ -183,7 +183,7 @@ def soak(bundle: Path, service: Service) -> Iterator[Soak]:
 def test_nothing_is_lost_and_nothing_grows(service: Service, soak: Soak, requests: int) -> None:
     def at_rest() -> bool:
         tts = service.model._tts
-        nobody = service.turns.speaking == service.turns.waiting == 0 and not service.is_busy
+        nobody = service.turns.speaking == service.turns.waiting == 0 and not service._workers
         return nobody and tts is not None and tts.engine.batcher.running == tts.engine.batcher.waiting == 0
 
     soak.run(WARM_UP, seed=0)

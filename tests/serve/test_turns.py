@@ -34,7 +34,7 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again() -> None:
     error = asyncio.run(scene())
     assert (error.status, error.code, error.type) == (429, "server_busy", "rate_limit_error")
     assert error.headers == {"Retry-After": "7"}  # the turn of who waits, and one's own place in the queue
-    assert error.message == "too many requests: 1 being spoken, 1 waiting; try again later"
+    assert error.message == "too many requests: 1 under way, 1 waiting; try again later"
 
 
 def test_who_gives_up_when_a_turn_ends_has_given_up() -> None:

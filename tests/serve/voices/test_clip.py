@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from miso_gguf.serve.errors import ApiError
 from miso_gguf.serve.voices import clip as reading
-from miso_gguf.serve.voices.clip import AT_ONCE, WAITING, clip_bytes, read_clip
+from miso_gguf.serve.voices.clip import clip_bytes, read_clip
 
 
 def refusal(data: bytes) -> ApiError:
@@ -137,9 +137,7 @@ def test_a_reader_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert {*psutil.Process().children()} <= before
 
 
-def test_only_so_many_are_read_at_once_and_all_end_when_cancelled(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_reads_a_clip_ends_when_it_is_cancelled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _instead(monkeypatch, tmp_path, f"open(f'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(600)")
     monkeypatch.chdir(tmp_path)
 
@@ -147,12 +145,9 @@ def test_only_so_many_are_read_at_once_and_all_end_when_cancelled(
         return [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
 
     async def run() -> list[int]:
-        tasks = [asyncio.create_task(read_clip(b"x")) for _ in range(AT_ONCE + WAITING)]
-        while len(begun()) < AT_ONCE:
+        tasks = [asyncio.create_task(read_clip(b"x")) for _ in range(2)]
+        while len(begun()) < 2:
             await asyncio.sleep(0.01)
-        with pytest.raises(ApiError) as caught:
-            await read_clip(b"x")
-        assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "2"})
         pids = begun()
         for task in reversed(tasks):
             task.cancel()
@@ -161,7 +156,7 @@ def test_only_so_many_are_read_at_once_and_all_end_when_cancelled(
         return pids
 
     pids = asyncio.run(run())
-    assert len(pids) == len(begun()) == AT_ONCE
+    assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert os.getpid() not in pids
 

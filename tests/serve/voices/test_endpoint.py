@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
@@ -24,14 +23,14 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from speaking import load_tts
 from starlette.responses import Response
-from voicing import model
+from voicing import model, nothing
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.audio.samples import Samples
 from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.serve import service
 from miso_gguf.serve.endpoints import voices as endpoint
 from miso_gguf.serve.errors import ApiError, as_api_error
-from miso_gguf.serve.model import HeldModel
 from miso_gguf.serve.options import ServeOptions
 from miso_gguf.serve.service import Service
 from miso_gguf.serve.voices.names import Voices
@@ -49,10 +48,8 @@ def _fake() -> MisoTTS:
 
 def application(directory: Path | None, load: Callable[[], MisoTTS] = _fake, **options: Any) -> FastAPI:
     asked = ServeOptions(voices=directory, **options)
-    voices = Voices(directory, most=asked.most_voices)
-    service = SimpleNamespace(options=asked, model=HeldModel("tiny", load), voices=voices)
     app = FastAPI()
-    app.include_router(endpoint.routes(cast(Service, service)))
+    app.include_router(endpoint.routes(Service(asked, "tiny", load)))
 
     async def answer(_request: Request, error: Exception) -> Response:
         return as_api_error(error).response()
@@ -111,7 +108,7 @@ def test_a_clip_becomes_a_voice_that_outlives_the_server(tmp_path: Path, bundle:
         assert listed["data"] == [voice]
         assert listed["voices"][:2] == ["default", "alloy"]
         assert listed["voices"][-1] == "Anna"
-        kept = Voices(tmp_path, most=1).resolve("Anna", tts)
+        kept = Voices(tmp_path, most=1).resolve("Anna", tts, nothing)
         assert kept is not None
         assert (kept.text, kept.speaker, kept.seconds) == ("What is said.", 2, 1.04)
         heard = soundfile.read(io.BytesIO(CLIP), dtype="float32")[0]
@@ -174,7 +171,7 @@ def test_words_may_have_the_name_that_others_gave_them(tmp_path: Path) -> None:
         form = {"name": "Anna", "ref_text": "Ours.", "consent": "True", "type": "audio_sample"}
         answer = upload(app, form)
     assert answer.status_code == 200
-    kept = Voices(tmp_path, most=1).resolve("Anna", model())
+    kept = Voices(tmp_path, most=1).resolve("Anna", model(), nothing)
     assert kept is not None
     assert kept.text == "Ours."
 
@@ -278,12 +275,40 @@ def test_so_many_wait_to_become_voices_and_the_next_is_told_when_to_come_again(t
             may.set()
             return [late, *(await asyncio.gather(*posting))]
 
-    with read_at_once(), mock.patch.object(endpoint, "_MOST_WAITING", 2):
+    with read_at_once(), mock.patch.object(service, "CLIPS_WAITING", 2):
         answers = asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
     assert [answer.status_code for answer in answers].count(200) == 3
     for answer in (answer for answer in answers if answer.status_code != 200):
         assert "try again later" in refused(answer, 429, None)
         assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_two_clips_are_read_at_once(tmp_path: Path) -> None:
+    reading = most = 0
+
+    async def read(_data: bytes, _param: str) -> Samples:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0.01)
+        reading -= 1
+        return tone()
+
+    async def run() -> list[int]:
+        transport = httpx.ASGITransport(application(tmp_path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+
+            async def post(number: int) -> int:
+                form = {**FORM, "name": str(number)}
+                answer = await client.post("/v1/audio/voices", data=form, files={"audio_sample": ("a", CLIP)})
+                return answer.status_code
+
+            return await asyncio.gather(*map(post, range(6)))
+
+    with mock.patch.object(endpoint, "read_clip", side_effect=read), mock.patch.object(service, "CLIPS_WAITING", 3):
+        codes = asyncio.run(run())
+    assert sorted(codes) == [200] * 5 + [429]
+    assert most == 2
 
 
 def test_the_document_says_what_is_answered(tmp_path: Path) -> None:

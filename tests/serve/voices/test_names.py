@@ -8,7 +8,7 @@ import pytest
 from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from voicing import model, voice
+from voicing import model, nothing, voice
 
 from miso_gguf.serve.errors import ApiError
 from miso_gguf.serve.voices.names import Voices
@@ -20,7 +20,7 @@ def refusal(voices: Voices, name: str) -> ApiError:
     with pytest.raises(ApiError) as caught:
         voices.check(name)
     with pytest.raises(ApiError) as resolved:
-        voices.resolve(name, model())
+        voices.resolve(name, model(), nothing)
     assert resolved.value.body == caught.value.body
     return caught.value
 
@@ -31,7 +31,7 @@ def test_without_a_directory_there_are_the_names_that_clients_know() -> None:
     assert voices.listing() == []
     for name in voices.names():
         voices.check(name)
-    assert voices.resolve("default", model()) is None
+    assert voices.resolve("default", model(), nothing) is None
     error = refusal(voices, "nobody")
     assert (error.status, error.param, error.code) == (400, "voice", "unknown_voice")
     assert error.message == "no voice 'nobody': GET /v1/audio/voices lists those there are"
@@ -48,7 +48,7 @@ def test_uploaded_voices_have_a_name_and_an_id(tmp_path: Path) -> None:
     assert voices.names()[-1] == "Anna Maria"
     for name in ("Anna Maria", str(kept["id"])):
         voices.check(name)
-        found = voices.resolve(name, model())
+        found = voices.resolve(name, model(), nothing)
         assert found is not None
         assert found.digest == voice(3).digest
     assert refusal(voices, "anna maria").code == "unknown_voice"
@@ -60,7 +60,7 @@ def test_a_voice_of_another_model_is_told(tmp_path: Path) -> None:
     voices = Voices(tmp_path, most=9)
     voices.add(voice(3, "Anna"))
     with pytest.raises(ApiError, match="has 8 codebooks, the model's codec has 32") as caught:
-        voices.resolve("Anna", model(codebooks=32))
+        voices.resolve("Anna", model(codebooks=32), nothing)
     assert (caught.value.status, caught.value.param) == (400, "voice")
 
 
@@ -81,7 +81,7 @@ def test_the_operator_is_stronger_than_an_alias_and_than_an_upload(tmp_path: Pat
     )
     voices = Voices(tmp_path, most=9)
     assert voices.names() == ["default", *ALIASES, "narrator", kept["id"]]
-    narrator, alloy, old = (voices.resolve(name, model()) for name in ("narrator", "alloy", str(kept["id"])))
+    narrator, alloy, old = (voices.resolve(name, model(), nothing) for name in ("narrator", "alloy", str(kept["id"])))
     assert narrator is not None
     assert alloy is not None
     assert old is not None
@@ -158,13 +158,13 @@ def test_names_that_look_the_same_are_the_same(tmp_path: Path) -> None:
                 voices.check_new(taken)
             assert caught.value.code == "name_taken"
         voices.check(name)
-        asked = [voices.resolve(each, model()) for each in (name, f"The {name}")]
+        asked = [voices.resolve(each, model(), nothing) for each in (name, f"The {name}")]
         assert [each is not None and each.speaker for each in asked] == [0, 7]
 
 
 def test_every_alias_is_asked_of_the_model(tmp_path: Path) -> None:
-    with mock.patch.object(SeededSpeakers, "voice", side_effect=lambda name, _tts: voice(1, name)) as asked:
+    with mock.patch.object(SeededSpeakers, "voice", side_effect=lambda name, *_: voice(1, name)) as asked:
         voices, tts = Voices(tmp_path, most=9), model()
-        found = [voices.resolve(name, tts) for name in ALIASES]
+        found = [voices.resolve(name, tts, nothing) for name in ALIASES]
     assert [each and each.name for each in found] == [*ALIASES]
     assert asked.call_count == len(ALIASES) == 13

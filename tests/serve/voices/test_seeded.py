@@ -1,19 +1,22 @@
 """An alias is one and the same speaker of the model, made once."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from speaking import load_tts
+from voicing import nothing
 
 from builders import Built
+from miso_gguf.core.closing import Closing
+from miso_gguf.core.errors import MisoError
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.runtime.voice import Voice
 from miso_gguf.serve.voices import seeded
-from miso_gguf.serve.voices.seeded import ALIASES, SENTENCE, TRIES, SeededSpeakers
+from miso_gguf.serve.voices.seeded import ALIASES, SENTENCE, TRIES, Hold, SeededSpeakers
 
 
 class Sayer:
@@ -25,16 +28,38 @@ class Sayer:
         self.gate = threading.Event()
         self.gate.set()
 
-    def generate(self, text: str, *, speaker: int, options: SpeechOptions) -> Any:
+    def stream(self, text: str, *, speaker: int, options: SpeechOptions, live: bool) -> "Saying":
+        assert not live
         self.gate.wait(60)
         self.asked.append((text, speaker, options.seed))
         frames, ended = self.takes[options.seed % TRIES]
-        codes = np.full((frames, 8), 1 + options.seed, np.int64)
-        return SimpleNamespace(sentences=[SimpleNamespace(codes=codes, ended=ended)])
+        return Saying(frames, ended, options.seed)
 
 
-def made(sayer: Sayer, speakers: SeededSpeakers | None = None, name: str = "echo") -> Voice | None:
-    return (speakers or SeededSpeakers()).voice(name, sayer)  # type: ignore[arg-type]
+class Saying(Closing):
+    """One take of it, whose record is there when it has been heard or stopped."""
+
+    def __init__(self, frames: int, ended: str, seed: int) -> None:
+        self.speech = SimpleNamespace(sentences=[])
+        self._said = SimpleNamespace(codes=np.full((frames, 8), 1 + seed, np.int64), ended=ended)
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[None]:
+        yield None
+        if not self._stopped:
+            self.speech.sentences.append(self._said)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def made(
+    sayer: Sayer, speakers: SeededSpeakers | None = None, name: str = "echo", hold: Hold = nothing
+) -> Voice | None:
+    return (speakers or SeededSpeakers()).voice(name, sayer, hold)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +109,14 @@ def test_another_level_or_bundle_has_its_own_and_the_same_loaded_again_does_not(
     assert [len(sayer.asked) for sayer in sayers] == [1, 1, 1, 0]
 
 
+def test_who_stops_it_gets_none_and_the_next_makes_it() -> None:
+    sayer, speakers = Sayer({0: (60, "eos")}), SeededSpeakers()
+    with pytest.raises(MisoError, match="gone before it was made"):
+        made(sayer, speakers, hold=lambda stream: stream.stop())
+    assert made(sayer, speakers) is not None
+    assert len(sayer.asked) == 2
+
+
 def test_a_failure_is_forgotten() -> None:
     sayer, speakers = Sayer({0: (60, "eos")}), SeededSpeakers()
     takes, sayer.takes = sayer.takes, {}
@@ -99,11 +132,11 @@ def test_speakers_of_the_tiny_model_differ_and_each_is_the_same_again(
     monkeypatch.setattr(seeded, "MOST_SECONDS", 1.0)
     bundle: Path = built.tiny("q4_k_m")
     with load_tts(bundle, "q4_k_m") as tts:
-        voices = [SeededSpeakers().voice(name, tts) for name in ("alloy", "coral", "verse")]
+        voices = [SeededSpeakers().voice(name, tts, nothing) for name in ("alloy", "coral", "verse")]
         digests = [voice and voice.digest for voice in voices]
         assert None not in digests
         assert len({*digests}) == 3
-        again = SeededSpeakers().voice("verse", tts)
+        again = SeededSpeakers().voice("verse", tts, nothing)
         assert again is not None
         assert again.digest == digests[-1]
         said = tts.generate("Hello there.", voice=voices[0])
