@@ -21,4 +21,4 @@ def api(service: Service) -> FastAPI:
 
 def application(service: Service) -> ASGIApp:
     """What is served."""
-    return guarded(api(service), service.options)
+    return guarded(api(service), service.options, service.metrics.answered)

@@ -3,6 +3,7 @@
 Nobody outside sees where in the code something failed; the log does.
 """
 
+import errno
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from ..core.errors import Busy, MisoError
 from .request_id import REQUEST_ID
@@ -30,6 +32,9 @@ INVALID, AUTHENTICATION, PERMISSION, NOT_FOUND = (
 RATE_LIMIT, SERVER = "rate_limit_error", "server_error"
 _MOST_CHARACTERS = 300
 """Of a message or a field's name, which may be the client's own."""
+_SCARCE = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What a system says when it has no more files, processes or memory to give."""
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _KINDS = {401: AUTHENTICATION, 403: PERMISSION, 404: NOT_FOUND, 429: RATE_LIMIT}
 
 
@@ -77,6 +82,10 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, MisoError | MemoryError):
         log.error("%s: %s", REQUEST_ID.get(), error)
         return ApiError(503, "the model cannot speak at present; the server's log says why", code="model_unavailable")
+    if isinstance(error, OSError) and error.errno in _SCARCE:
+        log.error("%s: refused for want of resources: %s", REQUEST_ID.get(), error.strerror)
+        message = "the server's machine has no room for it at present: try again later"
+        return ApiError(503, message, code="server_busy", headers={"Retry-After": "2"})
     log.error("%s: internal error", REQUEST_ID.get(), exc_info=error)
     return ApiError(500, "internal error; the server's log says more", code="internal_error")
 
@@ -97,12 +106,23 @@ async def _of_ours(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _of_framework(request: Request, error: Any) -> JSONResponse:
-    message = str(error.detail)
+    message, headers = str(error.detail), dict(error.headers or {})
     if error.status_code == 404:
         message = "nothing is at this path: GET /openapi.json lists what there is; a client's base URL ends in /v1"
     elif error.status_code == 405:
-        message = f"{request.method} is nothing for this path: GET /openapi.json lists what is"
-    return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
+        allowed = headers["Allow"] = ", ".join(_methods(request))
+        message = f"{request.method} is nothing for this path, which takes {allowed}"
+    return ApiError(error.status_code, message, headers=headers).response()
+
+
+def _methods(request: Request) -> list[str]:
+    """That a path takes; the framework names those of its first route alone."""
+    asked = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
+
+    def is_taken(method: str) -> bool:
+        return any(route.matches({**asked, "method": method})[0] is Match.FULL for route in request.app.routes)
+
+    return [*filter(is_taken, _METHODS)]
 
 
 async def _of_validation(_: Request, error: Any) -> JSONResponse:

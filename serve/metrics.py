@@ -1,6 +1,6 @@
 """What the server counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,6 +18,8 @@ class Metrics:
     def __init__(self, turns: Turns, model: HeldModel, pace: Pace) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Now(turns, model, pace))
+        ProcessCollector(registry=self._registry)
+        self._answers = Counter("miso_answers", "Answers begun, by their status", ["status"], registry=self._registry)
         self._requests = Counter(
             "miso_speech_requests",
             "Requests to speak, by how they ended",
@@ -33,6 +35,10 @@ class Metrics:
             registry=self._registry,
             buckets=_SECONDS,
         )
+
+    def answered(self, status: int) -> None:
+        """Somebody gets an answer, to whatever he asked."""
+        self._answers.labels(str(status)).inc()
 
     def spoken(self, worker: Worker, audio_format: str, outcome: str) -> None:
         """A request is over."""

@@ -6,6 +6,7 @@ Pure ASGI, so that answers stream through it.
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .body import Body, Room, has_body
 from .errors import ApiError, as_api_error, stopping
 from .options import ServeOptions
+from .refusals import Refusals
 from .request_id import HEADER, REQUEST_ID, request_id
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,8 @@ _LINGER_S = 2.0
 """For a client to stop sending what nobody reads, once it has its answer."""
 
 
-def guarded(app: ASGIApp, options: ServeOptions) -> ASGIApp:
-    """The application behind its guard."""
+def guarded(app: ASGIApp, options: ServeOptions, answered: Callable[[int], None] = lambda _: None) -> ASGIApp:
+    """The application behind its guard, which tells `answered` the status of each answer."""
     app = _Guard(app, options)
     if options.cors_origins:
         # Before the key: a browser asks without it whether it may ask; and a page can read that its key is wrong.
@@ -43,7 +45,7 @@ def guarded(app: ASGIApp, options: ServeOptions) -> ASGIApp:
             allow_headers=("*",),
             expose_headers=_EXPOSED,
         )
-    return _Outermost(app)
+    return _Outermost(app, answered)
 
 
 class _Guard:
@@ -102,10 +104,11 @@ class _Guard:
 
 
 class _Outermost:
-    """What holds for every answer: it has an id, it is in the contract's shape, and it ends its connection in time."""
+    """What holds for every answer: it has an id, it is in the contract's shape, it ends its connection in time, and it
+    is told of."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, answered: Callable[[int], None]) -> None:
+        self._app, self._answered, self._refusals = app, answered, Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -114,7 +117,7 @@ class _Outermost:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _Answer(scope, receive, send)
+        answer = _Answer(scope, receive, send, self._answered, self._refusals)
         if scope["method"] == "HEAD":
             # What watches over servers asks so. The server below, whose own scope stays, sends the head alone.
             scope = {**scope, "method": "GET"}
@@ -137,8 +140,11 @@ class _Outermost:
 class _Answer:
     """One answer on its way."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, answered: Callable[[int], None], refusals: Refusals
+    ) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._answered, self._refusals, self._status = answered, refusals, 0
         self._id = request_id(Headers(scope=scope).get(HEADER))
         REQUEST_ID.set(self._id)
         scope.setdefault("state", {})["request_id"] = self._id
@@ -152,7 +158,8 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.is_begun = True
+            self.is_begun, self._status = True, message["status"]
+            self._answered(self._status)
             message.setdefault("headers", [])
             headers = MutableHeaders(scope=message)
             headers[HEADER] = self._id
@@ -161,6 +168,8 @@ class _Answer:
                 # What still comes would be taken for the next request, or never end.
                 headers["Connection"] = "close"
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            if self._status >= 400:
+                self._refusals.tell(self._scope, self._status, message.get("body", b""))
             if self._is_unread:
                 await self._send({**message, "more_body": True})
                 await self._linger()

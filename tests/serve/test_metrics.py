@@ -1,6 +1,7 @@
 """What the server counts, to the last frame; and what reaches the model."""
 
 import base64
+import re
 from typing import Any, cast
 
 import httpx
@@ -32,10 +33,14 @@ class Noting(ScriptedTTS):
 
 
 def figures(client: httpx.Client) -> dict[str, float]:
-    """All that are not zero, but for those that say when something began, and parts of a histogram."""
+    """All of ours that are not zero, but for those that say when something began, and parts of a histogram."""
     lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
     found = {name: float(value) for name, value in lines if float(value)}
-    return {name: value for name, value in found.items() if "_created" not in name and "_bucket" not in name}
+    return {
+        name: value
+        for name, value in found.items()
+        if name.startswith("miso_") and not re.search("_created|_bucket", name)
+    }
 
 
 def test_what_was_spoken_is_counted() -> None:
@@ -43,9 +48,11 @@ def test_what_was_spoken_is_counted() -> None:
         assert figures(client) == {"miso_streams": 3.0}
         for asked in ({}, {"response_format": "wav"}, {"input": "silent"}):
             client.post(SPEECH, json=BODY | asked)
+        assert client.get("/nothing").status_code == 404
         assert soon(lambda: 'miso_speech_requests_total{format="pcm",outcome="no_speech"}' in figures(client))
         found = figures(client)
-    first_s = found.pop("miso_first_audio_seconds_sum")
+    first_s, answers = found.pop("miso_first_audio_seconds_sum"), found.pop('miso_answers_total{status="200"}')
+    assert answers >= 4  # of which those are that give these figures
     assert 0 < first_s < 60
     assert found == {
         "miso_streams": 3.0,
@@ -54,6 +61,8 @@ def test_what_was_spoken_is_counted() -> None:
         'miso_speech_requests_total{format="pcm",outcome="done"}': 1.0,
         'miso_speech_requests_total{format="wav",outcome="done"}': 1.0,
         'miso_speech_requests_total{format="pcm",outcome="no_speech"}': 1.0,
+        'miso_answers_total{status="404"}': 1.0,
+        'miso_answers_total{status="422"}': 1.0,
         "miso_audio_seconds_total": pytest.approx(0.8),
         "miso_frames_total": 21.0,
         "miso_input_characters_total": 18.0,
