@@ -13,6 +13,23 @@ _SPEECH = SpeechOptions()
 _MOST_NAME_CHARS = 256
 _BRIEF = 200
 """Characters of a fault that are sent back."""
+_MOST_UNKNOWN_CHARS = 40
+"""Of a field that nobody knows, beside those that there are."""
+_WORDS = {
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "is empty",
+    "string_type": "must be a string",
+}
+"""What pydantic finds, by its names for it. Nothing of a request is in what it adds to these."""
 
 
 class VoiceReference(BaseModel):
@@ -93,11 +110,18 @@ class SpeechRequest(BaseModel):
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    fault = error.errors(include_url=False, include_input=False)[0]
     name = str(fault["loc"][0])[:_BRIEF] if fault["loc"] else None
     if fault["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown field {name!r}", param=name, code="unknown_parameter")
+        known = ", ".join(SpeechRequest.model_fields)
+        message = f"unknown field {str(name)[:_MOST_UNKNOWN_CHARS]!r}; known are {known}"
+        return ApiError(400, message, param=name, code="unknown_parameter")
     if fault["type"] == "missing":
         return ApiError(400, f"{name} is missing", param=name, code="missing")
-    message = fault["msg"][:_BRIEF]
-    return ApiError(400, message if name is None else f"{name}: {message}", param=name, code=fault["type"])
+    if name is None:
+        message = fault["msg"][:_BRIEF]
+    elif words := _WORDS.get(fault["type"]):
+        message = f"{name} {words.format(**fault.get('ctx', {}))}"
+    else:
+        message = f"{name}: {fault['msg'][:_BRIEF]}"
+    return ApiError(400, message, param=name, code=fault["type"])

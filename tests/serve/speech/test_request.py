@@ -85,6 +85,31 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str | None, code:
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"input": 5}, "input must be a string"),
+        ({"model": ""}, "model is empty"),
+        ({"voice": "v" * 257}, "voice must have at most 256 characters"),
+        ({"response_format": "ogg"}, "response_format must be 'mp3', 'opus', 'aac', 'flac', 'wav' or 'pcm'"),
+        ({"stream": "no"}, "stream must be true or false"),
+        ({"speed": 0.24}, "speed must be at least 0.25"),
+        ({"speed": 9}, "speed must be at most 4.0"),
+        ({"speed": "fast"}, "speed must be a number"),
+        ({"seed": 1 << 64}, "seed must be below 18446744073709551616"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"top_k": "five"}, "top_k must be a whole number"),
+        (
+            {"sped": 1.1},
+            "unknown field 'sped'; known are model, input, voice, instructions, response_format, speed, stream_format, "
+            "stream, seed, temperature, top_k, speaker, ref_audio, ref_text",
+        ),
+    ],
+)
+def test_it_is_said_in_our_words(fields: dict[str, Any], message: str) -> None:
+    assert refused(json.dumps(PLAIN | fields).encode()).message == message
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
