@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SILENT_RECORDING_DBFS = -60.0
 MIN_SECONDS = 0.3
+FORMATS = "WAV, FLAC, OGG, MP3 and AIFF"
+"""What people have of libsndfile's."""
 EMPTY = "the file is empty (0 bytes). Record or copy it again."
 
 _BLOCK_VALUES = 1 << 16
@@ -54,11 +56,15 @@ def read_audio(
 
 
 def read_sound(
-    source: str | BinaryIO, *, sample_rate_hz: int = SAMPLE_RATE_HZ, max_seconds: float = math.inf
+    source: str | BinaryIO,
+    *,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    max_seconds: float = math.inf,
+    formats: str = FORMATS,
 ) -> Samples:
     """What libsndfile finds in a file that is open, or in that of a name, as `read_audio`.
 
-    Raises `ValueError` that does not say of which file it speaks, and `OSError`.
+    Raises `ValueError` that does not say of which file it speaks, but that `formats` can be read; and `OSError`.
     """
     try:
         with soundfile.SoundFile(source) as file:
@@ -70,7 +76,7 @@ def read_sound(
     except soundfile.SoundFileRuntimeError as error:
         reason = str(error).rsplit(": ", 1)[-1].rstrip(".") or "damaged"
         raise ValueError(
-            f"not audio that can be read ({reason}). WAV, FLAC, OGG, MP3 and AIFF are: "
+            f"not audio that can be read ({reason}). {formats} are: "
             "convert it, for example with `ffmpeg -i IN voice.wav`."
         ) from error
 

@@ -34,6 +34,8 @@ _CONTAINERS = (
 """What browsers and phones record and libsndfile does not read: FFmpeg's name, and which bytes stand where.
 
 FFmpeg gets nothing else and guesses nothing: it knows formats that are lists of other files, to be opened."""
+_FORMATS = "WAV, FLAC, Ogg, MP3, AIFF, AAC, AMR, MP4 (M4A, MOV) and WebM"
+"""All that is read."""
 _CODECS = ("aac", "alac", "amrnb", "amrwb", "flac", "mp3", "opus", "pcm_s16le", "pcm_f32le", "vorbis")
 
 
@@ -49,7 +51,7 @@ def main(max_seconds: float) -> int:
         if not data:
             raise ValueError(EMPTY)
         if container is None:
-            samples = read_sound(io.BytesIO(data), max_seconds=max_seconds)
+            samples = read_sound(io.BytesIO(data), max_seconds=max_seconds, formats=_FORMATS)
         else:
             samples = _read_container(data, container, max_seconds)
         answer = samples[: int(max_seconds * SAMPLE_RATE_HZ)].tobytes()  # the resampler may round up

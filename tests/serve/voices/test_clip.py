@@ -65,7 +65,8 @@ def test_bombs_are_refused_and_named_as_the_client_does() -> None:
         wav_head(1024, 192_000, 0x7FFFFFFF) + bytes(1 << 20): "0.00 s of audio, too short",
         wav_head(1, 24_000, 0xFFFFFFF0) + bytes(48_000): "is silence",
         b"": "the file is empty (0 bytes)",
-        b"hello, I am text\n" * 99: "not audio that can be read (Format not recognised)",
+        b"hello, I am text\n" * 99: "not audio that can be read (Format not recognised). WAV, FLAC, Ogg, "
+        "MP3, AIFF, AAC, AMR, MP4 (M4A, MOV) and WebM are: convert it",
         b"\x1a\x45\xdf\xa3" + b"x" * 999: "not audio that can be read (Invalid data",
         b"\0\0\0\x20ftypisom" + b"\xff" * 999: "not audio that can be read (Invalid data",
         b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n": "not audio that can be read",
