@@ -1,6 +1,7 @@
 """`miso-serve`: an HTTP server that speaks, as clients of OpenAI's API ask it to."""
 
 import logging
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..console import DONE, progress_bar, run, status, stderr
+from ..console import DONE, FAILED, progress_bar, run, status, stderr
 from ..core.errors import MisoError
 from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..native.llama import MOST_SEQUENCES
@@ -239,7 +240,12 @@ def _serve(bundle: Bundle, level: str, engine: EngineOptions, options: ServeOpti
             key = "a key is needed" if options.api_keys else "no key is needed"
             _say(f"miso-serve: {address_of(listener)} speaks {level} with {streams}, {key}", given)
 
-        run_server(service, listener, started)
+        def give_up() -> None:
+            shown.close()
+            stderr.print("miso-serve: interrupted while loading", style="yellow")
+            os._exit(FAILED)
+
+        run_server(service, listener, started, give_up)
 
 
 def _say(message: str, given: dict[str, Any]) -> None:

@@ -24,6 +24,12 @@ class HeldModel:
         self._changing = asyncio.Lock()
         self._unload: asyncio.TimerHandle | None = None
         self._closed = False
+        self._is_loading = False
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread loads it, which nothing can stop."""
+        return self._is_loading
 
     @property
     def is_loaded(self) -> bool:
@@ -50,11 +56,13 @@ class HeldModel:
             if self._closed:
                 raise MisoError("the server has closed the model")
             if self._tts is None:
-                begin = time.perf_counter()
+                begin, self._is_loading = time.perf_counter(), True
                 try:
                     self._tts = await asyncio.to_thread(self._load)
                 except (ValueError, OSError, MemoryError) as error:
                     raise MisoError(f"{self.name} cannot be loaded: {error}") from error
+                finally:
+                    self._is_loading = False
                 self.loads += 1
                 log.info("%s loaded in %.1f s", self.name, time.perf_counter() - begin)
                 self._let_go()  # in case that nobody is left

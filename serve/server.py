@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ..core.interrupts import asked
+from ..core.note import NOTE
 from .app import application
 from .connection import protocol
 from .options import ServeOptions
@@ -54,14 +55,27 @@ class Stoppable(Protocol):
         """Free everything."""
 
 
-def run_server(service: Service, listener: socket.socket, started: Callable[[], None]) -> None:
+def run_server(
+    service: Service, listener: socket.socket, started: Callable[[], None], give_up: Callable[[], None]
+) -> None:
     """Load the model, and serve until something asks this process to end; it then stops gracefully.
 
-    `started` is called when clients are let in. Raises `MisoError` if the model cannot be loaded, `OSError` if the
-    port cannot be opened.
+    `started` is called when clients are let in; `give_up` when it is asked again while the model is loaded, at start
+    or on demand, for no thread that loads can be stopped: it ends the process. Raises `MisoError` if the model cannot
+    be loaded, `OSError` if the port cannot be opened.
     """
     server = HttpServer(application(service), service, listener, started)
-    with asked(server.stop):
+
+    def stop() -> None:
+        is_again = server.is_asked
+        server.stop()
+        if service.model.is_loading:
+            if is_again:
+                give_up()
+            else:
+                log.warning("stopping when the model is loaded; once more ends at once", extra=NOTE)
+
+    with asked(stop):
         asyncio.run(_loaded_first(service, server))
 
 
@@ -69,8 +83,7 @@ async def _loaded_first(service: Service, server: "HttpServer") -> None:
     try:
         async with service.model.use():
             pass
-        if not server.is_asked:
-            await server.serve()
+        await server.serve()
     finally:
         await service.close()
 

@@ -40,7 +40,7 @@ def stub(grace_s: float) -> None:
 
     vars(server)["application"] = lambda _: app
     listener = server.bound("127.0.0.1", 0)
-    server.run_server(service, listener, lambda: print(server.address_of(listener), flush=True))
+    server.run_server(service, listener, lambda: print(server.address_of(listener), flush=True), lambda: None)
 
 
 if __name__ == "__main__":

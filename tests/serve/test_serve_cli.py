@@ -47,7 +47,7 @@ def serve(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.delenv("MISO_API_KEY", raising=False)
     begun = list[Service]()
 
-    def run_server(service: Service, listener: Any, started: Callable[[], None]) -> None:
+    def run_server(service: Service, listener: Any, started: Callable[[], None], _: Callable[[], None]) -> None:
         begun.append(service)
         started()
 
@@ -253,6 +253,39 @@ def test_the_log_of_requests_is_shown(serve: Callable[..., Result]) -> None:
 
 
 # The real thing
+
+
+LOADS_FOREVER = """
+import threading
+from miso_gguf.runtime.tts import MisoTTS
+from miso_gguf.serve import cli
+
+def load(*_, **named):
+    print("loading", flush=True)
+    threading.Event().wait()
+
+MisoTTS.load = load
+cli.main()
+"""
+
+
+def test_a_second_signal_ends_it_while_the_model_is_loaded(bundle: Path) -> None:
+    line = [sys.executable, "-c", LOADS_FOREVER, "--model", str(bundle), "--port", "0"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "loading\n"
+            process.send_signal(signal.SIGTERM)
+            said = process.stderr.readline().split(maxsplit=1)
+            assert said == ["NOTE", "stopping when the model is loaded; once more ends at once\n"]
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.6)  # what comes at once is the same signal
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 2
+            assert process.stderr.read() == "miso-serve: interrupted while loading\n"
+        finally:
+            process.kill()
 
 
 def test_it_serves_until_it_is_told_to_stop(bundle: Path) -> None:

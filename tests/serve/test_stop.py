@@ -45,7 +45,11 @@ def until_stopping(client: httpx.Client) -> None:
         pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)],
+    ids=lambda number: number.name,
+)
 def test_what_is_under_way_is_finished(number: signal.Signals) -> None:
     with stub() as (process, client):
         with client.stream("GET", "/held") as held:
@@ -155,7 +159,9 @@ def test_who_has_no_answer_at_the_deadline_is_told_so(monkeypatch: pytest.Monkey
     assert not thread.is_alive()
 
 
-def test_one_that_is_stopped_while_the_model_is_loaded_lets_nobody_in() -> None:
+def test_one_that_is_stopped_while_the_model_is_loaded_lets_nobody_in(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def load() -> MisoTTS:
         os.kill(os.getpid(), signal.SIGTERM)
         return tts.as_tts
@@ -163,9 +169,10 @@ def test_one_that_is_stopped_while_the_model_is_loaded_lets_nobody_in() -> None:
     tts = ScriptedTTS()
     service, started = Service(ServeOptions(), "scripted", load), threading.Event()
     with bound("127.0.0.1", 0) as listener:
-        server.run_server(service, listener, started.set)
+        server.run_server(service, listener, started.set, lambda: None)
         assert not started.is_set()
         assert tts.closed == 1
+    assert "stopping when the model is loaded; once more ends at once" in caplog.messages
 
 
 def test_nobody_is_let_in_before_it_serves() -> None:
