@@ -39,7 +39,7 @@ from miso_gguf.serve.voices import seeded
 SPEECH = "/v1/audio/speech"
 BODY: dict[str, Any] = {"model": "tts-1", "input": "Hello.", "voice": "default", "response_format": "pcm"}
 LONG = BODY | {"input": "Hello there. This is very good. " * 40}
-CLIENTS = 8
+CLIENTS = 6
 EASING = [5, 4, 4, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 1]
 """Frames of first chunks when nothing comes late any more."""
 
@@ -199,7 +199,7 @@ def test_06_streams_run_dry_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_07_truncated_replayed_or_endless_audio_under_load(client: httpx.Client) -> None:
-    """With eight at once some end in the middle, some say a sentence twice, and one never ends."""
+    """With many at once some end in the middle, some say a sentence twice, and one never ends."""
     words = ["Hello.", "Goodbye.", "Hello there.", "This is very good."]
     asked = [{"input": words[number % 4], "speaker": number // 4, "seed": number} for number in range(CLIENTS)]
     alone = [speak(client, **each) for each in asked]
@@ -265,7 +265,7 @@ def test_10_memory_grows_and_an_idle_model_stays(bundle: Path) -> None:
     engines = list[weakref.ref[Engine]]()
 
     def load() -> MisoTTS:
-        tts = load_tts(bundle, exact=True)
+        tts = load_tts(bundle)
         engines.append(weakref.ref(tts.engine))
         return tts
 

@@ -5,16 +5,16 @@ import json
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from clips import clip, tone
+from clips import clip
 from elsewhere import Elsewhere, soon
 from speaking import load_tts
 
+from builders import Built
 from miso_gguf.runtime.audio.samples import to_pcm16
 from miso_gguf.runtime.options import SpeechOptions
 from miso_gguf.serve.service import Service
@@ -32,9 +32,9 @@ def client(server: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def solo(bundle: Path) -> bytes:
+def solo(built: Built) -> bytes:
     """The PCM of `BODY` as the library makes it, alone."""
-    with load_tts(bundle) as tts, tts.stream(TEXT, options=SpeechOptions(seed=3)) as stream:
+    with load_tts(built.tiny("q4_k_m"), "q4_k_m") as tts, tts.stream(TEXT, options=SpeechOptions(seed=3)) as stream:
         return b"".join(to_pcm16(chunk.samples).astype("<i2").tobytes() for chunk in stream)
 
 
@@ -89,11 +89,13 @@ def test_speed_changes_the_length(client: httpx.Client, solo: bytes) -> None:
     assert twice == client.post("/v1/audio/speech", json=BODY | {"speed": 2.0, "stream": False}).content
 
 
-def test_a_clip_in_the_request_is_the_voice(client: httpx.Client, solo: bytes) -> None:
-    reference = {"ref_audio": base64.b64encode(clip(tone(0.5))).decode(), "ref_text": "Hello.", "voice": None}
-    first, second = (client.post("/v1/audio/speech", json=BODY | reference) for _ in range(2))
+def test_a_clip_in_the_request_is_the_voice(client: httpx.Client) -> None:
+    asked = BODY | {"input": "Hello.", "seed": 5}
+    hiss = np.random.default_rng(0).normal(0, 0.2, 12_000).astype(np.float32)  # unlike all that it has heard
+    reference = {"ref_audio": base64.b64encode(clip(hiss)).decode(), "ref_text": "Good.", "voice": None, "speaker": 1}
+    plain, first, second = (client.post("/v1/audio/speech", json=asked | own) for own in ({}, reference, reference))
     assert first.status_code == 200
-    assert first.content == second.content != solo
+    assert first.content == second.content != plain.content
     for wrong in ("/etc/passwd", "https://example.org/a.wav", base64.b64encode(b"RIFF junk").decode()):
         refused = client.post("/v1/audio/speech", json=BODY | reference | {"ref_audio": wrong})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "ref_audio")
