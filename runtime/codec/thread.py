@@ -31,11 +31,12 @@ class Decoder(Protocol):
 
 
 class _Piece:
-    """What one call of `decode` asks for."""
+    """What one call of `decode` asks for. Each has a condition of its own: of eight who wait, seven are not woken."""
 
-    def __init__(self, stream: Any, codes: I64Array) -> None:
+    def __init__(self, stream: Any, codes: I64Array, lock: threading.RLock) -> None:
         self.stream, self.codes, self.frames = stream, codes, len(codes)
         self.result: Result | None = None
+        self.ready = threading.Condition(lock)
 
 
 class CodecThread(Closing):
@@ -51,8 +52,10 @@ class CodecThread(Closing):
         self._process = OwnProcess()
         # Taken itself, not through its condition: Python's own code there may be interrupted, and would keep it.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._asked = threading.Condition(self._lock)
         self._waiting: deque[_Piece] = deque()
+        self._open: list[_Piece] = []
+        """Those for which somebody waits, in a call or before it."""
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -64,7 +67,9 @@ class CodecThread(Closing):
             self._closed = True
             self._waiting.clear()
             thread = self._thread
-            self._changed.notify_all()
+            for piece in self._open:
+                piece.ready.notify_all()
+            self._asked.notify_all()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -74,14 +79,17 @@ class CodecThread(Closing):
         Raises what the codec raises, and `MisoError` after `close` and in a process that was forked since.
         """
         self._process.check()
-        piece = _Piece(stream, codes)
+        piece = _Piece(stream, codes, self._lock)
         with self._lock:
             self._start()
             self._waiting.append(piece)
-            self._changed.notify_all()
+            self._asked.notify_all()
             try:
-                self._changed.wait_for(lambda: piece.result is not None or self._closed)
+                self._open.append(piece)
+                piece.ready.wait_for(lambda: piece.result is not None or self._closed)
             finally:
+                if piece in self._open:
+                    self._open.remove(piece)
                 if piece in self._waiting:  # whoever was interrupted wants it no more
                     self._waiting.remove(piece)
         if piece.result is None:
@@ -114,14 +122,14 @@ class CodecThread(Closing):
             while not (batch := self._taken()):
                 if self._closed:
                     return False
-                if not self._changed.wait(_IDLE_S) and not self._waiting:
+                if not self._asked.wait(_IDLE_S) and not self._waiting:
                     self._thread = None
                     return False
         results = self._decoded(batch)
         with self._lock:
             for piece, result in zip(batch, results, strict=True):
                 piece.result = result
-            self._changed.notify_all()
+                piece.ready.notify_all()
         return True
 
     def _taken(self) -> list[_Piece]:

@@ -230,7 +230,7 @@ def test_who_is_interrupted_wants_nothing_any_more(monkeypatch: pytest.MonkeyPat
             def interrupted(*_: Any) -> None:
                 raise KeyboardInterrupt
 
-            patch.setattr(thread._changed, "wait_for", interrupted)
+            patch.setattr(threading.Condition, "wait_for", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 thread.decode(stream, frames(1))
         other = callers.ask(Stream(), frames(2))

@@ -167,7 +167,7 @@ def test_in_a_forked_child_every_call_says_so_and_none_hangs(graphs: tuple[Path,
         held, forked = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with codec._lock, thread._changed:
+            with codec._lock, thread._lock:
                 held.set()
                 forked.wait(20)
 
