@@ -103,6 +103,7 @@ def test_who_leaves_while_it_is_loaded_takes_it_from_nobody_and_leaves_none_behi
 
         leaves, stays = asyncio.create_task(want()), asyncio.create_task(want())
         await asyncio.sleep(0.02)
+        assert model.is_loading
         leaves.cancel()
         await asyncio.sleep(0.02)
         load.may.set()
@@ -132,6 +133,7 @@ def test_what_cannot_be_loaded_is_said_and_tried_again() -> None:
         with pytest.raises(MisoError, match="m cannot be loaded: no such level"):
             async with model.use():
                 pass
+        assert not model.is_loading
         load.failure = None
         async with model.use():
             pass

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from builders import Built
 from miso_gguf.models.levels import Q4_K_M
 from miso_gguf.runtime import choice
 from miso_gguf.runtime.fit import MARGIN_BYTES, Room
+from miso_gguf.runtime.synthesis import speaker
 from miso_gguf.runtime.tts import MisoTTS
 from miso_gguf.serve import cli, server
 from miso_gguf.serve.keys import read_keys
@@ -41,7 +42,18 @@ def bundle(built: Built) -> Path:
 
 
 @pytest.fixture
-def serve(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def levels() -> Iterator[None]:
+    """Afterwards the log tells what it told before: tests that come later read it."""
+    kept = [(log, log.level) for log in map(logging.getLogger, (None, "miso_gguf.serve", speaker.__name__))]
+    yield
+    for log, level in kept:
+        log.setLevel(level)
+
+
+@pytest.fixture
+def serve(
+    bundle: Path, levels: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
     """Runs the command up to where it would load the model and serve."""
     monkeypatch.setenv("MISO_MODEL", str(bundle))
     monkeypatch.delenv("MISO_API_KEY", raising=False)
