@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from served import Served, served
 from speech_client import Client
-from speech_load import beyond_frames, figures, is_right, lost_ms_a_call, percentile
+from speech_load import beyond_frames, figures, is_right, lost_ms_a_call, own_frames, percentile
 
 from miso_gguf.native.threads import default_threads
 from miso_gguf.runtime.audio.samples import to_pcm16
@@ -148,11 +148,13 @@ def paced(setup: Setup) -> list[dict[str, Any]]:
             prompts = {each.asked.number: prompt_number(pool[each.asked.number].blocks) for each in answered}
             calls = server.calls()
             beyond = beyond_frames(answered, calls, prompts, pacing.frame_s)
+            own = own_frames(answered, calls, prompts, pacing.frame_s)
             for asked in (each.asked for each in answered if each.asked.number not in sounds):
                 sounds[asked.number] = _alone(solo, asked)
             record |= {
                 "wrong": sum(not is_right(each.sound, sounds[each.asked.number]) for each in answered),
                 "ttfa_beyond_frames": {"p50": percentile(beyond, 50), "p95": percentile(beyond, 95)},
+                "ttfa_own_frames": {"p50": percentile(own, 50), "p95": percentile(own, 95)},
                 "lost_ms_a_call": lost_ms_a_call(calls, pacing.frame_s),
                 "share": round(record["frames_per_s"] / alone["frames_per_s"], 4),
                 "batcher_alone": alone,
@@ -299,6 +301,7 @@ _COLUMNS = (
         "lost_ms_a_call",
         "audio_ttfp_ms",
         "ttfa_beyond_frames",
+        "ttfa_own_frames",
     ),
     *("audio_rtf", "audio_underrun_ms", "continuity", "continuity_without_buffer", "cpu_ms_a_second_of_audio"),
 )

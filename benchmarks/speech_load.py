@@ -28,13 +28,15 @@ class Turns(NamedTuple):
     """Of the calls that began between its arrival and its first chunk. The one under way is not one of them."""
     chunks: int
     """Of its own prompt."""
+    begin: float
+    """Of the first of them."""
 
 
 def turns(calls: Sequence[PacedCall], sent: float, prompt: int) -> Turns:
     """Of the one request with this prompt, sent then. `calls` in the order in which they were made."""
     own = [number for number, call in enumerate(calls) if call.kind == CHUNK and call.prompt == prompt]
     ahead = calls[bisect_right([call.begin for call in calls], sent) : own[0]]
-    return Turns(sum(call.end - call.begin for call in ahead), len(own))
+    return Turns(sum(call.end - call.begin for call in ahead), len(own), calls[own[0]].begin)
 
 
 def beyond_frames(
@@ -43,6 +45,14 @@ def beyond_frames(
     """Of each answer, how many frames its first audio took but for the turns ahead, and its chunks, a frame each."""
     waits = [(each, turns(calls, each.sent, prompts[each.asked.number])) for each in heard]
     return [(each.ttfa_s - wait.ahead_s) / frame_s - wait.chunks for each, wait in waits]
+
+
+def own_frames(
+    heard: Sequence[Heard], calls: Sequence[PacedCall], prompts: Mapping[int, int], frame_s: float
+) -> list[float]:
+    """As `beyond_frames`, but the turns ahead took as long as they took: an engine that lost time lost it before."""
+    waits = [(each, turns(calls, each.sent, prompts[each.asked.number])) for each in heard]
+    return [(each.sent + each.ttfa_s - wait.begin) / frame_s - wait.chunks for each, wait in waits]
 
 
 def lost_ms_a_call(calls: Sequence[PacedCall], frame_s: float) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from arrivals import Arrival, Asked, Heard, asked_for, frames_per_s, over_network, spread
 from paced import CHUNK, FRAME, PacedCall
-from speech_load import Turns, beyond_frames, figures, is_right, lost_ms_a_call, turns
+from speech_load import beyond_frames, figures, is_right, lost_ms_a_call, own_frames, turns
 
 FRAME_SAMPLES = 1920
 CALLS = [
@@ -66,9 +66,11 @@ def test_turns_ahead_are_those_after_the_one_under_way() -> None:
     during_first = turns(CALLS, sent=10.01, prompt=8)
     assert during_first.ahead_s == pytest.approx(0.01 + 0.04)
     assert during_first.chunks == 2
-    assert turns(CALLS, sent=10.01, prompt=7) == Turns(0, 1)
+    assert turns(CALLS, sent=10.01, prompt=7)[:2] == (0, 1)
     answer = heard(10.01, [10.20])
     assert beyond_frames([answer], CALLS, {0: 8}, 0.04) == [pytest.approx((0.19 - 0.05) / 0.04 - 2)]
+    assert own_frames([answer], CALLS, {0: 8}, 0.04) == [pytest.approx((10.20 - during_first.begin) / 0.04 - 2)]
+    assert during_first.begin == next(call.begin for call in CALLS if call.prompt == 8)
 
 
 def test_time_that_an_engine_loses_between_its_calls() -> None:
