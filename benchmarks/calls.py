@@ -4,6 +4,7 @@ A call is known by its shape: rows of a chunk of a prompt, rows of a step of the
 decoder, streams and frames of the codec.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -178,3 +179,15 @@ def text_block(spec: ModelSpec, rows: int, rng: np.random.Generator) -> Block:
     slots = np.full((rows, spec.codebooks + 1), -1, np.int64)
     slots[:, -1] = rng.integers(0, spec.text_vocab, rows)
     return Block(slots)
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Without the warnings of sentences that are cut short."""
+    logger = logging.getLogger("miso_gguf")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

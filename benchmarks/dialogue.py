@@ -11,7 +11,6 @@ turn is as long as `--max-seconds` allows. Prints a table and, last, one line of
 
 import hashlib
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from unittest import mock
 
 import click
 import numpy as np
+from calls import errors_only
 from rich.console import Console
 from rich.table import Table
 
@@ -112,25 +112,13 @@ def spoken(setup: Setup, side: Side) -> dict[str, Any]:
         voice_directory=side.directory,
     )
     begin = time.perf_counter()
-    with _errors_only(), MisoTTS.of(open_level(setup.bundle, setup.quant), options) as tts:
+    with errors_only(), MisoTTS.of(open_level(setup.bundle, setup.quant), options) as tts:
         loaded = time.perf_counter() - begin
         live = dialogue(tts, setup, side, live=True)
         record = {"side": side.name, "load_s": round(loaded, 2), "turns": live}
         if side.whole_too:
             record["whole"] = dialogue(tts, setup, side, live=False)
     return record
-
-
-@contextmanager
-def _errors_only() -> Iterator[None]:
-    """Without the warnings of sentences that are cut short."""
-    logger = logging.getLogger("miso_gguf")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def dialogue(tts: MisoTTS, setup: Setup, side: Side, *, live: bool) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ the library, in turns. Prints tables and, last, one line of JSON; fails if a gat
 
 import asyncio
 import json
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 from arrivals import Arrival, Asked, Heard, asked_for, over_network, spread, through_batcher
+from calls import errors_only
 from paced import PacedCall, Pacing, paced_tts, prompt_number
 from rich.console import Console
 from rich.table import Table
@@ -264,10 +264,10 @@ def main(
     rounds: int,
     out: Path | None,
 ) -> None:
-    logging.getLogger("miso_gguf").setLevel(logging.ERROR)  # each sentence cut short has a warning
     pacing = Pacing(frame_ms / 1e3, chunk_ms / 1e3, frames_a_row)
     setup = Setup(bundle, quant, streams, clients, load, seconds, pacing, threads, crowd, rounds, most_seconds)
-    on_paced, own = paced(setup), of_bundle(setup)
+    with errors_only():
+        on_paced, own = paced(setup), of_bundle(setup)
     checked = gates(on_paced, own["ttfa"]["later_ms"])
     result = {
         "benchmark": "serve",

@@ -1,5 +1,6 @@
 """What tests share: bundles built once for all of them, the model that was converted in memory; how they run."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,18 @@ torch.set_num_threads(1)
 # Of property tests that name no number. How long one takes depends on what else the machine does.
 settings.register_profile("miso", max_examples=examples(100), deadline=None)
 settings.load_profile("miso")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A test that lets the log tell less fails itself, and not those after it that read the log."""
+    logger = logging.getLogger("miso_gguf")
+    before = logger.level, logging.root.manager.disable
+    yield
+    after = logger.level, logging.root.manager.disable
+    logger.setLevel(before[0])
+    logging.disable(before[1])
+    assert after == before, "the levels of the log were changed"
 
 
 @pytest.fixture(scope="session")

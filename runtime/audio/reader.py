@@ -108,7 +108,7 @@ def usable(
     samples = np.concatenate(parts)
     if (seconds := len(samples) / rate_hz) < MIN_SECONDS:
         raise ValueError(f"{seconds:.2f} s of audio, too short to hear a voice in. Give at least some seconds.")
-    if (peak := check_audible(samples, "it")) > 0:
+    if (peak := check_audible(samples, "")) > 0:
         log.warning("%s: louder than full scale (by %.1f dB): scaled down", name, peak)
         samples = samples / np.abs(samples).max()
     return resampled(samples, rate_hz, sample_rate_hz)
@@ -117,9 +117,11 @@ def usable(
 def check_audible(samples: Samples, what: str) -> float:
     """The peak of `samples` in dBFS. Raises `ValueError` that begins with `what` on silence and on NaN."""
     if not np.isfinite(samples).all():
-        raise ValueError(f"{what} holds values that are not finite (NaN or infinity). Export it again, as 16-bit PCM.")
+        message = f"{what} holds values that are not finite (NaN or infinity). Export it again, as 16-bit PCM."
+        raise ValueError(message.lstrip())
     if (peak := peak_dbfs(samples)) < SILENT_RECORDING_DBFS:
-        raise ValueError(f"{what} is silence (its peak is {peak:.0f} dBFS). Check the recording, or amplify it.")
+        message = f"{what} is silence (its peak is {peak:.0f} dBFS). Check the recording, or amplify it."
+        raise ValueError(message.lstrip())
     return peak
 
 
