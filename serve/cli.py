@@ -176,6 +176,8 @@ def _set_log(*, quiet: bool, debug: bool, text: bool) -> None:
         logging.getLogger().setLevel(logging.ERROR)
     # What requests come to is told at INFO, by this room alone.
     logging.getLogger(__package__).setLevel(logging.NOTSET if quiet or debug else logging.INFO)
+    # It has a line for each form that is none, of which strangers send as many as they like.
+    logging.getLogger("python_multipart").setLevel(logging.NOTSET if debug else logging.ERROR)
     # Below it quotes the sentence that it is about.
     logging.getLogger(speaker.__name__).setLevel(logging.NOTSET if text else logging.ERROR)
 

@@ -44,7 +44,8 @@ def bundle(built: Built) -> Path:
 @pytest.fixture
 def levels() -> Iterator[None]:
     """Afterwards the log tells what it told before: tests that come later read it."""
-    kept = [(log, log.level) for log in map(logging.getLogger, (None, "miso_gguf.serve", speaker.__name__))]
+    names = (None, "miso_gguf.serve", "python_multipart", speaker.__name__)
+    kept = [(log, log.level) for log in map(logging.getLogger, names)]
     yield
     for log, level in kept:
         log.setLevel(level)
@@ -262,6 +263,13 @@ def test_the_log_of_requests_is_shown(serve: Callable[..., Result]) -> None:
     for arguments, level in (([], logging.INFO), (["--quiet"], logging.ERROR), (["--debug"], logging.DEBUG)):
         assert serve(*arguments).code == 0
         assert log.getEffectiveLevel() == level
+
+
+def test_forms_that_are_none_write_no_lines(serve: Callable[..., Result]) -> None:
+    parser = logging.getLogger("python_multipart.multipart")
+    for arguments, level in (([], logging.ERROR), (["--debug"], logging.DEBUG)):
+        assert serve(*arguments).code == 0
+        assert parser.getEffectiveLevel() == level
 
 
 # The real thing
