@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, Protocol, TextIO, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -28,6 +28,9 @@ DONE, NO, FAILED = 0, 1, 2
 
 _PIPED_WIDTH = 120
 """Columns when the output is no terminal: a log, a file, a CI page."""
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def _width(stream: TextIO | None) -> int | None:
@@ -241,3 +244,40 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 def _plain(text: str, style: str = "") -> Text:
     """No markup, and nothing that a terminal obeys."""
     return Text(printable(text), style)
+
+
+def computing_options(codec_providers: Sequence[str], auto: str) -> Callable[[_Command], _Command]:
+    """The options of a command that loads a model: where it computes. `auto` is what follows from memory."""
+    options = (
+        click.option(
+            "--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: see docs/runtime.md]."
+        ),
+        click.option(
+            "--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU, 0 for none [default: all]."
+        ),
+        click.option("--main-gpu", type=click.IntRange(0), default=0, metavar="N", help="Which GPU."),
+        click.option(
+            "--kv-type",
+            type=click.Choice([auto, "f16", "q8_0"]),
+            default=auto,
+            show_default=True,
+            help="KV cache; q8_0 takes half. auto is f16, or on a GPU q8_0 where the level fits only so.",
+        ),
+        click.option(
+            "--context", type=click.IntRange(1), metavar="N", help="Positions [default: the model's own, 2048]."
+        ),
+        click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU."),
+        click.option(
+            "--codec-provider",
+            type=click.Choice(codec_providers),
+            default=codec_providers[0],
+            help="Where the codec runs.",
+        ),
+    )
+
+    def added(command: _Command) -> _Command:
+        for option in reversed(options):  # as decorators are: the last one stands nearest to the command
+            command = option(command)
+        return command
+
+    return added

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..console import DONE, NO, abandon, progress_bar, run, status, stderr, stdout, table
+from ..console import DONE, NO, abandon, computing_options, progress_bar, run, status, stderr, stdout, table
 from ..core.interrupts import unheard
 from ..core.units import size_text
 from ..hub.fetch import no_progress
@@ -115,23 +115,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
 @click.option("--temperature", type=float, default=_DEFAULTS.temperature, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=_DEFAULTS.top_k, show_default=True, help="Candidates of each code.")
 @click.option("--max-seconds", type=float, default=_DEFAULTS.max_seconds, show_default=True, help="Longest sentence.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: see docs/runtime.md].")
-@click.option(
-    "--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU, 0 for none [default: all]."
-)
-@click.option("--main-gpu", type=click.IntRange(0), default=0, metavar="N", help="Which GPU.")
-@click.option(
-    "--kv-type",
-    type=click.Choice([AUTO, "f16", "q8_0"]),
-    default=AUTO,
-    show_default=True,
-    help="KV cache; q8_0 takes half. auto is f16, or on a GPU q8_0 where the level fits only so.",
-)
-@click.option("--context", type=click.IntRange(1), metavar="N", help="Positions [default: the model's own, 2048].")
-@click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU.")
-@click.option(
-    "--codec-provider", type=click.Choice(CODEC_PROVIDERS), default=CODEC_PROVIDERS[0], help="Where the codec runs."
-)
+@computing_options(CODEC_PROVIDERS, AUTO)
 @click.option("--verify", is_flag=True, help="Hash the bundle's files first.")
 @click.option("--fit", is_flag=True, help="Say which levels fit into this machine's memory, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Statistics as JSON on stdout (stderr with --out -).")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..console import DONE, FAILED, progress_bar, run, status, stderr
+from ..console import DONE, FAILED, computing_options, progress_bar, run, status, stderr
 from ..core.errors import MisoError
 from ..models.levels import DEFAULT_LEVEL, LEVELS
 from ..native.llama import MOST_SEQUENCES
@@ -121,23 +121,7 @@ def _streams(context: click.Context, option: click.Parameter, value: str) -> int
     help="When it is stopped, for what is being spoken.",
 )
 @click.option("--log-text", is_flag=True, help="Write what is spoken to the log.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: see docs/runtime.md].")
-@click.option(
-    "--gpu-layers", type=click.IntRange(-1), metavar="N", help="Layers on the GPU, 0 for none [default: all]."
-)
-@click.option("--main-gpu", type=click.IntRange(0), default=0, metavar="N", help="Which GPU.")
-@click.option(
-    "--kv-type",
-    type=click.Choice([AUTO, "f16", "q8_0"]),
-    default=AUTO,
-    show_default=True,
-    help="KV cache; q8_0 takes half. auto is f16, or on a GPU q8_0 where the level fits only so.",
-)
-@click.option("--context", type=click.IntRange(1), metavar="N", help="Positions [default: the model's own, 2048].")
-@click.option("--require-gpu", is_flag=True, help="Fail without a GPU, instead of going on with the CPU.")
-@click.option(
-    "--codec-provider", type=click.Choice(CODEC_PROVIDERS), default=CODEC_PROVIDERS[0], help="Where the codec runs."
-)
+@computing_options(CODEC_PROVIDERS, AUTO)
 @click.option(
     "--voice-cache",
     type=_FILE,

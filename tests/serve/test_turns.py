@@ -125,7 +125,8 @@ def test_any_coming_and_going_is_first_come_first_served(moves: list[tuple[str, 
     asyncio.run(scene())
 
 
-def test_who_gives_up_as_a_turn_is_over_is_passed_over() -> None:
+@pytest.mark.parametrize("has_been_given", [False, True])
+def test_a_turn_goes_on_to_the_next_if_its_own_gives_up_as_it_comes(has_been_given: bool) -> None:
     async def scene() -> None:
         turns = Turns(streams=1, queue=2)
         async with AsyncExitStack() as first:
@@ -133,26 +134,13 @@ def test_who_gives_up_as_a_turn_is_over_is_passed_over() -> None:
             entered = [turns.turn(), turns.turn()]
             gives_up, stays = (asyncio.ensure_future(each.__aenter__()) for each in entered)
             await settle()
-            gives_up.cancel()  # and has not heard of it yet
+            if not has_been_given:
+                gives_up.cancel()  # and has not heard of it yet
+        if has_been_given:
+            gives_up.cancel()  # in the same step of the loop in which it was handed the turn
         await settle()
         with pytest.raises(asyncio.CancelledError):
             await gives_up
-        assert stays.done()
-        assert (turns.speaking, turns.waiting) == (1, 0)
-
-    asyncio.run(scene())
-
-
-def test_a_turn_that_is_given_to_who_has_just_given_up_goes_on_to_the_next() -> None:
-    async def scene() -> None:
-        turns = Turns(streams=1, queue=2)
-        async with AsyncExitStack() as first:
-            await first.enter_async_context(turns.turn())
-            entered = [turns.turn(), turns.turn()]
-            gives_up, stays = (asyncio.ensure_future(each.__aenter__()) for each in entered)
-            await settle()
-        gives_up.cancel()  # in the same step of the loop in which it was handed the turn
-        await settle()
         assert stays.done()
         assert (turns.speaking, turns.waiting) == (1, 0)
 
