@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .body import Body, Room, has_body
 from .errors import ApiError, as_api_error, stopping
 from .options import ServeOptions
-from .refusals import Refusals
+from .refusal_log import RefusalLog
 from .request_id import HEADER, REQUEST_ID, request_id
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class _Outermost:
     is told of."""
 
     def __init__(self, app: ASGIApp, answered: Callable[[int], None]) -> None:
-        self._app, self._answered, self._refusals = app, answered, Refusals()
+        self._app, self._answered, self._refusals = app, answered, RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -141,7 +141,7 @@ class _Answer:
     """One answer on its way."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, answered: Callable[[int], None], refusals: Refusals
+        self, scope: Scope, receive: Receive, send: Send, answered: Callable[[int], None], refusals: RefusalLog
     ) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._answered, self._refusals, self._status = answered, refusals, 0

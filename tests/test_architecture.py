@@ -26,8 +26,8 @@ STOREYS: dict[str, str] = {
     "choice request facts cli",
     "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
     "report accepting evaluation command_text cli",
-    "serve": "options keys request_id errors body refusals security connection turns model sound voices speech metrics "
-    "service speech/response endpoints app server cli",
+    "serve": "options keys request_id errors body refusal_log security connection turns model sound voices speech "
+    "metrics service speech/response endpoints app server cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

@@ -21,7 +21,7 @@ _MOST_CHARACTERS = 100
 """Of method and path."""
 
 
-class Refusals:
+class RefusalLog:
     """The lines of one server."""
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ from guarding import ask, echo, error_of
 from scripted_speech import ScriptedTTS, scripted_server
 from starlette.types import Receive, Scope, Send
 
-from miso_gguf.serve import refusals
+from miso_gguf.serve import refusal_log
 from miso_gguf.serve.options import ServeOptions
-from miso_gguf.serve.refusals import MOST_LINES, Refusals
+from miso_gguf.serve.refusal_log import MOST_LINES, RefusalLog
 from miso_gguf.serve.security import guarded
 
 HOME = {"Host": "localhost", "X-Request-Id": "mine"}
@@ -24,12 +24,12 @@ HOME = {"Host": "localhost", "X-Request-Id": "mine"}
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Of this log alone, as they come."""
     found = list[str]()
-    caplog.set_level(logging.INFO, refusals.__name__)
+    caplog.set_level(logging.INFO, refusal_log.__name__)
     handler = logging.Handler()
     vars(handler)["emit"] = lambda record: found.append(record.getMessage())
-    refusals.log.addHandler(handler)
+    refusal_log.log.addHandler(handler)
     yield found
-    refusals.log.removeHandler(handler)
+    refusal_log.log.removeHandler(handler)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_each_answer_is_counted_and_each_refusal_told(
 
 def test_they_are_few_however_many_ask(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now, scope = 0.0, {"method": "GET", "path": "/"}
-    monkeypatch.setattr(refusals, "time", SimpleNamespace(monotonic=lambda: now))
-    told = Refusals()
+    monkeypatch.setattr(refusal_log, "time", SimpleNamespace(monotonic=lambda: now))
+    told = RefusalLog()
     for _ in range(MOST_LINES + 7):
         told.tell(scope, 404, b'{"error": {"code": null}}')
     assert lines == ["-: GET /: 404 "] * MOST_LINES
