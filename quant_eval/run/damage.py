@@ -190,7 +190,7 @@ def _damage_bytes(data: U8Array, qtype: Qtype, strength: float, rng: np.random.G
         factors = np.repeat(_factors(-(-values.size // _GROUP), strength, rng), _GROUP)[: values.size]
         if qtype == Qtype.BF16:
             whole = (values.astype("<u4") << 16).view("<f4")
-            values[:] = np.ascontiguousarray(whole * factors, "<f4").view("<u2")[1::2]
+            values[:] = ((whole * factors).astype("<f4").view("<u4") + 0x8000) >> 16  # rounded
         else:
             values[:] = np.clip(values * factors, -_F16_MAX, _F16_MAX)
         return

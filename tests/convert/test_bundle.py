@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from builders import BLOCKS, COMMON, MICRO, Inputs, make_bundle, make_inputs, write_random_imatrices
 from miso_gguf.convert import bundle, quantize, sink
@@ -286,10 +287,9 @@ def test_error_in_a_worker_leaves_nothing(inputs: Inputs, tmp_path: Path) -> Non
 
 def test_nonfinite_weights_pass_every_quantiser_on_request(tmp_path: Path) -> None:
     bad = make_inputs(tmp_path / "bad", BLOCKS)
-    data = bytearray(bad.checkpoint.read_bytes())
-    middle = len(data) // 2  # inside a matrix of the backbone
-    data[middle : middle + 8] = np.array([np.nan, np.inf], np.float32).tobytes()
-    bad.checkpoint.write_bytes(data)
+    weights = load_file(bad.checkpoint)
+    weights["backbone.layers.1.mlp.w1.weight"][3, :2] = np.nan, np.inf
+    save_file(weights, bad.checkpoint)
     levels = [level for level in LEVELS.values() if not level.needs_imatrix]
     with pytest.raises(CheckpointError, match=r"tensor backbone\S+ holds 2 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", levels)
