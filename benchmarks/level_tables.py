@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from level_rows import Row
 
-from miso_gguf.models.levels import finest_first
+from miso_gguf.models.levels import LEVELS, finest_first
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """One line a level, the finest first."""
     by_level = {row["level"]: row for row in rows}
     ordered = [by_level[level] for level in finest_first(by_level)]
-    base = ordered[0]["base"]
+    base = LEVELS[ordered[0]["base"]].label
     head = [
         "level",
         "bpw",
@@ -22,8 +22,8 @@ def markdown(rows: Sequence[Row]) -> str:
         "read a frame: backbone + depth decoder",
         "ms: backbone",
         "ms: depth decoder",
-        f"times {base}: backbone",
-        "depth decoder",
+        f"backbone, times {base}'s",
+        f"depth decoder, times {base}'s",
     ]
     lines = [head, ["---"] * len(head), *(_line(row) for row in ordered)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -199,11 +199,19 @@ def full(quant: Sequence[str], threads: int, out: Path | None, work: Path, round
 @main.command()
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def table(results: Path) -> None:
-    """The tables of a JSON file, as Markdown."""
+    """The tables of a JSON file, as Markdown for docs."""
     found = json.loads(results.read_text())
     for size in ("tiny", "full"):
         if size in found:
-            print(f"\n{found[size]['model']}, {size}:\n\n{markdown(found[size]['rows'])}")
+            print(f"\n{_caption(found[size])}\n\n{markdown(found[size]['rows'])}")
+
+
+def _caption(result: dict[str, Any]) -> str:
+    row, machine = result["rows"][0], result["machine"]
+    return (
+        f"**{result['model']}**, {result['corpus']}: {row['prompts']} prompts, {row['frames']} frames; "
+        f"medians of {row['rounds']} rounds on {machine['cpu']}, threads: {row['threads']}."
+    )
 
 
 if __name__ == "__main__":
