@@ -9,11 +9,13 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.numpy import save_file
 
 from miso_gguf.convert import quantize as quantize_module
@@ -31,7 +33,7 @@ from miso_gguf.models.spec import ModelSpec
 from miso_gguf.models.synthetic import distribution, mimi_of
 from miso_gguf.models.synthetic_mimi import random_mimi
 from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer
-from miso_gguf.models.tensors import checkpoint_shapes
+from miso_gguf.models.tensors import checkpoint_shapes, gguf_tensors
 from miso_gguf.native.ggml import quantize
 
 _POOL_ITEMS = 8 << 20
@@ -82,9 +84,16 @@ class _QuantisedOnce:
         return self._known[key]
 
 
-def write_repeated_bundle(directory: Path, flavor: str, levels: Sequence[Level]) -> Manifest:
-    """Convert a repeated checkpoint of `flavor` to `levels`; what is there already stays."""
+def write_repeated_bundle(
+    directory: Path, flavor: str, levels: Sequence[Level], *, backbone_layers: int | None = None
+) -> Manifest:
+    """Convert a repeated checkpoint of `flavor` to `levels`; what is there already stays.
+
+    Fewer `backbone_layers` than it has make a small bundle whose depth decoder is the whole one.
+    """
     spec = FLAVORS[flavor]
+    if backbone_layers is not None:
+        spec = replace(spec, backbone=replace(spec.backbone, layers=backbone_layers))
     with tempfile.TemporaryDirectory() as temporary, mock.patch.object(quantize_module, "quantize", _QuantisedOnce()):
         inputs = Path(temporary)
         label, mimi, tokenizer = inputs / "repeated.txt", inputs / MIMI_NAME, inputs / "tokenizer.json"
@@ -92,12 +101,37 @@ def write_repeated_bundle(directory: Path, flavor: str, levels: Sequence[Level])
         save_file(random_mimi(mimi_of(flavor), 0), mimi)
         tokenizer.write_text(json.dumps(synthetic_tokenizer(spec)), "utf-8")
         checkpoint = Checkpoint(RepeatedStore(spec, label), spec)
-        request = Request(levels=levels, threads=_THREADS)
+        request = Request(levels=levels, threads=_THREADS, **_even_imatrices(inputs, spec, levels))
         return convert(plan_conversion(directory, checkpoint, mimi, tokenizer, request))
 
 
 def write_tiny_bundle(directory: Path, levels: Sequence[Level]) -> Manifest:
     """Convert the tiny model that speaks; what is there already stays."""
-    with resolve(TINY_NAME) as sources, open_checkpoint(sources.checkpoint) as checkpoint:
-        request = Request(levels=levels, threads=_THREADS)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        resolve(TINY_NAME) as sources,
+        open_checkpoint(sources.checkpoint) as checkpoint,
+    ):
+        weighted = _even_imatrices(Path(temporary), checkpoint.spec, levels)
+        request = Request(levels=levels, threads=_THREADS, **weighted)
         return convert(plan_conversion(directory, checkpoint, sources.mimi, sources.tokenizer, request))
+
+
+def _even_imatrices(directory: Path, spec: ModelSpec, levels: Sequence[Level]) -> dict[str, Any]:
+    """Options with importance matrices in which all columns count the same, if one of `levels` cannot do without."""
+    if not any(level.needs_imatrix for level in levels):
+        return {}
+    files = {}
+    for part in ("backbone", "decoder"):
+        files[f"imatrix_{part}"] = path = directory / f"{part}.gguf"
+        writer = GGUFWriter(path, "none")
+        writer.add_type("imatrix")
+        for tensor in gguf_tensors(spec):
+            if tensor.part == part and len(tensor.shape) == 2:
+                writer.add_tensor(f"{tensor.name}.in_sum2", np.ones((1, tensor.shape[1]), np.float32))
+                writer.add_tensor(f"{tensor.name}.counts", np.ones((1, 1), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return files
