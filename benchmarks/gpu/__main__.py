@@ -290,7 +290,7 @@ def dry(directory: Path, levels: Sequence[str], batches: Sequence[int], backbone
         for counted in results[-len(batches) :]:
             kernels = f"{counted['backbone']['kernels']} + {counted['depth_decoder']['kernels']}"
             click.echo(f"{level} x{counted['batch']}: {kernels}, {counted['depth_graph_splits']} pieces")
-    _keep(directory, "dry_run", results)
+        _keep(directory, "dry_run", results)
 
 
 @main.command()

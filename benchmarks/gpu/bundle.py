@@ -8,7 +8,8 @@ first time. Good for speed and memory, for nothing else.
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint
 from miso_gguf.convert.checkpoint.sources import TINY_NAME, resolve
 from miso_gguf.convert.checkpoint.tensor_store import Shape
-from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.convert.conversion import Conversion, Request, plan_conversion
 from miso_gguf.core.arrays import F32Array, U8Array
 from miso_gguf.models.flavors import FLAVORS
 from miso_gguf.models.levels import Level
@@ -94,7 +95,17 @@ def write_repeated_bundle(
     spec = FLAVORS[flavor]
     if backbone_layers is not None:
         spec = replace(spec, backbone=replace(spec.backbone, layers=backbone_layers))
-    with tempfile.TemporaryDirectory() as temporary, mock.patch.object(quantize_module, "quantize", _QuantisedOnce()):
+    with (
+        repeated_conversion(directory, flavor, spec, levels) as conversion,
+        mock.patch.object(quantize_module, "quantize", _QuantisedOnce()),
+    ):
+        return convert(conversion)
+
+
+@contextmanager
+def repeated_conversion(directory: Path, flavor: str, spec: ModelSpec, levels: Sequence[Level]) -> Iterator[Conversion]:
+    """The conversion of a repeated checkpoint, planned."""
+    with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary)
         label, mimi, tokenizer = inputs / "repeated.txt", inputs / MIMI_NAME, inputs / "tokenizer.json"
         label.write_text(f"random numbers, repeated, in the shapes of {spec.name}\n")
@@ -102,7 +113,7 @@ def write_repeated_bundle(
         tokenizer.write_text(json.dumps(synthetic_tokenizer(spec)), "utf-8")
         checkpoint = Checkpoint(RepeatedStore(spec, label), spec)
         request = Request(levels=levels, threads=_THREADS, **_even_imatrices(inputs, spec, levels))
-        return convert(plan_conversion(directory, checkpoint, mimi, tokenizer, request))
+        yield plan_conversion(directory, checkpoint, mimi, tokenizer, request)
 
 
 def write_tiny_bundle(directory: Path, levels: Sequence[Level]) -> Manifest:
