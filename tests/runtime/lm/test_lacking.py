@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every_level import every_level
 from gguf import GGMLQuantizationType as Qtype
 
 from builders import Built
@@ -65,9 +66,8 @@ def test_a_device_is_asked_and_may_say_no() -> None:
 
 
 def test_the_cpu_lacks_nothing(built: Built) -> None:
-    """Of no level, at no shape that the tiny model has."""
-    bundle = built.bundle(list(LEVELS.values()))
-    for key in open_bundle(bundle).manifest.levels:
+    bundle = every_level(built)
+    for key in LEVELS:
         assert lacking(of(bundle, key), GPU) == []
         assert remark_on(of(bundle, key), GPU) is None
 

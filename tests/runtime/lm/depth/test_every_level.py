@@ -2,47 +2,31 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
+from every_level import SPEC, every_level
 from gguf import GGMLQuantizationType as Qtype
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
-from builders import MICRO, Built, make_bundle, make_inputs, write_imatrix
+from builders import Built
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
-from miso_gguf.models.spec import TransformerSpec
-from miso_gguf.models.tensors import gguf_tensors
 from miso_gguf.native.device import Backends
 from miso_gguf.native.ggml import dequantize
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.runtime.lm.depth.decoder import DepthDecoder
 
-SPEC = replace(MICRO, decoder=TransformerSpec(layers=2, embed_dim=256, heads=4, kv_heads=2, head_dim=64, ffn_dim=256))
-"""A depth decoder that takes every type without a fallback."""
 ROUNDING = {"f32": 1e-5, "fp16": 2e-3, "bf16": 1e-2}
 """RMS of logits' errors over theirs, by how the CPU rounds what it multiplies with; others round to 8 bits."""
 
 
-def bundle_of_every_level(out: Path) -> None:
-    inputs = make_inputs(out.with_suffix(".inputs"), SPEC)
-    files = {}
-    rng = np.random.default_rng(0)
-    for part in ("backbone", "decoder"):
-        files[f"imatrix_{part}"] = path = inputs.checkpoint.with_name(f"{part}.gguf")
-        matrices = [tensor for tensor in gguf_tensors(SPEC) if tensor.part == part and len(tensor.shape) == 2]
-        sums = {tensor.name: rng.uniform(0.1, 9, tensor.shape[1]).astype(np.float32) for tensor in matrices}
-        write_imatrix(path, sums, dict.fromkeys(sums, 4.0))
-    make_bundle(inputs, out, list(LEVELS.values()), threads=1, **files)
-
-
 @pytest.fixture(scope="module")
 def every(built: Built) -> Path:
-    return built._once((SPEC, "every level"), bundle_of_every_level)
+    return every_level(built)
 
 
 @contextmanager
