@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from every_level import every_level
 from gguf import GGMLQuantizationType as Qtype
 
 from builders import Built
@@ -66,7 +65,7 @@ def test_a_device_is_asked_and_may_say_no() -> None:
 
 
 def test_the_cpu_lacks_nothing(built: Built) -> None:
-    bundle = every_level(built)
+    bundle = built.every_level()
     for key in LEVELS:
         assert lacking(of(bundle, key), GPU) == []
         assert remark_on(of(bundle, key), GPU) is None

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from every_level import SPEC, every_level
 from gguf import GGMLQuantizationType as Qtype
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
-from builders import Built
+from builders import BLOCKS, Built
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.native.device import Backends
@@ -26,14 +25,14 @@ ROUNDING = {"f32": 1e-5, "fp16": 2e-3, "bf16": 1e-2}
 
 @pytest.fixture(scope="module")
 def every(built: Built) -> Path:
-    return every_level(built)
+    return built.every_level()
 
 
 @contextmanager
 def opened(bundle: Path, level: str, decoder: Path) -> Iterator[DepthDecoder]:
     with GgufFile(bundle / read_manifest(bundle).levels[level].embeddings) as embeddings:
         projection = embeddings.tensors["projection.weight"]
-    with Backends(gpu=None, threads=1) as backends, DepthDecoder(decoder, projection, SPEC, backends) as depth:
+    with Backends(gpu=None, threads=1) as backends, DepthDecoder(decoder, projection, BLOCKS, backends) as depth:
         yield depth
 
 
@@ -53,7 +52,7 @@ def in_f32(source: Path, target: Path) -> tuple[Path, dict[str, Qtype]]:
 
 def runs(types: dict[str, Qtype], *names: str) -> list[int]:
     """How many products each layer's matrices of these names become: neighbours of one type are one."""
-    layers = range(SPEC.decoder.layers)
+    layers = range(BLOCKS.decoder.layers)
     return [len(list(groupby(types[f"blk.{layer}.{name}.weight"] for name in names))) for layer in layers]
 
 
@@ -67,9 +66,9 @@ def test_every_level_computes_what_its_weights_say(every: Path, tmp_path: Path, 
     source = every / read_manifest(every).levels[level].decoder
     plain, types = in_f32(source, tmp_path / "plain.gguf")
     rng = np.random.default_rng(5)
-    hidden = rng.standard_normal((4, SPEC.backbone.embed_dim)).astype(np.float32)
-    first = rng.standard_normal((4, SPEC.audio_vocab)).astype(np.float32)
-    quiet = np.zeros((4, SPEC.codebooks, SPEC.audio_vocab), np.float32)
+    hidden = rng.standard_normal((4, BLOCKS.backbone.embed_dim)).astype(np.float32)
+    first = rng.standard_normal((4, BLOCKS.audio_vocab)).astype(np.float32)
+    quiet = np.zeros((4, BLOCKS.codebooks, BLOCKS.audio_vocab), np.float32)
     bound = ROUNDING.get(level, 0.03)
     with opened(every, level, source) as depth, opened(every, level, plain) as exact:
         assert [len(layer.query_key_value) for layer in depth.weights.layers] == runs(
