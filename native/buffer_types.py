@@ -1,9 +1,14 @@
-"""In which of a device's kinds of memory a tensor should lie."""
+"""In which of a device's kinds of memory a tensor should lie, and what the device can do with it there.
+
+It asks with trial operations, as llama.cpp does: nothing is loaded for that.
+"""
+
+from collections.abc import Callable
 
 from gguf import GGMLQuantizationType
 
 from .device import Device, devices
-from .graph import F32, Graph
+from .graph import F32, I32, Graph, Tensor
 from .libraries import ggml_base, procedure
 
 
@@ -19,9 +24,47 @@ def matrix_buffer_type(device: Device, qtype: GGMLQuantizationType, columns: int
     only be multiplied with: not read, not looked up by row.
     """
     for buffer_type in _extra_buffer_types(device):
-        if _can_multiply(device, buffer_type, qtype, columns, rows):
+        if can_multiply(device, buffer_type, qtype, columns, rows):
             return buffer_type
     return plain_buffer_type(device)
+
+
+def can_multiply(
+    device: Device, buffer_type: int, qtype: GGMLQuantizationType, columns: int, rows: int, *, inputs: int = 1
+) -> bool:
+    """Whether `device` multiplies `inputs` rows at once with such a matrix, in such memory."""
+    return _can(
+        device,
+        buffer_type,
+        (qtype, columns, rows),
+        lambda graph, matrix: graph.mul_mat(matrix, graph.new(F32, columns, inputs)),
+    )
+
+
+def can_look_up(device: Device, buffer_type: int, qtype: GGMLQuantizationType, columns: int, rows: int) -> bool:
+    """Whether `device` takes rows by their index from such a table, in such memory."""
+    return _can(
+        device, buffer_type, (qtype, columns, rows), lambda graph, table: graph.get_rows(table, graph.new(I32, 1))
+    )
+
+
+def _can(
+    device: Device,
+    buffer_type: int,
+    weights: tuple[GGMLQuantizationType, int, int],
+    trial: Callable[[Graph, Tensor], Tensor],
+) -> bool:
+    """Ask for one operation on `weights`, in a buffer that is empty."""
+    library, graph = ggml_base(), Graph(4)
+    buffer = library.ggml_backend_buft_alloc_buffer(buffer_type, 0)
+    try:
+        tensor = graph.new(*weights)
+        result = trial(graph, tensor)
+        graph.place(tensor, buffer)
+        return bool(library.ggml_backend_dev_supports_op(device.handle, result.pointer))
+    finally:
+        library.ggml_backend_buffer_free(buffer)
+        graph.close()
 
 
 _AMX = b"AMX"
@@ -50,17 +93,3 @@ def _listed(cpu: Device) -> list[int]:
     while listed and (entry := listed[len(found)]):
         found.append(entry)
     return found
-
-
-def _can_multiply(device: Device, buffer_type: int, qtype: GGMLQuantizationType, columns: int, rows: int) -> bool:
-    """Ask with a trial operation on an empty buffer, as llama.cpp does."""
-    library, graph = ggml_base(), Graph(4)
-    buffer = library.ggml_backend_buft_alloc_buffer(buffer_type, 0)
-    try:
-        weights = graph.new(qtype, columns, rows)
-        product = graph.mul_mat(weights, graph.new(F32, columns, 1))
-        graph.place(weights, buffer)
-        return bool(library.ggml_backend_dev_supports_op(device.handle, product.pointer))
-    finally:
-        library.ggml_backend_buffer_free(buffer)
-        graph.close()

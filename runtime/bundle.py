@@ -81,6 +81,11 @@ class OpenLevel:
         return self.manifest.levels[self.key]
 
     @property
+    def is_here(self) -> bool:
+        """Whether its models' files are there: of a bundle that was copied or fetched in part, some may not be."""
+        return all(path.is_file() for path in (self.backbone, self.decoder, self.embeddings))
+
+    @property
     def backbone(self) -> Path:
         """The backbone's GGUF."""
         return self.directory / self._files.backbone

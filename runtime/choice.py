@@ -7,9 +7,12 @@ import logging
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
+from ..models.levels import finest_first
+from ..native.device import gpus
 from ..native.llama import ALL_LAYERS, KvType
-from .bundle import Bundle
+from .bundle import Bundle, OpenLevel
 from .fit import MemoryPlan, cpu_memory, memory_here, plan_memory
+from .lm.lacking import remark_on
 from .options import EngineOptions
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,15 @@ def memory_plan(bundle: Bundle, kv_type: KvType | None, engine: EngineOptions) -
         sequences=engine.sequences,
         voice_cache_bytes=engine.voice_cache_bytes,
     )
+
+
+def lacks(bundle: Bundle, engine: EngineOptions) -> list[str]:
+    """What the GPU that `engine` would compute on has no operations for, a line for each level that is here."""
+    found = [] if engine.gpu_layers == 0 else gpus()[engine.main_gpu :][:1]
+    if bundle.directory is None:  # of a repository nothing but the manifest is here
+        return []
+    levels = [OpenLevel(bundle.directory, bundle.manifest, key) for key in finest_first(bundle.manifest.levels)]
+    return [line for gpu in found for level in levels if level.is_here and (line := remark_on(level, gpu))]
 
 
 def streams_that_fit(bundle: Bundle, level: str, engine: EngineOptions) -> int:

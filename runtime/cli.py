@@ -15,14 +15,14 @@ from ..console import DONE, NO, abandon, computing_options, progress_bar, run, s
 from ..core.interrupts import unheard
 from ..core.units import size_text
 from ..hub.fetch import no_progress
-from ..models.levels import DEFAULT_LEVEL, LEVELS
+from ..models.levels import DEFAULT_LEVEL
 from ..models.manifest import BY_NEWER, UPGRADE
 from ..models.mimi import SAMPLE_RATE_HZ
 from ..version import __version__
 from .audio.pipe import RawWriter, open_output
 from .audio.writer import ENDINGS, AudioWriter
 from .bundle import Bundle, open_bundle
-from .choice import AUTO, choose, memory_plan
+from .choice import AUTO, choose, lacks, memory_plan
 from .dialogue.conversation import Conversation
 from .dialogue.grammar import Line
 from .dialogue.together import conversation_of
@@ -71,7 +71,7 @@ seconds; `miso-convert --quant {_LEVEL}` the real one.
     metavar="LEVEL",
     default=AUTO,
     show_default=True,
-    help=f"{', '.join(LEVELS)}; auto takes what --fit picks.",
+    help=f"A level of the bundle, for example {_LEVEL}; auto takes what --fit picks.",
 )
 @click.option(
     "--out",
@@ -135,7 +135,8 @@ def speak(**options: Any) -> int:
             log.warning("%s: left out %s, %s. %s.", request.model, ", ".join(newer), BY_NEWER, UPGRADE)
         if not request.fit:
             return _say(bundle, request)
-        return _print_plan(memory_plan(bundle, request.asked_kv_type, request.engine), request)
+        plan = memory_plan(bundle, request.asked_kv_type, request.engine)
+        return _print_plan(plan, lacks(bundle, request.engine), request)
     except BrokenPipeError:  # a player that was closed: it has heard enough
         abandon(sys.stdout)
         return DONE
@@ -235,15 +236,17 @@ def _load(bundle: Bundle, level: str, engine: EngineOptions, request: SpeakReque
         return MisoTTS.load(bundle, level, options=engine, verify=request.verify)
 
 
-def _print_plan(plan: MemoryPlan, request: SpeakRequest) -> int:
+def _print_plan(plan: MemoryPlan, lacking: list[str], request: SpeakRequest) -> int:
     room = plan.room
+    for line in lacking:
+        log.warning("%s", line)
     if request.as_json:
         print(json.dumps(plan.as_dict(), indent=2))
         return DONE if plan.pick.fits else NO
     if not room.is_gpu and request.gpu_layers != 0:
         stdout.print("no GPU found by this build of llama-cpp-python: CPU memory", highlight=False)
     rows = []
-    for need in plan.needs:
+    for need in plan.shown:
         parts = (need.weights_bytes, need.kv_cache_bytes, need.voice_cache_bytes, need.compute_bytes)
         sizes = map(size_text, (*parts, need.needed_bytes))
         verdict = (

@@ -28,6 +28,10 @@ _LAYER_SPREAD = 1.06
 """The last layers, which llama.cpp puts on the GPU first, have more bits than the average of a mixture."""
 
 
+_SHOWN_IN_FULL = 6
+"""Levels of which a table shows every context and KV cache: some two dozen rows, which a terminal has."""
+
+
 @dataclass(frozen=True)
 class Room:
     """The memory that a level can have."""
@@ -107,6 +111,17 @@ class MemoryPlan:
         rest = f"{layers} of {self.layers} layers have room, the CPU computes the others" if layers else "on the CPU"
         return f"{choice}: none fits whole; {rest}"
 
+    @property
+    def shown(self) -> list[Need]:
+        """For a table: all needs; of many levels one each, at the context and with the KV cache that it would get."""
+        if len({need.level for need in self.needs}) <= _SHOWN_IN_FULL:
+            return self.needs
+        found: dict[str, Need] = {}
+        for need in self.needs:
+            if need.context == self.context and (need.level not in found or need.fits > found[need.level].fits):
+                found[need.level] = need
+        return list(found.values())
+
     def kv_type_for(self, level: str) -> KvType:
         """The KV cache for a level that somebody chose: F16, unless it fits with a smaller one only."""
         chosen = (need for need in self.needs if (need.level, need.context) == (level, self.context))
@@ -141,8 +156,8 @@ def plan_memory(
     Each of the `sequences` takes a KV cache; `voice_cache_bytes` is as `EngineOptions` has it.
 
     On a GPU it is the finest that fits at `wanted_context`, by default the model's own. Without a `kv_type` its KV
-    cache is in F16, or if need be in Q8_0, which costs less quality than a coarser level. On a CPU it is the smallest,
-    because every frame reads all of it, but a last resort only where there is nothing else.
+    cache is in F16, or if need be in Q8_0, which costs less quality than a coarser level. On a CPU it is the default,
+    else the smallest, because every frame reads all of it; a last resort, then the finest, only if nothing else fits.
     """
     spec = manifest.model_spec
     levels = finest_first(manifest.levels)
@@ -165,7 +180,7 @@ def plan_memory(
     candidates = [need for need in needs if need.context == wanted]
     fitting = [need for need in candidates if need.fits]
     if fitting:
-        best = fitting[0] if room.is_gpu else min(fitting, key=_cost_on_cpu)
+        best = fitting[0] if room.is_gpu else _best_on_cpu(fitting)
         pick = Pick(best.level, best.kv_type, fits=True)
     else:
         smallest = min(candidates, key=lambda need: need.needed_bytes)
@@ -180,9 +195,12 @@ def _kv_types(spec: ModelSpec, room: Room) -> Sequence[KvType]:
     return ("f16", "q8_0") if room.is_gpu and spec.backbone.head_dim % _Q8_0_BLOCK == 0 else ("f16",)
 
 
-def _cost_on_cpu(need: Need) -> tuple[bool, bool, int]:
-    poor = any(half.is_last_resort for half in halves(need.level))
-    return poor, need.level != DEFAULT_LEVEL.key, need.weights_bytes
+def _best_on_cpu(fitting: Sequence[Need]) -> Need:
+    """`fitting` are the finest first."""
+    good = [need for need in fitting if not any(half.is_last_resort for half in halves(need.level))]
+    if not good:
+        return fitting[0]
+    return min(good, key=lambda need: (need.level != DEFAULT_LEVEL.key, need.weights_bytes))
 
 
 def _need(

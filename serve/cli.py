@@ -14,7 +14,7 @@ import click
 
 from ..console import DONE, FAILED, computing_options, progress_bar, run, status, stderr
 from ..core.errors import MisoError
-from ..models.levels import DEFAULT_LEVEL, LEVELS
+from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import MOST_SEQUENCES
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.choice import AUTO, choose, engine_options, streams_that_fit
@@ -74,7 +74,7 @@ def _streams(context: click.Context, option: click.Parameter, value: str) -> int
     metavar="LEVEL",
     default=AUTO,
     show_default=True,
-    help=f"{', '.join(LEVELS)}; auto takes what `miso-speak --fit` picks.",
+    help=f"A level of the bundle, for example {DEFAULT_LEVEL.key}; auto takes what `miso-speak --fit` picks.",
 )
 @click.option(
     "--host", default=_DEFAULTS.host, show_default=True, help="Address to serve; others than this need a key."

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -266,18 +267,30 @@ def rehearse(context: click.Context, directory: Path) -> None:
 @_DIRECTORY
 @_LEVELS
 @click.option("--batch", "batches", multiple=True, type=int, default=(1, 8), show_default=True)
-def dry(directory: Path, levels: Sequence[str], batches: Sequence[int]) -> None:
-    """Without a GPU, with a CUDA build: count kernels, captures and bytes."""
+@click.option(
+    "--backbone-layers", type=click.IntRange(1), help="Make a bundle with so few for each level, and delete it again."
+)
+def dry(directory: Path, levels: Sequence[str], batches: Sequence[int], backbone_layers: int | None) -> None:
+    """Without a GPU, with a CUDA build: count kernels, captures and bytes. `--quant all` is every level but f32."""
     _use(directory / SITE)
+    from bundle import write_repeated_bundle  # noqa: PLC0415
     from dry_run.count import dry_run  # noqa: PLC0415
 
+    from miso_gguf.models.levels import F32, parse_level  # noqa: PLC0415
+    from miso_gguf.models.levels import LEVELS as KNOWN  # noqa: PLC0415
+
     results = []
-    for level in levels:
-        for batch in batches:
-            results.append(dry_run(directory / BUNDLE, level, batch=batch))
-            counted = results[-1]
-            click.echo(f"{level} x{batch}: {counted['backbone']['kernels']} + {counted['depth_decoder']['kernels']}")
-    _keep(directory, "dry_run", results)
+    for level in [key for key in KNOWN if key != F32.key] if "all" in levels else levels:
+        with tempfile.TemporaryDirectory(dir=directory) as temporary:
+            where = directory / BUNDLE
+            if backbone_layers is not None:
+                where = Path(temporary, BUNDLE)
+                write_repeated_bundle(where, "miso-8b", [parse_level(level)], backbone_layers=backbone_layers)
+            results += [dry_run(where, level, batch=batch) for batch in batches]
+        for counted in results[-len(batches) :]:
+            kernels = f"{counted['backbone']['kernels']} + {counted['depth_decoder']['kernels']}"
+            click.echo(f"{level} x{counted['batch']}: {kernels}, {counted['depth_graph_splits']} pieces")
+        _keep(directory, "dry_run", results)
 
 
 @main.command()

@@ -8,12 +8,15 @@ first time. Good for speed and memory, for nothing else.
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.numpy import save_file
 
 from miso_gguf.convert import quantize as quantize_module
@@ -21,7 +24,7 @@ from miso_gguf.convert.bundle import convert
 from miso_gguf.convert.checkpoint.open import Checkpoint, open_checkpoint
 from miso_gguf.convert.checkpoint.sources import TINY_NAME, resolve
 from miso_gguf.convert.checkpoint.tensor_store import Shape
-from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.convert.conversion import Conversion, Request, plan_conversion
 from miso_gguf.core.arrays import F32Array, U8Array
 from miso_gguf.models.flavors import FLAVORS
 from miso_gguf.models.levels import Level
@@ -31,7 +34,7 @@ from miso_gguf.models.spec import ModelSpec
 from miso_gguf.models.synthetic import distribution, mimi_of
 from miso_gguf.models.synthetic_mimi import random_mimi
 from miso_gguf.models.synthetic_tokenizer import synthetic_tokenizer
-from miso_gguf.models.tensors import checkpoint_shapes
+from miso_gguf.models.tensors import checkpoint_shapes, gguf_tensors
 from miso_gguf.native.ggml import quantize
 
 _POOL_ITEMS = 8 << 20
@@ -82,22 +85,64 @@ class _QuantisedOnce:
         return self._known[key]
 
 
-def write_repeated_bundle(directory: Path, flavor: str, levels: Sequence[Level]) -> Manifest:
-    """Convert a repeated checkpoint of `flavor` to `levels`; what is there already stays."""
+def write_repeated_bundle(
+    directory: Path, flavor: str, levels: Sequence[Level], *, backbone_layers: int | None = None
+) -> Manifest:
+    """Convert a repeated checkpoint of `flavor` to `levels`; what is there already stays.
+
+    Fewer `backbone_layers` than it has make a small bundle whose depth decoder is the whole one.
+    """
     spec = FLAVORS[flavor]
-    with tempfile.TemporaryDirectory() as temporary, mock.patch.object(quantize_module, "quantize", _QuantisedOnce()):
+    if backbone_layers is not None:
+        spec = replace(spec, backbone=replace(spec.backbone, layers=backbone_layers))
+    with (
+        repeated_conversion(directory, flavor, spec, levels) as conversion,
+        mock.patch.object(quantize_module, "quantize", _QuantisedOnce()),
+    ):
+        return convert(conversion)
+
+
+@contextmanager
+def repeated_conversion(directory: Path, flavor: str, spec: ModelSpec, levels: Sequence[Level]) -> Iterator[Conversion]:
+    """The conversion of a repeated checkpoint, planned."""
+    with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary)
         label, mimi, tokenizer = inputs / "repeated.txt", inputs / MIMI_NAME, inputs / "tokenizer.json"
         label.write_text(f"random numbers, repeated, in the shapes of {spec.name}\n")
         save_file(random_mimi(mimi_of(flavor), 0), mimi)
         tokenizer.write_text(json.dumps(synthetic_tokenizer(spec)), "utf-8")
         checkpoint = Checkpoint(RepeatedStore(spec, label), spec)
-        request = Request(levels=levels, threads=_THREADS)
-        return convert(plan_conversion(directory, checkpoint, mimi, tokenizer, request))
+        request = Request(levels=levels, threads=_THREADS, **_even_imatrices(inputs, spec, levels))
+        yield plan_conversion(directory, checkpoint, mimi, tokenizer, request)
 
 
 def write_tiny_bundle(directory: Path, levels: Sequence[Level]) -> Manifest:
     """Convert the tiny model that speaks; what is there already stays."""
-    with resolve(TINY_NAME) as sources, open_checkpoint(sources.checkpoint) as checkpoint:
-        request = Request(levels=levels, threads=_THREADS)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        resolve(TINY_NAME) as sources,
+        open_checkpoint(sources.checkpoint) as checkpoint,
+    ):
+        weighted = _even_imatrices(Path(temporary), checkpoint.spec, levels)
+        request = Request(levels=levels, threads=_THREADS, **weighted)
         return convert(plan_conversion(directory, checkpoint, sources.mimi, sources.tokenizer, request))
+
+
+def _even_imatrices(directory: Path, spec: ModelSpec, levels: Sequence[Level]) -> dict[str, Any]:
+    """Options with importance matrices in which all columns count the same, if one of `levels` cannot do without."""
+    if not any(level.needs_imatrix for level in levels):
+        return {}
+    files = {}
+    for part in ("backbone", "decoder"):
+        files[f"imatrix_{part}"] = path = directory / f"{part}.gguf"
+        writer = GGUFWriter(path, "none")
+        writer.add_type("imatrix")
+        for tensor in gguf_tensors(spec):
+            if tensor.part == part and len(tensor.shape) == 2:
+                writer.add_tensor(f"{tensor.name}.in_sum2", np.ones((1, tensor.shape[1]), np.float32))
+                writer.add_tensor(f"{tensor.name}.counts", np.ones((1, 1), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return files

@@ -1,13 +1,14 @@
 """What is drawn of the results, each figure from one part of them. Knows no page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...core.units import size_text
 from ..results import Clip, Contour, Distribution, Estimate, Results
-from .plots import INK, LEVEL_COLOURS, MUTED, PAPER, RULE, Plot, colour_of, drawn, library, marker_of
+from .figures_many import heat, label_beside, on_log_scales
+from .plots import INK, LEVEL_COLOURS, MANY, MUTED, PAPER, RULE, Plot, colour_of, drawn, library, marker_of
 from .sections.clips import f0_in_words, voiced_hz
 from .sections.costs import front, size_and_kld
 from .sections.quality import can_be_scaled
@@ -17,6 +18,8 @@ _MOST_POINTS = 200
 """Of a distribution. More say nothing that the box does not."""
 _SHORT_NAME = 16
 """Letters of a name, of which two fit beside each other above a plot."""
+_WIDE = 300.0
+"""Ratio of the largest to the smallest divergence from which on a scale is logarithmic: below, zero is a better end."""
 _WIDEST_RATIO = 4.0
 """Seed-to-seed differences shown. What is further off is drawn as an arrow at the edge."""
 
@@ -71,30 +74,20 @@ def heat_map(results: Results) -> Plot | None:
         low, high = (positive.min(), positive.max()) if positive.size else (1e-3, 1e-2)
         # One value alone is no range.
         norm = library("matplotlib.colors").LogNorm(low / 1.05, max(high, low * 2) * 1.05)
-        # Few steps: as many as can be told apart, and each is a shape of the SVG and no bitmap.
-        colours = library("matplotlib").colormaps["YlOrBr"].resampled(24)
-        shown = np.ma.masked_where(~(klds > 0), klds)
-        mesh = axes.pcolormesh(shown, norm=norm, cmap=colours, edgecolors=PAPER, linewidth=1.2)
-        axes.grid(visible=False)
-        axes.spines["bottom"].set_visible(False)
+        bar = heat(axes, np.where(klds > 0, klds, np.nan), norm, "nats (blank: exactly 0)")
+        bar.ax.minorticks_off()
         axes.set_yticks(np.arange(len(levels)) + 0.5, [label_of(level) for level in levels])
         step = 1 if len(codebooks) <= 16 else 4
         axes.set_xticks(np.arange(0, len(codebooks), step) + 0.5, [str(codebook) for codebook in codebooks[::step]])
-        axes.invert_yaxis()
         axes.set_xlabel("codebook")
-        bar = axes.figure.colorbar(mesh, ax=axes, orientation="horizontal", aspect=30, pad=0.04)
-        bar.outline.set_visible(False)
-        bar.set_label("nats (blank: exactly 0)")
-        bar.ax.grid(visible=False)
-        bar.ax.minorticks_off()
-        bar.ax.xaxis.set_major_formatter("{x:g}")
 
     worst = []
     for row, level in enumerate(levels):
         column = int(np.nanargmax(klds[row]))
         worst.append(f"{label_of(level)} {number(float(klds[row, column]), 4)} nats at codebook {codebooks[column]}")
     text = f"The largest mean KLD: {listed(worst)}."
-    return drawn("heat", "Mean KLD by level and codebook", text, 125 + 30 * len(levels), paint)
+    height = 125 + (30 if len(levels) <= MANY else 22) * len(levels)
+    return drawn("heat", "Mean KLD by level and codebook", text, height, paint)
 
 
 def attribution(results: Results) -> Plot | None:
@@ -103,6 +96,10 @@ def attribution(results: Results) -> Plot | None:
     if not entries:
         return None
     kinds = ("backbone only", "depth decoder only", "both")
+    values = [found.value for entry in entries for found in (entry.backbone_only, entry.decoder_only, entry.both)]
+    # Without zeros, which have no place on a logarithmic scale.
+    floor = min((value for value in values if value > 0), default=1.0)
+    is_log = max(values) / floor > _WIDE
 
     def paint(axes: Any) -> None:
         for index, kind in enumerate(kinds):
@@ -110,7 +107,10 @@ def attribution(results: Results) -> Plot | None:
             rows = [row + 0.26 * (index - 1) for row in range(len(entries))]
             _intervals(axes, halves, rows, index + 1, kind)
         _rows(axes, [label_of(entry.level) for entry in entries])
-        axes.set_xlim(left=0)
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(left=floor / 2 if is_log else 0)
         axes.set_xlabel("KLD over all codebooks, nats")
         _legend(axes, 2)
 
@@ -132,24 +132,31 @@ def pareto(results: Results) -> Plot | None:
     order = [level.level for level in results.levels]
     unit, name = (1e9, "GB") if max(size for size, _ in points.values()) >= 1e9 else (1e6, "MB")
 
+    is_crowded = len(points) > MANY
+    places = {level: (size / unit, kld) for level, (size, kld) in points.items()}
+
     def paint(axes: Any) -> None:
-        steps = sorted(points[level] for level in best)
-        axes.step(
-            [size / unit for size, _ in steps], [kld for _, kld in steps], where="post", color=MUTED, linewidth=1.2
-        )
-        for level, (size, kld) in points.items():
+        if is_crowded:
+            on_log_scales(axes, [kld for _, kld in places.values()])
+        steps = sorted(places[level] for level in best)
+        axes.step(*zip(*steps, strict=True), where="post", color=MUTED, linewidth=1.2)
+        for level, (size, kld) in places.items():
             colour = colour_of(order.index(level))
             if level in bars:
-                axes.plot([size / unit] * 2, [bars[level].low, bars[level].high], color=colour, linewidth=1.6)
+                axes.plot([size] * 2, [bars[level].low, bars[level].high], color=colour, linewidth=1.6)
             face = colour if level in best else "none"
-            axes.plot(size / unit, kld, marker_of(order.index(level)), markersize=8, color=colour, markerfacecolor=face)
-            axes.annotate(label_of(level), (size / unit, kld), (8, 6), textcoords="offset points", color=INK)
+            axes.plot(size, kld, marker_of(order.index(level)), markersize=8, color=colour, markerfacecolor=face)
+            if not is_crowded:
+                axes.annotate(label_of(level), (size, kld), (8, 6), textcoords="offset points", color=INK)
         axes.margins(x=0.16, y=0.14)
+        if is_crowded:
+            label_beside(axes, {label_of(level): place for level, place in places.items()})
         axes.set_xlabel(f"files, {name} (smaller is better)")
         axes.set_ylabel("KLD, nats (lower is better)")
 
     said = (f"{label_of(level)} {size_text(size)} and {number(kld, 4)} nats" for level, (size, kld) in points.items())
-    return drawn("pareto", "File size against KLD", f"{listed(said)}.", 270, paint)
+    height = 90 + 15 * len(points) if is_crowded else 270
+    return drawn("pareto", "File size against KLD", f"{listed(said)}.", height, paint)
 
 
 def forest(results: Results) -> Plot | None:
@@ -164,6 +171,9 @@ def forest(results: Results) -> Plot | None:
         return None
     shown = [level for level in levels if any(level in by_level for by_level in ratios.values())]
     right = min(max(1.15, *(ratio.high for by_level in ratios.values() for ratio in by_level.values())), _WIDEST_RATIO)
+    title = "Differences against the noise floor"
+    if len(shown) > MANY:
+        return _ratio_map(ratios, shown, right, title)
 
     def paint(axes: Any) -> None:
         axes.axvspan(0, 1, color=RULE, alpha=0.45, linewidth=0)
@@ -185,7 +195,24 @@ def forest(results: Results) -> Plot | None:
 
     height = 95 + max(24, 11 * len(shown) + 4) * len(ratios)
     text = f"R of each metric with its {BOUNDS}; an arrow is beyond {right:.2g}. See the table."
-    return drawn("forest", "Differences against the noise floor", text, height, paint)
+    return drawn("forest", title, text, height, paint)
+
+
+def _ratio_map(ratios: Mapping[str, Mapping[str, Estimate]], levels: Sequence[str], right: float, title: str) -> Plot:
+    """The same of many levels: R alone, as a colour."""
+    values = [
+        [min(by_level[level].value, right) if level in by_level else np.nan for by_level in ratios.values()]
+        for level in levels
+    ]
+
+    def paint(axes: Any) -> None:
+        norm = library("matplotlib.colors").Normalize(0, right)
+        heat(axes, np.array(values), norm, f"R (1 = as different as another seed; at most {right:.2g})")
+        axes.set_yticks(np.arange(len(levels)) + 0.5, [label_of(level) for level in levels])
+        axes.set_xticks(np.arange(len(ratios)) + 0.5, [metric_of(metric).label for metric in ratios], rotation=90)
+
+    text = f"R of each metric and level; its {BOUNDS} are in the table."
+    return drawn("forest", title, text, 230 + 22 * len(levels), paint)
 
 
 def distribution(results: Results, name: str, index: int) -> Plot | None:
@@ -206,7 +233,8 @@ def distribution(results: Results, name: str, index: int) -> Plot | None:
         f"{label_of(entry.level)} {with_unit(number(float(np.median(entry.values)), 2), entry.unit)}"
         for entry in entries
     )
-    return drawn(f"spread-{index}", name.capitalize(), f"Medians: {listed(medians)}.", 60 + 38 * len(entries), paint)
+    height = 60 + (38 if len(entries) <= MANY else 24) * len(entries)
+    return drawn(f"spread-{index}", name.capitalize(), f"Medians: {listed(medians)}.", height, paint)
 
 
 def contours(clip: Clip, name: str, place: int) -> Plot:

@@ -14,6 +14,8 @@ _WIDE_WITH_ZERO = 300.0
 """The same where some values are zero, which such a scale has no place for: it is linear below the smallest."""
 _BESIDE = 0.19
 """Of the plot's width, by which labels of lines are apart, since the lines may be near each other."""
+_NAMES = 3
+"""Of levels with one margin, that the label of its line has room for."""
 _HIGH = 0.85
 """Of the plot's height, from which on the label of a line goes below it."""
 
@@ -100,7 +102,12 @@ def _margins(results: Results, key: str, is_below: bool) -> list[tuple[float, st
             names = found.setdefault(-gate.margin if is_below and gate.kind == "within" else gate.margin, [])
             if (name := label_of(gate.level)) not in names:
                 names.append(name)
-    return [(margin, ", ".join(names)) for margin, names in found.items()]
+    return [(margin, _short(names)) for margin, names in found.items()]
+
+
+def _short(names: Sequence[str]) -> str:
+    """A line's label, which has no room for many."""
+    return ", ".join(names) if len(names) <= _NAMES else f"{names[0]} and {len(names) - 1} more"
 
 
 def _is_wide(values: Sequence[float], ratio: float = _WIDE) -> bool:

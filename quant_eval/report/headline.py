@@ -12,6 +12,8 @@ _MOST_NAMED = 3
 """Of anything in one sentence."""
 _MOST_LINES = 12
 """Of one alert."""
+_WHICH = "\0"
+"""Stands for a level in a text that is said of several."""
 
 
 def headline(results: Results) -> str:
@@ -117,7 +119,18 @@ def _by_outcome(levels: Sequence[LevelResult]) -> list[LevelResult]:
 
 
 def _reasons(levels: Sequence[LevelResult]) -> list[str]:
-    return list(dict.fromkeys(_reason(level) for level in levels if level.why_not_judged is not None))
+    """Those of several levels that are the same but for the level's name as one."""
+    alike: dict[str, list[str]] = {}
+    for level in levels:
+        if level.why_not_judged is not None:
+            alike.setdefault(_reason(level).replace(level.level, _WHICH), []).append(level.level)
+    return [reason.replace(_WHICH, _first(keys)) for reason, keys in alike.items()]
+
+
+def _first(names: Sequence[str]) -> str:
+    """ "a, b, c and 17 more"."""
+    more = len(names) - _MOST_NAMED
+    return listed(names if more <= 1 else [*names[:_MOST_NAMED], f"{more} more"])
 
 
 def _reason(level: LevelResult) -> str:

@@ -20,8 +20,11 @@ _SALT = "miso-gguf"
 
 INK, MUTED, RULE, PAPER = "#22262b", "#5d6670", "#d8d4cb", "#fffefb"
 LEVEL_COLOURS = ("#6b7078", "#1e6eb0", "#bf5518", "#7a4ab2", "#14806a", "#ad315d", "#8c6d12", "#4d7f1e")
-"""The reference's grey first; more than there are levels. Told apart by markers as well."""
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
+"""The reference's grey first; no more can be told apart. They repeat, and their number and that of the markers have no
+common divisor: no two of 72 levels have both alike."""
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h")
+MANY = len(LEVEL_COLOURS)
+"""Levels from which on a figure is drawn so that nobody has to tell them apart by colours."""
 CSS_NAMES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -105,7 +108,7 @@ def drawn(name: str, title: str, text: str, height: float, paint: Callable[[Any]
 
 
 def colour_of(index: int) -> str:
-    """Colour of the level at that place in the results; they repeat after the eighth."""
+    """Colour of the level at that place in the results."""
     return LEVEL_COLOURS[index % len(LEVEL_COLOURS)]
 
 

@@ -27,6 +27,7 @@ from .backbone import Backbone, default_prefill_rows
 from .batcher import Batcher
 from .depth.decoder import DepthDecoder
 from .embeddings import Embeddings
+from .lacking import remark_on
 from .prompt import Block, PromptBuilder, audio_rows
 from .protocol import Result
 from .tokenizer import Tokenizer
@@ -51,6 +52,8 @@ class Engine(Closing):
         """Load. Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot."""
         self.spec = _shortened(level.manifest.model_spec, options.context)
         self.gpu = _choose_gpu(options)
+        if self.gpu is not None and (lack := remark_on(level, self.gpu)):
+            log.warning("%s", lack)
         # llama.cpp counts the output as a layer more.
         self.leaves_cpu_idle = self.gpu is not None and (
             options.gpu_layers in {None, ALL_LAYERS} or (options.gpu_layers or 0) > self.spec.backbone.layers

@@ -27,11 +27,14 @@ def test_bits_are_those_of_the_8b_model(level: Level) -> None:
 
 
 def test_the_finest_first() -> None:
-    bits = [level.bits for level in LEVELS.values()]
-    assert bits == sorted(bits, reverse=True)
-    ties = {level.key for level in LEVELS.values() if bits.count(level.bits) > 1}
-    assert ties == {"fp16", "bf16", "q5_k_s", "q5_0"}
-    assert [key for key in LEVELS if key in ties] == ["fp16", "bf16", "q5_k_s", "q5_0"]
+    """By what they lose: the legacy types have more bits than K-quants that are as good or better."""
+    order = list(LEVELS)
+    better = [("fp16", "bf16"), ("q5_k_m", "q5_1"), ("q5_k_s", "q5_0"), ("q4_k_m", "q4_1"), ("q4_k_s", "q4_0")]
+    better += [("iq3_s", "q3_k_s"), ("iq3_xxs", "q2_k")]
+    assert all(order.index(one) < order.index(other) for one, other in better)
+    last = [LEVELS[key].is_last_resort for key in order]
+    assert last == sorted(last)
+    assert order[last.index(True)] == "q4_1"
     assert finest_first(["q4_0", "q4_k_m+q8_0", "f32", "q4_k_m", "q8_0"]) == [
         "f32",
         "q8_0",

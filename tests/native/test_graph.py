@@ -451,7 +451,7 @@ def test_amx_is_never_chosen(monkeypatch: pytest.MonkeyPatch, backends: Backends
     assert is_interleaving_safe()
     assert matrix_buffer_type(backends.best, Q8_0, 64, 64) == plain
     asked: list[int] = []
-    monkeypatch.setattr(buffer_types, "_can_multiply", lambda _device, entry, *_: asked.append(entry))
+    monkeypatch.setattr(buffer_types, "can_multiply", lambda _device, entry, *_: asked.append(entry))
     monkeypatch.setattr(buffer_types, "_AMX", ggml_base().ggml_backend_buft_name(plain))
     assert not is_interleaving_safe()
     assert matrix_buffer_type(backends.best, Q8_0, 64, 64) == plain

@@ -5,6 +5,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -262,10 +263,15 @@ def test_without_the_extra_the_rest_is_written_and_the_remedy_named(
     assert written == {"results.json", "report.md", "comment.md", "junit.xml"}
 
 
-def test_every_level_has_a_colour_and_a_marker_of_its_own() -> None:
+def test_no_two_levels_have_the_same_colour_and_marker() -> None:
     css = (Path(plots.__file__).parent / "templates" / "report.css").read_text("utf-8")
+    looks = [(plots.colour_of(index), plots.marker_of(index)) for index in range(len(levels.LEVELS))]
+    assert len(set(looks)) == len(looks)
     for given in (plots.LEVEL_COLOURS, plots.MARKERS):
-        assert len(set(given)) == len(given) >= len(levels.LEVELS)
+        assert len(set(given)) == len(given)
+        assert all(one[0] != other[0] and one[1] != other[1] for one, other in pairwise(looks)), (
+            "nor have neighbours one"
+        )
     for index, colour in enumerate(plots.LEVEL_COLOURS):
         light, dark = re.findall(rf"--level-{index}: (#[0-9a-f]{{6}});", css)
         assert light == colour != dark
