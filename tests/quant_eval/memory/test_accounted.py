@@ -9,7 +9,7 @@ from builders import Built
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, kv_bytes, level_memory
-from miso_gguf.native.allocations import Allocation, noted_allocations
+from miso_gguf.native.buffer import Allocation, noted_allocations
 from miso_gguf.native.device import Device
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.native.llama import LlamaOptions

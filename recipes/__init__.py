@@ -1,0 +1,1 @@
+"""What is known of a model from speech, for better levels of it: importance matrices."""
