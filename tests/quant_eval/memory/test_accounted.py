@@ -169,7 +169,7 @@ def test_the_engine_prefills_what_is_accounted(
     monkeypatch.setattr(backbone, "LlamaModel", refuse)
     with pytest.raises(MemoryError, match="full"):
         Engine(open_level(bundle, "q4_0"), EngineOptions(threads=1, sequences=sequences))
-    assert asked == {"context": 2048, "batch": rows, "gpu": gpu if found else None}
+    assert asked == {"context": 2048, "batch": rows, "gpu": gpu if found else None, "watch": None}
 
 
 def test_allocations_are_noted_only_while_asked(level: OpenLevel) -> None:
