@@ -25,6 +25,7 @@ from .checkpoint.sources import DEFAULT_CHECKPOINT, OtherCheckpointError, Source
 from .codec import DECODER_NAME, ENCODER_NAME
 from .conversion import Conversion, Request, plan_conversion
 from .estimate import estimate_seconds
+from .imatrix import imatrices_in
 from .verify import Finding, mends, verify_bundle
 
 _FILE = click.Path(path_type=Path)
@@ -97,7 +98,8 @@ def _common(command: Command) -> Command:
 @click.option("--tokenizer", metavar="WHERE", help=f"tokenizer.json{_WHERE}, or the hub's].")
 @click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
-@click.option("--imatrix-backbone", type=_FILE, help="Importance matrix of the backbone (llama.cpp's GGUF format).")
+@click.option("--imatrix", metavar="DIR", type=_FILE, help="Importance matrices: a directory of miso-recipe imatrix.")
+@click.option("--imatrix-backbone", type=_FILE, help="A single one, for the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="The same for the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
 @click.option("--allow-zero", is_flag=True, help="Convert weights that are zero in bulk as they are.")
@@ -114,6 +116,7 @@ def convert(
     mimi: str | None,
     tokenizer: str | None,
     decoder_quant: Level | None,
+    imatrix: Path | None,
     imatrix_backbone: Path | None,
     imatrix_decoder: Path | None,
     allow_nonfinite: bool,
@@ -133,9 +136,9 @@ def convert(
     """
     if not levels and not force:
         raise click.UsageError("Missing option '--quant'.")
-    request = Request(
-        levels, decoder_quant, imatrix_backbone, imatrix_decoder, threads, allow_nonfinite, allow_zero, force, name
-    )
+    found = imatrices_in(imatrix) if imatrix else {}
+    matrices = (imatrix_backbone or found.get("backbone"), imatrix_decoder or found.get("decoder"))
+    request = Request(levels, decoder_quant, *matrices, threads, allow_nonfinite, allow_zero, force, name)
     opens = partial(open_checkpoint, config=config, key=key)
     sources_of = resolve(
         checkpoint, mimi, tokenizer, revision=revision, fetch=not dry_run, progress=progress_bar, opens=opens

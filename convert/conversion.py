@@ -50,6 +50,12 @@ class Request:
         """All levels that are wanted, by their names in the manifest."""
         return {self.key(level): level for level in [*self.levels, *self.force]}
 
+    def level_of(self, part: Part, level: Level) -> Level:
+        """At which level a part of `level` is."""
+        if part == "embeddings":
+            return level.embeddings
+        return self.decoder_level or level if part == "decoder" else level
+
     def key(self, level: Level) -> str:
         """What the manifest calls a level with the depth decoder's that was asked for."""
         decoder = self.decoder_level or level
@@ -127,6 +133,7 @@ def plan_conversion(
     check_tokenizer(metadata, spec)
     keys = tokenizer_keys(gguf_keys(metadata))
     codec = Codec(mimi, checkpoint, request.allow_zero)
+    _check_has_imatrices(request)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite, request.allow_zero)
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
@@ -141,16 +148,17 @@ def plan_conversion(
     levels: dict[str, LevelFiles] = {}
     wanted: dict[str, tuple[Part, Level]] = {}
     for key, level in request.keys.items():
-        decoder_level = request.decoder_level or level
-        by_part: dict[Part, Level] = {"backbone": level, "decoder": decoder_level, "embeddings": level.embeddings}
+        by_part = {part: request.level_of(part, level) for part in PARTS}
         names = {part: file_name(spec, part, by_part[part]) for part in PARTS}
-        used = {f"imatrix_{part}": imatrix.sha256 for part, imatrix in imatrices.items()}
+        used = {f"imatrix_{part}": m.sha256 for part, m in imatrices.items() if by_part[part].mixture.weighs_columns}
         levels[key] = LevelFiles(**names, **used)
         wanted |= {name: (part, by_part[part]) for part, name in names.items()}
     forced = {name for level in request.force for name in _files(levels[request.key(level)])}
     stays = found.whole - forced - ({DECODER_NAME, ENCODER_NAME} if forced else set())
     plans = [
-        plan_file(spec, part, level, reader, fingerprint, keys, imatrices.get(part))
+        plan_file(
+            spec, part, level, reader, fingerprint, keys, imatrices.get(part) if level.mixture.weighs_columns else None
+        )
         for name, (part, level) in wanted.items()
         if name not in stays
     ]
@@ -217,12 +225,26 @@ def _fingerprint(checkpoint: Checkpoint, directory: Path, existing: Manifest | N
     return existing.fingerprint
 
 
+def _check_has_imatrices(request: Request) -> None:
+    """Raises `ValueError` if a level cannot do without an importance matrix that is not there."""
+    for part, path in _imatrix_paths(request).items():
+        levels = {key: request.level_of(part, level) for key, level in request.keys.items()}
+        if path is None and (key := next((key for key, level in levels.items() if level.needs_imatrix), None)):
+            raise ValueError(
+                f"{key} needs an importance matrix of the {part}: pass --imatrix DIR, which miso-recipe imatrix makes "
+                f"of a bundle of this model, or --imatrix-{part} FILE"
+            )
+
+
+def _imatrix_paths(request: Request) -> dict[Part, Path | None]:
+    return {"backbone": request.imatrix_backbone, "decoder": request.imatrix_decoder}
+
+
 def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
-    paths: dict[Part, Path | None] = {"backbone": request.imatrix_backbone, "decoder": request.imatrix_decoder}
     tensors = gguf_tensors(checkpoint.spec)
     return {
         part: read_imatrix(path, [tensor for tensor in tensors if tensor.part == part])
-        for part, path in paths.items()
+        for part, path in _imatrix_paths(request).items()
         if path is not None
     }
 

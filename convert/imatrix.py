@@ -1,10 +1,12 @@
 """Importance matrices: how much each input column of a weight matters, in llama.cpp's GGUF imatrix format.
 
+A directory of them has one file for each half of the model, as `miso-recipe imatrix` writes it.
+
 Source: llama.cpp `tools/imatrix` (writer) and `tools/quantize` (reader): per tensor `<name>.in_sum2` (sums of squared
 activations) and `<name>.counts`; a column's importance is their quotient, or 1 where nothing was counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +16,42 @@ from gguf import GGMLQuantizationType
 from ..core.arrays import F32Array
 from ..core.errors import BundleError, CheckpointError
 from ..core.files import file_sha256
-from ..models.tensors import GgufTensor
+from ..models.tensor_types import TENSOR_TYPES
+from ..models.tensors import GgufTensor, Part
 from ..native.gguf_file import GgufFile
 from .checkpoint.foreign import IMATRIX, refuse_file
 from .checkpoint.tensor_store import check_regular
 
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+SUMS, COUNTS = ".in_sum2", ".counts"
+"""Behind a tensor's name: sums of its input columns' squares, F32 [1, columns], and of how many rows, F32 [1, 1]."""
+HALVES: tuple[Part, ...] = ("backbone", "decoder")
+"""The parts that have one: the embeddings are looked up."""
+PART_KEY = "miso.part"
+"""In a file of ours: which of them it is of."""
+
+
+def imatrix_name(part: Part) -> str:
+    """A part's file in a directory of importance matrices."""
+    return f"{part}.imatrix.gguf"
+
+
+def imatrices_in(directory: Path) -> dict[Part, Path]:
+    """The files of a directory. Raises `CheckpointError` if one is missing."""
+    if directory.is_file():
+        raise CheckpointError(
+            f"{directory}: is a file: --imatrix takes a directory of miso-recipe imatrix; a single file goes to "
+            "--imatrix-backbone or --imatrix-decoder"
+        )
+    files = {part: directory / imatrix_name(part) for part in HALVES}
+    if missing := [path.name for path in files.values() if not path.exists()]:
+        raise CheckpointError(
+            f"{directory}: has no {' and no '.join(missing)}. Make them: miso-recipe imatrix BUNDLE --out {directory}"
+        )
+    return files
+
+
+_WITHOUT = ("token_embd.weight", "output.weight")
+"""Of these llama.cpp demands no importances. Source: `tensor_requires_imatrix` in llama-quant.cpp."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +76,10 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
         with _open(path) as file:
             if file.value("general.type") != "imatrix":
                 raise CheckpointError(
-                    f"{path}: not an imatrix: its general.type is not 'imatrix'. Make one with llama-imatrix."
+                    f"{path}: not an imatrix: its general.type is not 'imatrix'. Make one with miso-recipe imatrix."
                 )
+            if file.value(PART_KEY) not in (None, tensors[0].part):
+                raise CheckpointError(f"{path}: is of the {file.value(PART_KEY)}, not of the {tensors[0].part}")
             entries, dataset = file.tensors, file.first_text("imatrix.datasets")
             chunks = file.value("imatrix.chunk_count")
         digest = file_sha256(path)
@@ -53,10 +87,10 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     columns = {}
     for tensor in tensors:
-        pair = [entries.get(tensor.name + suffix) for suffix in (_SUMS, _COUNTS)]
+        pair = [entries.get(tensor.name + suffix) for suffix in (SUMS, COUNTS)]
         if pair == [None, None]:
             continue
-        for entry, suffix in zip(pair, (_SUMS, _COUNTS), strict=True):
+        for entry, suffix in zip(pair, (SUMS, COUNTS), strict=True):
             if entry is None or entry.qtype != GGMLQuantizationType.F32:
                 raise CheckpointError(f"{path}: {tensor.name}{suffix} is missing or not F32: the imatrix is damaged")
         sums, counts = (np.array(entry.data.view(np.float32)).reshape(-1) for entry in pair if entry is not None)
@@ -65,6 +99,20 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
         part = tensors[0].part
         raise CheckpointError(f"{path}: has entries for none of the {part}'s tensors: it is of another model or part")
     return Imatrix(path.name, digest, columns, dataset, chunks if type(chunks) is int else 0)
+
+
+def check_covers(imatrix: Imatrix, types: Mapping[str, GGMLQuantizationType]) -> None:
+    """Raises `CheckpointError` if a tensor that cannot do without importances has none. llama.cpp refuses the same."""
+    missing = [
+        name
+        for name, qtype in types.items()
+        if TENSOR_TYPES[qtype.name].needs_imatrix and name not in (*_WITHOUT, *imatrix.columns)
+    ]
+    if missing:
+        raise CheckpointError(
+            f"{imatrix.file}: has no entry for {len(missing)} tensors that cannot do without at so few bits, the first "
+            f"{missing[0]}: make it anew with miso-recipe imatrix, or choose a level of more bits"
+        )
 
 
 def _open(path: Path) -> GgufFile:

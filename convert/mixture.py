@@ -8,9 +8,18 @@ from collections.abc import Sequence
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Qtype
 
-from ..models.levels import Level, Mixture
+from ..models.levels import Level
+from ..models.mixtures import Mixture
 from ..models.tensor_types import TENSOR_TYPES
 from ..models.tensors import GgufTensor
+
+_GROUPED = 4
+"""Query heads to a key and value head, from which on `attn_v` is small enough for more bits."""
+_LAYERS_OF_70B = 80
+"""llama.cpp takes a `llama` model of so many layers and grouped heads for Llama 2's largest, and raises its `attn_v`.
+
+Source: `load_arch_hparams` in llama.cpp's models/llama.cpp.
+"""
 
 
 def tensor_types(level: Level, tensors: Sequence[GgufTensor], *, imatrix: bool = False) -> dict[str, Qtype]:
@@ -18,45 +27,64 @@ def tensor_types(level: Level, tensors: Sequence[GgufTensor], *, imatrix: bool =
 
     Vectors stay F32. The decoder's `token_embd` is Q8_0 where the level quantises: it is looked up, not streamed.
     """
-    layers = sum(tensor.name.endswith(".ffn_down.weight") for tensor in tensors)
+    choice = _Choice(level.mixture, tensors, imatrix)
     types = {}
     for tensor in tensors:
         if len(tensor.shape) == 1:
             types[tensor.name] = Qtype.F32
         else:
-            types[tensor.name] = _fit(_wanted(level.mixture, tensor, layers, imatrix), tensor)
+            types[tensor.name] = _fit(choice.wanted(tensor), tensor)
     return types
 
 
-def _wanted(mixture: Mixture, tensor: GgufTensor, layers: int, imatrix: bool) -> str:
-    if tensor.name.startswith("blk."):
-        _, layer, kind, _ = tensor.name.split(".")
-        return _in_layer(mixture, kind, int(layer), layers, imatrix)
-    if tensor.name == "output.weight":
-        return mixture.output
-    if tensor.name == "projection.weight" and mixture.quantises:
-        return "F16"  # of the embeddings: applied to every frame
-    if tensor.part == "decoder" and tensor.name == "token_embd.weight" and mixture.quantises:
-        return "Q8_0"
-    return mixture.base
+class _Choice:
+    """The types that a mixture wants in one file, whatever the columns."""
+
+    def __init__(self, mixture: Mixture, tensors: Sequence[GgufTensor], imatrix: bool) -> None:
+        self._mixture, self._imatrix = mixture, imatrix
+        self._layers = sum(tensor.name.endswith(".ffn_down.weight") for tensor in tensors)
+        rows = {tensor.name: tensor.shape[0] for tensor in tensors}
+        self._heads_a_group = rows.get("blk.0.attn_q.weight", 0) // rows.get("blk.0.attn_k.weight", 1)
+
+    def wanted(self, tensor: GgufTensor) -> str:
+        mixture = self._mixture
+        if tensor.name.startswith("blk."):
+            _, layer, kind, _ = tensor.name.split(".")
+            return self._in_layer(kind, int(layer))
+        if tensor.name == "output.weight":
+            is_whole = _is_whole(mixture.base, tensor)
+            return mixture.output if is_whole or not mixture.quantises else "Q8_0"
+        if tensor.name == "projection.weight" and mixture.quantises:
+            return "F16"  # of the embeddings: applied to every frame
+        if tensor.part == "decoder" and tensor.name == "token_embd.weight" and mixture.quantises:
+            return "Q8_0"
+        if tensor.name == "token_embd.weight":
+            return mixture.tables or mixture.base
+        return mixture.base
+
+    def _in_layer(self, kind: str, layer: int) -> str:
+        grouped = self._heads_a_group >= _GROUPED
+        rules = self._mixture.rules
+        found = self._mixture.base
+        for rule in rules:
+            if rule.takes(kind, layer, self._layers, imatrix=self._imatrix, grouped=grouped):
+                found = rule.type
+                break
+        if kind == "attn_v" and self._layers == _LAYERS_OF_70B and self._heads_a_group > 1 and found in _RAISED:
+            return "Q5_K"
+        return found
 
 
-def _in_layer(mixture: Mixture, kind: str, layer: int, layers: int, imatrix: bool) -> str:
-    if mixture.more_bits and kind in ("attn_v", "ffn_down") and _use_more_bits(layer, layers):
-        return mixture.more_bits
-    if mixture.with_imatrix and imatrix and kind == "ffn_down" and layer < layers // 8:
-        return mixture.with_imatrix
-    return mixture.base
-
-
-def _use_more_bits(layer: int, layers: int) -> bool:
-    eighth = layers // 8
-    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+_RAISED = ("Q3_K", "Q4_K")
 
 
 def _fit(name: str, tensor: GgufTensor) -> Qtype:
     """The type itself, or llama.cpp's fallback where the columns are not a whole number of its blocks."""
     for candidate in (name, TENSOR_TYPES[name].fallback):
-        if tensor.shape[-1] % GGML_QUANT_SIZES[Qtype[candidate]][0] == 0:
+        if _is_whole(candidate, tensor):
             return Qtype[candidate]
     return Qtype.F16
+
+
+def _is_whole(name: str, tensor: GgufTensor) -> bool:
+    return tensor.shape[-1] % GGML_QUANT_SIZES[Qtype[name]][0] == 0

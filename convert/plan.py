@@ -13,7 +13,7 @@ from ..models.levels import LEVELS, Level
 from ..models.spec import ModelSpec
 from ..models.tensors import PARTS, GgufTensor, Part, gguf_tensors
 from .gguf_header import Key, TensorInfo, header_bytes, keys_of, padded, text, uint32
-from .imatrix import Imatrix
+from .imatrix import Imatrix, check_covers
 from .mixture import tensor_types
 from .rows import RowReader
 
@@ -83,6 +83,8 @@ def plan_file(
     """Plan one file. Tensors are ordered as their sources lie on disk, so that one pass reads and writes in order."""
     tensors = sorted((t for t in gguf_tensors(spec) if t.part == part), key=reader.position)
     types = tensor_types(level, tensors, imatrix=imatrix is not None)
+    if imatrix is not None:
+        check_covers(imatrix, types)
     return GgufPlan(
         name=file_name(spec, part, level),
         part=part,

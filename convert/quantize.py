@@ -107,7 +107,13 @@ def _chunks(reader: RowReader, files: Sequence[tuple[GgufPlan, Sink]]) -> Iterat
 
 
 def _encode(job: _Job, qtype: GGMLQuantizationType, rows: F32Array, allow_nonfinite: bool) -> U8Array:
-    data = quantize(qtype, rows, job.importance)
+    try:
+        data = quantize(qtype, rows, job.importance)
+    except ValueError as error:
+        raise CheckpointError(
+            f"tensor {job.tensor.name} of the {job.tensor.part}: {error}. Fix the checkpoint or the imatrix, or choose "
+            "another level."
+        ) from error
     if not allow_nonfinite and not is_valid(qtype, data):
         worst = float(np.abs(rows).max())
         raise CheckpointError(

@@ -1,34 +1,14 @@
 """The quantisation levels, a row each: what a level is called, what it is made of, and what it may cost.
 
-A level is a mixture for a whole file (llama.cpp's *ftype*). Its types are rows of `tensor_types.py`; `convert` applies
-its mixture to a model's tensors.
+A level is a mixture for a whole file (llama.cpp's *ftype*): see `mixtures.py`. Its types are rows of `tensor_types.py`.
 """
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Mixture:
-    """Which of ggml's types the tensors of a file get, by their names: llama.cpp's mixtures for its `llama` arch.
-
-    Source: `llama_tensor_get_type` in llama.cpp's llama-quant.cpp.
-    """
-
-    base: str
-    """Of most tensors."""
-    output: str = "Q6_K"
-    """Of the output matrix."""
-    more_bits: str | None = None
-    """Of `attn_v` and `ffn_down` in the layers that llama.cpp takes for sensitive."""
-    with_imatrix: str | None = None
-    """Of `ffn_down` in the first eighth of the layers, if there is an importance matrix."""
-
-    @property
-    def quantises(self) -> bool:
-        """Whether weights lose more than a float's last bits. Then tables have types of their own."""
-        return self.base not in ("F32", "F16")
+from . import mixtures
+from .mixtures import Mixture
 
 
 @dataclass(frozen=True)
@@ -51,6 +31,8 @@ class Level:
     """The level of the embeddings file that goes with it: tables are looked up, and shared by several levels."""
     is_last_resort: bool = False
     """Whether it is poorer than its size saves: `auto` takes it on a CPU only where nothing else fits."""
+    needs_imatrix: bool = False
+    """Whether it is rubble without an importance matrix."""
     aliases: tuple[str, ...] = ()
 
     @property
@@ -59,17 +41,33 @@ class Level:
         return LEVELS[self.embeddings_key]
 
 
-F32 = Level("f32", "F32", 0, Mixture("F32", output="F32"), 32.0, 1e-4, embeddings_key="f32", aliases=("fp32",))
-FP16 = Level("fp16", "F16", 1, Mixture("F16", output="F16"), 16.0, 0.01, embeddings_key="fp16", aliases=("f16",))
-Q8_0 = Level("q8_0", "Q8_0", 7, Mixture("Q8_0", output="Q8_0"), 8.5, 0.08)
-Q6_K = Level("q6_k", "Q6_K", 18, Mixture("Q6_K"), 6.59, 0.16)
-Q5_K_M = Level("q5_k_m", "Q5_K_M", 17, Mixture("Q5_K", more_bits="Q6_K"), 5.71, 0.3)
-Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, Mixture("Q4_K", more_bits="Q6_K"), 4.87, 0.6)
-Q4_0 = Level("q4_0", "Q4_0", 2, Mixture("Q4_0", with_imatrix="Q4_1"), 4.58, 0.8, is_last_resort=True)
+F32 = Level("f32", "F32", 0, mixtures.F32, 32.0, 1e-4, embeddings_key="f32", aliases=("fp32",))
+FP16 = Level("fp16", "F16", 1, mixtures.F16, 16.0, 0.01, embeddings_key="fp16", aliases=("f16",))
+BF16 = Level("bf16", "BF16", 32, mixtures.BF16, 16.0, 0.04, embeddings_key="bf16")
+Q8_0 = Level("q8_0", "Q8_0", 7, mixtures.Q8_0, 8.5, 0.08)
+Q6_K = Level("q6_k", "Q6_K", 18, mixtures.Q6_K, 6.59, 0.16)
+Q5_1 = Level("q5_1", "Q5_1", 9, mixtures.Q5_1, 6.04, 0.3)
+Q5_K_M = Level("q5_k_m", "Q5_K_M", 17, mixtures.Q5_K_M, 5.71, 0.3)
+Q5_K_S = Level("q5_k_s", "Q5_K_S", 16, mixtures.Q5_K_S, 5.56, 0.3)
+Q5_0 = Level("q5_0", "Q5_0", 8, mixtures.Q5_0, 5.56, 0.3)
+Q4_1 = Level("q4_1", "Q4_1", 3, mixtures.Q4_1, 5.07, 0.8)
+Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, mixtures.Q4_K_M, 4.87, 0.6)
+IQ4_NL = Level("iq4_nl", "IQ4_NL", 25, mixtures.IQ4_NL, 4.64, 0.8)
+Q4_K_S = Level("q4_k_s", "Q4_K_S", 14, mixtures.Q4_K_S, 4.62, 0.6)
+Q4_0 = Level("q4_0", "Q4_0", 2, mixtures.Q4_0, 4.58, 0.8, is_last_resort=True)
+IQ4_XS = Level("iq4_xs", "IQ4_XS", 30, mixtures.IQ4_XS, 4.41, 0.8)
+Q3_K_L = Level("q3_k_l", "Q3_K_L", 13, mixtures.Q3_K_L, 4.28, 0.9)
+Q3_K_M = Level("q3_k_m", "Q3_K_M", 12, mixtures.Q3_K_M, 3.95, 0.9)
+IQ3_M = Level("iq3_m", "IQ3_M", 27, mixtures.IQ3_M, 3.69, 0.9, needs_imatrix=True)
+IQ3_S = Level("iq3_s", "IQ3_S", 26, mixtures.IQ3_S, 3.57, 0.9, needs_imatrix=True)
+Q3_K_S = Level("q3_k_s", "Q3_K_S", 11, mixtures.Q3_K_S, 3.55, 0.9)
+IQ3_XS = Level("iq3_xs", "IQ3_XS", 22, mixtures.IQ3_XS, 3.39, 0.9, needs_imatrix=True)
+IQ3_XXS = Level("iq3_xxs", "IQ3_XXS", 23, mixtures.IQ3_XXS, 3.18, 0.9, needs_imatrix=True)
+Q2_K = Level("q2_k", "Q2_K", 10, mixtures.Q2_K, 3.07, 0.9)
 
 _ROWS = [row for row in list(globals().values()) if isinstance(row, Level)]
 LEVELS: dict[str, Level] = {level.key: level for level in sorted(_ROWS, key=lambda row: -row.bits)}
-"""All of them by key, the finest first."""
+"""All of them by key, the finest first; of equals the one that stands first here."""
 DEFAULT_LEVEL = Q4_K_M
 """What is taken and recommended where nobody chose."""
 

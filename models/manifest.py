@@ -232,9 +232,11 @@ def mending_command(
     if decoder := next((key.partition("+")[2] for key in keys if "+" in key), None):
         words += ["--decoder-quant", decoder]
     used = [manifest.levels[key] for key in keys if key in manifest.levels] if manifest else []
-    for part in ("backbone", "decoder"):
-        if any(getattr(files, f"imatrix_{part}") for files in used):
-            words += [f"--imatrix-{part}", "FILE"]
+    with_imatrix = [p for p in ("backbone", "decoder") if any(getattr(files, f"imatrix_{p}") for files in used)]
+    if len(with_imatrix) == 2:
+        words += ["--imatrix", "DIR"]
+    elif with_imatrix:
+        words += [f"--imatrix-{with_imatrix[0]}", "FILE"]
     return " ".join([*words, "--out", shlex.quote(str(directory))])
 
 

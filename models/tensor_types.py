@@ -27,11 +27,14 @@ class TensorType:
 
     Source: `tensor_type_fallback` in llama.cpp's llama-quant.cpp.
     """
+    needs_imatrix: bool = False
+    """Whether llama.cpp makes a matrix of it with an importance matrix only."""
 
 
 TENSOR_TYPES: dict[str, TensorType] = {
     "F32": TensorType(1e-6, 0),
     "F16": TensorType(2**-11, 1),
+    "BF16": TensorType(2**-8, 0),
     "Q8_0": TensorType(0.0045, 127),
     "Q6_K": TensorType(0.02, 32 * 127, fallback="Q8_0"),
     "Q5_K": TensorType(0.04, 63 * 31, fallback="Q5_1"),
@@ -40,5 +43,12 @@ TENSOR_TYPES: dict[str, TensorType] = {
     "Q4_K": TensorType(0.08, 63 * 15, fallback="Q5_0"),
     "Q4_1": TensorType(0.05, 16),
     "Q4_0": TensorType(0.06, 8),
+    "IQ4_NL": TensorType(0.065, 127),
+    "IQ4_XS": TensorType(0.065, 32 * 127, fallback="IQ4_NL"),
+    "Q3_K": TensorType(0.1, 32 * 4, fallback="Q4_0"),
+    "IQ3_S": TensorType(0.12, 31 * 15, fallback="IQ4_NL"),
+    "IQ3_XXS": TensorType(0.16, 31 * 62 // 4, fallback="IQ4_NL", needs_imatrix=True),
+    "IQ2_S": TensorType(0.2, 31 * 43 // 8, fallback="IQ4_NL", needs_imatrix=True),
+    "Q2_K": TensorType(0.2, 15 * 3, fallback="Q4_0"),
 }
 """By ggml's names."""

@@ -10,6 +10,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from ..core.arrays import F32Array, U8Array
 from .libraries import ggml_base
 
+_SEARCHED = {GGMLQuantizationType[name] for name in ("IQ3_S", "IQ3_XXS", "IQ2_S")}
+"""Types whose blocks are points of a grid. Where a sum on the way to a point overflows, ggml ends the process."""
+_MOST = 1e30
+"""Of a weight's square, by itself and times its importance: with the sums over a block far from float32's end."""
+
 
 def row_bytes(qtype: GGMLQuantizationType, columns: int) -> int:
     """Bytes of one row. Raises `ValueError` if `columns` is not a whole number of blocks."""
@@ -22,7 +27,7 @@ def row_bytes(qtype: GGMLQuantizationType, columns: int) -> int:
 def quantize(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | None = None) -> U8Array:
     """Quantise float32 `rows` [n, columns] to bytes [n, row_bytes], as llama.cpp does.
 
-    `imatrix` [columns] weighs the columns' errors. Raises `ValueError` on shapes or dtypes that ggml would abort on.
+    `imatrix` [columns] weighs the columns' errors. Raises `ValueError` on what ggml would end the process for.
     """
     if rows.ndim != 2 or rows.dtype != np.float32 or not rows.flags.c_contiguous:
         raise ValueError(f"rows must be a contiguous float32 matrix, not {rows.dtype} {rows.shape}")
@@ -32,6 +37,8 @@ def quantize(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | No
         raise ValueError(f"imatrix must be float32 [{columns}], not {imatrix.dtype} {imatrix.shape}")
     if qtype == GGMLQuantizationType.F32:
         return rows.view(np.uint8)
+    if qtype in _SEARCHED:
+        _check_searched(qtype, rows, imatrix)
     written = ggml_base().ggml_quantize_chunk(
         int(qtype),
         rows.ctypes.data,
@@ -43,6 +50,17 @@ def quantize(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | No
     )
     assert written == out.nbytes, (qtype, rows.shape, written)
     return out
+
+
+def _check_searched(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Array | None) -> None:
+    largest = float(np.abs(rows).max(initial=0.0))
+    importance = 1.0 if imatrix is None else float(imatrix.max(initial=0.0))
+    # NaN fails every comparison.
+    if not (largest**2 <= _MOST and largest**2 * importance <= _MOST and importance <= _MOST):
+        raise ValueError(
+            f"{qtype.name} takes weights of which a square, and that times its importance, is at most {_MOST:g}, "
+            f"not {largest:g} with an importance of {importance:g}"
+        )
 
 
 def is_valid(qtype: GGMLQuantizationType, data: U8Array) -> bool:

@@ -110,7 +110,7 @@ def llama_quantize(
     lib = load_library()
     params = lib.llama_model_quantize_default_params()
     params.nthread, params.ftype = 1, level.ftype
-    if "-decoder-" in source.name and level.ftype > 1:
+    if "-decoder-" in source.name and level.mixture.quantises:
         params.token_embedding_type = int(GGMLQuantizationType.Q8_0)
     if imatrix is not None:
         entries = (lib.llama_model_imatrix_data * (len(imatrix) + 1))()

@@ -18,7 +18,7 @@ from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
 from miso_gguf.runtime import cli as speak_cli
 from miso_gguf.runtime.bundle import open_bundle
 
-NEWER = "q3_k_s"
+NEWER = "tq1_0"
 SENTENCE = "made by a newer version of miso-gguf than this one"
 
 
@@ -48,7 +48,7 @@ def made(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(made: Path, tmp_path: Path) -> Path:
     """With a level, keys, a file and a source that this version does not know."""
     directory = Path(shutil.copytree(made, tmp_path / "bundle"))
-    (directory / "Micro-backbone-Q3_K_S.gguf").write_bytes(b"GGUF")
+    (directory / "Micro-backbone-TQ1_0.gguf").write_bytes(b"GGUF")
 
     def add(data: dict[str, Any]) -> None:
         data["published"] = {"by": ["somebody", None, 1.5]}
@@ -58,9 +58,9 @@ def bundle(made: Path, tmp_path: Path) -> Path:
         data["sources"][0]["url"] = "https://example.com/model.safetensors"
         data["sources"].append({"role": "recipe", "name": "r.json", "sha256": "1" * 64})
         data["levels"]["q8_0"]["kld"] = 0.01
-        data["levels"][NEWER] = {"parts": {"backbone": "Micro-backbone-Q3_K_S.gguf"}, "embeddings": None}
+        data["levels"][NEWER] = {"parts": {"backbone": "Micro-backbone-TQ1_0.gguf"}, "embeddings": None}
         data["files"]["Micro-decoder-Q8_0.gguf"]["blake3"] = "b3"
-        data["files"]["Micro-backbone-Q3_K_S.gguf"] = {
+        data["files"]["Micro-backbone-TQ1_0.gguf"] = {
             "size_bytes": 4,
             "sha256": "7" * 64,
         }
@@ -155,7 +155,7 @@ def test_nothing_is_added_to_what_would_be_lost(bundle: Path, inputs: Inputs) ->
 
 
 def test_inspect_and_verify_say_so(bundle: Path, inputs: Inputs, run: Run) -> None:
-    edit(bundle, lambda data: data["files"].pop("Micro-backbone-Q3_K_S.gguf"))
+    edit(bundle, lambda data: data["files"].pop("Micro-backbone-TQ1_0.gguf"))
     seen = run("miso-convert", "inspect", bundle, "--json")
     assert (seen.code, list(json.loads(seen.out))) == (0, ["q8_0"])
     assert f"{NEWER}: {SENTENCE}" in seen.err
@@ -171,7 +171,7 @@ def test_verify_hashes_files_of_newer_levels_too(bundle: Path, run: Run) -> None
     checked = run("miso-convert", "verify", bundle, "--json")
     assert checked.code == 1
     bad = [each["subject"] for each in json.loads(checked.out)["findings"] if not each["ok"]]
-    assert bad == ["Micro-backbone-Q3_K_S.gguf"]
+    assert bad == ["Micro-backbone-TQ1_0.gguf"]
 
 
 @pytest.mark.parametrize("more", [[], ["--kv-type", "f16"]])

@@ -8,7 +8,7 @@ import pytest
 
 from builders import Inputs, llama_quantize, make_bundle, make_inputs, tensor_bytes, write_imatrix
 from miso_gguf.models.flavors import MISO_8B, TINY
-from miso_gguf.models.levels import F32, LEVELS, Q4_0, Level
+from miso_gguf.models.levels import F32, LEVELS, Q4_0, Q4_K_M, Q5_K_M, Level
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 from miso_gguf.models.tensors import gguf_tensors
 
@@ -29,6 +29,7 @@ SPECS = {
     "fallback-f16": _narrow("FallbackF16", _T(4, 80, 3, 1, 16, 112), _T(3, 64, 3, 1, 16, 80)),
 }
 QUANTISED = [level for level in LEVELS.values() if level is not F32]
+WITHOUT = [level for level in QUANTISED if not level.needs_imatrix]
 
 
 @pytest.fixture(scope="module", params=SPECS)
@@ -41,7 +42,7 @@ def inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def plain(inputs: tuple[Inputs, ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of every level, without an importance matrix."""
     directory = tmp_path_factory.mktemp("plain")
-    make_bundle(inputs[0], directory, [F32, *QUANTISED])
+    make_bundle(inputs[0], directory, [F32, *WITHOUT])
     return directory
 
 
@@ -58,14 +59,13 @@ def _compare(
 
 def test_equals_llama_quantize(inputs: tuple[Inputs, ModelSpec], plain: Path) -> None:
     spec = inputs[1]
-    for level in QUANTISED:
+    for level in WITHOUT:
         kinds = _compare(plain, plain, spec, level, "backbone", None)
-        if level.mixture.more_bits and spec.backbone.embed_dim % 256 == 0:
-            assert kinds == {"F32", level.mixture.base, level.mixture.more_bits}
+        if level in (Q4_K_M, Q5_K_M) and spec.backbone.embed_dim % 256 == 0:
+            assert kinds == {"F32", level.mixture.base, "Q6_K"}
         _compare(plain, plain, spec, level, "decoder", None)
 
 
-@pytest.mark.parametrize("inputs", ["tiny", "deep", "wide-ffn"], indirect=True)
 def test_equals_llama_quantize_with_imatrix(inputs: tuple[Inputs, ModelSpec], plain: Path, tmp_path: Path) -> None:
     files, spec = inputs
     generator = np.random.default_rng(1)
@@ -102,9 +102,9 @@ def test_real_shapes_equal_llama_quantize(tmp_path: Path) -> None:
         text_vocab=1024,
         codebooks=8,
     )
-    make_bundle(make_inputs(tmp_path, spec), tmp_path, [F32, *QUANTISED])
-    for level in QUANTISED:
+    make_bundle(make_inputs(tmp_path, spec), tmp_path, [F32, *WITHOUT])
+    for level in WITHOUT:
         for part in ("backbone", "decoder"):
             kinds = _compare(tmp_path, tmp_path, spec, level, part, None)
-            if level.mixture.more_bits:
-                assert {level.mixture.base, level.mixture.more_bits} <= kinds
+            if level in (Q4_K_M, Q5_K_M):
+                assert {level.mixture.base, "Q6_K"} <= kinds

@@ -143,9 +143,9 @@ def test_not_if_a_level_that_stays_has_the_file(inputs: Inputs, tmp_path: Path) 
 @pytest.mark.parametrize("name", [BACKBONE, EMBEDDINGS])
 def test_a_file_of_a_newer_level_is_not_replaced(inputs: Inputs, tmp_path: Path, name: str) -> None:
     make_bundle(inputs, tmp_path, [Q8_0])
-    edit(tmp_path, lambda data: data["levels"].update(q3_k_s={"files": [name]}))
+    edit(tmp_path, lambda data: data["levels"].update(tq1_0={"files": [name]}))
     before = contents(tmp_path)
-    with pytest.raises(BundleError, match=f"{name} belongs to q3_k_s, made by a newer version.*Upgrade"):
+    with pytest.raises(BundleError, match=f"{name} belongs to tq1_0, made by a newer version.*Upgrade"):
         make_bundle(inputs, tmp_path, [], force=[Q8_0])
     assert contents(tmp_path) == before
 

@@ -6,6 +6,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from miso_gguf.convert.mixture import tensor_types
+from miso_gguf.models import mixtures
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.levels import DEFAULT_LEVEL, LEVELS, Level, finest_first, halves, parse_level
 from miso_gguf.models.tensor_types import TENSOR_TYPES
@@ -17,7 +18,7 @@ def test_bits_are_those_of_the_8b_model(level: Level) -> None:
     bits: Counter[str] = Counter()
     for part in ("backbone", "decoder"):
         tensors = [tensor for tensor in gguf_tensors(MISO_8B) if tensor.part == part]
-        types = tensor_types(level, tensors)
+        types = tensor_types(level, tensors, imatrix=level.needs_imatrix)
         for tensor in tensors:
             block, size = GGML_QUANT_SIZES[types[tensor.name]]
             bits["all"] += tensor.weights * size * 8 // block
@@ -28,7 +29,9 @@ def test_bits_are_those_of_the_8b_model(level: Level) -> None:
 def test_the_finest_first() -> None:
     bits = [level.bits for level in LEVELS.values()]
     assert bits == sorted(bits, reverse=True)
-    assert len(set(bits)) == len(bits)
+    ties = {level.key for level in LEVELS.values() if bits.count(level.bits) > 1}
+    assert ties == {"fp16", "bf16", "q5_k_s", "q5_0"}
+    assert [key for key in LEVELS if key in ties] == ["fp16", "bf16", "q5_k_s", "q5_0"]
     assert finest_first(["q4_0", "q4_k_m+q8_0", "f32", "q4_k_m", "q8_0"]) == [
         "f32",
         "q8_0",
@@ -60,12 +63,31 @@ def test_halves() -> None:
 def test_every_type_of_a_mixture_is_a_row() -> None:
     for level in LEVELS.values():
         mixture = level.mixture
-        assert {mixture.base, mixture.output, mixture.more_bits or "F32", mixture.with_imatrix or "F32"} <= (
-            TENSOR_TYPES.keys()
-        )
+        named = {mixture.base, mixture.output, mixture.tables or "F32", *(rule.type for rule in mixture.rules)}
+        assert named <= TENSOR_TYPES.keys()
         assert level.embeddings.embeddings is level.embeddings
     for name, row in TENSOR_TYPES.items():
         block, _ = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
         smaller, _ = GGML_QUANT_SIZES[GGMLQuantizationType[row.fallback]]
         assert row.fallback in TENSOR_TYPES
         assert smaller < block or block == 1
+
+
+def test_layers_of_a_rule() -> None:
+    def of_32(layers: mixtures.Layers) -> list[int]:
+        return [layer for layer in range(32) if layers(layer, 32)]
+
+    assert of_32(mixtures.every) == list(range(32))
+    assert of_32(mixtures.first_two) == [0, 1]
+    assert of_32(mixtures.first_four) == [0, 1, 2, 3]
+    assert of_32(mixtures.first_sixteenth) == [0, 1]
+    assert of_32(mixtures.first_eighth) == [0, 1, 2, 3]
+    assert of_32(mixtures.middle) == list(range(4, 28))
+    assert of_32(mixtures.sensitive) == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    assert [layers(0, 7) for layers in (mixtures.first_sixteenth, mixtures.first_eighth)] == [False, False]
+
+
+def test_what_an_importance_matrix_changes() -> None:
+    untouched = {"f32", "bf16", "fp16", "q8_0"}
+    assert {level.key for level in LEVELS.values() if not level.mixture.weighs_columns} == untouched
+    assert {level.key for level in LEVELS.values() if level.needs_imatrix} == {"iq3_m", "iq3_s", "iq3_xs", "iq3_xxs"}

@@ -106,7 +106,7 @@ def test_unknown_levels(newer: dict[str, Any], tmp_path_factory: pytest.TempPath
     assert read_manifest(directory) == found
 
 
-@pytest.mark.parametrize("key", ["q8_0+q3_k_s", "q3_k_s+q8_0", "q8_0+fp16+q8_0", "", "q8_0+"])
+@pytest.mark.parametrize("key", ["q8_0+tq1_0", "tq1_0+q8_0", "q8_0+fp16+q8_0", "", "q8_0+"])
 def test_a_combination_of_which_a_half_is_unknown_is_unknown(key: str, tmp_path: Path) -> None:
     data = plain("q8_0")
     data["levels"][key] = 7
@@ -123,9 +123,9 @@ def test_numbers_that_no_float_holds_are_read_and_not_kept(tmp_path: Path) -> No
 
 def test_names_of_newer_levels_are_harmless_to_a_terminal(tmp_path: Path) -> None:
     data = plain("q8_0")
-    data["levels"] |= {"a\n\x1b[31m": 1, "": 2, "q3_k_s": 3}
+    data["levels"] |= {"a\n\x1b[31m": 1, "": 2, "tq1_0": 3}
     found = read_manifest(write(tmp_path, data))
-    assert found.newer_names == [r"'a\n\x1b[31m'", "''", "q3_k_s"]
+    assert found.newer_names == [r"'a\n\x1b[31m'", "''", "tq1_0"]
 
 
 def test_sources_of_an_unknown_role(tmp_path: Path) -> None:

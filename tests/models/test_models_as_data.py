@@ -136,7 +136,7 @@ def test_level_names() -> None:
     assert parse_level("FP16") is FP16
     assert Q4_0.embeddings is Q4_K_M.embeddings is Q8_0
     assert FP16.embeddings is FP16
-    for name, near in (("q4_k_s", "q4_k_m"), ("q8", "q8_0"), ("fp15", "fp16"), ("4_0", "q4_0")):
+    for name, near in (("q4_km", "q4_k_m"), ("q8", "q8_0"), ("fp15", "fp16"), ("4_0", "q4_0")):
         with pytest.raises(ValueError, match=f"unknown level '{name}': did you mean {near}"):
             parse_level(name)
     with pytest.raises(ValueError, match=rf"unknown level 'zzz'\. Known: {', '.join(LEVELS)}\."):
