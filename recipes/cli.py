@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from ..console import DONE, counted_bar, run, stderr, stdout, table
+from ..convert.imatrix import HALVES
 from ..core.files import file_sha256
+from ..quant_eval.command_text import duration
+from ..quant_eval.run.cost import hearing_cost
 from ..version import __version__
 from .collect import Collected, collect
-from .imatrix_file import PARTS
 from .merge import merge
-from .plan import Asked, plan_collection
+from .plan import Asked, Collection, plan_collection
 
 _PATH = click.Path(path_type=Path)
 _EXAMPLES = """\b
@@ -63,11 +65,7 @@ def imatrix_command(bundle: str, as_json: bool, debug: bool, fresh: bool, **aske
     """
     wanted = Asked(**asked)
     collection = plan_collection(bundle, wanted)
-    stderr.print(
-        f"{len(collection.clips)} clips: {'; '.join(collection.datasets)}. It resumes after Ctrl-C.",
-        highlight=False,
-        markup=False,
-    )
+    stderr.print(_cost_text(collection), highlight=False, markup=False)
     with counted_bar("hearing") as progress:
         collected = collect(collection, progress, fresh=fresh)
     return _say(collected, as_json=as_json)
@@ -83,12 +81,23 @@ def merge_command(directories: Sequence[Path], out: Path, as_json: bool, debug: 
     return _say(merge(directories, out), as_json=as_json)
 
 
+def _cost_text(collection: Collection) -> str:
+    """Before the work, in one line."""
+    speech_s, takes = hearing_cost(
+        collection.candidate.files, [prompt for prompt, _ in collection.clips], collection.engine
+    )
+    said = takes if isinstance(takes, str) else f"about {duration(takes)}"
+    what = "; ".join(collection.datasets)
+    clips = f"{len(collection.clips)} clips, about {duration(speech_s)} of speech ({what})"
+    return f"{clips}; {said}. It resumes after Ctrl-C."
+
+
 def _say(collected: Collected, *, as_json: bool) -> int:
     if as_json:
         stdout.print_json(json.dumps(_document(collected)))
         return DONE
     rows = []
-    for part in PARTS:
+    for part in HALVES:
         file = collected.files[part]
         rows.append(
             (

@@ -6,12 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..convert.imatrix import HALVES, imatrix_name
 from ..core.errors import MisoError
 from ..core.files import sync_directory
 from ..core.lock import locked
 from ..models.tensors import Part
 from .collector import Collector
-from .imatrix_file import PARTS, ImatrixFile, imatrix_name, read_imatrix
+from .imatrix_file import ImatrixFile, read_imatrix_file
 from .plan import Collection
 from .state import FRESH, STATE_NAME, State, load, save
 from .sums import steps_of
@@ -64,11 +65,11 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
             stack.enter_context(locked(out / _LOCK_NAME))
         except BlockingIOError as error:
             raise MisoError(f"{out}: another run is writing to it. Wait for it, or give another --out") from error
-        paths = {part: out / imatrix_name(part) for part in PARTS}
+        paths = {part: out / imatrix_name(part) for part in HALVES}
         if fresh:
             for path in (*paths.values(), out / STATE_NAME):
                 path.unlink(missing_ok=True)
-        found = {part: read_imatrix(path) for part, path in paths.items() if path.exists()}
+        found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
         check_same(out, found, collection.identity)
         if len(found) == len(paths):
             (out / STATE_NAME).unlink(missing_ok=True)
@@ -79,7 +80,7 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
             raise MisoError(
                 f"nothing was said in {state.clips} clips: nothing can be learnt of {collection.candidate.name}"
             )
-        files = {part: _file(collection, state, part) for part in PARTS}
+        files = {part: _file(collection, state, part) for part in HALVES}
         write_all(files, out)
         (out / STATE_NAME).unlink(missing_ok=True)
         return Collected(files, paths, state.frames, state.silent, time.monotonic() - begin)

@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from ..convert.gguf_header import Key, TensorInfo, header_bytes, padded, text, uint32
+from ..convert.imatrix import COUNTS, HALVES, PART_KEY, SUMS
 from ..core.arrays import F32Array
 from ..core.errors import BundleError, MisoError
 from ..core.files import open_whole
@@ -21,16 +22,8 @@ from ..models.tensors import Part
 from ..native.gguf_file import GgufFile, StoredTensor
 
 F64Array = NDArray[np.float64]
-PARTS: tuple[Part, ...] = ("backbone", "decoder")
-"""The parts that multiply matrices."""
 
-_SUMS, _COUNTS = ".in_sum2", ".counts"
 _STEP_SUMS, _STEP_COUNTS = ".step_in_sum2", ".step_counts"
-
-
-def imatrix_name(part: Part) -> str:
-    """The file's name in its directory."""
-    return f"{part}.imatrix.gguf"
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Entry:
 
     def arrays(self, name: str) -> dict[str, F32Array]:
         """As they are written, by name."""
-        found = {name + _SUMS: self.sums.reshape(1, -1), name + _COUNTS: np.array([[self.count]])}
+        found = {name + SUMS: self.sums.reshape(1, -1), name + COUNTS: np.array([[self.count]])}
         if self.step_sums is not None and self.step_counts is not None:
             found |= {name + _STEP_SUMS: self.step_sums, name + _STEP_COUNTS: self.step_counts.reshape(-1, 1)}
         return {each: values.astype("<f4") for each, values in found.items()}
@@ -98,14 +91,14 @@ class ImatrixFile:
             Key("imatrix.datasets", list(self.datasets), GGUFValueType.ARRAY),
             uint32("imatrix.chunk_count", self.chunks),
             uint32("imatrix.chunk_size", self.chunk_rows),
-            text("miso.part", self.part),
+            text(PART_KEY, self.part),
             text("miso.source.fingerprint", self.fingerprint),
             text("miso.imatrix.identity", self.identity),
             uint32("miso.imatrix.clips", self.clips),
         ]
 
 
-def read_imatrix(path: Path) -> ImatrixFile:
+def read_imatrix_file(path: Path) -> ImatrixFile:
     """Read a file that `ImatrixFile.write` wrote.
 
     Raises `FileNotFoundError` if it is not there, and `MisoError` if it is anything else.
@@ -117,27 +110,27 @@ def read_imatrix(path: Path) -> ImatrixFile:
             keys, datasets, tensors = file.keys(), file.texts("imatrix.datasets"), file.tensors
     except BundleError as error:
         raise MisoError(f"{path}: is damaged, or no importance matrix in GGUF format: make it again") from error
-    texts = [keys.get(name) for name in ("miso.part", "miso.source.fingerprint", "miso.imatrix.identity")]
+    texts = [keys.get(name) for name in (PART_KEY, "miso.source.fingerprint", "miso.imatrix.identity")]
     numbers = [keys.get(f"{name}") for name in ("miso.imatrix.clips", "imatrix.chunk_count", "imatrix.chunk_size")]
     part, fingerprint, identity = (each if isinstance(each, str) else "" for each in texts)
     clips, chunks, chunk_rows = (each if isinstance(each, int) else -1 for each in numbers)
-    is_ours = keys.get("general.type") == "imatrix" and part in PARTS and fingerprint and identity and datasets
+    is_ours = keys.get("general.type") == "imatrix" and part in HALVES and fingerprint and identity and datasets
     if not is_ours or min(clips, chunks, chunk_rows) < 0:
         raise MisoError(
             f"{path}: is no importance matrix that miso-recipe wrote: of which model and part it is, it does not say"
         )
     entries = {
-        name.removesuffix(_SUMS): _entry(path, name.removesuffix(_SUMS), tensors)
+        name.removesuffix(SUMS): _entry(path, name.removesuffix(SUMS), tensors)
         for name in tensors
-        if name.endswith(_SUMS)
+        if name.endswith(SUMS)
     }
-    known = next(each for each in PARTS if each == part)
+    known = next(each for each in HALVES if each == part)
     return ImatrixFile(known, fingerprint, identity, tuple(datasets or ()), clips, chunks, chunk_rows, entries)
 
 
 def _entry(path: Path, name: str, tensors: Mapping[str, StoredTensor]) -> Entry:
     sums, counts, step_sums, step_counts = (
-        _values(tensors.get(name + suffix)) for suffix in (_SUMS, _COUNTS, _STEP_SUMS, _STEP_COUNTS)
+        _values(tensors.get(name + suffix)) for suffix in (SUMS, COUNTS, _STEP_SUMS, _STEP_COUNTS)
     )
     if sums is None or counts is None or counts.size != 1:
         raise MisoError(f"{path}: {name} has no sums with one count: it is damaged, make it again")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..convert.imatrix import HALVES, imatrix_name
 from ..core.errors import MisoError
 from .collect import Collected, check_same, write_all
-from .imatrix_file import PARTS, Entry, ImatrixFile, imatrix_name, read_imatrix
+from .imatrix_file import Entry, ImatrixFile, read_imatrix_file
 
 
 def merge(directories: Sequence[Path], out: Path) -> Collected:
@@ -25,10 +26,10 @@ def merge(directories: Sequence[Path], out: Path) -> Collected:
     """
     if len(directories) < 2:
         raise ValueError(f"a merge takes two directories or more, not {len(directories)}")
-    paths = {part: out / imatrix_name(part) for part in PARTS}
-    merged = {part: _merged([each / imatrix_name(part) for each in directories]) for part in PARTS}
+    paths = {part: out / imatrix_name(part) for part in HALVES}
+    merged = {part: _merged([each / imatrix_name(part) for each in directories]) for part in HALVES}
     out.mkdir(parents=True, exist_ok=True)
-    found = {part: read_imatrix(path) for part, path in paths.items() if path.exists()}
+    found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
     check_same(out, found, merged["backbone"].identity)
     if len(found) == len(paths):
         return Collected(found, paths)
@@ -38,7 +39,7 @@ def merge(directories: Sequence[Path], out: Path) -> Collected:
 
 def _merged(paths: Sequence[Path]) -> ImatrixFile:
     """One part. Sums are taken in the order of what the files are known by, not of how they were named."""
-    read = sorted(((read_imatrix(path), path) for path in paths), key=lambda each: each[0].identity)
+    read = sorted(((read_imatrix_file(path), path) for path in paths), key=lambda each: each[0].identity)
     files, first = [file for file, _ in read], read[0][0]
     for file, path in read[1:]:
         if fault := _differs(file, first):

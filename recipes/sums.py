@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..convert.imatrix import HALVES
 from ..core.arrays import F32Array, I64Array
 from ..core.errors import MisoError
 from ..models.spec import ModelSpec
 from ..models.tensors import Part, gguf_tensors
-from .imatrix_file import PARTS, Entry
+from .imatrix_file import Entry
 
 F64Array = NDArray[np.float64]
 
@@ -95,4 +96,4 @@ class PartSums:
 
 def empty_sums(spec: ModelSpec) -> dict[Part, PartSums]:
     """Of both parts."""
-    return {part: PartSums.empty(spec, part) for part in PARTS}
+    return {part: PartSums.empty(spec, part) for part in HALVES}

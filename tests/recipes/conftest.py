@@ -15,7 +15,7 @@ def speaking(built: Built) -> Path:
     return built.tiny("f32", "q4_k_m")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plan(speaking: Path) -> Callable[..., Collection]:
     """A plan into a directory, of a few prompts on one thread of the CPU."""
 

@@ -1,6 +1,5 @@
 """However often a run is interrupted, and wherever, its files are those of a run that was not."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,13 +10,13 @@ from typing import Any
 
 import pytest
 
-
+from miso_gguf.convert.imatrix import HALVES, imatrix_name
 from miso_gguf.core.errors import MisoError
 from miso_gguf.core.lock import locked
 from miso_gguf.recipes import collect as collecting
 from miso_gguf.recipes.collect import collect
 from miso_gguf.recipes.collector import Collector
-from miso_gguf.recipes.imatrix_file import PARTS, ImatrixFile, imatrix_name
+from miso_gguf.recipes.imatrix_file import ImatrixFile
 from miso_gguf.recipes.plan import Collection
 from miso_gguf.recipes.state import STATE_NAME
 
@@ -31,19 +30,17 @@ def files_in(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Filled by the first run that nobody interrupts."""
-    return {}
+def whole(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run that nobody interrupts."""
+    out = tmp_path_factory.mktemp("whole")
+    found = collect(plan(out))
+    assert not found.was_there
+    assert found.frames == found.files["decoder"].chunks > 50
+    return files_in(out)
 
 
-@pytest.fixture(autouse=True)
-def _uninterrupted(whole: dict[str, bytes], plan: Plan, tmp_path: Path) -> None:
-    if not whole:
-        found = collect(plan(tmp_path / "whole"))
-        assert not found.was_there
-        assert found.frames == found.files["decoder"].chunks > 50
-        whole.update(files_in(tmp_path / "whole"))
-    assert set(whole) == {imatrix_name(part) for part in PARTS}
+def test_a_run_leaves_two_files(whole: dict[str, bytes]) -> None:
+    assert set(whole) == {imatrix_name(part) for part in HALVES}
 
 
 def test_it_is_deterministic_and_tells_how_far_it_is(plan: Plan, tmp_path: Path, whole: dict[str, bytes]) -> None:
@@ -89,13 +86,13 @@ def test_killed_while_it_hears(speaking: Path, tmp_path: Path, whole: dict[str, 
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not {imatrix_name(part) for part in PARTS} & set(os.listdir(tmp_path)), "it was done before it was killed"
+    assert not {imatrix_name(part) for part in HALVES} & set(files_in(tmp_path)), "it was done before it was killed"
     collect(plan(tmp_path))
     found = files_in(tmp_path)
     assert {name: found[name] for name in whole} == whole
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", HALVES)
 def test_a_full_disk_while_a_file_is_written(
     plan: Plan, tmp_path: Path, whole: dict[str, bytes], part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +103,10 @@ def test_a_full_disk_while_a_file_is_written(
             raise OSError(28, "No space left on device", str(path))
         write(file, path)
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patched:
         patched.setattr(ImatrixFile, "write", failing)
-        collect(plan(tmp_path))
+        with pytest.raises(OSError, match="No space"):
+            collect(plan(tmp_path))
     monkeypatch.setattr(collecting, "Collector", None)  # all was heard
     collect(plan(tmp_path))
     assert files_in(tmp_path) == whole
@@ -134,13 +132,14 @@ def test_another_run_is_told_apart(plan: Plan, tmp_path: Path, whole: dict[str, 
 
 
 def test_a_state_of_another_run_or_a_damaged_one_is_refused_and_forgotten(
-    plan: Plan, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    plan: Plan, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
-    hear = Collector.hear
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        clips = iter(range(2))
-        patched.setattr(Collector, "hear", lambda *given: hear(*given) if next(clips, None) == 0 else _interrupt())
-        collect(plan(tmp_path))
+    def stop(done: int, _all: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(plan(tmp_path), stop)
     with pytest.raises(MisoError, match=r"collecting\.npz: is of another run .* --fresh"):
         collect(plan(tmp_path, prompts=3))
     state = tmp_path / STATE_NAME
@@ -151,10 +150,6 @@ def test_a_state_of_another_run_or_a_damaged_one_is_refused_and_forgotten(
         collect(plan(tmp_path))
     collect(plan(tmp_path), fresh=True)
     assert files_in(tmp_path) == whole
-
-
-def _interrupt() -> int:
-    raise KeyboardInterrupt
 
 
 def test_two_at_a_time(plan: Plan, tmp_path: Path) -> None:

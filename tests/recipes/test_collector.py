@@ -10,7 +10,6 @@ from heard_reference import Sums, reference_sums
 from speaking import reference_prompt
 
 from miso_gguf.models.flavors import TINY
-from miso_gguf.native.products import ProductWatch
 from miso_gguf.quant_eval.corpus import Prompt
 from miso_gguf.quant_eval.run.candidate import Candidate
 from miso_gguf.quant_eval.run.stages import Target, speak_target
@@ -46,7 +45,7 @@ def expected_sums(
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.id)
-@pytest.mark.parametrize("seconds", [0.8, 1.28, 1.6], ids=["less than a pass", "a pass", "more"])
+@pytest.mark.parametrize("seconds", [1.28, 1.6], ids=["a pass", "more than a pass"])
 def test_sums_equal_the_references(
     collector: Collector, weights: dict[str, torch.Tensor], prompt: Prompt, seconds: float
 ) -> None:
@@ -64,5 +63,6 @@ def test_sums_equal_the_references(
             np.testing.assert_allclose(entry.sums, squares.sum(axis=0), rtol=2e-5, err_msg=name)
             if part == "decoder":
                 assert entry.step_counts is not None
+                assert entry.step_sums is not None
                 assert entry.step_counts.tolist() == counts.tolist()
                 np.testing.assert_allclose(entry.step_sums, squares, rtol=2e-5, atol=1e-12, err_msg=name)

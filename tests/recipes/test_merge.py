@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from miso_gguf.convert.imatrix import HALVES, imatrix_name
 from miso_gguf.core.errors import MisoError
 from miso_gguf.quant_eval.corpus import load_corpus
 from miso_gguf.recipes.collect import Collected, collect
-from miso_gguf.recipes.imatrix_file import PARTS, Entry, ImatrixFile, imatrix_name, read_imatrix
+from miso_gguf.recipes.imatrix_file import Entry, ImatrixFile, read_imatrix_file
 from miso_gguf.recipes.merge import merge
 from miso_gguf.recipes.plan import Collection
 
@@ -27,8 +28,9 @@ def corpus(path: Path, numbers: range) -> str:
     return str(path)
 
 
-@pytest.fixture
-def halves(plan: Make, tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def halves(plan: Make, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    tmp_path = tmp_path_factory.mktemp("halves")
     ranges = (range(2), range(2, 3), range(3, 5))
     plans = [
         plan(tmp_path / f"part-{number}", corpus=corpus(tmp_path / f"{number}.jsonl", each))
@@ -42,8 +44,8 @@ def halves(plan: Make, tmp_path: Path) -> list[Path]:
 def test_parts_are_the_whole(plan: Make, halves: list[Path], tmp_path: Path) -> None:
     whole = collect(plan(tmp_path / "whole", prompts=5, corpus=corpus(tmp_path / "all.jsonl", range(5))))
     merged = merge(halves, tmp_path / "merged")
-    for part in PARTS:
-        found, expected = read_imatrix(merged.paths[part]), whole.files[part]
+    for part in HALVES:
+        found, expected = read_imatrix_file(merged.paths[part]), whole.files[part]
         assert (found.clips, found.chunks, found.chunk_rows) == (5, expected.chunks, expected.chunk_rows)
         assert found.entries.keys() == expected.entries.keys()
         for name, entry in expected.entries.items():
@@ -52,6 +54,7 @@ def test_parts_are_the_whole(plan: Make, halves: list[Path], tmp_path: Path) -> 
             np.testing.assert_allclose(other.sums, entry.sums, rtol=3e-7)
             if entry.step_sums is not None and entry.step_counts is not None:
                 assert other.step_counts is not None
+                assert other.step_sums is not None
                 assert other.step_counts.tolist() == entry.step_counts.tolist()
                 np.testing.assert_allclose(other.step_sums, entry.step_sums, rtol=3e-7)
 
@@ -70,7 +73,7 @@ def test_the_order_changes_no_bit(halves: list[Path], tmp_path: Path) -> None:
 def made(directory: Path, **changes: object) -> Path:
     """A pair of small files."""
     directory.mkdir()
-    for part in PARTS:
+    for part in HALVES:
         steps = np.ones((2, 3)), np.full(2, 4.0)
         file = ImatrixFile(part, "f" * 64, directory.name, (directory.name,), 1, 4, 2, {"m": Entry.of(*steps)})
         replace(file, **changes).write(directory / imatrix_name(part))  # type: ignore[arg-type]
@@ -82,7 +85,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     found: Collected = merge([one, other], tmp_path / "both")
     assert found.files["decoder"].datasets == ("one", "other")
     assert found.files["decoder"].entries["m"].step_sums is not None
-    faults = {
+    faults: dict[str, dict[str, object]] = {
         "checkpoint": {"fingerprint": "e" * 64},
         "part": {"part": "backbone"},
         "shape": {"entries": {"m": Entry.of(np.ones((2, 4)), np.ones(2))}},
