@@ -1,1 +1,1 @@
-"""What is known of a model from speech, for better levels of it: importance matrices."""
+"""What speech says of a model's weights, for better levels: importance matrices; the command `miso-recipe`."""

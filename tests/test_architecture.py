@@ -104,7 +104,7 @@ def test_there_is_something_to_walk() -> None:
     assert "runtime/lm/depth/decoder" in GRAPH["runtime/lm/engine"]
 
 
-@pytest.mark.parametrize("command", ["convert", "runtime", "serve"])
+@pytest.mark.parametrize("command", ["convert", "runtime", "serve", "recipes"])
 def test_commands_need_no_extra(command: str) -> None:
     """Whoever installs the package alone has none of these; in this environment all are there."""
     extras = "filelock huggingface_hub torch tokenizers transformers matplotlib parselmouth pynvml "
