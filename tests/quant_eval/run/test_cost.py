@@ -126,7 +126,7 @@ def test_what_is_heard_is_said_and_replayed(plan: Plan) -> None:
     speech_s, takes = hearing_cost(level, prompts, engine)
     _, recorded = hearing_cost(level, [replace(prompt, audio=Path("it.wav")) for prompt in prompts], engine)
     _, twice = hearing_cost(level, [*prompts, *prompts], engine)
-    assert speech_s == sum(len(prompt.text) for prompt in prompts) / 14
+    assert speech_s == pytest.approx(sum(len(prompt.text) for prompt in prompts) / 14)
     assert isinstance(takes, float)
     assert isinstance(recorded, float)
     assert 0 < recorded < takes, "a recording is not spoken"
