@@ -25,7 +25,7 @@ class Level:
     max_logits_error: float
     """RMS error of logits over their RMS that `verify` allows. Files that were mixed up give about 1.4.
 
-    Random weights, the worst case there is (no layer repairs another's error), stay below half of it: docs/bundle.md.
+    Random weights, the worst case there is (no layer repairs another's error), stay below two thirds: docs/bundle.md.
     """
     embeddings_key: str = "q8_0"
     """The level of the embeddings file that goes with it: tables are looked up, and shared by several levels."""
@@ -50,20 +50,20 @@ Q5_1 = Level("q5_1", "Q5_1", 9, mixtures.Q5_1, 6.04, 0.3)
 Q5_K_M = Level("q5_k_m", "Q5_K_M", 17, mixtures.Q5_K_M, 5.71, 0.3)
 Q5_K_S = Level("q5_k_s", "Q5_K_S", 16, mixtures.Q5_K_S, 5.56, 0.3)
 Q5_0 = Level("q5_0", "Q5_0", 8, mixtures.Q5_0, 5.56, 0.3)
-Q4_1 = Level("q4_1", "Q4_1", 3, mixtures.Q4_1, 5.07, 0.8)
+Q4_1 = Level("q4_1", "Q4_1", 3, mixtures.Q4_1, 5.07, 0.6)
 Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, mixtures.Q4_K_M, 4.87, 0.6)
-IQ4_NL = Level("iq4_nl", "IQ4_NL", 25, mixtures.IQ4_NL, 4.64, 0.8)
+IQ4_NL = Level("iq4_nl", "IQ4_NL", 25, mixtures.IQ4_NL, 4.64, 0.6)
 Q4_K_S = Level("q4_k_s", "Q4_K_S", 14, mixtures.Q4_K_S, 4.62, 0.6)
 Q4_0 = Level("q4_0", "Q4_0", 2, mixtures.Q4_0, 4.58, 0.8, is_last_resort=True)
 IQ4_XS = Level("iq4_xs", "IQ4_XS", 30, mixtures.IQ4_XS, 4.41, 0.8)
-Q3_K_L = Level("q3_k_l", "Q3_K_L", 13, mixtures.Q3_K_L, 4.28, 0.9)
-Q3_K_M = Level("q3_k_m", "Q3_K_M", 12, mixtures.Q3_K_M, 3.95, 0.9)
+Q3_K_L = Level("q3_k_l", "Q3_K_L", 13, mixtures.Q3_K_L, 4.28, 0.8)
+Q3_K_M = Level("q3_k_m", "Q3_K_M", 12, mixtures.Q3_K_M, 3.95, 0.8)
 IQ3_M = Level("iq3_m", "IQ3_M", 27, mixtures.IQ3_M, 3.69, 0.9, needs_imatrix=True)
-IQ3_S = Level("iq3_s", "IQ3_S", 26, mixtures.IQ3_S, 3.57, 0.9, needs_imatrix=True)
-Q3_K_S = Level("q3_k_s", "Q3_K_S", 11, mixtures.Q3_K_S, 3.55, 0.9)
-IQ3_XS = Level("iq3_xs", "IQ3_XS", 22, mixtures.IQ3_XS, 3.39, 0.9, needs_imatrix=True)
-IQ3_XXS = Level("iq3_xxs", "IQ3_XXS", 23, mixtures.IQ3_XXS, 3.18, 0.9, needs_imatrix=True)
-Q2_K = Level("q2_k", "Q2_K", 10, mixtures.Q2_K, 3.07, 0.9)
+IQ3_S = Level("iq3_s", "IQ3_S", 26, mixtures.IQ3_S, 3.57, 1.0, needs_imatrix=True)
+Q3_K_S = Level("q3_k_s", "Q3_K_S", 11, mixtures.Q3_K_S, 3.55, 1.0)
+IQ3_XS = Level("iq3_xs", "IQ3_XS", 22, mixtures.IQ3_XS, 3.39, 1.0, needs_imatrix=True)
+IQ3_XXS = Level("iq3_xxs", "IQ3_XXS", 23, mixtures.IQ3_XXS, 3.18, 1.2, needs_imatrix=True)
+Q2_K = Level("q2_k", "Q2_K", 10, mixtures.Q2_K, 3.07, 1.2)
 
 _ROWS = [row for row in list(globals().values()) if isinstance(row, Level)]
 LEVELS: dict[str, Level] = {level.key: level for level in sorted(_ROWS, key=lambda row: -row.bits)}

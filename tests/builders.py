@@ -17,11 +17,12 @@ from miso_gguf.convert.checkpoint.open import open_checkpoint
 from miso_gguf.convert.checkpoint.sources import resolve
 from miso_gguf.convert.conversion import Request, plan_conversion
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import Level, parse_level
+from miso_gguf.models.levels import F32, FP16, LEVELS, Q4_0, Q4_K_M, Q5_K_M, Q6_K, Q8_0, Level, parse_level
 from miso_gguf.models.manifest import Manifest
 from miso_gguf.models.mimi import MIMI_NAME, TINY_MIMI
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
 from miso_gguf.models.synthetic import CHECKPOINT_NAME, TOKENIZER_NAME, write_synthetic
+from miso_gguf.models.tensors import gguf_tensors
 from miso_gguf.native.llama import load_library
 
 MICRO = replace(
@@ -32,6 +33,19 @@ MICRO = replace(
     audio_vocab=515,
 )
 """A model for tests of the writer: converts in milliseconds."""
+
+
+BLOCKS = replace(
+    TINY,
+    name="Blocks",
+    backbone=TransformerSpec(layers=3, embed_dim=256, heads=4, kv_heads=1, head_dim=64, ffn_dim=256),
+    decoder=TransformerSpec(layers=2, embed_dim=256, heads=4, kv_heads=1, head_dim=64, ffn_dim=256),
+    codebooks=3,
+    audio_vocab=515,
+)
+"""A model for tests of all levels: small, and its columns are whole blocks of every type."""
+COMMON = (F32, FP16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0)
+"""Levels for tests that need some."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,13 @@ def make_bundle(inputs: Inputs, out: Path, levels: Sequence[Level], **request: o
         return convert(plan_conversion(out, checkpoint, inputs.mimi, inputs.tokenizer, wanted))
 
 
+def make_every_level(inputs: Inputs, out: Path, spec: ModelSpec) -> None:
+    """With a random importance matrix those that cannot do without, and only those."""
+    make_bundle(inputs, out, [level for level in LEVELS.values() if not level.needs_imatrix], threads=1)
+    matrices = write_random_imatrices(out.parent / f"{out.name}-imatrix", spec)
+    make_bundle(inputs, out, [level for level in LEVELS.values() if level.needs_imatrix], threads=1, **matrices)
+
+
 def make_tiny_bundle(out: Path, levels: Sequence[str]) -> Manifest:
     """The model in the repository that speaks."""
     with resolve("tiny") as sources, open_checkpoint(sources.checkpoint) as checkpoint:
@@ -83,6 +104,11 @@ class Built:
     def bundle(self, levels: Sequence[Level], spec: ModelSpec = TINY) -> Path:
         inputs = self.inputs(spec)
         return self._once((spec, *levels), lambda out: make_bundle(inputs, out, levels, threads=1))
+
+    def every_level(self, spec: ModelSpec = BLOCKS) -> Path:
+        """A bundle of all levels."""
+        inputs = self.inputs(spec)
+        return self._once((spec, "every level"), lambda out: make_every_level(inputs, out, spec))
 
     def tiny(self, *levels: str) -> Path:
         """The model in the repository that speaks."""
@@ -137,3 +163,16 @@ def write_imatrix(path: Path, sums: Mapping[str, NDArray[np.float32]], counts: M
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_random_imatrices(directory: Path, spec: ModelSpec) -> dict[str, Path]:
+    """One for each half, as `Request` takes them: of all matrices but the table that is looked up."""
+    directory.mkdir(parents=True, exist_ok=True)
+    generator, files = np.random.default_rng(1), {}
+    for part in ("backbone", "decoder"):
+        matrices = [t for t in gguf_tensors(spec) if t.part == part and len(t.shape) == 2]
+        names = {t.name: t.shape[-1] for t in matrices if t.name != "token_embd.weight"}
+        sums = {name: generator.gamma(0.5, 40.0, columns).astype(np.float32) for name, columns in names.items()}
+        files[f"imatrix_{part}"] = directory / f"{part}.imatrix.gguf"
+        write_imatrix(files[f"imatrix_{part}"], sums, dict.fromkeys(sums, 37.0))
+    return files

@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from gguf import GGMLQuantizationType as Qtype
@@ -43,9 +43,19 @@ _SCALES: dict[Qtype, tuple[int, tuple[int, ...]]] = {
     Qtype.Q4_K: (144, (0, 2)),
     Qtype.Q5_K: (176, (0, 2)),
     Qtype.Q6_K: (210, (208,)),
+    Qtype.IQ4_NL: (18, (0,)),
+    Qtype.IQ4_XS: (136, (0,)),
+    Qtype.IQ3_S: (110, (0,)),
+    Qtype.IQ3_XXS: (98, (0,)),
+    Qtype.IQ2_S: (82, (0,)),
 }
 """Bytes of a block, and where its F16 scales (and minima) are. Source: the block structs of ggml-common.h."""
-_PLAIN: dict[Qtype, np.dtype[np.floating[Any]]] = {Qtype.F32: np.dtype("<f4"), Qtype.F16: np.dtype("<f2")}
+_PLAIN: dict[Qtype, np.dtype[np.generic]] = {
+    Qtype.F32: np.dtype("<f4"),
+    Qtype.F16: np.dtype("<f2"),
+    Qtype.BF16: np.dtype("<u2"),
+}
+"""numpy has no bfloat16: it is the upper half of a float32."""
 _F16_MAX = 65504.0
 _BYTES_AT_ONCE = 1 << 24
 """Bytes of a tensor that are worked on at a time."""
@@ -178,7 +188,11 @@ def _damage_bytes(data: U8Array, qtype: Qtype, strength: float, rng: np.random.G
     if qtype in _PLAIN:
         values = data.view(_PLAIN[qtype])
         factors = np.repeat(_factors(-(-values.size // _GROUP), strength, rng), _GROUP)[: values.size]
-        values[:] = np.clip(values * factors, -_F16_MAX, _F16_MAX)
+        if qtype == Qtype.BF16:
+            whole = (values.astype("<u4") << 16).view("<f4")
+            values[:] = np.ascontiguousarray(whole * factors, "<f4").view("<u2")[1::2]
+        else:
+            values[:] = np.clip(values * factors, -_F16_MAX, _F16_MAX)
         return
     width, places = _SCALES[qtype]
     blocks = data.reshape(-1, width)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import MICRO, Inputs, make_bundle, make_inputs
+from builders import BLOCKS, COMMON, MICRO, Inputs, make_bundle, make_inputs, write_random_imatrices
 from miso_gguf.convert import bundle, quantize, sink
 from miso_gguf.convert.sink import Sink
 from miso_gguf.core.errors import BundleError, CheckpointError
@@ -281,19 +281,24 @@ def test_error_in_a_worker_leaves_nothing(inputs: Inputs, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"tensor text_embeddings\.weight holds 1 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", [Q8_0])
     assert list((tmp_path / "out").iterdir()) == []
-    make_bundle(bad, tmp_path / "out", list(LEVELS.values()), allow_nonfinite=True)
+    make_bundle(bad, tmp_path / "out", COMMON, allow_nonfinite=True)
 
 
 def test_nonfinite_weights_pass_every_quantiser_on_request(tmp_path: Path) -> None:
-    bad = make_inputs(tmp_path / "bad")
+    bad = make_inputs(tmp_path / "bad", BLOCKS)
     data = bytearray(bad.checkpoint.read_bytes())
     middle = len(data) // 2  # inside a matrix of the backbone
     data[middle : middle + 8] = np.array([np.nan, np.inf], np.float32).tobytes()
     bad.checkpoint.write_bytes(data)
-    levels = list(LEVELS.values())
+    levels = [level for level in LEVELS.values() if not level.needs_imatrix]
     with pytest.raises(CheckpointError, match=r"tensor backbone\S+ holds 2 NaN or Inf"):
         make_bundle(bad, tmp_path / "out", levels)
-    assert len(make_bundle(bad, tmp_path / "out", levels, allow_nonfinite=True).levels) == len(LEVELS)
+    assert len(make_bundle(bad, tmp_path / "out", levels, allow_nonfinite=True).levels) == len(levels)
+    # There, ggml would end the process.
+    matrices = write_random_imatrices(tmp_path / "imatrix", BLOCKS)
+    for level in (level for level in LEVELS.values() if level.needs_imatrix):
+        with pytest.raises(CheckpointError, match=r"tensor blk\S+ of the backbone: IQ3_X?X?S takes weights of which"):
+            make_bundle(bad, tmp_path / level.key, [level], allow_nonfinite=True, **matrices)
 
 
 def test_weight_beyond_f16_is_named(inputs: Inputs, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import MICRO, Built
-from miso_gguf.models.levels import LEVELS
+from builders import COMMON, MICRO, Built
 from miso_gguf.native import messages
 from miso_gguf.native.llama import LlamaModel, LlamaOptions
 from miso_gguf.native.llama_log import LoggedBuffer, captured_log, logged_buffers
@@ -68,7 +67,7 @@ def test_which_memory_is_the_hosts(place: str, host: bool) -> None:
 
 @pytest.fixture(scope="module")
 def backbone(built: Built) -> Path:
-    return built.bundle(list(LEVELS.values()), MICRO) / "Micro-backbone-F16.gguf"
+    return built.bundle(COMMON, MICRO) / "Micro-backbone-F16.gguf"
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING, logging.DEBUG])

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders import MICRO, Built
+from builders import COMMON, MICRO, Built
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.core.process import OwnProcess
-from miso_gguf.models.levels import LEVELS
 from miso_gguf.native.device import Device, devices
 from miso_gguf.native.llama import LlamaModel, LlamaOptions, load_library
 
@@ -26,7 +25,7 @@ WIDTH, VOCAB, CONTEXT = 64, 515, 32
 
 @pytest.fixture(scope="module")
 def bundle(built: Built) -> Path:
-    return built.bundle(list(LEVELS.values()), MICRO)
+    return built.bundle(COMMON, MICRO)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders import MICRO, Built
+from builders import COMMON, MICRO, Built
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.core.process import OwnProcess
-from miso_gguf.models.levels import LEVELS
 from miso_gguf.native.llama import LlamaModel, LlamaOptions, build_text, load_library
 
 Floats = NDArray[np.float32]
@@ -22,7 +21,7 @@ MOST = 1 << 20
 
 @pytest.fixture(scope="module")
 def path(built: Built) -> Path:
-    return built.bundle(list(LEVELS.values()), MICRO) / "Micro-backbone-F32.gguf"
+    return built.bundle(COMMON, MICRO) / "Micro-backbone-F32.gguf"
 
 
 def opened(path: Path, sequences: int = 3, **options: Any) -> LlamaModel:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import Built
+from builders import COMMON, Built
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, kv_bytes, level_memory
 from miso_gguf.native.buffer import Allocation, noted_allocations
 from miso_gguf.native.device import Device
@@ -27,7 +26,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def bundle(built: Built) -> Path:
-    return built.bundle(list(LEVELS.values()))
+    return built.bundle(COMMON)
 
 
 @pytest.fixture(scope="module", params=["fp16", "q4_0"])

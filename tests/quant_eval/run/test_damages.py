@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import MICRO, Built
+from builders import COMMON, MICRO, Built
 from miso_gguf.core.errors import MisoError
-from miso_gguf.models.levels import LEVELS
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.quant_eval.run.candidate import Candidate
 from miso_gguf.quant_eval.run.damages import LADDER, STRENGTHS, Damage, damages_of
@@ -16,7 +15,7 @@ from miso_gguf.runtime.bundle import open_level
 
 @pytest.fixture(scope="module")
 def whole(built: Built) -> Candidate:
-    return Candidate.of("fp16", open_level(built.bundle(list(LEVELS.values()), MICRO), "fp16"))
+    return Candidate.of("fp16", open_level(built.bundle(COMMON, MICRO), "fp16"))
 
 
 def test_which_are_made(whole: Candidate) -> None:

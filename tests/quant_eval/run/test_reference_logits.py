@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import MICRO, Built
+from builders import COMMON, MICRO, Built
 from miso_gguf.core.errors import MisoError
 from miso_gguf.models.flavors import MISO_8B
-from miso_gguf.models.levels import LEVELS
 from miso_gguf.quant_eval.metrics.divergence import divergence
 from miso_gguf.quant_eval.run.reference_logits import ReferenceClip, ReferenceLogits, clip_bytes, clip_key
 from miso_gguf.quant_eval.run.teacher_forcing import Replayed
@@ -23,7 +22,7 @@ SETTINGS: dict[str, Any] = {"kv_type": "f16", "exact": False, "versions": "1.2"}
 
 @pytest.fixture(scope="module")
 def levels(built: Built) -> list[OpenLevel]:
-    bundle = built.bundle(list(LEVELS.values()), MICRO)
+    bundle = built.bundle(COMMON, MICRO)
     return [open_level(bundle, level) for level in ("fp16", "q8_0")]
 
 

@@ -11,10 +11,9 @@ from gguf import GGMLQuantizationType as Qtype
 from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
-from builders import MICRO, Built
+from builders import COMMON, MICRO, Built
 from miso_gguf.core.errors import BundleError, MisoError
 from miso_gguf.models.flavors import TINY
-from miso_gguf.models.levels import LEVELS
 from miso_gguf.models.manifest import read_manifest
 from miso_gguf.models.noise import gumbel_noise
 from miso_gguf.models.reference import Reference
@@ -220,7 +219,7 @@ def test_after_close_there_is_an_error_and_no_abort(bundle: Path) -> None:
 @pytest.fixture(scope="module")
 def other(built: Built) -> Path:
     """A bundle of another model."""
-    return built.bundle(list(LEVELS.values()), MICRO)
+    return built.bundle(COMMON, MICRO)
 
 
 def test_a_decoder_of_another_model_is_refused_by_tensor(bundle: Path, other: Path) -> None:
