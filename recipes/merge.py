@@ -4,6 +4,7 @@ The order in which they are named changes no bit.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ def merge(directories: Sequence[Path], out: Path) -> Collected:
         FileNotFoundError: A directory lacks one of the files.
         MisoError: They are of different models, or one is there twice; or `out` has files of something else.
     """
+    begin = time.monotonic()
     if len(directories) < 2:
         raise ValueError(f"a merge takes two directories or more, not {len(directories)}")
     paths = {part: out / imatrix_name(part) for part in HALVES}
@@ -34,7 +36,7 @@ def merge(directories: Sequence[Path], out: Path) -> Collected:
     if len(found) == len(paths):
         return Collected(found, paths)
     write_all(merged, out)
-    return Collected(merged, paths, frames=merged["decoder"].chunks, silent=0)
+    return Collected(merged, paths, merged["decoder"].chunks, silent=0, wall_s=time.monotonic() - begin)
 
 
 def _merged(paths: Sequence[Path]) -> ImatrixFile:
