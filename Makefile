@@ -46,7 +46,7 @@ test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
 check: $(STAMPS)/dev  ## ruff, mypy --strict, and whether the tables of files are what the docstrings say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy __init__.py console.py convert core hub models native quant_eval runtime serve
+	$(BIN)/mypy __init__.py console.py convert core hub models native quant_eval recipes runtime serve
 	@# The root is the package: tests and benchmarks see it under its name through a link.
 	mkdir -p $(MYPY_PATH) && ln -sfn ../.. $(MYPY_PATH)/miso_gguf
 	MYPYPATH=$(MYPY_PATH):docs:tests:benchmarks:benchmarks/gpu $(BIN)/mypy --explicit-package-bases docs tests benchmarks

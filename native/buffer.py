@@ -1,15 +1,53 @@
-"""Memory on a device, for the tensors of a context, and copying to and from it."""
+"""Memory on a device, for the tensors of a context: made, copied to and from, and noted while somebody asks.
+
+llama.cpp's own buffers are not among what is noted: see `llama_log.py`.
+"""
 
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .allocations import Allocation, note
 from .graph import Tensor, TensorContext
 from .libraries import ggml_base
+
+AllocationKind = Literal["weights", "state", "compute"]
+
+
+class Allocation(NamedTuple):
+    """One buffer, as ggml made it: padding is part of its size."""
+
+    kind: AllocationKind
+    place: str
+    """Of a buffer its type ("CPU", "CPU_REPACK", "CUDA0"), of a scheduler's the device."""
+    size_bytes: int
+
+
+_noted: ContextVar[list[Allocation] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noted_allocations() -> Iterator[list[Allocation]]:
+    """The buffers and schedulers that this thread makes within the block, in order. Freeing them takes none away."""
+    found: list[Allocation] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+
+
+def note(allocation: Allocation) -> None:
+    """For those who allocate."""
+    noted = _noted.get()
+    if noted is not None:
+        noted.append(allocation)
 
 
 class Buffer:

@@ -98,6 +98,11 @@ class TensorContext:
         return self._wrap(ggml_base().ggml_new_tensor(self.handle, int(qtype), 4, (ctypes.c_int64 * 4)(*full)))
 
     @staticmethod
+    def name(tensor: Tensor, name: str) -> None:
+        """Have `tensor` called so, for who watches a graph (`products.py`)."""
+        ggml_base().ggml_set_name(tensor.pointer, name.encode())
+
+    @staticmethod
     def is_placed(tensor: Tensor) -> bool:
         """Whether the tensor has memory. An input that its graph never uses gets none."""
         return bool(TensorHead.from_address(tensor.pointer).buffer)

@@ -22,6 +22,7 @@ from ..core.process import OwnProcess
 from .device import Device
 from .libraries import ggml_base, once
 from .messages import listen_to_llama
+from .products import ProductWatch
 from .self_test import check_llama
 from .threads import MOST_THREADS
 
@@ -110,6 +111,7 @@ class LlamaModel(Closing):
         context: int,
         batch: int | None = None,
         gpu: Device | None = None,
+        watch: ProductWatch | None = None,
     ) -> None:
         """Open `path` with room for `context` positions in each of the sequences.
 
@@ -119,6 +121,7 @@ class LlamaModel(Closing):
             context: Positions of one sequence.
             batch: Most positions computed at once; by default `context`, and always room for one of each sequence.
             gpu: Where the layers on a GPU go; None is the CPU alone.
+            watch: Who sees its products.
 
         Raises:
             ValueError: If llama.cpp has no room for so many positions, whatever the memory.
@@ -131,7 +134,7 @@ class LlamaModel(Closing):
                 f"{_most_context(options.sequences)} positions, not {context}"
             )
         self._lib = lib = load_library()
-        self._process, self._closed = OwnProcess(), False
+        self._process, self._closed, self._watch = OwnProcess(), False, watch
         self.context, self.sequences = context, options.sequences
         # With room for fewer than one of each sequence, llama.cpp ends the process.
         self.batch = max(min(batch or context, context), options.sequences)
@@ -164,6 +167,9 @@ class LlamaModel(Closing):
             if on_cpu:
                 context_params.op_offload = context_params.offload_kqv = False
             context_params.type_k = context_params.type_v = KV_TYPES["f32" if options.exact else options.kv_type]
+            if watch is not None:
+                kind = lib.ggml_backend_sched_eval_callback
+                context_params.cb_eval = ctypes.cast(watch.callback, kind)
             if options.exact:
                 context_params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
             handle = lib.llama_init_from_model(model, context_params)
@@ -200,7 +206,7 @@ class LlamaModel(Closing):
         """Compute new positions: row i of `embeddings` [T, embed_dim] is position `positions[i]` of `sequences[i]`.
 
         Returns the hidden states after the final norm [W, embed_dim] and the logits [W, vocab] of the `wanted` rows, in
-        their order. Raises `ValueError` on what llama.cpp would read past the end for.
+        their order. Raises `ValueError` on what llama.cpp would read past the end for, and what a listener has raised.
         """
         self.check()
         count = len(embeddings)
@@ -223,6 +229,8 @@ class LlamaModel(Closing):
             batch.logits[row] = wanted[row]
         status = lib.llama_decode(self._handle, batch)
         self._copies_wait = False
+        if self._watch is not None:
+            self._watch.check()
         if status != 0:
             reason = "no room in the KV cache" if status == _NO_ROOM else f"status {status}"
             raise BundleError(f"llama.cpp failed to decode {count} positions ({reason})")

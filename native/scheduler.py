@@ -4,10 +4,11 @@ import ctypes
 
 from ..core.closing import CLOSED
 from ..core.errors import MisoError
-from .allocations import Allocation, note
+from .buffer import Allocation, note
 from .device import Backends
 from .graph import Graph
 from .libraries import ggml_base
+from .products import ProductWatch
 
 
 class Scheduler:
@@ -17,12 +18,13 @@ class Scheduler:
     everything raises `MisoError`.
     """
 
-    def __init__(self, backends: Backends, graph: Graph) -> None:
-        """Allocate all that `graph` needs. Raises `MemoryError` if a device is full."""
+    def __init__(self, backends: Backends, graph: Graph, watch: ProductWatch | None = None) -> None:
+        """Allocate all that `graph` needs; `watch` sees its products. Raises `MemoryError` if a device is full."""
         backends.check()
         library, count = ggml_base(), len(backends.handles)
         self._graph = graph
         self._backends = backends
+        self._watch = watch
         handles = (ctypes.c_void_p * count)(*backends.handles)
         # It wants room for nodes and leaves; a node of ours has at most two leaves of its own.
         self._open: int | None = library.ggml_backend_sched_new(handles, None, count, 3 * graph.nodes + 64, False, True)
@@ -30,6 +32,8 @@ class Scheduler:
             self.close()
             names = " and ".join(device.name for device in backends.devices)
             raise MemoryError(f"{names} cannot hold a graph: free some memory, or speak fewer utterances at a time")
+        if watch is not None:
+            library.ggml_backend_sched_set_eval_callback(self._handle, watch.callback, None)
         for place, size_bytes in self.buffer_bytes.items():
             note(Allocation("compute", place, size_bytes))
 
@@ -52,8 +56,10 @@ class Scheduler:
         return {device.name: size for device, size in zip(self._backends.devices, sizes, strict=True)}
 
     def compute(self) -> None:
-        """Run the graph to its end."""
+        """Run the graph to its end. Raises also what a listener of the watch has raised."""
         status = ggml_base().ggml_backend_sched_graph_compute(self._handle, self._graph.graph)
+        if self._watch is not None:
+            self._watch.check()
         if status != 0:
             raise MisoError(f"ggml could not compute a graph (status {status})")
 

@@ -34,6 +34,7 @@ _BY_GGUF_PY = {Qtype.F16, Qtype.Q8_0, Qtype.Q5_0, Qtype.Q5_1, Qtype.Q4_0, Qtype.
 _WITH_TABLES = {Qtype.IQ3_S, Qtype.IQ3_XXS, Qtype.IQ2_S}
 """ggml makes tables before it quantises to these, IQ2_S's for seconds: here they are only read."""
 
+MUL_MAT = 29  # GGML_OP_MUL_MAT. Source: ggml.h.
 _HEAD_DIM, _HEADS, _COUNT, _BASE = 32, 2, 3, 10_000.0
 _CPU = 0  # enum ggml_backend_dev_type
 
@@ -79,7 +80,11 @@ def _check_tensor(base: ctypes.CDLL, context: int) -> None:
     found = (head.type, head.buffer, list(head.ne), list(head.nb))
     if found != (int(Qtype.F16), None, [2, 3, 5, 7], [2, 4, 12, 60]) or not base.ggml_is_contiguous(tensor):
         raise unlike("ggml_tensor is laid out differently")
-    # 80 bytes of head, and 10 sources, a view, data, a name and room for parameters behind it.
+    weights, rows = (base.ggml_new_tensor(context, int(Qtype.F32), 1, (ctypes.c_int64 * 1)(2)) for _ in range(2))
+    product = TensorHead.from_address(base.ggml_mul_mat(context, weights, rows))
+    if (product.op, list(product.src[:3])) != (MUL_MAT, [weights, rows, None]):
+        raise unlike("ggml_tensor has its operation and sources elsewhere")
+    # 80 bytes of head, an operation with 10 sources, a view, data, a name and room for parameters behind it.
     if not 256 <= base.ggml_tensor_overhead() <= 1024:
         raise unlike(f"a ggml_tensor takes {base.ggml_tensor_overhead()} bytes")
 

@@ -28,6 +28,10 @@ class TypeTraits(ctypes.Structure):
     )
 
 
+EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+"""`ggml_backend_sched_eval_callback`."""
+
+
 class TensorHead(ctypes.Structure):
     """The head of `struct ggml_tensor`."""
 
@@ -36,6 +40,10 @@ class TensorHead(ctypes.Structure):
         ("buffer", ctypes.c_void_p),
         ("ne", ctypes.c_int64 * 4),
         ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
     )
 
 
@@ -68,6 +76,8 @@ _GRAPH: dict[str, Signature] = {
     "ggml_log_set": (None, [_p, _p]),
     "ggml_get_no_alloc": (_bool, [_p]),
     "ggml_tensor_overhead": (_size, []),
+    "ggml_get_name": (_text, [_p]),
+    "ggml_set_name": (_p, [_p, _text]),
     "ggml_graph_overhead_custom": (_size, [_size, _bool]),
     "ggml_new_graph_custom": (_p, [_p, _size, _bool]),
     "ggml_build_forward_expand": (None, [_p, _p]),
@@ -124,6 +134,7 @@ _BACKEND: dict[str, Signature] = {
     "ggml_backend_sched_free": (None, [_p]),
     "ggml_backend_sched_alloc_graph": (_bool, [_p, _p]),
     "ggml_backend_sched_graph_compute": (_i, [_p, _p]),
+    "ggml_backend_sched_set_eval_callback": (None, [_p, _p, _p]),
     "ggml_backend_sched_get_n_splits": (_i, [_p]),
     "ggml_backend_sched_get_buffer_size": (_size, [_p, _p]),
 }

@@ -15,6 +15,7 @@ from ..core.checked import expect
 from ..core.closing import Closing
 from ..models.levels import DEFAULT_LEVEL
 from ..native.llama import KvType
+from ..native.products import ProductWatch
 from .bundle import Bundle, OpenLevel, open_level
 from .codec.codec import Codec
 from .codec.thread import CodecThread
@@ -110,10 +111,10 @@ class MisoTTS(Closing):
         return cls.of(opened, replace(options or EngineOptions(), **asked))
 
     @classmethod
-    def of(cls, level: OpenLevel, options: EngineOptions) -> "MisoTTS":
-        """Load a level that is open already. Errors as `load`."""
+    def of(cls, level: OpenLevel, options: EngineOptions, watch: ProductWatch | None = None) -> "MisoTTS":
+        """Load a level that is open already; `watch` as of `Engine`. Errors as `load`."""
         with ExitStack() as stack:
-            engine = stack.enter_context(Engine(level, options))
+            engine = stack.enter_context(Engine(level, options, watch))
             least, most = _CODEC_THREADS
             wanted = min(max(least, options.sequences), most) if engine.leaves_cpu_idle else 1
             threads, provider = min(wanted, options.threads), options.codec_provider

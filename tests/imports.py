@@ -15,7 +15,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("core", "models", "native", "hub", "convert", "runtime", "quant_eval", "serve")
+ROOMS = ("core", "models", "native", "hub", "convert", "runtime", "quant_eval", "serve", "recipes")
 
 Graph = Mapping[str, set[str]]
 """Module, as a path without suffix ("runtime/lm/engine"): those of the package that it imports."""

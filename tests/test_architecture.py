@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"core", "models", "native", "hub", "console"},
     "quant_eval": {"core", "models", "native", "runtime", "console"},
     "serve": {"core", "models", "native", "runtime", "console"},
+    "recipes": {"core", "models", "native", "convert", "runtime", "quant_eval", "console"},
 }
 """What a room may import of the other rooms."""
 
@@ -28,6 +29,7 @@ STOREYS: dict[str, str] = {
     "report accepting evaluation command_text cli",
     "serve": "options keys request_id errors body refusal_log security connection turns model sound voices speech "
     "metrics service speech/response endpoints app server cli",
+    "recipes": "imatrix_file sums recordings plan collector state collect merge cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 
@@ -102,7 +104,7 @@ def test_there_is_something_to_walk() -> None:
     assert "runtime/lm/depth/decoder" in GRAPH["runtime/lm/engine"]
 
 
-@pytest.mark.parametrize("command", ["convert", "runtime", "serve"])
+@pytest.mark.parametrize("command", ["convert", "runtime", "serve", "recipes"])
 def test_commands_need_no_extra(command: str) -> None:
     """Whoever installs the package alone has none of these; in this environment all are there."""
     extras = "filelock huggingface_hub torch tokenizers transformers matplotlib parselmouth pynvml "

@@ -67,7 +67,7 @@ def test_commands_start_without_any_extra() -> None:
     ]
     assert {"filelock", "huggingface_hub", "torch"} <= set(lacking)
     program = f"import sys; sys.modules.update(dict.fromkeys({lacking})); "
-    program += "import miso_gguf.convert.cli, miso_gguf.runtime.cli, miso_gguf.serve.cli"
+    program += "import miso_gguf.convert.cli, miso_gguf.runtime.cli, miso_gguf.serve.cli, miso_gguf.recipes.cli"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models.memory import GPU_PREFILL_ROWS, kv_bytes
-from ...native.allocations import noted_allocations
+from ...native.buffer import noted_allocations
 from ...native.device import Backends, Device, gpus
 from ...native.gguf_file import GgufFile
 from ...native.llama import KvType, LlamaModel, LlamaOptions

@@ -12,6 +12,7 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...core.closing import Closing
 from ...native.device import Backends
+from ...native.products import ProductWatch
 from ...runtime.audio.samples import Samples
 from ...runtime.bundle import OpenLevel
 from ...runtime.lm.depth.decoder import DepthDecoder
@@ -78,10 +79,10 @@ class Spoken:
 class LoadedCandidate(Closing):
     """A loaded candidate. A context manager."""
 
-    def __init__(self, candidate: Candidate, options: EngineOptions) -> None:
-        """Load it. Errors as `MisoTTS.load`."""
+    def __init__(self, candidate: Candidate, options: EngineOptions, watch: ProductWatch | None = None) -> None:
+        """Load it; `watch` as of `Engine`. Errors as `MisoTTS.load`."""
         self.candidate = candidate
-        self.tts = MisoTTS.of(candidate.files, options)
+        self.tts = MisoTTS.of(candidate.files, options, watch)
         self._replay = Replay(self.tts.engine)
 
     def close(self) -> None:

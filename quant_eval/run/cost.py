@@ -4,12 +4,14 @@ The time is the sum over the steps of every clip. The constants are medians on t
 says what it was measured of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from ...models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from ...native.nvml import Nvml
+from ...runtime.bundle import OpenLevel
+from ...runtime.options import EngineOptions
 from ..corpus import Prompt
 from ..machine import device
 from ..metric import FREE, LOGITS, ONE_STEP
@@ -91,6 +93,21 @@ def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | 
         copies_bytes=max(copies, default=0),
         audio_bytes=round(clips_s * SAMPLE_RATE_HZ * 2),
     )
+
+
+def hearing_cost(
+    level: OpenLevel, said: Sequence[Prompt], engine: EngineOptions, *, nvml: Callable[[], Nvml] | None = None
+) -> tuple[float, float | str]:
+    """Of a level that says prompts and replays them: seconds of speech, and of time; or why that cannot be known."""
+    weights = Weights.of(level)
+    on_gpu = device(engine.gpu_layers) != device(0)
+    speed = speed_of(level.manifest.model_spec, engine, 1, on_gpu=on_gpu, nvml=nvml)
+    audio_s = sum(map(_spoken_s, said))
+    if not isinstance(speed, Speed):
+        return audio_s, speed
+    clips = [_Clip(prompt, speed, 0.0, 0.0) for prompt in said]
+    spoken_s = sum(clip.speak_s(weights) for clip in clips if clip.prompt.audio is None)
+    return audio_s, spoken_s + sum(clip.replay_s(weights) for clip in clips)
 
 
 def _logits_bytes(plan: Plan) -> int:

@@ -228,7 +228,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         raise ValueError(f"unknown stage {', '.join(sorted(unknown))}; known are {', '.join(STAGES)}")
     if asked.seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
-    corpus = _corpus(reference.files.manifest, asked)
+    corpus = corpus_of(reference.files.manifest, asked.corpus, asked.prompts)
     options = SpeechOptions(temperature=asked.temperature, top_k=asked.top_k, split_sentences=False)
     threads = asked.threads or max(1, default_threads() // asked.processes)
     engine = EngineOptions(threads=threads, gpu_layers=asked.gpu_layers)
@@ -288,9 +288,9 @@ def _can_fail(asked: Asked, corpus: Corpus) -> bool:
     return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 
-def _corpus(manifest: Manifest, asked: Asked) -> Corpus:
-    source = asked.corpus
+def corpus_of(manifest: Manifest, source: str, prompts: int | None) -> Corpus:
+    """The corpus that `source` names for a model, or so many `prompts` of it. Errors as `load_corpus`."""
     if source == "auto":
         source = "tiny" if replace(manifest.model_spec, name=TINY.name) == TINY else "builtin"
     corpus = load_corpus(source)
-    return corpus if asked.prompts is None else corpus.first(max(1, asked.prompts))
+    return corpus if prompts is None else corpus.first(max(1, prompts))

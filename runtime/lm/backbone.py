@@ -22,6 +22,7 @@ from ...models.memory import GPU_PREFILL_ROWS
 from ...models.spec import ModelSpec
 from ...native.device import Device
 from ...native.llama import LlamaModel, LlamaOptions
+from ...native.products import ProductWatch
 from .embeddings import Embeddings
 from .passes import LONGEST_GAP, with_gaps_filled
 from .prompt import Block
@@ -47,6 +48,7 @@ class Backbone(Closing):
         options: LlamaOptions,
         *,
         gpu: Device | None = None,
+        watch: ProductWatch | None = None,
         voices: VoiceStates | None = None,
         prefill_rows: int | None = None,
         longest_gap: int | None = None,
@@ -59,6 +61,7 @@ class Backbone(Closing):
             embeddings: Of the same bundle.
             options: Where and how to compute.
             gpu: Where the layers on a GPU go; None is the CPU alone.
+            watch: Who sees its products.
             voices: Where the states of voices are kept; by default nowhere.
             prefill_rows: Most rows of a prompt computed at once; by default 64 on a CPU, 128 on a GPU.
             longest_gap: See `with_gaps_filled`; by default 0 on a CPU.
@@ -72,7 +75,8 @@ class Backbone(Closing):
         self._voices = VoiceStates() if voices is None else voices
         self.prefill_rows = prefill_rows or default_prefill_rows(gpu)
         self._longest_gap = (0 if gpu is None else LONGEST_GAP) if longest_gap is None else longest_gap
-        self._model = LlamaModel(path, options, context=spec.max_positions, batch=self.prefill_rows, gpu=gpu)
+        batch = self.prefill_rows
+        self._model = LlamaModel(path, options, context=spec.max_positions, batch=batch, gpu=gpu, watch=watch)
         found, expected = (self._model.embed_dim, self._model.vocab), (spec.backbone.embed_dim, spec.audio_vocab)
         if found != expected:
             self._model.close()
@@ -98,6 +102,11 @@ class Backbone(Closing):
         """How many of `blocks` the sequence holds already. The last one is always computed: its result is wanted."""
         self._model.check()
         return in_common(self._held[sequence], blocks)
+
+    def forget(self) -> None:
+        """Hold nothing: the next prompts are computed from their first row, whatever they begin with."""
+        self._held = [[] for _ in self._held]
+        self._next = [0 for _ in self._next]
 
     def prefill_chunks(self, sequence: int, blocks: Sequence[Block]) -> Iterator[tuple[F32Array, F32Array] | None]:
         """Make `sequence` hold exactly `blocks`: each step computes at most `prefill_rows` rows of one block.

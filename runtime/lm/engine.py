@@ -20,6 +20,7 @@ from ...models.spec import ModelSpec
 from ...native.buffer_types import is_interleaving_safe
 from ...native.device import Backends, Device, gpus
 from ...native.llama import ALL_LAYERS
+from ...native.products import ProductWatch
 from ..bundle import OpenLevel
 from ..options import EngineOptions
 from ..part_check import check_vocabulary
@@ -48,8 +49,11 @@ class Engine(Closing):
     process that was forked since, each raises `MisoError`.
     """
 
-    def __init__(self, level: OpenLevel, options: EngineOptions) -> None:
-        """Load. Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot."""
+    def __init__(self, level: OpenLevel, options: EngineOptions, watch: ProductWatch | None = None) -> None:
+        """Load. `watch` sees the products of the backbone, and of the depth decoder in `depth_logits`.
+
+        Raises `BundleError` on files that do not fit, `MemoryError` and `MisoError` if the machine cannot.
+        """
         self.spec = _shortened(level.manifest.model_spec, options.context)
         self.gpu = _choose_gpu(options)
         if self.gpu is not None and (lack := remark_on(level, self.gpu)):
@@ -66,7 +70,7 @@ class Engine(Closing):
             self._embeddings = Embeddings(level.embeddings, self.spec)
             backends = stack.enter_context(Backends(gpu=self.gpu, threads=options.threads))
             self.depth = stack.enter_context(
-                DepthDecoder(level.decoder, self._embeddings.projection, self.spec, backends)
+                DepthDecoder(level.decoder, self._embeddings.projection, self.spec, backends, watch)
             )
             options = replace(options, repack=options.repack and _may_repack())
             voices = stack.enter_context(_voice_states(level, options, self.gpu))
@@ -77,6 +81,7 @@ class Engine(Closing):
                     self._embeddings,
                     options,
                     gpu=self.gpu,
+                    watch=watch,
                     voices=voices,
                 )
             )
@@ -108,6 +113,10 @@ class Engine(Closing):
     def shared(self, sequence: int, blocks: Sequence[Block]) -> int:
         """See `Backbone.shared`."""
         return self.backbone.shared(sequence, blocks)
+
+    def forget(self) -> None:
+        """See `Backbone.forget`."""
+        self.batcher.run(self.backbone.forget)
 
     def prefill(self, sequence: int, blocks: Sequence[Block]) -> Result:
         """`prefill_chunks` as one call."""

@@ -9,7 +9,7 @@ from measure import kernels, memory
 from measure.kernels import kernel_name, summary
 
 from miso_gguf.core.errors import MisoError
-from miso_gguf.native.allocations import noted_allocations
+from miso_gguf.native.buffer import noted_allocations
 from miso_gguf.native.device import devices
 
 

@@ -84,6 +84,8 @@ def test_the_installed_library_passes() -> None:
     ("functions", "what"),
     [
         (_reordered("ggml_quantize_chunk", 0, 1, 2, 3, 5, 4, 6), "ggml_quantize_chunk does not make Q8_0"),
+        (_reordered("ggml_mul_mat", 0, 2, 1), "ggml_tensor has its operation and sources elsewhere"),
+        ({"ggml_mul_mat": lambda *given: ggml_base().ggml_add(*given)}, "ggml_tensor has its operation"),
         ({"ggml_quantize_chunk": _one_bit_more}, "ggml_quantize_chunk makes another F16"),
         ({"ggml_quantize_chunk": _with_weights}, "ggml_quantize_chunk makes another Q5_1"),
         ({"ggml_quantize_chunk": _of_nothing}, "it reads Q4_K differently"),

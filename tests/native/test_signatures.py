@@ -31,6 +31,12 @@ def headers() -> Headers:
     return Headers("ggml.h", "ggml-backend.h", "ggml-alloc.h", "gguf.h", "llama.h")
 
 
+def _sized(word: str, sizes: dict[str, str]) -> str:
+    for name, size in sizes.items():
+        word = word.replace(name, size)
+    return word
+
+
 def _as_in_c(kind: Any) -> str:
     return NAMES[kind] if kind in NAMES else ctypes_word(kind)
 
@@ -56,7 +62,8 @@ def test_structs(ours: type[ctypes.Structure], name: str, headers: Headers) -> N
     found = headers.struct(name)
     fields = [(field[0], ctypes_word(field[1])) for field in ours._fields_]
     if ours is TensorHead:
-        found = [(field, word.replace("GGML_MAX_DIMS", "4")) for field, word in found[: len(fields)]]
+        sizes = {"GGML_MAX_DIMS": "4", "GGML_MAX_OP_PARAMS / sizeof(int32_t)": "16", "GGML_MAX_SRC": "10"}
+        found = [(field, _sized(word, sizes)) for field, word in found[: len(fields)]]
     assert fields == found
 
 

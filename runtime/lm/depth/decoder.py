@@ -17,6 +17,7 @@ from ....models.spec import ModelSpec
 from ....native.device import Backends
 from ....native.gguf_file import GgufFile, StoredTensor
 from ....native.graph import F16, F32
+from ....native.products import ProductWatch
 from .graphs import FrameGraphs
 from .replay import ReplayGraph
 from .weights import DepthWeights
@@ -25,12 +26,21 @@ from .weights import DepthWeights
 class DepthDecoder(Closing):
     """Samples all codes of frames. A context manager; `backends` must outlive it."""
 
-    def __init__(self, path: Path, projection: StoredTensor, spec: ModelSpec, backends: Backends) -> None:
+    def __init__(
+        self,
+        path: Path,
+        projection: StoredTensor,
+        spec: ModelSpec,
+        backends: Backends,
+        watch: ProductWatch | None = None,
+    ) -> None:
         """Load the weights of the decoder's GGUF `path` and the `projection` of its inputs.
+
+        `watch` sees the products of `logits`, under the names that `DepthWeights` gives.
 
         Raises `BundleError` if the file is not this model's decoder, `MemoryError` if the device is full.
         """
-        self._spec, self._backends = spec, backends
+        self._spec, self._backends, self._watch = spec, backends, watch
         self._kv = F16 if backends.best.kind == "gpu" else F32
         with GgufFile(path) as file:
             self.weights = DepthWeights(file, projection, spec, backends)
@@ -101,7 +111,7 @@ class DepthDecoder(Closing):
         """Logits of frames whose codes are given; see `ReplayGraph.logits`. The first call allocates its graph."""
         self._check_open()
         if self._replay is None:
-            self._replay = ReplayGraph(self._spec, self.weights, self._backends, kv=self._kv)
+            self._replay = ReplayGraph(self._spec, self.weights, self._backends, kv=self._kv, watch=self._watch)
         return self._replay.logits(hidden, codes)
 
 

@@ -16,6 +16,7 @@ from ....native.buffer import Buffer, read_tensor, write_tensor
 from ....native.buffer_types import plain_buffer_type
 from ....native.device import Backends
 from ....native.graph import F16, F32, I32, Graph, Tensor, TensorContext
+from ....native.products import ProductWatch
 from ....native.scheduler import Scheduler
 from .transformer import NODES_PER_LAYER, DepthTransformer, new_cache
 from .weights import DepthWeights
@@ -37,8 +38,9 @@ class ReplayGraph:
         *,
         kv: GGMLQuantizationType,
         frames: int = FRAMES_AT_ONCE,
+        watch: ProductWatch | None = None,
     ) -> None:
-        """Allocate. Raises `MemoryError` if the device is full."""
+        """Allocate; `watch` sees the products. Raises `MemoryError` if the device is full."""
         self._spec, self._weights, self._frames = spec, weights, frames
         steps, count = spec.codebooks - 1, spec.codebooks
         with ExitStack() as stack:
@@ -55,7 +57,7 @@ class ReplayGraph:
             self._g = Graph(spec.decoder.layers * NODES_PER_LAYER + steps * _NODES_PER_STEP + _NODES_AROUND)
             stack.callback(self._g.close)
             self._build()
-            self._scheduler = Scheduler(backends, self._g)
+            self._scheduler = Scheduler(backends, self._g, watch)
             stack.callback(self._scheduler.close)
             self._stack = stack.pop_all()
 

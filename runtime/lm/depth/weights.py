@@ -37,6 +37,11 @@ class DepthLayer:
         return [*self.query_key_value, self.attention_output, *self.gate_up, self.down]
 
 
+def head_name(codebook: int) -> str:
+    """What the head of one codebook is called on the device: it is a part of `output.weight`."""
+    return f"output.{codebook}.weight"
+
+
 _CUDA = ("CUDA", "ROCm", "MUSA")
 """How devices of ggml's CUDA backend are called, compiled for NVIDIA, AMD and Moore Threads. Source: ggml-cuda.h."""
 
@@ -59,7 +64,7 @@ class DepthWeights:
             self.embeddings = [self._plain(table) for table in embeddings[:-1]]
             """Of codebooks 0 to the last but one: a frame's last code is no input."""
             heads = _by_codebook(file.tensor("output.weight", spec.flat_audio_vocab, d.embed_dim), spec)
-            self.heads = [self._matrix(head) for head in heads[1:]]
+            self.heads = [self._matrix(head_name(number), head) for number, head in enumerate(heads[1:], 1)]
             """Of codebooks 1 to the last."""
             self.norm = self._plain(file.tensor("output_norm.weight", d.embed_dim))
             self.rope_factors = None
@@ -101,22 +106,26 @@ class DepthWeights:
     def _plain(self, tensor: StoredTensor) -> Tensor:
         return self._new(plain_buffer_type(self._device), tensor.qtype, tensor.data, *reversed(tensor.shape))
 
-    def _matrix(self, *tensors: StoredTensor) -> Tensor:
+    def _matrix(self, name: str, *tensors: StoredTensor) -> Tensor:
         """Matrices of one type and with the same input as one: one multiplication instead of several."""
         data = np.concatenate([tensor.data for tensor in tensors]) if len(tensors) > 1 else tensors[0].data
         qtype, columns = tensors[0].qtype, tensors[0].shape[1]
         buffer_type = matrix_buffer_type(self._device, qtype, columns, len(data))
-        return self._new(buffer_type, qtype, data, columns, len(data))
+        matrix = self._new(buffer_type, qtype, data, columns, len(data))
+        TensorContext.name(matrix, name)
+        return matrix
 
-    def _joined(self, tensors: Sequence[StoredTensor]) -> list[Tensor]:
-        """Neighbours of one type as one matrix each."""
-        return [self._matrix(*run) for _, run in groupby(tensors, key=lambda tensor: tensor.qtype)]
+    def _joined(self, tensors: Sequence[tuple[str, StoredTensor]]) -> list[Tensor]:
+        """Neighbours of one type as one matrix each, which has the name of the first."""
+        runs = [list(run) for _, run in groupby(tensors, key=lambda named: named[1].qtype)]
+        return [self._matrix(run[0][0], *(tensor for _, tensor in run)) for run in runs]
 
     def _layer(self, file: GgufFile, spec: ModelSpec, index: int) -> DepthLayer:
         d = spec.decoder
 
-        def matrix(name: str, rows: int, columns: int) -> StoredTensor:
-            return file.tensor(f"blk.{index}.{name}.weight", rows, columns)
+        def matrix(name: str, rows: int, columns: int) -> tuple[str, StoredTensor]:
+            full = f"blk.{index}.{name}.weight"
+            return full, file.tensor(full, rows, columns)
 
         return DepthLayer(
             attention_norm=self._plain(file.tensor(f"blk.{index}.attn_norm.weight", d.embed_dim)),
@@ -127,12 +136,12 @@ class DepthWeights:
                     matrix("attn_v", d.kv_dim, d.embed_dim),
                 ]
             ),
-            attention_output=self._matrix(matrix("attn_output", d.embed_dim, d.q_dim)),
+            attention_output=self._matrix(*matrix("attn_output", d.embed_dim, d.q_dim)),
             ffn_norm=self._plain(file.tensor(f"blk.{index}.ffn_norm.weight", d.embed_dim)),
             gate_up=self._joined(
                 [matrix("ffn_gate", d.ffn_dim, d.embed_dim), matrix("ffn_up", d.ffn_dim, d.embed_dim)]
             ),
-            down=self._matrix(matrix("ffn_down", d.embed_dim, d.ffn_dim)),
+            down=self._matrix(*matrix("ffn_down", d.embed_dim, d.ffn_dim)),
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 from builders import COMMON, Built
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, kv_bytes, level_memory
-from miso_gguf.native.allocations import Allocation, noted_allocations
+from miso_gguf.native.buffer import Allocation, noted_allocations
 from miso_gguf.native.device import Device
 from miso_gguf.native.gguf_file import GgufFile
 from miso_gguf.native.llama import LlamaOptions
@@ -168,7 +168,7 @@ def test_the_engine_prefills_what_is_accounted(
     monkeypatch.setattr(backbone, "LlamaModel", refuse)
     with pytest.raises(MemoryError, match="full"):
         Engine(open_level(bundle, "q4_0"), EngineOptions(threads=1, sequences=sequences))
-    assert asked == {"context": 2048, "batch": rows, "gpu": gpu if found else None}
+    assert asked == {"context": 2048, "batch": rows, "gpu": gpu if found else None, "watch": None}
 
 
 def test_allocations_are_noted_only_while_asked(level: OpenLevel) -> None:

@@ -11,7 +11,7 @@ import pytest
 from miso_gguf.native.nvml import Nvml
 from miso_gguf.quant_eval.run import cost as cost_module
 from miso_gguf.quant_eval.run import speed as module
-from miso_gguf.quant_eval.run.cost import Cost, estimate_cost
+from miso_gguf.quant_eval.run.cost import Cost, estimate_cost, hearing_cost
 from miso_gguf.quant_eval.run.damages import Damage
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
 from miso_gguf.quant_eval.run.speed import Speed, Weights, gpu_bandwidth, read_bandwidth, speed_of
@@ -118,6 +118,19 @@ def test_attribution_is_two_more_passes_of_a_half(plan: Plan, monkeypatch: pytes
     weights = Weights.of(itself.files)
     share = weights.depth_macs / (weights.depth_macs + weights.backbone_macs)
     assert alone + share * (both - alone) < found < alone + 2 * share * (both - alone)
+
+
+def test_what_is_heard_is_said_and_replayed(plan: Plan) -> None:
+    level, prompts = plan.reference.files, plan.corpus.prompts
+    engine = EngineOptions(threads=1, gpu_layers=0)
+    speech_s, takes = hearing_cost(level, prompts, engine)
+    _, recorded = hearing_cost(level, [replace(prompt, audio=Path("it.wav")) for prompt in prompts], engine)
+    _, twice = hearing_cost(level, [*prompts, *prompts], engine)
+    assert speech_s == pytest.approx(sum(len(prompt.text) for prompt in prompts) / 14)
+    assert isinstance(takes, float)
+    assert isinstance(recorded, float)
+    assert 0 < recorded < takes, "a recording is not spoken"
+    assert twice == pytest.approx(2 * takes)
 
 
 def test_it_grows_with_what_is_asked_for(plan: Plan) -> None:

@@ -1,0 +1,90 @@
+"""A directory of recordings as prompts: sound files, each with its words in a text file of the same name beside it.
+
+All that is wrong with any of them is said at once, before a model is loaded. It knows no codec.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import soundfile
+
+from ..core.errors import MisoError
+from ..core.files import file_sha256
+from ..core.printable import printable
+from ..models.mimi import FRAME_RATE_HZ
+from ..quant_eval.corpus import Prompt
+from ..runtime.audio.reader import FORMATS
+
+_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+"""How files of `FORMATS` are called."""
+_MOST_TEXT_BYTES = 1 << 16
+_NAMED = 20
+"""Faults that are said one by one."""
+
+
+class RecordingsError(MisoError):
+    """Recordings cannot be used."""
+
+
+def read_recordings(directory: Path, max_positions: int) -> tuple[Prompt, ...]:
+    """Prompts with `audio`, by name, so that their order is the same everywhere.
+
+    Args:
+        directory: Sound files, and NAME.txt for each; what is neither, and what lies deeper, is passed over.
+        max_positions: Of the model: a recording must fit in with its words.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+        RecordingsError: It has no recordings; or some lack their words, are no sound or too long, each of them named.
+    """
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory; expected one of recordings ({FORMATS})")
+    paths = sorted(path for path in directory.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise RecordingsError(
+            f"{directory}: has no recordings; expected {FORMATS}, and NAME.txt with the words of each"
+        )
+    read = {path: (_words(path), _sound_fault(path, max_positions)) for path in paths}
+    faults = [fault for words, sound in read.values() for fault in (words[1], sound) if fault]
+    if faults:
+        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise RecordingsError(f"{directory}: {printable('; '.join(faults[:_NAMED]))}{more}")
+    return tuple(Prompt(path.name, "recording", words[0], audio=path) for path, (words, _) in read.items())
+
+
+def recordings_sha256(prompts: tuple[Prompt, ...]) -> str:
+    """It changes with their names, their words and their sound."""
+    plain = [[each.id, each.text, file_sha256(each.audio)] for each in prompts if each.audio is not None]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def _words(path: Path) -> tuple[str, str]:
+    """What is said, and what is wrong with it."""
+    beside = path.with_suffix(".txt")
+    try:
+        with beside.open("rb") as file:
+            text = file.read(_MOST_TEXT_BYTES + 1)
+        words = " ".join(text.decode("utf-8-sig").split())
+    except FileNotFoundError:
+        return "", f"{path.name} has no {beside.name} with its words"
+    except OSError as error:
+        return "", f"{beside.name} cannot be read ({error.strerror})"
+    except UnicodeDecodeError:
+        return "", f"{beside.name} is not UTF-8 text"
+    if not words or len(text) > _MOST_TEXT_BYTES:
+        return "", f"{beside.name} is {'empty' if not words else 'too long'}: it must have the words of {path.name}"
+    return words, ""
+
+
+def _sound_fault(path: Path, max_positions: int) -> str:
+    """What is wrong with the sound, as far as its header says."""
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            seconds = file.frames / file.samplerate
+    except (soundfile.SoundFileRuntimeError, OSError):
+        return f"{path.name} is not sound that can be read"
+    most_s = max_positions / FRAME_RATE_HZ
+    return (
+        f"{path.name} has {seconds:.0f} s, the model hears {most_s:.0f} s at most: cut it" if seconds > most_s else ""
+    )

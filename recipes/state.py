@@ -1,0 +1,79 @@
+"""The sums so far on disk, so that a run that was killed goes on where it stopped: one file, whole or not there."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import MisoError
+from ..core.files import open_whole
+from ..models.spec import ModelSpec
+from ..models.tensors import Part
+from .sums import PartSums, empty_sums
+
+STATE_NAME = "collecting.npz"
+FRESH = "start again with --fresh, which forgets it, or give another --out"
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile)
+"""What zipfile, numpy and json raise on files that are not what they should be."""
+
+
+@dataclass
+class State:
+    """How far a collection is.
+
+    Attributes:
+        sums: Of both parts.
+        clips: How many of the plan's were heard.
+        frames: That were said in them.
+        silent: Clips of them in which nothing was said.
+    """
+
+    sums: dict[Part, PartSums]
+    clips: int = 0
+    frames: int = 0
+    silent: int = 0
+
+
+def save(directory: Path, identity: str, state: State) -> None:
+    """Keep the state: when this returns, it is on disk. Raises `OSError`; then the one before is still there."""
+    about = {"identity": identity, "clips": state.clips, "frames": state.frames, "silent": state.silent}
+    arrays: dict[str, Any] = {
+        f"{part}/{name}": values for part, sums in state.sums.items() for name, values in sums.arrays().items()
+    }
+    with open_whole(directory / STATE_NAME) as file:
+        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def load(directory: Path, identity: str, spec: ModelSpec) -> State:
+    """The state that was kept; an empty one if there is none.
+
+    Raises `MisoError` if it is damaged, or of another collection.
+    """
+    state, path = State(empty_sums(spec)), directory / STATE_NAME
+    if not path.exists():
+        return state
+    try:
+        # numpy reads no further than a header says, so it does not see each checksum: look at them first.
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} does not match its checksum")
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            found, state.clips, state.frames, state.silent = (
+                about[name] for name in ("identity", "clips", "frames", "silent")
+            )
+            if found == identity:
+                for part, sums in state.sums.items():
+                    sums.restore({name: arrays[f"{part}/{name}"] for name in sums.arrays()})
+    except _UNREADABLE as error:
+        raise MisoError(f"{path}: is damaged, or not written by miso-recipe ({error}): {FRESH}") from error
+    if found != identity:
+        raise MisoError(
+            f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): the bundle, the level, what is said, "
+            f"the device, a library or the source has changed since: {FRESH}"
+        )
+    return state
