@@ -682,6 +682,19 @@ OTHER_OPTIONS = (
         "git lfs pull",
         options={"--imatrix-backbone": "x"},
     ),
+    Case(
+        "a single file as `--imatrix`",
+        _with(_file(b"GGUF", "x")),
+        "takes a directory of miso-recipe imatrix",
+        options={"--imatrix": "x"},
+    ),
+    Case(
+        "a directory of something else as `--imatrix`",
+        _with(lambda kit: (kit.place / "x").mkdir()),
+        "has no backbone.imatrix.gguf and no decoder.imatrix.gguf",
+        options={"--imatrix": "x"},
+    ),
+    Case("an IQ3 level and no `--imatrix`", _with(_file(b"", "x")), "pass --imatrix DIR", options={"--quant": "iq3_m"}),
 )
 """What is passed beside the checkpoint."""
 

@@ -23,7 +23,7 @@ CODEC = "Kyutai's Mimi checkpoint"
 TOKENIZER = "Llama 3.2's tokenizer.json"
 CONFIG = "the model's config.json"
 INDEX = "the index of the checkpoint's shards"
-IMATRIX = "an imatrix in GGUF format (llama-imatrix writes it)"
+IMATRIX = "an imatrix in GGUF format (miso-recipe imatrix writes it)"
 """What a file may have been passed as: the end of a message."""
 
 _AGAIN = "download it again"
