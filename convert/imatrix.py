@@ -79,7 +79,9 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
                     f"{path}: not an imatrix: its general.type is not 'imatrix'. Make one with miso-recipe imatrix."
                 )
             if file.value(PART_KEY) not in (None, tensors[0].part):
-                raise CheckpointError(f"{path}: is of the {file.value(PART_KEY)}, not of the {tensors[0].part}")
+                raise CheckpointError(
+                    f"{path}: is of the {file.value(PART_KEY)}, not of the {tensors[0].part}: pass each half its own"
+                )
             entries, dataset = file.tensors, file.first_text("imatrix.datasets")
             chunks = file.value("imatrix.chunk_count")
         digest = file_sha256(path)
