@@ -55,7 +55,7 @@ def compare(work: Path, prompts: int, *, exact: bool) -> dict[str, Any]:
                 for name in sums.sums:
                     sums.sums[name] += found[name][0]
                     sums.counts[name] += found[name][1]
-    rows = []
+    rows = list[tuple[str, list[tuple[Sums, Sums]]]]()
     for part in HALVES:
         found_by, wanted_by = dict(ours[part].entries()), dict(theirs[part].entries())
         names = list(found_by)
