@@ -69,7 +69,7 @@ def test_a_tensor_of_so_few_bits_needs_its_entry(inputs: Inputs, matrices: dict[
     said = rf"lacking\.gguf: has no entry for 2 tensors .* the first ({gate}|{key}): make it anew"
     with pytest.raises(CheckpointError, match=said):
         plan(inputs, [IQ3_XXS], **{**matrices, "imatrix_backbone": path})
-    # llama.cpp wants none for the tables and the output, nor for IQ3_S.
+    # The tables and the output are of types that need none, and so is IQ3_S.
     for level, names in ((IQ3_XXS, ("token_embd.weight", "output.weight")), (IQ3_M, (gate, key))):
         assert plan(inputs, [level], **{**matrices, "imatrix_backbone": lacking(tmp_path, *names)}).plans
 
