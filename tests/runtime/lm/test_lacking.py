@@ -153,3 +153,8 @@ def test_fit_says_it_of_every_level_that_is_here(
     assert lacks(replace(opened, directory=None), EngineOptions()) == []
     monkeypatch.setattr(choice, "gpus", list)
     assert lacks(opened, EngineOptions()) == []
+
+
+def test_what_is_taken_instead_is_about_as_large(bundle: Path, lack: Lack) -> None:
+    lack("can_multiply", Qtype.Q8_0)
+    assert (remark_on(of(bundle, "q8_0"), GPU) or "").endswith("Choose q4_k_m"), "and not the smallest, q4_0"
