@@ -59,6 +59,22 @@ def test_what_ggml_would_abort_on_is_refused_before() -> None:
         dequantize(Qtype.Q8_0, np.zeros((2, 67), np.uint8), 64)
 
 
+@pytest.mark.parametrize("largest", [*np.logspace(7, 16, 19), 1e30])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_search_that_overflows_is_refused_before(largest: float, weighed: bool) -> None:
+    """It is run or refused: what ggml does not take ends the process, and this test with it."""
+    rows = np.random.default_rng(0).uniform(-largest, largest, (2, 256)).astype(np.float32)
+    importance = np.ones(256, np.float32) if weighed else None
+    for qtype in (Qtype.IQ3_S, Qtype.IQ3_XXS, Qtype.IQ2_S):
+        try:
+            quantize(qtype, rows, importance)
+        except ValueError as error:
+            assert largest > 1e9  # noqa: PT017
+            assert str(error).startswith(f"{qtype.name} takes weights of which the cube")  # noqa: PT017
+        else:
+            assert largest < 1e11
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 7e4])
 def test_validity(bad: float) -> None:
     rows = np.ones((2, 256), np.float32)
