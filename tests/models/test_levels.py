@@ -53,6 +53,7 @@ def test_names_are_of_one_level_each() -> None:
     names = [name for level in LEVELS.values() for name in {level.key, level.label.lower(), *level.aliases}]
     assert len(set(names)) == len(names)
     assert all(parse_level(level.label) is level for level in LEVELS.values())
+    assert [parse_level(name).key for name in ("Q3_K", "Q4_K", "Q5_K")] == ["q3_k_m", "q4_k_m", "q5_k_m"], "llama.cpp's"
     assert len({level.ftype for level in LEVELS.values()}) == len(LEVELS)
 
 

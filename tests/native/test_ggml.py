@@ -59,6 +59,18 @@ def test_what_ggml_would_abort_on_is_refused_before() -> None:
         dequantize(Qtype.Q8_0, np.zeros((2, 67), np.uint8), 64)
 
 
+@pytest.mark.parametrize("qtype", [Qtype.IQ3_S, Qtype.IQ3_XXS], ids=lambda t: t.name)
+@pytest.mark.parametrize("importance", [None, np.ones(256, np.float32)], ids=["unweighed", "weighed"])
+def test_a_search_that_overflows_is_refused_before(qtype: Qtype, importance: NDArray[np.float32] | None) -> None:
+    """What is passed on and overflows ends the process, and this test with it."""
+    rows = np.random.default_rng(0).uniform(-1, 1, (2, 256)).astype(np.float32)
+    for largest in np.logspace(7, 9.9, 10, dtype=np.float32):
+        quantize(qtype, rows * largest, importance)
+    for largest in np.logspace(10.1, 38, 40, dtype=np.float32):
+        with pytest.raises(ValueError, match=f"{qtype.name} takes weights of which the cube"):
+            quantize(qtype, rows * largest, importance)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 7e4])
 def test_validity(bad: float) -> None:
     rows = np.ones((2, 256), np.float32)
