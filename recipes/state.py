@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .sums import PartSums, empty_sums
 STATE_NAME = "collecting.npz"
 FRESH = "start again with --fresh, which forgets it, or give another --out"
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile)
 """What zipfile, numpy and json raise on files that are not what they should be."""
 
 
