@@ -114,10 +114,14 @@ def check_same(
 
 
 def write_all(files: dict[Part, ImatrixFile], out: Path) -> None:
-    """Each file whole; when this returns, both are there for good."""
-    for part, file in files.items():
-        file.write(out / imatrix_name(part))
-    sync_directory(out)
+    """Each file whole; when this returns, both are there for good. Raises `OSError`."""
+    try:
+        for part, file in files.items():
+            file.write(out / imatrix_name(part))
+        sync_directory(out)
+    except OSError as error:
+        said = f"{error.strerror}: the files could not be written: make room and run again, nothing heard is lost"
+        raise OSError(error.errno, said, str(out)) from error
 
 
 def _heard(collection: Collection, progress: Progress) -> State:

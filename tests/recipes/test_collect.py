@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 
 from miso_gguf.convert.imatrix import HALVES, imatrix_name
@@ -108,8 +109,9 @@ def test_a_full_disk_while_a_file_is_written(
 
     with monkeypatch.context() as patched:
         patched.setattr(ImatrixFile, "write", failing)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"No space .* run again") as raised:
             collect(plan(tmp_path))
+        assert raised.value.filename == str(tmp_path)
     monkeypatch.setattr(collecting, "Collector", None)  # all was heard
     collect(plan(tmp_path))
     assert files_in(tmp_path) == whole
@@ -170,6 +172,25 @@ def test_a_state_may_be_damaged_in_its_directory(plan: Plan, tmp_path: Path) -> 
             path.write_bytes(damaged)
             with suppress(MisoError):
                 assert load(tmp_path, collection.identity, spec).clips == 1
+
+
+def test_a_full_disk_while_a_clip_is_kept(
+    plan: Plan, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def savez(file: BinaryIO, **_arrays: object) -> None:
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    def fill(done: int, _all: int) -> None:
+        if done == 2:
+            monkeypatch.setattr(np, "savez", savez)
+
+    with pytest.raises(OSError, match=r"No space .* the 2 before it are safe: make room and run again") as raised:
+        collect(plan(tmp_path), fill)
+    assert raised.value.filename == str(tmp_path / STATE_NAME)
+    monkeypatch.undo()
+    collect(plan(tmp_path))
+    assert files_in(tmp_path) == whole
 
 
 def test_what_was_half_written_is_cleared_away(plan: Plan, tmp_path: Path, whole: dict[str, bytes]) -> None:
