@@ -132,13 +132,16 @@ def _entry(path: Path, name: str, tensors: Mapping[str, StoredTensor]) -> Entry:
     sums, counts, step_sums, step_counts = (
         _values(tensors.get(name + suffix)) for suffix in (SUMS, COUNTS, _STEP_SUMS, _STEP_COUNTS)
     )
-    if sums is None or counts is None or counts.size != 1:
+    if sums is None or counts is None or counts.size != 1 or (step_sums is None) != (step_counts is None):
         raise MisoError(f"{path}: {name} has no sums with one count: it is damaged, make it again")
+    found = [values for values in (sums, counts, step_sums, step_counts) if values is not None]
+    if not all(((values >= 0) & (values < np.inf)).all() for values in found):
+        raise MisoError(f"{path}: {name} has sums that are NaN, infinite or negative: it is damaged, make it again")
     if step_sums is None or step_counts is None:
-        return Entry(sums.reshape(-1), float(counts[0, 0]))
+        return Entry(sums.reshape(-1), counts.item())
     if step_sums.shape != (step_counts.size, sums.size):
         raise MisoError(f"{path}: {name} has sums of other steps than counts: it is damaged, make it again")
-    return Entry(sums.reshape(-1), float(counts[0, 0]), step_sums, step_counts.reshape(-1))
+    return Entry(sums.reshape(-1), counts.item(), step_sums, step_counts.reshape(-1))
 
 
 def _values(tensor: StoredTensor | None) -> F64Array | None:
