@@ -2,10 +2,11 @@
 
     PYTHONPATH=tests python benchmarks/byte_equality.py [--quant LEVEL] [--out benchmarks/results/byte_equality.json]
 
-Both halves of random models: the tiny one, one with more layers than the mixtures' rules look at, one as wide as the 8B
-model, and two whose columns are no whole number of blocks, so that types fall back. Each with and without an importance
-matrix (levels that need one: with). Type and bytes must be equal. Takes about five minutes, on one core. Prints the
-table as Markdown, and last one line of JSON; exit code 1 if a tensor differs.
+Both halves of random models: the tiny one, two with so many layers that every rule of the mixtures takes some, with
+heads in groups and alone, one as wide as the 8B model, and two whose columns are no whole number of blocks, so that
+types fall back. Each with and without an importance matrix (levels that need one: with). Type and bytes must be equal.
+Takes some minutes, on one core. Prints the table as Markdown, and last one line of JSON; exit code 1 if a tensor
+differs.
 """
 
 import json
@@ -17,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from imatrix_files import multiplied, paths, write
 from rich.console import Console
 
-from builders import llama_quantize, make_bundle, make_inputs, tensor_bytes
-from miso_gguf.convert.imatrix import HALVES
+from builders import llama_quantize, make_bundle, make_inputs, tensor_bytes, write_random_imatrices
+from miso_gguf.convert.imatrix import HALVES, read_imatrix
 from miso_gguf.core.arrays import F32Array
 from miso_gguf.core.files import write_whole
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import F32, LEVELS, Level, parse_level
 from miso_gguf.models.spec import ModelSpec, TransformerSpec
-from miso_gguf.models.tensors import Part
+from miso_gguf.models.tensors import Part, gguf_tensors
 
 Importances = Mapping[Part, Mapping[str, F32Array]]
 PLAIN, WEIGHED = "without", "with"
@@ -43,7 +42,8 @@ def _narrow(name: str, backbone: TransformerSpec, decoder: TransformerSpec) -> M
 _T = TransformerSpec
 SHAPES = (
     TINY,
-    _narrow("Deep", _T(9, 256, 4, 1, 64, 256), _T(8, 256, 4, 1, 64, 512)),
+    _narrow("Deep", _T(17, 256, 4, 1, 64, 256), _T(9, 256, 8, 1, 32, 256)),
+    _narrow("Ungrouped", _T(17, 256, 2, 2, 128, 256), _T(8, 256, 3, 1, 16, 512)),
     _narrow("Wide", _T(3, 4096, 4, 1, 64, 256), _T(3, 256, 4, 1, 64, 6912)),
     _narrow("Blocks32", _T(4, 288, 3, 1, 64, 352), _T(3, 96, 3, 1, 32, 160)),
     _narrow("NoBlocks", _T(4, 80, 3, 1, 16, 112), _T(3, 64, 3, 1, 16, 80)),
@@ -79,8 +79,8 @@ def count(shapes: Sequence[ModelSpec], levels: Sequence[Level], work: Path) -> C
     for spec in shapes:
         console.print(f"{spec.name}: comparing")
         inputs = make_inputs(work / spec.name, spec)
-        importances = _importances(spec, work / spec.name)
-        files = {f"imatrix_{part}": path for part, path in paths(work / spec.name).items()}
+        files = write_random_imatrices(work / spec.name / "imatrix", spec)
+        importances = {part: _columns(files[f"imatrix_{part}"], spec, part) for part in HALVES}
         plain, weighed = work / spec.name / PLAIN, work / spec.name / WEIGHED
         make_bundle(inputs, plain, [F32, *(level for level in levels if not level.needs_imatrix)], threads=1)
         make_bundle(inputs, weighed, levels, threads=1, **files)
@@ -91,18 +91,8 @@ def count(shapes: Sequence[ModelSpec], levels: Sequence[Level], work: Path) -> C
     return counts
 
 
-def _importances(spec: ModelSpec, directory: Path) -> Importances:
-    """Random, of the order of real ones: most columns matter little."""
-    rng = np.random.default_rng(1)
-    found: Importances = {
-        part: {
-            tensor.name: rng.gamma(0.5, 40.0, tensor.shape[1]).astype(np.float32) for tensor in multiplied(spec, part)
-        }
-        for part in HALVES
-    }
-    for part, path in paths(directory).items():
-        write(path, found[part])
-    return found
+def _columns(path: Path, spec: ModelSpec, part: Part) -> Mapping[str, F32Array]:
+    return read_imatrix(path, [tensor for tensor in gguf_tensors(spec) if tensor.part == part]).columns
 
 
 def _compare(

@@ -8,7 +8,8 @@ vocabulary, drawn at random, which the model was never trained on either. Each l
 matrix, FP16's speech of the held-out sentences replayed through both, and KLD compared clip by clip: the change in
 percent, with its 95 % interval over sentences; below zero the matrix helps. "Typical" is the geometric mean of the
 clips' own ratios, since KLD has a heavy tail: one clip may hold half of the sum. Levels that cannot do without a matrix
-are held against one of ones: all columns matter alike. Also asked, by the same clips:
+are held against one of ones: all columns matter alike. Each interval is for itself: of twenty where nothing changes,
+one lies beside zero by chance. Also asked, by the same clips:
 
 * which half gains: the matrix for the backbone alone, and for the depth decoder alone;
 * a matrix of a few prompts: is that enough;
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
+from held_out import held_out
 from imatrix_files import OUTPUT, write_ones, write_shuffled, write_without
 from rich.console import Console
 from teacher_forced import Clip, change_percent, diverged, load, observed, speak, typical_change_percent, with_interval
@@ -37,10 +38,8 @@ from tiny_bundle import write_tiny
 from miso_gguf.core.files import write_whole
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import FP16, LEVELS, Level, parse_level
-from miso_gguf.models.tiny.make.conversations import is_held_out
-from miso_gguf.models.tiny.make.words import ENDINGS, WORDS
 from miso_gguf.native.threads import default_threads
-from miso_gguf.quant_eval.corpus import Corpus, Prompt, load_corpus
+from miso_gguf.quant_eval.corpus import load_corpus
 from miso_gguf.quant_eval.machine import machine
 from miso_gguf.quant_eval.metrics.divergence import Divergence
 from miso_gguf.quant_eval.stats.observations import Observations
@@ -86,19 +85,6 @@ def collect(bundle: Path, prompts: int, out: Path) -> None:
     program = [sys.executable, "-c", "from miso_gguf.recipes.cli import main; main()", "imatrix", str(bundle)]
     options = ["--quant", FP16.key, "--corpus", CORPUS, "--prompts", str(prompts), "--out", str(out)]
     subprocess.run([*program, *options, "--threads", "1"], check=True, stdout=subprocess.DEVNULL)
-
-
-def held_out(count: int, taught: Corpus) -> list[Prompt]:
-    """Sentences that neither the model nor the matrix has seen: always the same ones."""
-    rng = np.random.default_rng(0)
-    known = {prompt.text for prompt in taught.prompts}
-    found: dict[str, Prompt] = {}
-    while len(found) < count:
-        words = tuple(map(str, rng.choice(WORDS, rng.integers(2, 7))))
-        text = f"{' '.join(words)}{rng.choice(ENDINGS)}"
-        if is_held_out(words) and text not in known:
-            found.setdefault(text, Prompt(f"random-{len(found)}", "random", text, int(rng.integers(2))))
-    return list(found.values())
 
 
 def make_matrices(work: Path, prompts: int, threads: int, collect: Collect) -> dict[str, Path]:

@@ -9,18 +9,10 @@ from gguf import GGUFWriter
 from miso_gguf.convert.imatrix import HALVES, imatrix_name, read_imatrix
 from miso_gguf.core.arrays import F32Array
 from miso_gguf.models.spec import ModelSpec
-from miso_gguf.models.tensors import GgufTensor, Part, gguf_tensors
+from miso_gguf.models.tensors import Part, gguf_tensors
+from miso_gguf.recipes.sums import multiplied
 
 OUTPUT = "output.weight"
-
-
-def multiplied(spec: ModelSpec, part: Part) -> list[GgufTensor]:
-    """The matrices of a part whose products have inputs to weigh: `token_embd` is looked up."""
-    return [
-        tensor
-        for tensor in gguf_tensors(spec)
-        if tensor.part == part and len(tensor.shape) == 2 and tensor.name != "token_embd.weight"
-    ]
 
 
 def paths(directory: Path) -> dict[Part, Path]:
@@ -31,7 +23,7 @@ def paths(directory: Path) -> dict[Part, Path]:
 def write_ones(directory: Path, spec: ModelSpec) -> None:
     """All columns matter alike: what levels that cannot do without an imatrix are held against."""
     for part, path in paths(directory).items():
-        write(path, {tensor.name: np.ones(tensor.shape[1], np.float32) for tensor in multiplied(spec, part)})
+        write(path, {name: np.ones(columns, np.float32) for name, columns in multiplied(spec, part).items()})
 
 
 def write_without(source: Path, directory: Path, spec: ModelSpec, name: str) -> None:
@@ -48,7 +40,10 @@ def write_shuffled(source: Path, directory: Path, spec: ModelSpec) -> None:
 
 
 def _read(directory: Path, spec: ModelSpec) -> dict[Part, dict[str, F32Array]]:
-    return {part: read_imatrix(path, multiplied(spec, part)).columns for part, path in paths(directory).items()}
+    return {
+        part: read_imatrix(path, [tensor for tensor in gguf_tensors(spec) if tensor.part == part]).columns
+        for part, path in paths(directory).items()
+    }
 
 
 def write(path: Path, importances: Mapping[str, F32Array]) -> None:

@@ -1,6 +1,12 @@
-"""The table of levels as Markdown, from what `levels.py` measured: for docs, never by hand."""
+"""The table of levels as Markdown, from what `levels.py` measured: for docs, never by hand.
 
-from collections.abc import Sequence
+Levels are measured one after another, and the machine is not equally fast all the time. What a level took beside the
+base in the same rounds is comparable between rows, and its milliseconds are not: those shown are the base's median over
+all rows, times that ratio.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 from level_rows import Row
 
@@ -25,11 +31,12 @@ def markdown(rows: Sequence[Row]) -> str:
         f"backbone, times {base}'s",
         f"depth decoder, times {base}'s",
     ]
-    lines = [head, ["---"] * len(head), *(_line(row) for row in ordered)]
+    base_ms = {part: median(row[f"{part}_base_ms"] for row in ordered) for part in ("backbone", "depth")}
+    lines = [head, ["---"] * len(head), *(_line(row, base_ms) for row in ordered)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _line(row: Row) -> list[str]:
+def _line(row: Row, base_ms: Mapping[str, float]) -> list[str]:
     top1 = row["top1_percent"]
     return [
         row["label"],
@@ -39,8 +46,7 @@ def _line(row: Row) -> list[str]:
         f"{top1['value']:.1f} %",
         amount(row["vram_bytes"]),
         f"{amount(row['backbone_bytes'])} + {amount(row['depth_bytes'])}",
-        _ms(row["backbone_ms"]),
-        _ms(row["depth_ms"]),
+        *(_ms(base_ms[part] * row[f"{part}_over_base"]) for part in base_ms),
         f"{row['backbone_over_base']:.2f}",
         f"{row['depth_over_base']:.2f}",
     ]

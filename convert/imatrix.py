@@ -50,10 +50,6 @@ def imatrices_in(directory: Path) -> dict[Part, Path]:
     return files
 
 
-_WITHOUT = ("token_embd.weight", "output.weight")
-"""Of these llama.cpp demands no importances. Source: `tensor_requires_imatrix` in llama-quant.cpp."""
-
-
 @dataclass(frozen=True)
 class Imatrix:
     """One file's importances by GGUF tensor name, float32 [columns] each."""
@@ -79,7 +75,9 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
                     f"{path}: not an imatrix: its general.type is not 'imatrix'. Make one with miso-recipe imatrix."
                 )
             if file.value(PART_KEY) not in (None, tensors[0].part):
-                raise CheckpointError(f"{path}: is of the {file.value(PART_KEY)}, not of the {tensors[0].part}")
+                raise CheckpointError(
+                    f"{path}: is of the {file.value(PART_KEY)}, not of the {tensors[0].part}: pass each half its own"
+                )
             entries, dataset = file.tensors, file.first_text("imatrix.datasets")
             chunks = file.value("imatrix.chunk_count")
         digest = file_sha256(path)
@@ -104,9 +102,7 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
 def check_covers(imatrix: Imatrix, types: Mapping[str, GGMLQuantizationType]) -> None:
     """Raises `CheckpointError` if a tensor that cannot do without importances has none. llama.cpp refuses the same."""
     missing = [
-        name
-        for name, qtype in types.items()
-        if TENSOR_TYPES[qtype.name].needs_imatrix and name not in (*_WITHOUT, *imatrix.columns)
+        name for name, qtype in types.items() if TENSOR_TYPES[qtype.name].needs_imatrix and name not in imatrix.columns
     ]
     if missing:
         raise CheckpointError(

@@ -20,6 +20,8 @@ _LAYERS_OF_70B = 80
 
 Source: `load_arch_hparams` in llama.cpp's models/llama.cpp.
 """
+_RAISED = {"Q3_K": "Q5_K", "Q4_K": "Q5_K"}
+"""To which types, whatever a rule has chosen before."""
 
 
 def tensor_types(level: Level, tensors: Sequence[GgufTensor], *, imatrix: bool = False) -> dict[str, Qtype]:
@@ -63,19 +65,15 @@ class _Choice:
         return mixture.base
 
     def _in_layer(self, kind: str, layer: int) -> str:
-        grouped = self._heads_a_group >= _GROUPED
-        rules = self._mixture.rules
-        found = self._mixture.base
-        for rule in rules:
+        mixture, grouped = self._mixture, self._heads_a_group >= _GROUPED
+        found = mixture.base
+        for rule in mixture.rules:
             if rule.takes(kind, layer, self._layers, imatrix=self._imatrix, grouped=grouped):
                 found = rule.type
                 break
-        if kind == "attn_v" and self._layers == _LAYERS_OF_70B and self._heads_a_group > 1 and found in _RAISED:
-            return "Q5_K"
+        if kind == "attn_v" and self._layers == _LAYERS_OF_70B and self._heads_a_group > 1:
+            return _RAISED.get(found, found)
         return found
-
-
-_RAISED = ("Q3_K", "Q4_K")
 
 
 def _fit(name: str, tensor: GgufTensor) -> Qtype:

@@ -35,7 +35,10 @@ class Level:
     These are from 0.07 nats on, more than twice what the default loses: see `LEVELS`.
     """
     needs_imatrix: bool = False
-    """Whether it is rubble without an importance matrix."""
+    """Whether it is made with an importance matrix only.
+
+    llama.cpp insists on one for IQ3_XXS and IQ3_XS alone. IQ3_S and IQ3_M without one nobody has measured.
+    """
     aliases: tuple[str, ...] = ()
 
     @property

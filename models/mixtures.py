@@ -27,12 +27,12 @@ def first_four(layer: int, _layers: int) -> bool:
 
 
 def first_sixteenth(layer: int, layers: int) -> bool:
-    """The first of each sixteen layers: none of fewer."""
+    """The first `layers // 16`."""
     return layer < layers // 16
 
 
 def first_eighth(layer: int, layers: int) -> bool:
-    """The first of each eight layers: none of fewer."""
+    """The first `layers // 8`."""
     return layer < layers // 8
 
 

@@ -12,11 +12,10 @@ from .libraries import ggml_base
 
 _SEARCHED = {GGMLQuantizationType[name] for name in ("IQ3_S", "IQ3_XXS", "IQ2_S")}
 """Types whose blocks are points of a grid. Where a sum on the way to a point overflows, ggml ends the process."""
-_MOST = 1e30
-"""Of a weight's cube, and of its square times its importance: with the sums over a block far from float32's end.
-
-Without an importance matrix a weight's error counts by its own square. Block scales end far below, at weights of 1e8.
-"""
+MOST_WEIGHT = 1e10
+"""A weight's magnitude there: without importances ggml sums its cube. No scale of these types holds 1e8 either."""
+_MOST_WEIGHED = 1e30
+"""An importance there, by itself and times a weight's square: with the sums over a block far from float32's end."""
 
 
 def row_bytes(qtype: GGMLQuantizationType, columns: int) -> int:
@@ -59,10 +58,11 @@ def _check_searched(qtype: GGMLQuantizationType, rows: F32Array, imatrix: F32Arr
     largest = float(np.abs(rows).max(initial=0.0))
     importance = 1.0 if imatrix is None else float(imatrix.max(initial=0.0))
     # NaN fails every comparison.
-    if not (largest**3 <= _MOST and largest**2 * importance <= _MOST and importance <= _MOST):
+    weighed = max(largest**2, 1.0) * importance
+    if not (largest <= MOST_WEIGHT and weighed <= _MOST_WEIGHED):
         raise ValueError(
-            f"{qtype.name} takes weights of which the cube, and the square times its importance, is at most {_MOST:g}, "
-            f"not {largest:g} with an importance of {importance:g}"
+            f"{qtype.name} takes weights up to {MOST_WEIGHT:g}, and importances up to {_MOST_WEIGHED:g}, also when "
+            f"multiplied by a weight's square; not {largest:g} with an importance of {importance:g}"
         )
 
 

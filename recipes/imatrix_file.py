@@ -111,7 +111,7 @@ def read_imatrix_file(path: Path) -> ImatrixFile:
     except BundleError as error:
         raise MisoError(f"{path}: is damaged, or no importance matrix in GGUF format: make it again") from error
     texts = [keys.get(name) for name in (PART_KEY, "miso.source.fingerprint", "miso.imatrix.identity")]
-    numbers = [keys.get(f"{name}") for name in ("miso.imatrix.clips", "imatrix.chunk_count", "imatrix.chunk_size")]
+    numbers = [keys.get(name) for name in ("miso.imatrix.clips", "imatrix.chunk_count", "imatrix.chunk_size")]
     part, fingerprint, identity = (each if isinstance(each, str) else "" for each in texts)
     clips, chunks, chunk_rows = (each if isinstance(each, int) else -1 for each in numbers)
     is_ours = keys.get("general.type") == "imatrix" and part in HALVES and fingerprint and identity and datasets

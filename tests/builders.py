@@ -149,10 +149,14 @@ def llama_quantize(
     return tensor_bytes(target)
 
 
-def write_imatrix(path: Path, sums: Mapping[str, NDArray[np.float32]], counts: Mapping[str, float]) -> None:
-    """An imatrix in llama.cpp's GGUF format."""
+def write_imatrix(
+    path: Path, sums: Mapping[str, NDArray[np.float32]], counts: Mapping[str, float], part: str | None = None
+) -> None:
+    """An imatrix in llama.cpp's GGUF format; `part` is what ours name beside it."""
     writer = GGUFWriter(path, "none")
     writer.add_type("imatrix")
+    if part is not None:
+        writer.add_string("miso.part", part)
     writer.add_array("imatrix.datasets", ["noise.txt"])
     writer.add_uint32("imatrix.chunk_count", 3)
     writer.add_uint32("imatrix.chunk_size", 512)

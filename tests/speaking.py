@@ -83,14 +83,14 @@ def text_ids(block: Block) -> list[int]:
     return [int(token) for token in block.rows[:, -1] if token >= 0]
 
 
-def reference_prompt(engine: Engine, text: str, context: Sequence[Segment] = ()) -> Rows:
+def reference_prompt(engine: Engine, text: str, context: Sequence[Segment] = (), speaker: int = 0) -> Rows:
     """The same prompt built by the reference: only the token ids come from ours."""
     prompts = engine.prompts
     given = [
         ReferenceSegment(text_ids(prompts.text(segment.text, segment.speaker)), torch.from_numpy(segment.codes))
         for segment in context
     ]
-    return prompt_rows(engine.spec, given, text_ids(prompts.text(text, 0)))
+    return prompt_rows(engine.spec, given, text_ids(prompts.text(text, speaker)))
 
 
 def reference_codes(

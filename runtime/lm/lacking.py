@@ -52,7 +52,7 @@ def remark_on(level: OpenLevel, device: Device) -> str | None:
         for (file, is_table), names in named.items()
     )
     instead = _instead(level, device)
-    remedy = f"Choose {instead}" if instead else "Convert to a level of other types, for example q8_0"
+    remedy = f"Choose {instead}" if instead else "Convert to a level of other types, or take another device"
     return (
         f"{device.name} lacks what {level.key} needs, {' and '.join(said)}: the CPU does that, and it will be slow. "
         f"{remedy}"

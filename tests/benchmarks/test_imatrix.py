@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import imatrix
@@ -10,6 +11,7 @@ import numpy as np
 import plot_imatrix
 import pytest
 import teacher_forced
+from held_out import held_out
 from teacher_forced import change_percent, typical_change_percent, with_interval
 
 from builders import MICRO, Built, make_bundle
@@ -17,10 +19,12 @@ from miso_gguf.convert.imatrix import read_imatrix
 from miso_gguf.models.flavors import TINY
 from miso_gguf.models.levels import FP16, Q4_0, Level
 from miso_gguf.models.manifest import Manifest, read_manifest
+from miso_gguf.models.tensors import gguf_tensors
 from miso_gguf.models.tiny.make.conversations import is_held_out
 from miso_gguf.models.tiny.make.words import parse
-from miso_gguf.quant_eval.corpus import load_corpus
+from miso_gguf.quant_eval.corpus import Prompt, load_corpus
 from miso_gguf.quant_eval.stats.observations import Observations
+from miso_gguf.recipes.sums import multiplied
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def gammas(bundle: Path, prompts: int, out: Path) -> None:
     """A matrix that no speech made."""
     rng, spec = np.random.default_rng(prompts), read_manifest(bundle).model_spec
     for part, path in imatrix_files.paths(out).items():
-        sums = {t.name: rng.gamma(0.5, 40.0, t.shape[1]) for t in imatrix_files.multiplied(spec, part)}
+        sums = {name: rng.gamma(0.5, 40.0, columns) for name, columns in multiplied(spec, part).items()}
         imatrix_files.write(path, {name: values.astype(np.float32) for name, values in sums.items()})
 
 
@@ -79,12 +83,20 @@ def test_a_clip_without_divergence_divides_nothing() -> None:
 
 def test_held_out_sentences_were_never_seen() -> None:
     taught = load_corpus("tiny")
-    found = imatrix.held_out(30, taught)
-    assert [prompt.text for prompt in found] == [prompt.text for prompt in imatrix.held_out(30, taught)]
+    found = held_out(30, taught)
+    assert [prompt.text for prompt in found] == [prompt.text for prompt in held_out(30, taught)]
     texts = {prompt.text for prompt in found}
     assert len(texts) == 30
     assert not texts & {prompt.text for prompt in taught.prompts}
     assert all(is_held_out(parse(text)[0]) for text in texts)
+
+
+def test_another_ending_does_not_make_another_sentence() -> None:
+    taught, first = load_corpus("tiny"), held_out(2, load_corpus("tiny"))
+    (words, _), (earlier, _) = (parse(prompt.text) for prompt in first)
+    said = Prompt("said", "test", f"{' '.join(words)},", before=((0, f"{' '.join(earlier)}?"),))
+    found = held_out(30, replace(taught, prompts=(*taught.prompts, said)))
+    assert not {words, earlier} & {parse(prompt.text)[0] for prompt in found}
 
 
 def test_matrices_without_an_entry_and_in_disorder(bundle: Path, tmp_path: Path) -> None:
@@ -92,7 +104,7 @@ def test_matrices_without_an_entry_and_in_disorder(bundle: Path, tmp_path: Path)
     imatrix_files.write_without(tmp_path / "real", tmp_path / "lacking", TINY, "output.weight")
     imatrix_files.write_shuffled(tmp_path / "real", tmp_path / "shuffled", TINY)
     for part, path in imatrix_files.paths(tmp_path / "real").items():
-        tensors = imatrix_files.multiplied(TINY, part)
+        tensors = [tensor for tensor in gguf_tensors(TINY) if tensor.part == part]
         real, lacking, shuffled = (
             read_imatrix(tmp_path / side / path.name, tensors).columns for side in ("real", "lacking", "shuffled")
         )

@@ -18,7 +18,7 @@ from miso_gguf.core.arrays import F32Array
 from miso_gguf.models.flavors import FLAVORS, TINY
 from miso_gguf.models.levels import FP16, Q4_0, Q4_K_M, parse_level
 from miso_gguf.native.ggml import quantize
-from miso_gguf.quant_eval.corpus import load_corpus
+from miso_gguf.quant_eval.corpus import Prompt, load_corpus
 from miso_gguf.quant_eval.metrics.divergence import log_softmax
 from miso_gguf.quant_eval.run.candidate import LoadedCandidate
 
@@ -68,11 +68,30 @@ def test_a_level_that_needs_an_imatrix_asks_for_it(tmp_path: Path) -> None:
         levels.tiny_rows(tmp_path, [needing], None, load_corpus("tiny:2").prompts, 1, ONCE)
 
 
+def test_the_tiny_model_says_nothing_of_the_corpus_that_imatrices_are_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[Prompt]()
+    monkeypatch.setattr(levels, "tiny_rows", lambda _work, _levels, _imatrix, prompts, *_: said.extend(prompts))
+    monkeypatch.setattr(levels, "record", lambda *_, **__: None)
+    levels.main(["tiny", "--prompts", "30"], standalone_mode=False)
+    assert len(said) == 30
+    assert not {prompt.text for prompt in said} & {prompt.text for prompt in load_corpus("tiny").prompts}
+
+
 def test_the_table_has_the_finest_first(measured: tuple[Path, list[Row]]) -> None:
     lines = markdown(list(reversed(measured[1]))).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| F16", "| Q4_K_M"]
     assert len({line.count("|") for line in lines}) == 1
     assert "| 0 (0 .. 0) | 0 (0 .. 0) | 100.0 % |" in lines[2]
+
+
+def test_a_slow_hour_of_the_machine_makes_no_level_slow(measured: tuple[Path, list[Row]]) -> None:
+    """Of two that take as long as the base, one was measured while everything took five times as long."""
+    times = ("backbone_ms", "depth_ms", "backbone_base_ms", "depth_base_ms")
+    rows = [
+        row | dict.fromkeys(times, took) | dict.fromkeys(("backbone_over_base", "depth_over_base"), 1.0)
+        for row, took in zip(measured[1], (10.0, 50.0), strict=True)
+    ]
+    assert [line.split(" | ")[-4:-2] for line in markdown(rows).splitlines()[2:]] == [["30.00", "30.00"]] * 2
 
 
 def check_not_degenerate(logits: F32Array) -> None:

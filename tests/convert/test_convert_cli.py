@@ -8,13 +8,15 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders import MICRO, Inputs, make_inputs
+from builders import MICRO, Inputs, make_inputs, write_imatrix, write_random_imatrices
 from miso_gguf.convert import cli
-from miso_gguf.models.manifest import MANIFEST_NAME
+from miso_gguf.core.files import file_sha256
+from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
 from miso_gguf.native import threads
 
 
@@ -62,6 +64,18 @@ def test_convert_inspect_verify(miso_convert, inputs: Inputs, tmp_path: Path) ->
     again = miso_convert(*_arguments(inputs, tmp_path, "--quant", "fp16"))
     assert again.code == 0
     assert "fp16 already there" in again.err
+
+
+def test_a_single_imatrix_goes_before_that_of_the_directory(  # type: ignore[no-untyped-def]
+    miso_convert, inputs: Inputs, tmp_path: Path
+) -> None:
+    both, single = write_random_imatrices(tmp_path / "im", MICRO), tmp_path / "single.gguf"
+    write_imatrix(single, {"output.weight": np.ones(MICRO.decoder.embed_dim, np.float32)}, {"output.weight": 1.0})
+    given = ("--imatrix", tmp_path / "im", "--imatrix-decoder", single)
+    assert miso_convert(*_arguments(inputs, tmp_path / "out", "--quant", "q4_0", *given)).code == 0
+    files = read_manifest(tmp_path / "out").levels["q4_0"]
+    assert files.imatrix_backbone == file_sha256(both["imatrix_backbone"])
+    assert files.imatrix_decoder == file_sha256(single)
 
 
 def test_of_two_copies_the_key_chooses(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -142,7 +156,7 @@ def test_verify_says_no(miso_convert, inputs: Inputs, tmp_path: Path) -> None:  
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiny", "--quant", "q4_k_n"], "unknown level 'q4_k_n': did you mean q4_k_m?"),
+        (["tiny", "--quant", "q4_km"], "unknown level 'q4_km': did you mean q4_k_m?"),
         (["tiny"], "Missing option '--quant'"),
         (["nowhere.safetensors", "--quant", "q8_0"], "nowhere.safetensors: no such file or directory"),
         (["tiny", "--quant", "q8_0", "--threads", "0"], "0 is not in the range 1<=x<=512"),

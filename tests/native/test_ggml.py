@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType as Qtype
 from gguf import quants
 from numpy.typing import NDArray
 
-from miso_gguf.native.ggml import dequantize, is_valid, quantize, row_bytes
+from miso_gguf.native.ggml import MOST_WEIGHT, dequantize, is_valid, quantize, row_bytes
 from miso_gguf.native.libraries import ggml_base
 
 TYPES = [Qtype.F32, Qtype.F16, Qtype.Q8_0, Qtype.Q4_0, Qtype.Q4_1, Qtype.Q5_0, Qtype.Q4_K, Qtype.Q6_K]
@@ -59,16 +59,41 @@ def test_what_ggml_would_abort_on_is_refused_before() -> None:
         dequantize(Qtype.Q8_0, np.zeros((2, 67), np.uint8), 64)
 
 
-@pytest.mark.parametrize("qtype", [Qtype.IQ3_S, Qtype.IQ3_XXS], ids=lambda t: t.name)
-@pytest.mark.parametrize("importance", [None, np.ones(256, np.float32)], ids=["unweighed", "weighed"])
-def test_a_search_that_overflows_is_refused_before(qtype: Qtype, importance: NDArray[np.float32] | None) -> None:
-    """What is passed on and overflows ends the process, and this test with it."""
-    rows = np.random.default_rng(0).uniform(-1, 1, (2, 256)).astype(np.float32)
-    for largest in np.logspace(7, 9.9, 10, dtype=np.float32):
-        quantize(qtype, rows * largest, importance)
-    for largest in np.logspace(10.1, 38, 40, dtype=np.float32):
-        with pytest.raises(ValueError, match=f"{qtype.name} takes weights of which the cube"):
-            quantize(qtype, rows * largest, importance)
+SEARCHED = (Qtype.IQ3_S, Qtype.IQ3_XXS, Qtype.IQ2_S)
+
+
+@pytest.mark.parametrize("qtype", SEARCHED, ids=lambda t: t.name)
+@pytest.mark.parametrize("importance", [None, 0.0, 1e-30, 1.0, 9e29])
+def test_what_a_search_on_a_grid_takes(qtype: Qtype, importance: float | None) -> None:
+    """The largest that is allowed comes through it. Where it does not, ggml ends the process."""
+    columns = None if importance is None else np.full(256, importance, np.float32)
+    largest = min(MOST_WEIGHT, 1e15 / max(importance or 1.0, 1.0) ** 0.5)
+    rng = np.random.default_rng(0)
+    for rows in (rng.standard_normal((40, 256)), rng.standard_t(1, (40, 256)), rng.choice([-1.0, 0.0, 1.0], (40, 256))):
+        scaled = (rows / np.abs(rows).max() * largest * 0.999).astype(np.float32)
+        assert quantize(qtype, scaled, columns).any()
+
+
+@pytest.mark.parametrize("qtype", SEARCHED, ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("largest", "importance"),
+    [
+        (np.nan, None),
+        (-np.inf, None),
+        (1e20, None),
+        (1e14, None),
+        (2e10, 1e-30),
+        (1e5, 1e25),
+        (1e-3, 2e30),
+        (0.0, np.nan),
+    ],
+)
+def test_beyond_that_it_is_refused(qtype: Qtype, largest: float, importance: float | None) -> None:
+    rows = np.zeros((2, 256), np.float32)
+    rows[1, 77] = largest
+    columns = None if importance is None else np.full(256, importance, np.float32)
+    with pytest.raises(ValueError, match=f"^{qtype.name} takes weights "):
+        quantize(qtype, rows, columns)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 7e4])

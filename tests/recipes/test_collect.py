@@ -219,3 +219,11 @@ def test_where_nothing_is_said_nothing_is_known(plan: Plan, tmp_path: Path, monk
     monkeypatch.setattr(Collector, "hear", lambda *_: 0)
     with pytest.raises(MisoError, match="nothing was said in 4 clips"):
         collect(plan(tmp_path))
+
+
+def test_clips_of_nothing_are_counted_apart(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hear, calls = Collector.hear, iter(range(2))
+    monkeypatch.setattr(Collector, "hear", lambda *given: hear(*given) if next(calls) else 0)
+    found = collect(plan(tmp_path, prompts=2))
+    assert found.silent == 1
+    assert {file.clips for file in found.files.values()} == {1}

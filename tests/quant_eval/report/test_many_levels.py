@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from sample_results import EVERY_LEVEL, full
 
 from miso_gguf.models.levels import LEVELS
@@ -69,6 +70,22 @@ def test_few_levels_are_drawn_as_ever() -> None:
     assert "an arrow is beyond" in few.text
     assert "R of each metric and level" in many.text
     assert len(ALL) > MANY >= len(FEW)
+
+
+def test_halves_are_on_a_logarithmic_scale_where_levels_are_far_apart(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales = []
+
+    def draw(*given: Any) -> None:
+        axes = Figure().subplots()
+        given[-1](axes)
+        scales.append(axes.get_xscale())
+
+    monkeypatch.setattr(figures, "drawn", draw)
+    figures.attribution(full(levels=FEW))
+    figures.attribution(results)
+    assert scales == ["linear", "log"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40).map(sorted), st.floats(0.001, 0.1))
