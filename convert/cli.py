@@ -319,6 +319,7 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
                 *(size_text(size) for size in (memory.backbone_bytes, memory.decoder_bytes, memory.embeddings_bytes)),
                 f"{memory.bits_per_weight:.2f}",
                 size_text(memory.vram_bytes),
+                "both" if len(weighed := manifest.levels[key].weighed) == 2 else "".join(weighed),
             ]
         )
     columns = [
@@ -328,7 +329,10 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
         "embeddings (host)",
         "bpw",
         f"VRAM at {manifest.model_spec.max_positions}",
+        "imatrix",
     ]
+    if not any(files.weighed for files in manifest.levels.values()):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return table(f"{directory}: {manifest.model_spec.name}", columns, rows, numeric=[1, 2, 3, 4, 5])
 
 

@@ -105,6 +105,11 @@ class LevelFiles(Entry):
     imatrix_backbone: Sha256 | None = None
     imatrix_decoder: Sha256 | None = None
 
+    @property
+    def weighed(self) -> list[str]:
+        """The parts that were quantised with one."""
+        return [part for part in ("backbone", "decoder") if getattr(self, f"imatrix_{part}")]
+
 
 class CodecFiles(Entry):
     """The Mimi graphs. Their state and dimensions stand in the ONNX metadata."""
@@ -232,7 +237,7 @@ def mending_command(
     if decoder := next((key.partition("+")[2] for key in keys if "+" in key), None):
         words += ["--decoder-quant", decoder]
     used = [manifest.levels[key] for key in keys if key in manifest.levels] if manifest else []
-    with_imatrix = [p for p in ("backbone", "decoder") if any(getattr(files, f"imatrix_{p}") for files in used)]
+    with_imatrix = [p for p in ("backbone", "decoder") if any(p in files.weighed for files in used)]
     if len(with_imatrix) == 2:
         words += ["--imatrix", "DIR"]
     elif with_imatrix:
