@@ -14,7 +14,7 @@ from ..models.tensors import Part
 from .collector import Collector
 from .imatrix_file import ImatrixFile, read_imatrix_file
 from .plan import Collection
-from .state import FRESH, STATE_NAME, State, load, save
+from .state import CHANGED, FRESH, STATE_NAME, State, load, save
 from .sums import steps_of
 
 _LOCK_NAME = ".collecting.lock"
@@ -70,7 +70,7 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
             for path in (*paths.values(), out / STATE_NAME):
                 path.unlink(missing_ok=True)
         found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
-        check_same(out, found, collection.identity)
+        check_same(out, found, collection.identity, f"{CHANGED}: {FRESH}")
         if len(found) == len(paths):
             (out / STATE_NAME).unlink(missing_ok=True)
             return Collected(found, paths)
@@ -86,12 +86,12 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
         return Collected(files, paths, state.frames, state.silent, time.monotonic() - begin)
 
 
-def check_same(out: Path, found: dict[Part, ImatrixFile], identity: str) -> None:
-    """Raise `MisoError` if files that are there are not of this `identity`."""
+def check_same(out: Path, found: dict[Part, ImatrixFile], identity: str, remedy: str) -> None:
+    """Raise `MisoError`, with what to do, if files that are there are not of this `identity`."""
     for part, file in found.items():
         if file.identity != identity:
             raise MisoError(
-                f"{out / imatrix_name(part)}: is of another run ({file.identity[:12]}, now {identity[:12]}): {FRESH}"
+                f"{out / imatrix_name(part)}: is of another run ({file.identity[:12]}, now {identity[:12]}): {remedy}"
             )
 
 

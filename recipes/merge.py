@@ -32,7 +32,7 @@ def merge(directories: Sequence[Path], out: Path) -> Collected:
     merged = {part: _merged([each / imatrix_name(part) for each in directories]) for part in HALVES}
     out.mkdir(parents=True, exist_ok=True)
     found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
-    check_same(out, found, merged["backbone"].identity)
+    check_same(out, found, merged["backbone"].identity, "give another --out")
     if len(found) == len(paths):
         return Collected(found, paths)
     write_all(merged, out)
