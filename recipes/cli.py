@@ -47,7 +47,7 @@ def cli() -> None:
     help="What is said: builtin, tiny, builtin:40 (a part), or a JSONL file [default: the model's; with "
     "--recordings nothing].",
 )
-@click.option("--recordings", type=_PATH, metavar="DIR", help="Directory of sound files, each with its words in NAME.txt.")
+@click.option("--recordings", type=_PATH, metavar="DIR", help="Sound files, each with its words in NAME.txt.")
 @click.option("--prompts", type=click.IntRange(1), metavar="N", help="Only so many of the corpus.")
 @click.option(
     "--seeds", type=click.IntRange(1), default=1, metavar="N", show_default=True, help="Renditions of each prompt."
