@@ -73,7 +73,5 @@ def load(directory: Path, identity: str, spec: ModelSpec) -> State:
     except _UNREADABLE as error:
         raise MisoError(f"{path}: is damaged, or not written by miso-recipe ({error}): {FRESH}") from error
     if found != identity:
-        raise MisoError(
-            f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): {CHANGED}: {FRESH}"
-        )
+        raise MisoError(f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): {CHANGED}: {FRESH}")
     return state
