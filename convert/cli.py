@@ -14,7 +14,7 @@ from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
 from ..hub.fetch import origin
-from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
+from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, finest_first, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from ..native.threads import MOST_THREADS, default_workers
@@ -311,7 +311,7 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
 
 def _level_table(directory: Path, manifest: Manifest) -> Any:
     rows = []
-    for key in manifest.levels:
+    for key in finest_first(manifest.levels):
         memory = level_memory(manifest, key)
         rows.append(
             [
