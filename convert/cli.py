@@ -98,7 +98,7 @@ def _common(command: Command) -> Command:
 @click.option("--tokenizer", metavar="WHERE", help=f"tokenizer.json{_WHERE}, or the hub's].")
 @click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
-@click.option("--imatrix", metavar="DIR", type=_FILE, help="Importance matrices: a directory of miso-recipe imatrix.")
+@click.option("--imatrix", metavar="DIR", type=_FILE, help="What miso-recipe imatrix made; the iq3 levels need it.")
 @click.option("--imatrix-backbone", type=_FILE, help="A single one, for the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="The same for the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
