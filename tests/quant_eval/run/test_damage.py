@@ -32,7 +32,13 @@ def bundle(built: Built) -> Path:
     return built.every_level()
 
 
-@pytest.fixture(scope="module", params=list(LEVELS))
+_QUICK = ("f32", "bf16", "fp16", "q8_0", "q4_k_m", "q4_0", "iq3_xxs", "q2_k")
+"""Levels that have all kinds of types among them."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(key, marks=[] if key in _QUICK else pytest.mark.long) for key in LEVELS]
+)
 def pair(
     bundle: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[OpenLevel, OpenLevel]:
