@@ -77,6 +77,8 @@ LEVELS: dict[str, Level] = {level.key: level for level in _ROWS}
 
 Source: the divergences of Llama 3 8B in the README of llama.cpp's tools/perplexity.
 """
+_LIKE = 0.4
+"""Likeness, 0 to 1, from which on a name may be a slip of another."""
 DEFAULT_LEVEL = Q4_K_M
 """What is taken and recommended where nobody chose."""
 
@@ -87,8 +89,11 @@ def parse_level(name: str) -> Level:
     key = name.strip().lower()
     if key in names:
         return names[key]
-    near = difflib.get_close_matches(key, [*LEVELS, *(name for name in names if name not in LEVELS)], n=1, cutoff=0.4)
-    hint = f": did you mean {near[0]}?" if near else "."
+    # Of several that are as near, as q4_k_m and q4_k_s are to q4_k, the finest.
+    order = [*LEVELS, *(name for name in names if name not in LEVELS)]
+    likeness = {each: difflib.SequenceMatcher(None, each, key).ratio() for each in order}
+    near = max(order, key=likeness.__getitem__)
+    hint = f": did you mean {near}?" if likeness[near] >= _LIKE else "."
     raise ValueError(f"unknown level {name!r}{hint} Known: {', '.join(LEVELS)}.")
 
 

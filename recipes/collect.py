@@ -14,7 +14,7 @@ from ..models.tensors import Part
 from .collector import Collector
 from .imatrix_file import ImatrixFile, read_imatrix_file
 from .plan import Collection
-from .state import FRESH, STATE_NAME, State, load, save
+from .state import CHANGED, FRESH, STATE_NAME, State, load, save
 from .sums import steps_of
 
 _LOCK_NAME = ".collecting.lock"
@@ -65,7 +65,7 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
             for path in (*paths.values(), out / STATE_NAME):
                 path.unlink(missing_ok=True)
         found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
-        check_same(out, found, dict.fromkeys(HALVES, collection.identity), FRESH)
+        check_same(out, found, dict.fromkeys(HALVES, collection.identity), f"{CHANGED}: {FRESH}")
         if len(found) == len(paths):
             (out / STATE_NAME).unlink(missing_ok=True)
             return Collected(found, paths)

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from ..convert.gguf_header import Key, TensorInfo, header_bytes, padded, text, uint32
-from ..convert.imatrix import COUNTS, HALVES, PART_KEY, SUMS
+from ..convert.imatrix import COUNTS, FINGERPRINT_KEY, HALVES, PART_KEY, SUMS
 from ..core.arrays import F32Array
 from ..core.errors import BundleError, MisoError
 from ..core.files import open_whole
@@ -92,7 +92,7 @@ class ImatrixFile:
             uint32("imatrix.chunk_count", self.chunks),
             uint32("imatrix.chunk_size", self.chunk_rows),
             text(PART_KEY, self.part),
-            text("miso.source.fingerprint", self.fingerprint),
+            text(FINGERPRINT_KEY, self.fingerprint),
             text("miso.imatrix.identity", self.identity),
             uint32("miso.imatrix.clips", self.clips),
         ]
@@ -110,7 +110,7 @@ def read_imatrix_file(path: Path) -> ImatrixFile:
             keys, datasets, tensors = file.keys(), file.texts("imatrix.datasets"), file.tensors
     except BundleError as error:
         raise MisoError(f"{path}: is damaged, or no importance matrix in GGUF format: make it again") from error
-    texts = [keys.get(name) for name in (PART_KEY, "miso.source.fingerprint", "miso.imatrix.identity")]
+    texts = [keys.get(name) for name in (PART_KEY, FINGERPRINT_KEY, "miso.imatrix.identity")]
     numbers = [keys.get(name) for name in ("miso.imatrix.clips", "imatrix.chunk_count", "imatrix.chunk_size")]
     part, fingerprint, identity = (each if isinstance(each, str) else "" for each in texts)
     clips, chunks, chunk_rows = (each if isinstance(each, int) else -1 for each in numbers)

@@ -17,6 +17,7 @@ from .sums import PartSums, empty_sums
 
 STATE_NAME = "collecting.npz"
 FRESH = "start again with --fresh, which forgets it, or give another --out"
+CHANGED = "the bundle, the level, what is said, the device, a library or the source has changed since"
 
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile)
 """What zipfile, numpy and json raise on files that are not what they should be."""
@@ -82,8 +83,5 @@ def load(directory: Path, identity: str, spec: ModelSpec) -> State:
     except _UNREADABLE as error:
         raise MisoError(f"{path}: is damaged, or not written by miso-recipe ({error}): {FRESH}") from error
     if found != identity:
-        raise MisoError(
-            f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): the bundle, the level, what is said, "
-            f"the device, a library or the source has changed since: {FRESH}"
-        )
+        raise MisoError(f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): {CHANGED}: {FRESH}")
     return state

@@ -57,6 +57,16 @@ def test_names_are_of_one_level_each() -> None:
     assert len({level.ftype for level in LEVELS.values()}) == len(LEVELS)
 
 
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("q4_k", "q4_k_m"), ("q4km", "q4_k_m"), ("iq3m", "iq3_m"), ("q80", "q8_0")]
+)
+def test_a_slip_is_told_what_was_meant(slip: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"unknown level '{slip}': did you mean {meant}\?"):
+        parse_level(slip)
+    with pytest.raises(ValueError, match=r"unknown level 'zzz'\. Known: f32"):
+        parse_level("zzz")
+
+
 def test_halves() -> None:
     assert halves(DEFAULT_LEVEL.key) == [DEFAULT_LEVEL]
     assert [half.key for half in halves("q4_k_m+q8_0")] == ["q4_k_m", "q8_0"]
