@@ -26,6 +26,7 @@ from miso_gguf.models.tensors import gguf_tensors
         (80, 4, 2, "iq3_s", "IQ3_S"),
         (80, 4, 1, "q4_0", "Q4_0"),
         # Of any other model what its rules say: more where at least four heads share a value.
+        (2, 6, 2, "q2_k", "Q3_K"),
         *((2, 8, kv, "iq4_nl", name) for kv, name in ((8, "IQ4_NL"), (4, "IQ4_NL"), (2, "Q5_K"), (1, "Q5_K"))),
         *((2, 8, kv, "iq3_s", name) for kv, name in ((8, "IQ3_S"), (4, "IQ3_S"), (2, "Q4_K"), (1, "Q4_K"))),
         *((2, 8, kv, "q2_k", name) for kv, name in ((8, "Q3_K"), (4, "Q3_K"), (2, "Q4_K"), (1, "Q4_K"))),
