@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 SHOWN = ("q4_k_m", "q4_0", "iq4_xs", "q3_k_m", "iq3_s", "iq3_xxs")
 """From little to gain to much."""
 _HELPS, _HARMS = "#3b6ea5", "#c2410c"
-_MOST_PERCENT = 100
+_MOST_PERCENT = 50
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

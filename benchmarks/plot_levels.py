@@ -16,7 +16,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from miso_gguf.models.levels import finest_first
+from miso_gguf.models.levels import finest_first, halves
 
 CARDS = {4: "4 GB", 6: "6 GB", 8: "8 GB", 10: "10 GB", 12: "12 GB", 16: "16 GB", 24: "24 GB"}
 PUBLISHED_GB = 24.0
@@ -27,6 +27,7 @@ PARTS = (
     ("KV cache at 2048", "kv_cache_bytes", "#8a8a8a"),
     ("compute buffers", "compute_bytes", "#c9c9c9"),
 )
+_NEEDS_IMATRIX = "*"
 _FEW = 8
 """Levels that have broad bars."""
 _ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
@@ -37,9 +38,9 @@ def draw(levels: dict[str, dict[str, float]], path: Path) -> None:
     shown = finest_first(levels)
     is_many = len(shown) > _FEW
     figure, axes = plt.subplots(figsize=(9, 1.6 + (0.24 if is_many else 0.4) * (len(shown) + 1)), dpi=150)
-    names, size = ["as published", *shown], 8.5 if is_many else 10
+    names, size = ["as published", *map(_named, shown)], 8.5 if is_many else 10
     axes.barh(0, PUBLISHED_GB, color="#e5e5e5", edgecolor="#999999", hatch="//")
-    axes.text(PUBLISHED_GB / 2, 0, "needs a 24 GB card", ha="center", va="center", fontsize=9)
+    axes.text(PUBLISHED_GB / 2, 0, "needs a 24 GB card", ha="center", va="center", fontsize=9, bbox=_ON_WHITE)
     for row, level in enumerate(shown, start=1):
         left = 0.0
         for label, key, colour in PARTS:
@@ -53,11 +54,21 @@ def draw(levels: dict[str, dict[str, float]], path: Path) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set_ylim(len(names) - 0.4, -0.8)
     axes.set_xlim(0, 25.5)
-    axes.set_xlabel("GB of VRAM with every layer on the GPU (accounted; the driver's context comes on top)")
+    axes.set_ylabel("level, what loses least first")
+    note = f"\n{_NEEDS_IMATRIX} with an importance matrix only" if any(map(_needs_imatrix, shown)) else ""
+    axes.set_xlabel(f"GB of VRAM with every layer on the GPU (accounted; the driver's context comes on top){note}")
     axes.legend(loc="lower right", fontsize=8, frameon=True)
     _bare(axes)
     figure.tight_layout()
     figure.savefig(path)
+
+
+def _named(level: str) -> str:
+    return f"{level}{_NEEDS_IMATRIX}" if _needs_imatrix(level) else level
+
+
+def _needs_imatrix(level: str) -> bool:
+    return any(half.needs_imatrix for half in halves(level))
 
 
 def _bare(axes: Any) -> None:

@@ -14,7 +14,7 @@ from ..console import DONE, NO, progress_bar, run, stderr, stdout, table
 from ..core.errors import BundleError, NewerBundleError
 from ..core.units import size_text
 from ..hub.fetch import origin
-from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, parse_level
+from ..models.levels import DEFAULT_LEVEL, LEVELS, Q8_0, Level, finest_first, parse_level
 from ..models.manifest import BY_NEWER, MANIFEST_NAME, Manifest, read_manifest
 from ..models.memory import level_memory
 from ..native.threads import MOST_THREADS, default_workers
@@ -98,7 +98,7 @@ def _common(command: Command) -> Command:
 @click.option("--tokenizer", metavar="WHERE", help=f"tokenizer.json{_WHERE}, or the hub's].")
 @click.option("--name", help="The model's name, for a fine-tune [default: the bundle's or the original's].")
 @click.option("--decoder-quant", type=_LevelType(), metavar="LEVEL", help="Another level for the depth decoder.")
-@click.option("--imatrix", metavar="DIR", type=_FILE, help="Importance matrices: a directory of miso-recipe imatrix.")
+@click.option("--imatrix", metavar="DIR", type=_FILE, help="What miso-recipe imatrix made; the iq3 levels need it.")
 @click.option("--imatrix-backbone", type=_FILE, help="A single one, for the backbone (llama.cpp's GGUF format).")
 @click.option("--imatrix-decoder", type=_FILE, help="The same for the depth decoder.")
 @click.option("--allow-nonfinite", is_flag=True, help="Convert NaN and Inf weights as they are.")
@@ -311,7 +311,7 @@ def _print_plan(conversion: Conversion, as_json: bool) -> None:
 
 def _level_table(directory: Path, manifest: Manifest) -> Any:
     rows = []
-    for key in manifest.levels:
+    for key in finest_first(manifest.levels):
         memory = level_memory(manifest, key)
         rows.append(
             [
@@ -319,6 +319,7 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
                 *(size_text(size) for size in (memory.backbone_bytes, memory.decoder_bytes, memory.embeddings_bytes)),
                 f"{memory.bits_per_weight:.2f}",
                 size_text(memory.vram_bytes),
+                "both" if len(weighed := manifest.levels[key].weighed) == 2 else "".join(weighed),
             ]
         )
     columns = [
@@ -328,7 +329,10 @@ def _level_table(directory: Path, manifest: Manifest) -> Any:
         "embeddings (host)",
         "bpw",
         f"VRAM at {manifest.model_spec.max_positions}",
+        "imatrix",
     ]
+    if not any(files.weighed for files in manifest.levels.values()):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return table(f"{directory}: {manifest.model_spec.name}", columns, rows, numeric=[1, 2, 3, 4, 5])
 
 

@@ -1,11 +1,13 @@
 """What a conversion is going to do: what is there already, what is missing, what it takes. Reads, never writes."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import BundleError
 from ..core.files import file_sha256
+from ..core.printable import printable
 from ..hub.fetch import origin
 from ..hub.path import HubPath
 from ..models.levels import Level
@@ -23,10 +25,16 @@ from .imatrix import Imatrix, read_imatrix
 from .plan import GgufPlan, check_name, file_name, plan_file
 from .rows import RowReader
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for. Raises `ValueError` on a name that no model can have."""
+    """What the user asked for.
+
+    Raises `ValueError` on a name that no model can have, and if a level lacks the importance matrix that it needs:
+    before anything is fetched.
+    """
 
     levels: Sequence[Level]
     """To be there when it is done."""
@@ -44,6 +52,18 @@ class Request:
     def __post_init__(self) -> None:
         if self.name is not None:
             check_name(self.name)
+        for part, path in self.imatrix_paths.items():
+            of_part = {key: self.level_of(part, level) for key, level in self.keys.items()}
+            if path is None and (key := next((key for key, level in of_part.items() if level.needs_imatrix), None)):
+                raise ValueError(
+                    f"{key} needs an importance matrix of the {part}: pass --imatrix DIR, which miso-recipe imatrix "
+                    f"makes of a bundle of this model, or --imatrix-{part} FILE"
+                )
+
+    @property
+    def imatrix_paths(self) -> dict[Part, Path | None]:
+        """By the part that they are of."""
+        return {"backbone": self.imatrix_backbone, "decoder": self.imatrix_decoder}
 
     @property
     def keys(self) -> dict[str, Level]:
@@ -133,12 +153,12 @@ def plan_conversion(
     check_tokenizer(metadata, spec)
     keys = tokenizer_keys(gguf_keys(metadata))
     codec = Codec(mimi, checkpoint, request.allow_zero)
-    _check_has_imatrices(request)
     imatrices = _imatrices(checkpoint, request)
     reader = RowReader(checkpoint, request.allow_nonfinite, request.allow_zero)
     # Looked at on the hub, its digests are questions of their own, and have no use without a bundle to compare with.
     is_compared = existing is not None
     fingerprint = _fingerprint(checkpoint, directory, existing)
+    _remark_on_others(imatrices.values(), fingerprint)
     small_files: dict[Role, SourcePath] = {"tokenizer": tokenizer}
     if mimi is not None:
         small_files["mimi"] = mimi
@@ -225,28 +245,25 @@ def _fingerprint(checkpoint: Checkpoint, directory: Path, existing: Manifest | N
     return existing.fingerprint
 
 
-def _check_has_imatrices(request: Request) -> None:
-    """Raises `ValueError` if a level cannot do without an importance matrix that is not there."""
-    for part, path in _imatrix_paths(request).items():
-        levels = {key: request.level_of(part, level) for key, level in request.keys.items()}
-        if path is None and (key := next((key for key, level in levels.items() if level.needs_imatrix), None)):
-            raise ValueError(
-                f"{key} needs an importance matrix of the {part}: pass --imatrix DIR, which miso-recipe imatrix makes "
-                f"of a bundle of this model, or --imatrix-{part} FILE"
-            )
-
-
-def _imatrix_paths(request: Request) -> dict[Part, Path | None]:
-    return {"backbone": request.imatrix_backbone, "decoder": request.imatrix_decoder}
-
-
 def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
     tensors = gguf_tensors(checkpoint.spec)
     return {
         part: read_imatrix(path, [tensor for tensor in tensors if tensor.part == part])
-        for part, path in _imatrix_paths(request).items()
+        for part, path in request.imatrix_paths.items()
         if path is not None
     }
+
+
+def _remark_on_others(imatrices: Iterable[Imatrix], fingerprint: str) -> None:
+    """Those of a fine-tune's original may be what the user wants; those of any other model of its shapes are not."""
+    for imatrix in imatrices:
+        if fingerprint != _UNKNOWN and imatrix.fingerprint not in (None, fingerprint):
+            log.warning(
+                "%s: was made of another checkpoint than this one (fingerprint %s, this one's is %s)",
+                imatrix.file,
+                printable(imatrix.fingerprint[:12]),
+                fingerprint[:12],
+            )
 
 
 def _files(level: LevelFiles) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from ..core.errors import BundleError
 from ..core.printable import printable
+from ..models.levels import halves
 from ..models.manifest import (
     BY_NEWER,
     MANIFEST_NAME,
@@ -137,7 +138,9 @@ def check_imatrices(
         imatrices = {getattr(files, part): getattr(files, f"imatrix_{part}") for files in wanted.values()}
         for key, files in existing.levels.items():
             name, imatrix = getattr(files, part), getattr(files, f"imatrix_{part}")
-            if name not in imatrices or imatrices[name] == imatrix:
+            level = halves(key)[0 if part == "backbone" else -1]
+            # Early manifests name one of every level that was made with it, also where it changes no weight.
+            if name not in imatrices or imatrices[name] == imatrix or not level.mixture.weighs_columns:
                 continue
             if name in whole or key not in wanted:
                 anew = f"write it anew with --force {key.partition('+')[0]}, or " if key in wanted else ""

@@ -28,6 +28,8 @@ HALVES: tuple[Part, ...] = ("backbone", "decoder")
 """The parts that have one: the embeddings are looked up."""
 PART_KEY = "miso.part"
 """In a file of ours: which of them it is of."""
+FINGERPRINT_KEY = "miso.source.fingerprint"
+"""Likewise: of which checkpoint."""
 
 
 def imatrix_name(part: Part) -> str:
@@ -59,6 +61,8 @@ class Imatrix:
     columns: dict[str, F32Array]
     dataset: str | None
     chunks: int
+    fingerprint: str | None
+    """Of the checkpoint that was heard, if the file says so."""
 
 
 def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
@@ -79,7 +83,7 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
                     f"{path}: is of the {file.value(PART_KEY)}, not of the {tensors[0].part}: pass each half its own"
                 )
             entries, dataset = file.tensors, file.first_text("imatrix.datasets")
-            chunks = file.value("imatrix.chunk_count")
+            chunks, fingerprint = file.value("imatrix.chunk_count"), file.value(FINGERPRINT_KEY)
         digest = file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -96,7 +100,14 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
     if not columns:
         part = tensors[0].part
         raise CheckpointError(f"{path}: has entries for none of the {part}'s tensors: it is of another model or part")
-    return Imatrix(path.name, digest, columns, dataset, chunks if type(chunks) is int else 0)
+    return Imatrix(
+        file=path.name,
+        sha256=digest,
+        columns=columns,
+        dataset=dataset,
+        chunks=chunks if type(chunks) is int else 0,
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
+    )
 
 
 def check_covers(imatrix: Imatrix, types: Mapping[str, GGMLQuantizationType]) -> None:

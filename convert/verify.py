@@ -128,15 +128,16 @@ def mends(
 ) -> list[str]:
     """The commands that write the damaged files anew, from `checkpoint` and the options `given` that have a value.
 
-    A level brings all of its files and the codec with it: of those that share a damaged one, the smallest is named.
+    A level brings its files and the codec: of those that share a damaged one the smallest, with no imatrix if possible.
     """
     damaged = {finding.subject for finding in findings if not finding.ok}
     graphs = {manifest.codec.decoder, manifest.codec.encoder}
     parts = {key: {files.backbone, files.decoder, files.embeddings} for key, files in manifest.levels.items()}
     sizes = {key: sum(manifest.files[name].size_bytes for name in names) for key, names in parts.items()}
+    ease = {key: (not manifest.levels[key].weighed, -size) for key, size in sizes.items()}
     brought = {key: {key, *names, *graphs} for key, names in parts.items()}
     commands: dict[tuple[object, ...], list[str]] = {}
-    while key := max(brought, key=lambda key: (len(brought[key] & damaged), -sizes[key]), default=None):
+    while key := max(brought, key=lambda key: (len(brought[key] & damaged), *ease[key]), default=None):
         if not brought[key] & damaged:
             break
         damaged -= brought[key]

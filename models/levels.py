@@ -52,18 +52,18 @@ FP16 = Level("fp16", "F16", 1, mixtures.F16, 16.0, 0.01, embeddings_key="fp16", 
 BF16 = Level("bf16", "BF16", 32, mixtures.BF16, 16.0, 0.04, embeddings_key="bf16")
 Q8_0 = Level("q8_0", "Q8_0", 7, mixtures.Q8_0, 8.5, 0.08)
 Q6_K = Level("q6_k", "Q6_K", 18, mixtures.Q6_K, 6.59, 0.16)
-Q5_K_M = Level("q5_k_m", "Q5_K_M", 17, mixtures.Q5_K_M, 5.71, 0.3)
+Q5_K_M = Level("q5_k_m", "Q5_K_M", 17, mixtures.Q5_K_M, 5.71, 0.3, aliases=("q5_k",))
 Q5_K_S = Level("q5_k_s", "Q5_K_S", 16, mixtures.Q5_K_S, 5.56, 0.3)
 Q5_1 = Level("q5_1", "Q5_1", 9, mixtures.Q5_1, 6.04, 0.3)
 Q5_0 = Level("q5_0", "Q5_0", 8, mixtures.Q5_0, 5.56, 0.3)
-Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, mixtures.Q4_K_M, 4.87, 0.6)
+Q4_K_M = Level("q4_k_m", "Q4_K_M", 15, mixtures.Q4_K_M, 4.87, 0.6, aliases=("q4_k",))
 Q4_K_S = Level("q4_k_s", "Q4_K_S", 14, mixtures.Q4_K_S, 4.62, 0.6)
 IQ4_NL = Level("iq4_nl", "IQ4_NL", 25, mixtures.IQ4_NL, 4.64, 0.6)
 IQ4_XS = Level("iq4_xs", "IQ4_XS", 30, mixtures.IQ4_XS, 4.41, 0.8)
 Q4_1 = Level("q4_1", "Q4_1", 3, mixtures.Q4_1, 5.07, 0.6, is_last_resort=True)
 Q4_0 = Level("q4_0", "Q4_0", 2, mixtures.Q4_0, 4.58, 0.8, is_last_resort=True)
 Q3_K_L = Level("q3_k_l", "Q3_K_L", 13, mixtures.Q3_K_L, 4.28, 0.8, is_last_resort=True)
-Q3_K_M = Level("q3_k_m", "Q3_K_M", 12, mixtures.Q3_K_M, 3.95, 0.8, is_last_resort=True)
+Q3_K_M = Level("q3_k_m", "Q3_K_M", 12, mixtures.Q3_K_M, 3.95, 0.8, is_last_resort=True, aliases=("q3_k",))
 IQ3_M = Level("iq3_m", "IQ3_M", 27, mixtures.IQ3_M, 3.69, 0.9, is_last_resort=True, needs_imatrix=True)
 IQ3_S = Level("iq3_s", "IQ3_S", 26, mixtures.IQ3_S, 3.57, 1.0, is_last_resort=True, needs_imatrix=True)
 IQ3_XS = Level("iq3_xs", "IQ3_XS", 22, mixtures.IQ3_XS, 3.39, 1.0, is_last_resort=True, needs_imatrix=True)
@@ -77,6 +77,8 @@ LEVELS: dict[str, Level] = {level.key: level for level in _ROWS}
 
 Source: the divergences of Llama 3 8B in the README of llama.cpp's tools/perplexity.
 """
+_LIKE = 0.4
+"""Likeness, 0 to 1, from which on a name may be a slip of another."""
 DEFAULT_LEVEL = Q4_K_M
 """What is taken and recommended where nobody chose."""
 
@@ -87,8 +89,11 @@ def parse_level(name: str) -> Level:
     key = name.strip().lower()
     if key in names:
         return names[key]
-    near = difflib.get_close_matches(key, [*LEVELS, *(name for name in names if name not in LEVELS)], n=1, cutoff=0.4)
-    hint = f": did you mean {near[0]}?" if near else "."
+    # Of several that are as near, as q4_k_m and q4_k_s are to q4_k, the finest.
+    order = [*LEVELS, *(name for name in names if name not in LEVELS)]
+    likeness = {each: difflib.SequenceMatcher(None, each, key).ratio() for each in order}
+    near = max(order, key=likeness.__getitem__)
+    hint = f": did you mean {near}?" if likeness[near] >= _LIKE else "."
     raise ValueError(f"unknown level {name!r}{hint} Known: {', '.join(LEVELS)}.")
 
 

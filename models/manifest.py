@@ -27,7 +27,7 @@ from pydantic_core import from_json, to_json
 from ..core.errors import BundleError, NewerBundleError
 from ..core.printable import printable
 from ..version import __version__
-from .levels import LEVELS
+from .levels import LEVELS, halves
 from .spec import ModelSpec
 
 MANIFEST_NAME = "miso.json"
@@ -104,6 +104,12 @@ class LevelFiles(Entry):
     embeddings: FileName
     imatrix_backbone: Sha256 | None = None
     imatrix_decoder: Sha256 | None = None
+
+    @property
+    def weighed(self) -> list[str]:
+        """The parts that were quantised with an importance matrix."""
+        matrices = {"backbone": self.imatrix_backbone, "decoder": self.imatrix_decoder}
+        return [part for part, matrix in matrices.items() if matrix]
 
 
 class CodecFiles(Entry):
@@ -223,7 +229,8 @@ def mending_command(
         directory: Of the bundle.
         keys: The manifest's names of the levels: none for one that is to be filled in, several only if all combine
             with one level for the depth decoder.
-        manifest: If given, it says which levels were quantised with an importance matrix.
+        manifest: If it has a level, it says whether that was quantised with an importance matrix; of others those are
+            taken that cannot do without.
         inputs: The checkpoint and the options for its other sources, as they were passed.
     """
     words = ["miso-convert", shlex.join(inputs)]
@@ -231,13 +238,19 @@ def mending_command(
         words += ["--force", key.partition("+")[0]]
     if decoder := next((key.partition("+")[2] for key in keys if "+" in key), None):
         words += ["--decoder-quant", decoder]
-    used = [manifest.levels[key] for key in keys if key in manifest.levels] if manifest else []
-    with_imatrix = [p for p in ("backbone", "decoder") if any(getattr(files, f"imatrix_{p}") for files in used)]
-    if len(with_imatrix) == 2:
+    weighed = {part for key in keys for part in _weighed(key, manifest)}
+    if len(weighed) == 2:
         words += ["--imatrix", "DIR"]
-    elif with_imatrix:
-        words += [f"--imatrix-{with_imatrix[0]}", "FILE"]
+    elif weighed:
+        words += [f"--imatrix-{weighed.pop()}", "FILE"]
     return " ".join([*words, "--out", shlex.quote(str(directory))])
+
+
+def _weighed(key: str, manifest: Manifest | None) -> list[str]:
+    if manifest and key in manifest.levels:
+        return manifest.levels[key].weighed
+    levels = halves(key)
+    return [part for part, level in (("backbone", levels[0]), ("decoder", levels[-1])) if level.needs_imatrix]
 
 
 def read_manifest(directory: Path) -> Manifest:

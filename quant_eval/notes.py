@@ -16,6 +16,7 @@ def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
     """A sentence each, of an evaluation of this `Results.kind`."""
     notes = [
         f"{each.name}: level {each.level} of {each.files.directory.resolve().name}, files {each.digest[:12]}"
+        f"{_imatrix(each)}"
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
@@ -34,6 +35,14 @@ def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
     if not empty:
         return notes
     return [*notes, f"{plan.reference.name} said nothing in {len(empty)} clips; these are in no stage"]
+
+
+def _imatrix(candidate: Candidate) -> str:
+    """By what it was quantised: on what that was made of it must not be measured."""
+    files = candidate.files.manifest.levels[candidate.level]
+    used = {"backbone": files.imatrix_backbone, "depth decoder": files.imatrix_decoder}
+    named = [f"{part} {sha256[:12]}" for part, sha256 in used.items() if sha256]
+    return f", importance matrix: {' and '.join(named)}" if named else ""
 
 
 def _without_control(plan: Plan) -> list[str]:

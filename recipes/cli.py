@@ -23,9 +23,9 @@ _EXAMPLES = """\b
 Examples:
   miso-recipe imatrix DIR --out im/                        the finest level of a bundle says its corpus
   miso-recipe imatrix DIR --out im/ --recordings voices/   it hears recordings instead, NAME.wav with NAME.txt
-  miso-recipe imatrix DIR --out im/ --corpus builtin:40 --recordings voices/                    both
+  miso-recipe imatrix DIR --out im/ --corpus builtin:40 --recordings voices/     both
   miso-recipe merge im-1/ im-2/ --out im/                  what two machines have heard
-  miso-convert CHECKPOINT --quant iq3_m --imatrix im/ --out DIR
+  miso-convert CHECKPOINT --quant iq3_m --imatrix im/ --out DIR                  what it is for
 Exit codes:
   0  done, or both files were there already
   2  could not do it: it is said why
@@ -40,15 +40,18 @@ def cli() -> None:
 
 @cli.command("imatrix")
 @click.argument("bundle")
-@click.option("--out", type=_PATH, required=True, help="Directory of the two files; resumes.")
+@click.option("--out", type=_PATH, metavar="DIR", required=True, help="Directory of the two files; resumes.")
 @click.option(
     "--corpus",
+    metavar="CORPUS",
     help="What is said: builtin, tiny, builtin:40 (a part), or a JSONL file [default: the model's; with "
     "--recordings nothing].",
 )
-@click.option("--recordings", type=_PATH, help="Directory of sound files, each with its words in NAME.txt.")
+@click.option("--recordings", type=_PATH, metavar="DIR", help="Sound files, each with its words in NAME.txt.")
 @click.option("--prompts", type=click.IntRange(1), metavar="N", help="Only so many of the corpus.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Renditions a prompt.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, metavar="N", show_default=True, help="Renditions of each prompt."
+)
 @click.option("--quant", "level", metavar="LEVEL", help="Who speaks [default: the finest level of BUNDLE].")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads [default: see docs/runtime.md].")
 @click.option(
@@ -60,8 +63,9 @@ def cli() -> None:
 def imatrix_command(bundle: str, as_json: bool, debug: bool, fresh: bool, **asked: Any) -> int:
     """Make an importance matrix for each half of BUNDLE from speech.
 
-    A level speaks a corpus, or hears recordings, and the squares of all that its matrices are multiplied with are
-    summed. What was heard is kept in --out: after Ctrl-C, the same command goes on.
+    BUNDLE is a directory that miso-convert wrote, or a Hugging Face repo. One of its levels speaks a corpus, or hears
+    recordings, and it is noted which columns of its weights matter: miso-convert --imatrix quantises by that. After
+    Ctrl-C, the same command goes on.
     """
     wanted = Asked(**asked)
     collection = plan_collection(bundle, wanted)
@@ -73,11 +77,11 @@ def imatrix_command(bundle: str, as_json: bool, debug: bool, fresh: bool, **aske
 
 @cli.command("merge")
 @click.argument("directories", nargs=-1, required=True, type=_PATH, metavar="DIR...")
-@click.option("--out", type=_PATH, required=True, help="Directory of the two files.")
+@click.option("--out", type=_PATH, metavar="DIR", required=True, help="Directory of the two files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and details.")
 def merge_command(directories: Sequence[Path], out: Path, as_json: bool, debug: bool) -> int:
-    """Add up the importance matrices in several directories, all of one model."""
+    """Add up importance matrices of one model."""
     return _say(merge(directories, out), as_json=as_json)
 
 

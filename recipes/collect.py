@@ -1,20 +1,20 @@
 """From a plan to the two files: clip by clip, resumable, with the same bytes however often it was interrupted."""
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..convert.imatrix import HALVES, imatrix_name
 from ..core.errors import MisoError
-from ..core.files import sync_directory
+from ..core.files import PARTIAL_SUFFIX, sync_directory
 from ..core.lock import locked
 from ..models.tensors import Part
 from .collector import Collector
 from .imatrix_file import ImatrixFile, read_imatrix_file
 from .plan import Collection
-from .state import FRESH, STATE_NAME, State, load, save
+from .state import CHANGED, FRESH, STATE_NAME, State, load, save
 from .sums import steps_of
 
 _LOCK_NAME = ".collecting.lock"
@@ -59,18 +59,13 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
     nothing is said. What was heard stays, and the next run goes on behind it.
     """
     out = collection.out
-    out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(out / _LOCK_NAME))
-        except BlockingIOError as error:
-            raise MisoError(f"{out}: another run is writing to it. Wait for it, or give another --out") from error
+    with alone_in(out):
         paths = {part: out / imatrix_name(part) for part in HALVES}
         if fresh:
             for path in (*paths.values(), out / STATE_NAME):
                 path.unlink(missing_ok=True)
         found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
-        check_same(out, found, collection.identity)
+        check_same(out, found, dict.fromkeys(HALVES, collection.identity), f"{CHANGED}: {FRESH}")
         if len(found) == len(paths):
             (out / STATE_NAME).unlink(missing_ok=True)
             return Collected(found, paths)
@@ -86,20 +81,47 @@ def collect(collection: Collection, progress: Progress = lambda _done, _all: Non
         return Collected(files, paths, state.frames, state.silent, time.monotonic() - begin)
 
 
-def check_same(out: Path, found: dict[Part, ImatrixFile], identity: str) -> None:
-    """Raise `MisoError` if files that are there are not of this `identity`."""
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold a directory, which is made if it is not there, without what a run that was killed has half-written.
+
+    Raises `MisoError` if another run has it, or it cannot be one.
+    """
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out / _LOCK_NAME))
+            for name in (STATE_NAME, *map(imatrix_name, HALVES)):
+                for leftover in out.glob(f"{name}.*{PARTIAL_SUFFIX}"):
+                    leftover.unlink()
+        except BlockingIOError as error:
+            raise MisoError(f"{out}: another run is writing to it. Wait for it, or give another --out") from error
+        except OSError as error:
+            raise MisoError(f"{out}: cannot be written to ({error.strerror or error}): give another --out") from error
+        yield
+
+
+def check_same(
+    out: Path, found: Mapping[Part, ImatrixFile], identities: Mapping[Part, str], remedy: str = "give another --out"
+) -> None:
+    """Raise `MisoError` if files that are there have others than these `identities`."""
     for part, file in found.items():
-        if file.identity != identity:
+        if file.identity != identities[part]:
             raise MisoError(
-                f"{out / imatrix_name(part)}: is of another run ({file.identity[:12]}, now {identity[:12]}): {FRESH}"
+                f"{out / imatrix_name(part)}: is of another run ({file.identity[:12]}, now {identities[part][:12]}): "
+                f"{remedy}"
             )
 
 
 def write_all(files: dict[Part, ImatrixFile], out: Path) -> None:
-    """Each file whole; when this returns, both are there for good."""
-    for part, file in files.items():
-        file.write(out / imatrix_name(part))
-    sync_directory(out)
+    """Each file whole; when this returns, both are there for good. Raises `OSError`."""
+    try:
+        for part, file in files.items():
+            file.write(out / imatrix_name(part))
+        sync_directory(out)
+    except OSError as error:
+        said = f"{error.strerror}: the files could not be written: make room and run again, nothing heard is lost"
+        raise OSError(error.errno, said, str(out)) from error
 
 
 def _heard(collection: Collection, progress: Progress) -> State:
@@ -109,6 +131,7 @@ def _heard(collection: Collection, progress: Progress) -> State:
     if state.clips == len(clips):
         return state
     with Collector(collection.candidate, collection.engine) as collector:
+        collector.check(dict.fromkeys(prompt for prompt, _ in clips[state.clips :]), collection.speech)
         for prompt, seed in clips[state.clips :]:
             frames = collector.hear(prompt, seed, collection.speech, state.sums)
             state.clips += 1

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from ..convert.gguf_header import Key, TensorInfo, header_bytes, padded, text, uint32
-from ..convert.imatrix import COUNTS, HALVES, PART_KEY, SUMS
+from ..convert.imatrix import COUNTS, FINGERPRINT_KEY, HALVES, PART_KEY, SUMS
 from ..core.arrays import F32Array
 from ..core.errors import BundleError, MisoError
 from ..core.files import open_whole
@@ -92,7 +92,7 @@ class ImatrixFile:
             uint32("imatrix.chunk_count", self.chunks),
             uint32("imatrix.chunk_size", self.chunk_rows),
             text(PART_KEY, self.part),
-            text("miso.source.fingerprint", self.fingerprint),
+            text(FINGERPRINT_KEY, self.fingerprint),
             text("miso.imatrix.identity", self.identity),
             uint32("miso.imatrix.clips", self.clips),
         ]
@@ -110,7 +110,7 @@ def read_imatrix_file(path: Path) -> ImatrixFile:
             keys, datasets, tensors = file.keys(), file.texts("imatrix.datasets"), file.tensors
     except BundleError as error:
         raise MisoError(f"{path}: is damaged, or no importance matrix in GGUF format: make it again") from error
-    texts = [keys.get(name) for name in (PART_KEY, "miso.source.fingerprint", "miso.imatrix.identity")]
+    texts = [keys.get(name) for name in (PART_KEY, FINGERPRINT_KEY, "miso.imatrix.identity")]
     numbers = [keys.get(name) for name in ("miso.imatrix.clips", "imatrix.chunk_count", "imatrix.chunk_size")]
     part, fingerprint, identity = (each if isinstance(each, str) else "" for each in texts)
     clips, chunks, chunk_rows = (each if isinstance(each, int) else -1 for each in numbers)
@@ -132,13 +132,16 @@ def _entry(path: Path, name: str, tensors: Mapping[str, StoredTensor]) -> Entry:
     sums, counts, step_sums, step_counts = (
         _values(tensors.get(name + suffix)) for suffix in (SUMS, COUNTS, _STEP_SUMS, _STEP_COUNTS)
     )
-    if sums is None or counts is None or counts.size != 1:
+    if sums is None or counts is None or counts.size != 1 or (step_sums is None) != (step_counts is None):
         raise MisoError(f"{path}: {name} has no sums with one count: it is damaged, make it again")
+    found = [values for values in (sums, counts, step_sums, step_counts) if values is not None]
+    if not all(((values >= 0) & (values < np.inf)).all() for values in found):
+        raise MisoError(f"{path}: {name} has sums that are NaN, infinite or negative: it is damaged, make it again")
     if step_sums is None or step_counts is None:
-        return Entry(sums.reshape(-1), float(counts[0, 0]))
+        return Entry(sums.reshape(-1), counts.item())
     if step_sums.shape != (step_counts.size, sums.size):
         raise MisoError(f"{path}: {name} has sums of other steps than counts: it is damaged, make it again")
-    return Entry(sums.reshape(-1), float(counts[0, 0]), step_sums, step_counts.reshape(-1))
+    return Entry(sums.reshape(-1), counts.item(), step_sums, step_counts.reshape(-1))
 
 
 def _values(tensor: StoredTensor | None) -> F64Array | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..convert.imatrix import HALVES, imatrix_name
 from ..core.errors import MisoError
-from .collect import Collected, check_same, write_all
+from .collect import Collected, alone_in, check_same, write_all
 from .imatrix_file import Entry, ImatrixFile, read_imatrix_file
 
 
@@ -30,12 +30,12 @@ def merge(directories: Sequence[Path], out: Path) -> Collected:
         raise ValueError(f"a merge takes two directories or more, not {len(directories)}")
     paths = {part: out / imatrix_name(part) for part in HALVES}
     merged = {part: _merged([each / imatrix_name(part) for each in directories]) for part in HALVES}
-    out.mkdir(parents=True, exist_ok=True)
-    found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
-    check_same(out, found, merged["backbone"].identity)
-    if len(found) == len(paths):
-        return Collected(found, paths)
-    write_all(merged, out)
+    with alone_in(out):
+        found = {part: read_imatrix_file(path) for part, path in paths.items() if path.exists()}
+        check_same(out, found, {part: file.identity for part, file in merged.items()})
+        if len(found) == len(paths):
+            return Collected(found, paths)
+        write_all(merged, out)
     return Collected(merged, paths, merged["decoder"].chunks, silent=0, wall_s=time.monotonic() - begin)
 
 

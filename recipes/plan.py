@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.printable import printable
 from ..models.levels import finest_first
 from ..native.threads import default_threads
 from ..quant_eval.corpus import Prompt
@@ -89,7 +90,9 @@ def plan_collection(bundle: Path | str, asked: Asked) -> Collection:
         heard = read_recordings(asked.recordings, manifest.model_spec.max_positions)
         prompts += heard
         said["recordings"] = recordings_sha256(heard)
-        datasets.append(f"{asked.recordings.resolve().name} ({said['recordings'][:12]}), {len(heard)} recordings")
+        datasets.append(
+            f"{printable(asked.recordings.resolve().name)} ({said['recordings'][:12]}), {len(heard)} recordings"
+        )
     clips = tuple((prompt, seed) for prompt in prompts for seed in range(asked.seeds if prompt.audio is None else 1))
     # The sums then are those of F32 arithmetic, whatever the device, and cost a larger KV cache.
     engine = EngineOptions(

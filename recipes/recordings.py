@@ -5,6 +5,7 @@ All that is wrong with any of them is said at once, before a model is loaded. It
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import soundfile
@@ -46,11 +47,15 @@ def read_recordings(directory: Path, max_positions: int) -> tuple[Prompt, ...]:
             f"{directory}: has no recordings; expected {FORMATS}, and NAME.txt with the words of each"
         )
     read = {path: (_words(path), _sound_fault(path, max_positions)) for path in paths}
-    faults = [fault for words, sound in read.values() for fault in (words[1], sound) if fault]
-    if faults:
-        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise RecordingsError(f"{directory}: {printable('; '.join(faults[:_NAMED]))}{more}")
+    if faults := [fault for words, sound in read.values() for fault in (words[1], sound) if fault]:
+        raise RecordingsError(f"{directory}: {in_a_line(faults)}")
     return tuple(Prompt(path.name, "recording", words[0], audio=path) for path, (words, _) in read.items())
+
+
+def in_a_line(faults: Sequence[str]) -> str:
+    """The first faults, and how many more there are."""
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    return f"{printable('; '.join(faults[:_NAMED]))}{more}"
 
 
 def recordings_sha256(prompts: tuple[Prompt, ...]) -> str:
@@ -62,6 +67,8 @@ def recordings_sha256(prompts: tuple[Prompt, ...]) -> str:
 def _words(path: Path) -> tuple[str, str]:
     """What is said, and what is wrong with it."""
     beside = path.with_suffix(".txt")
+    if beside.exists() and not beside.is_file():  # a named pipe would be waited for
+        return "", f"{beside.name} is no file"
     try:
         with beside.open("rb") as file:
             text = file.read(_MOST_TEXT_BYTES + 1)
@@ -79,9 +86,13 @@ def _words(path: Path) -> tuple[str, str]:
 
 def _sound_fault(path: Path, max_positions: int) -> str:
     """What is wrong with the sound, as far as its header says."""
+    if path.exists() and not path.is_file():
+        return f"{path.name} is no file"
     try:
         with soundfile.SoundFile(str(path)) as file:
             seconds = file.frames / file.samplerate
+    except UnicodeEncodeError:
+        return f"{path.name} has a name that is not UTF-8: rename it"
     except (soundfile.SoundFileRuntimeError, OSError):
         return f"{path.name} is not sound that can be read"
     most_s = max_positions / FRAME_RATE_HZ

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from .sums import PartSums, empty_sums
 
 STATE_NAME = "collecting.npz"
 FRESH = "start again with --fresh, which forgets it, or give another --out"
+CHANGED = "the bundle, the level, what is said, the device, a library or the source has changed since"
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile)
 """What zipfile, numpy and json raise on files that are not what they should be."""
 
 
@@ -44,8 +46,17 @@ def save(directory: Path, identity: str, state: State) -> None:
     arrays: dict[str, Any] = {
         f"{part}/{name}": values for part, sums in state.sums.items() for name, values in sums.arrays().items()
     }
-    with open_whole(directory / STATE_NAME) as file:
-        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+    path = directory / STATE_NAME
+    try:
+        with open_whole(path) as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: a clip could not be kept, the {state.clips - 1} before it are safe: make room and run "
+            "again to go on",
+            str(path),
+        ) from error
 
 
 def load(directory: Path, identity: str, spec: ModelSpec) -> State:
@@ -72,8 +83,5 @@ def load(directory: Path, identity: str, spec: ModelSpec) -> State:
     except _UNREADABLE as error:
         raise MisoError(f"{path}: is damaged, or not written by miso-recipe ({error}): {FRESH}") from error
     if found != identity:
-        raise MisoError(
-            f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): the bundle, the level, what is said, "
-            f"the device, a library or the source has changed since: {FRESH}"
-        )
+        raise MisoError(f"{path}: is of another run ({str(found)[:12]}, now {identity[:12]}): {CHANGED}: {FRESH}")
     return state

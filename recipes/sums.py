@@ -20,6 +20,8 @@ from .imatrix_file import Entry
 
 F64Array = NDArray[np.float64]
 
+_MOST = float(np.finfo(np.float32).max)
+"""That a file can hold."""
 _SAME_INPUT = {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
 """Matrices of a layer, and the one whose input is theirs."""
 
@@ -63,13 +65,13 @@ class PartSums:
     def add(self, name: str, rows: F32Array, step: int | None = None) -> None:
         """Add rows [n, columns] of one step; without one, [n, steps, columns] of all.
 
-        Raises `MisoError` if they are not finite: what follows would be no importance.
+        Raises `MisoError` if they are not finite, or too large for a file: what follows would be no importance.
         """
-        squares = np.square(rows, dtype=np.float64).sum(axis=0)
-        if not np.isfinite(squares).all():
-            raise MisoError(f"{name} was multiplied with NaN or infinity: the level is damaged, or overflows")
         where = slice(None) if step is None else step
-        self.sums[name][where] += squares
+        sums = self.sums[name][where] + np.square(rows, dtype=np.float64).sum(axis=0)
+        if not (sums <= _MOST).all():
+            raise MisoError(f"{name} was multiplied with NaN or infinity: the level is damaged, or overflows")
+        self.sums[name][where] = sums
         self.counts[name][where] += len(rows)
 
     def entries(self) -> Iterator[tuple[str, Entry]]:

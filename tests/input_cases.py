@@ -90,7 +90,7 @@ def outcome(case: Case, kit: Kit) -> tuple[bool, str]:
         with mock.patch("miso_gguf.convert.cli.estimate_seconds", return_value=1.0), _quiet():
             code = convert.main(args=arguments, prog_name="miso-convert", standalone_mode=False)
         accepted, said = code == 0, " ".join(notes.said)
-    except MisoError as error:
+    except (MisoError, ValueError) as error:
         accepted, said = False, str(error)
     finally:
         logging.getLogger().removeHandler(notes)

@@ -8,9 +8,6 @@ import numpy.typing as npt
 
 from .plots import INK, MUTED, PAPER, library
 
-_GAP = 0.043
-"""Between two names, of the plot's height: less than a line of text would overlap."""
-
 
 def heat(axes: Any, values: npt.NDArray[np.float64], norm: Any, label: str) -> Any:
     """`values` [rows, columns] as colours, the first row on top; NaN is blank. Returns the bar that explains them."""
@@ -47,7 +44,9 @@ def label_beside(axes: Any, places: Mapping[str, tuple[float, float]]) -> None:
     to_plot = axes.transScale + axes.transLimits
     heights = {name: float(to_plot.transform(place)[1]) for name, place in places.items()}
     names = sorted(heights, key=heights.__getitem__)
-    for name, height in zip(names, spread([heights[name] for name in names], _GAP), strict=True):
+    # The plot is as high as there are names: with this they fill it at most, and do not overlap.
+    gap = 1 / (len(names) + 1)
+    for name, height in zip(names, spread([heights[name] for name in names], gap), strict=True):
         axes.annotate(
             name,
             places[name],

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders import MICRO, Inputs, make_inputs, write_imatrix, write_random_imatrices
+from builders import MICRO, Built, Inputs, make_inputs, write_imatrix, write_random_imatrices
 from miso_gguf.convert import cli
 from miso_gguf.core.files import file_sha256
+from miso_gguf.models.levels import LEVELS, Q4_K_M
 from miso_gguf.models.manifest import MANIFEST_NAME, read_manifest
 from miso_gguf.native import threads
 
@@ -207,6 +208,15 @@ def test_broken_manifest(miso_convert, inputs: Inputs, tmp_path: Path) -> None: 
         assert failed.code == 2
         assert message in failed.err
         assert failed.err.count("\n") == 1
+
+
+def test_inspect_shows_the_finest_first_and_what_an_imatrix_was_used_for(miso_convert, built: Built) -> None:  # type: ignore[no-untyped-def]
+    lines = miso_convert("inspect", built.every_level()).out.splitlines()
+    found = {cells[1].strip(): cells[-2].strip() for line in lines if len(cells := line.split("│")) == 9}
+    assert [(key, found[key]) for key in found if key in LEVELS] == [
+        (level.key, "both" if level.needs_imatrix else "") for level in LEVELS.values()
+    ]
+    assert "imatrix" not in miso_convert("inspect", built.bundle([Q4_K_M])).out
 
 
 def test_help_shows_examples(miso_convert) -> None:  # type: ignore[no-untyped-def]

@@ -105,5 +105,16 @@ def test_what_cannot_be_fetched_is_one_line(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("options", [("--quant", "iq3_m"), ("--quant", "q8_0", "--decoder-quant", "iq3_xxs")])
+def test_a_level_that_lacks_its_importance_matrix_is_refused_before_anything_is_fetched(
+    hub: HubServer, miso_convert: Command, config: Path, options: tuple[str, ...]
+) -> None:
+    hub.count_anew()
+    code, out, err = miso_convert(REPO, "--revision", "v1", "--config", config, *options, "--out", "out")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "needs an importance matrix of the" in err
+    assert hub.sent_bytes == 0
+
+
 def _full(_handle: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -17,9 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from builders import MICRO, write_imatrix
-from miso_gguf.convert.imatrix import read_imatrix
+from builders import MICRO, Built, write_imatrix
+from miso_gguf.convert.checkpoint.open import open_checkpoint
+from miso_gguf.convert.conversion import Request, plan_conversion
+from miso_gguf.convert.imatrix import FINGERPRINT_KEY, read_imatrix
 from miso_gguf.core.errors import CheckpointError
+from miso_gguf.core.printable import printable
+from miso_gguf.models.levels import Q4_K_M
 from miso_gguf.models.tensors import gguf_tensors
 
 F32Array = NDArray[np.float32]
@@ -141,6 +145,22 @@ def test_an_imatrix_of_the_other_part(tmp_path: Path) -> None:
     write_imatrix(tmp_path / "m", {Q: SUMS[Q]}, COUNTS)
     with pytest.raises(CheckpointError, match=r"attn_q\.weight has 64 columns .* the model's has 32 and 1"):
         read_imatrix(tmp_path / "m", DECODER)
+
+
+@pytest.mark.parametrize("its", [None, "f" * 64, "\x1b[31m" + "f" * 64])
+def test_one_of_another_checkpoint_is_taken_and_it_is_said(
+    built: Built, tmp_path: Path, caplog: pytest.LogCaptureFixture, its: str | None
+) -> None:
+    inputs = built.inputs(MICRO)
+    with open_checkpoint(inputs.checkpoint, inputs.config) as checkpoint:
+        own = checkpoint.fingerprint()
+        path = write_gguf(tmp_path / "m.gguf", GOOD, lambda w: w.add_string(FINGERPRINT_KEY, its or own))
+        request = Request([Q4_K_M], imatrix_backbone=path)
+        planned = plan_conversion(tmp_path / "out", checkpoint, inputs.mimi, inputs.tokenizer, request)
+    assert planned.levels["q4_k_m"].imatrix_backbone == hashlib.sha256(path.read_bytes()).hexdigest()
+    said = f"m.gguf: was made of another checkpoint than this one (fingerprint {printable((its or own)[:12])}"
+    assert (said in caplog.text) == (its is not None)
+    assert "\x1b" not in caplog.text
 
 
 def test_a_model_is_not_an_imatrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,26 @@ def test_a_forced_level_may_get_another_imatrix(
     assert contents(out) == contents(tmp_path / "fresh")
 
 
+def test_a_command_says_what_a_level_cannot_do_without(inputs: Inputs, tmp_path: Path, run: Run) -> None:
+    """Also where no manifest says what it was made with."""
+    (tmp_path / MANIFEST_NAME).write_text("[")
+    arguments = (inputs.checkpoint, "--config", inputs.config, "--quant", "iq3_m", "--out", tmp_path)
+    for decoder, options in (("iq3_m", "--imatrix DIR"), ("q8_0", "--decoder-quant q8_0 --imatrix-backbone FILE")):
+        code, _, error = run(*arguments, "--decoder-quant", decoder)
+        assert (code, error.count("\n")) == (2, 1)
+        assert error.endswith(f"Make it anew: miso-convert CHECKPOINT --force iq3_m {options} --out {tmp_path}\n")
+
+
+def test_early_manifests_name_an_imatrix_of_levels_that_are_rounded(inputs: Inputs, tmp_path: Path) -> None:
+    make_bundle(inputs, tmp_path, [Q8_0])
+    edit(tmp_path, lambda data: data["levels"]["q8_0"].update(imatrix_backbone="0" * 64, imatrix_decoder="1" * 64))
+    make_bundle(inputs, tmp_path, [Q4_K_M], decoder_level=Q8_0)
+    assert read_manifest(tmp_path).levels["q8_0"].imatrix_decoder == "1" * 64
+    made = make_bundle(inputs, tmp_path, [Q8_0, FP16])
+    assert made.levels.keys() == {"fp16", "q4_k_m+q8_0", "q8_0"}
+    assert made.levels["q8_0"].weighed == []
+
+
 def test_not_if_a_level_that_stays_has_the_file(inputs: Inputs, tmp_path: Path) -> None:
     out, matrix = tmp_path / "out", imatrix(tmp_path / "i.gguf")
     make_bundle(inputs, out, [Q4_K_M])

@@ -375,6 +375,9 @@ def test_what_mends(whole: Path) -> None:
     ]
     assert mended("q6_k") == ["--force q6_k --imatrix-backbone FILE"]
     assert mended("q4_0+q8_0") == ["--force q4_0 --decoder-quant q8_0"]
+    for key in ("q4_0", "q4_0+q8_0"):
+        levels[key] = levels[key].model_copy(update=imatrix)
+    assert mended("mimi-decoder.onnx") == ["--force q4_k_m"], "nobody has to make an importance matrix for a codec"
 
 
 @pytest.mark.parametrize("qtype", MAX_GROUP_ERROR, ids=lambda qtype: qtype.name)

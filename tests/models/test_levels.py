@@ -53,7 +53,18 @@ def test_names_are_of_one_level_each() -> None:
     names = [name for level in LEVELS.values() for name in {level.key, level.label.lower(), *level.aliases}]
     assert len(set(names)) == len(names)
     assert all(parse_level(level.label) is level for level in LEVELS.values())
+    assert [parse_level(name).key for name in ("Q3_K", "Q4_K", "Q5_K")] == ["q3_k_m", "q4_k_m", "q5_k_m"], "llama.cpp's"
     assert len({level.ftype for level in LEVELS.values()}) == len(LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("q4_k", "q4_k_m"), ("q4km", "q4_k_m"), ("iq3m", "iq3_m"), ("q80", "q8_0")]
+)
+def test_a_slip_is_told_what_was_meant(slip: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"unknown level '{slip}': did you mean {meant}\?"):
+        parse_level(slip)
+    with pytest.raises(ValueError, match=r"unknown level 'zzz'\. Known: f32"):
+        parse_level("zzz")
 
 
 def test_halves() -> None:

@@ -5,20 +5,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 
 from miso_gguf.convert.imatrix import HALVES, imatrix_name
 from miso_gguf.core.errors import MisoError
+from miso_gguf.core.files import PARTIAL_SUFFIX
 from miso_gguf.core.lock import locked
 from miso_gguf.recipes import collect as collecting
 from miso_gguf.recipes.collect import collect
 from miso_gguf.recipes.collector import Collector
 from miso_gguf.recipes.imatrix_file import ImatrixFile
 from miso_gguf.recipes.plan import Collection
-from miso_gguf.recipes.state import STATE_NAME
+from miso_gguf.recipes.state import STATE_NAME, State, load, save
+from miso_gguf.recipes.sums import empty_sums
 
 Plan = Callable[..., Collection]
 PROMPTS = 4
@@ -105,8 +109,9 @@ def test_a_full_disk_while_a_file_is_written(
 
     with monkeypatch.context() as patched:
         patched.setattr(ImatrixFile, "write", failing)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"No space .* run again") as raised:
             collect(plan(tmp_path))
+        assert raised.value.filename == str(tmp_path)
     monkeypatch.setattr(collecting, "Collector", None)  # all was heard
     collect(plan(tmp_path))
     assert files_in(tmp_path) == whole
@@ -126,7 +131,7 @@ def test_done_is_done(plan: Plan, tmp_path: Path, whole: dict[str, bytes], monke
 def test_another_run_is_told_apart(plan: Plan, tmp_path: Path, whole: dict[str, bytes], other: dict[str, Any]) -> None:
     for name, content in whole.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(MisoError, match=r"backbone\.imatrix\.gguf: is of another run .* --fresh"):
+    with pytest.raises(MisoError, match=r"backbone\.imatrix\.gguf: is of another run .*what is said.* --fresh"):
         collect(plan(tmp_path, **other))
     assert files_in(tmp_path) == whole
 
@@ -150,6 +155,59 @@ def test_a_state_of_another_run_or_a_damaged_one_is_refused_and_forgotten(
         collect(plan(tmp_path))
     collect(plan(tmp_path), fresh=True)
     assert files_in(tmp_path) == whole
+
+
+def test_a_state_may_be_damaged_in_its_directory(plan: Plan, tmp_path: Path) -> None:
+    """Which says of what kind each entry is: encrypted, or compressed in many ways."""
+    collection = plan(tmp_path)
+    spec = collection.candidate.files.manifest.model_spec
+    save(tmp_path, collection.identity, State(empty_sums(spec), clips=1))
+    path = tmp_path / STATE_NAME
+    content = path.read_bytes()
+    directory = content.rfind(b"PK\x01\x02")
+    for place in range(directory, directory + 12):  # signature, versions, flags, compression
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            with suppress(MisoError):
+                assert load(tmp_path, collection.identity, spec).clips == 1
+
+
+def test_a_full_disk_while_a_clip_is_kept(
+    plan: Plan, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def savez(file: BinaryIO, **_arrays: object) -> None:
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    def fill(done: int, _all: int) -> None:
+        if done == 2:
+            monkeypatch.setattr(np, "savez", savez)
+
+    with pytest.raises(OSError, match=r"No space .* the 2 before it are safe: make room and run again") as raised:
+        collect(plan(tmp_path), fill)
+    assert raised.value.filename == str(tmp_path / STATE_NAME)
+    monkeypatch.undo()
+    collect(plan(tmp_path))
+    assert files_in(tmp_path) == whole
+
+
+def test_what_was_half_written_is_cleared_away(plan: Plan, tmp_path: Path, whole: dict[str, bytes]) -> None:
+    for name in (*whole, STATE_NAME):
+        (tmp_path / f"{name}.0123abcd{PARTIAL_SUFFIX}").write_bytes(b"half")
+    (tmp_path / f"other{PARTIAL_SUFFIX}").write_bytes(b"of somebody else")
+    for name, content in whole.items():
+        (tmp_path / name).write_bytes(content)
+    assert collect(plan(tmp_path)).was_there
+    assert set(files_in(tmp_path)) == {*whole, f"other{PARTIAL_SUFFIX}"}
+
+
+def test_a_directory_that_is_none(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(MisoError, match=r"cannot be written to \(.*\): give another --out"):
+            collect(plan(out))
 
 
 def test_two_at_a_time(plan: Plan, tmp_path: Path) -> None:

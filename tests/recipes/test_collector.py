@@ -9,6 +9,7 @@ import torch
 from heard_reference import Sums, reference_sums
 from speaking import reference_prompt
 
+from miso_gguf.core.errors import MisoError
 from miso_gguf.models.flavors import TINY
 from miso_gguf.quant_eval.corpus import Prompt
 from miso_gguf.quant_eval.run.candidate import Candidate
@@ -66,3 +67,14 @@ def test_sums_equal_the_references(
                 assert entry.step_sums is not None
                 assert entry.step_counts.tolist() == counts.tolist()
                 np.testing.assert_allclose(entry.step_sums, squares, rtol=2e-5, atol=1e-12, err_msg=name)
+
+
+def test_what_a_file_cannot_hold_is_no_sum() -> None:
+    """Of float32: it would be infinite there."""
+    sums = empty_sums(TINY)["decoder"]
+    name, step = "blk.0.attn_q.weight", 3
+    for value in (np.nan, np.inf, 2e19):
+        with pytest.raises(MisoError, match="multiplied with NaN or infinity"):
+            sums.add(name, np.full((1, 256), value, np.float32), step)
+    assert not sums.sums[name].any()
+    assert not sums.counts[name].any()

@@ -1,7 +1,9 @@
 """The files: what gguf-py and llama.cpp read of them, and what is refused as none of ours."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,10 +110,24 @@ def test_files_of_others_are_refused(collected: Collected, tmp_path: Path) -> No
 def test_half_an_entry_is_damage(collected: Collected, tmp_path: Path) -> None:
     path = tmp_path / imatrix_name("decoder")
     content = collected.paths["decoder"].read_bytes()
-    for name, other in ((b"blk.0.attn_q.weight.counts", b"blk.0.attn_q.weight.countz"),):
-        path.write_bytes(content.replace(name, other))
+    for name in (b"counts", b"step_counts", b"step_in_sum2"):
+        whole = b"blk.0.attn_q.weight." + name
+        path.write_bytes(content.replace(whole, whole[:-1] + b"z"))
         with pytest.raises(MisoError, match="has no sums with one count: it is damaged"):
             read_imatrix_file(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_what_no_sum_of_squares_is_is_damage(collected: Collected, tmp_path: Path, value: float) -> None:
+    file = collected.files["decoder"]
+    name, entry = "blk.0.attn_q.weight", file.entries["blk.0.attn_q.weight"]
+    assert entry.step_sums is not None
+    for fault in ("sums", "count", "step_sums", "step_counts"):
+        damaged: Any = value if fault == "count" else np.full_like(getattr(entry, fault), value)
+        entries = {**file.entries, name: replace(entry, **{fault: damaged})}
+        replace(file, entries=entries).write(tmp_path / "damaged.gguf")
+        with pytest.raises(MisoError, match=r"blk\.0\.attn_q\.weight has sums that are NaN, infinite or negative"):
+            read_imatrix_file(tmp_path / "damaged.gguf")
 
 
 def test_nothing_is_left_of_what_could_not_be_written(collected: Collected, tmp_path: Path) -> None:

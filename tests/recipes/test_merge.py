@@ -11,6 +11,7 @@ import pytest
 
 from miso_gguf.convert.imatrix import HALVES, imatrix_name
 from miso_gguf.core.errors import MisoError
+from miso_gguf.core.lock import locked
 from miso_gguf.quant_eval.corpus import load_corpus
 from miso_gguf.recipes.collect import Collected, collect
 from miso_gguf.recipes.imatrix_file import Entry, ImatrixFile, read_imatrix_file
@@ -66,8 +67,26 @@ def test_the_order_changes_no_bit(halves: list[Path], tmp_path: Path) -> None:
         bytes_of.add(tuple(path.read_bytes() for path in merged.paths.values()))
     assert len(bytes_of) == 1
     assert merge(halves, tmp_path / "0").was_there
-    with pytest.raises(MisoError, match="is of another run"):
+    with pytest.raises(MisoError, match=r"is of another run \(\w+, now \w+\): give another --out$"):
         merge(halves[:2], tmp_path / "0")
+
+
+def test_not_into_a_directory_that_another_run_writes_to(tmp_path: Path) -> None:
+    parts = [made(tmp_path / name) for name in ("one", "other")]
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out" / ".collecting.lock"), pytest.raises(MisoError, match="another run is writing to it"):
+        merge(parts, tmp_path / "out")
+    with pytest.raises(MisoError, match="is of another run"):
+        merge(parts, parts[0])
+
+
+def test_files_that_came_from_different_runs_can_be_merged_again(tmp_path: Path) -> None:
+    """Of a directory that somebody has put together: each part goes by its own identity."""
+    parts = [made(tmp_path / name) for name in ("one", "other", "third")]
+    name = imatrix_name("decoder")
+    (parts[1] / name).write_bytes((parts[2] / name).read_bytes())
+    assert not merge(parts[:2], tmp_path / "out").was_there
+    assert merge(parts[:2], tmp_path / "out").was_there
 
 
 def made(directory: Path, **changes: object) -> Path:

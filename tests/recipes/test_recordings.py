@@ -1,6 +1,8 @@
 """Recordings are heard as a corpus's are, and all that is wrong with them is said at once."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from miso_gguf.core.errors import MisoError
 from miso_gguf.recipes.collect import collect
+from miso_gguf.recipes.collector import Collector
 from miso_gguf.recipes.plan import Collection
 from miso_gguf.recipes.recordings import RecordingsError, read_recordings, recordings_sha256
 
@@ -88,6 +92,36 @@ def test_all_that_is_wrong_is_said_at_once(directory: Path) -> None:
     assert "README" not in said
 
 
+def test_odd_names(plan: Callable[..., Collection], tmp_path: Path) -> None:
+    """Recordings' directories become keys of a file, and lines on a terminal."""
+    odd = tmp_path / "two\x1b[2J\nlines"
+    odd.mkdir()
+    recording(odd / "ä b.wav")
+    (odd / "ä b.txt").write_bytes("\ufeffHello\r\nthere.\r\n".encode())
+    asked = plan(tmp_path / "out", recordings=odd)
+    assert asked.clips[0][0].text == "Hello there."
+    assert all(name.isprintable() for name in asked.datasets)
+    odd = odd.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(RecordingsError, match="has a name that is not UTF-8"):
+        read_recordings(odd, 2048)
+    odd = odd.rename(tmp_path / "plain")
+    recording(tmp_path / "latin.wav")
+    (tmp_path / "latin.wav").rename(odd / os.fsdecode(b"b\xe9.wav"))
+    (odd / os.fsdecode(b"b\xe9.txt")).write_text("words")
+    with pytest.raises(RecordingsError, match=r"b.*\.wav has a name that is not UTF-8"):
+        read_recordings(odd, 2048)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in directories")
+def test_a_named_pipe_is_not_waited_for(directory: Path) -> None:
+    os.mkfifo(directory / "pipe.wav")
+    (directory / "pipe.txt").write_text("words")
+    recording(directory / "deaf.wav")
+    os.mkfifo(directory / "deaf.txt")
+    with pytest.raises(RecordingsError, match=r"deaf\.txt is no file; pipe\.wav is no file"):
+        read_recordings(directory, 2048)
+
+
 def test_where_there_are_none(tmp_path: Path) -> None:
     with pytest.raises(RecordingsError, match="has no recordings; expected WAV"):
         read_recordings(tmp_path, 2048)
@@ -100,3 +134,30 @@ def test_of_many_faults_some_are_named(tmp_path: Path) -> None:
         recording(tmp_path / f"{number:02}.wav", 0.1)
     with pytest.raises(RecordingsError, match=r"00\.wav has no .*19\.wav has no 19\.txt .*; and 10 more$"):
         read_recordings(tmp_path, 2048)
+
+
+def test_what_cannot_be_heard_is_said_before_anything_is(
+    plan: Callable[..., Collection], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a header does not say: too short, silent, broken off, nothing to say, or no room beside its words."""
+    for name, words, seconds in (("short", "Hi.", 0.2), ("gap", "...", 1.0), ("full", "One two. " * 9, 163.8)):
+        recording(directory / f"{name}.wav", seconds)
+        (directory / f"{name}.txt").write_text(words)
+    soundfile.write(directory / "still.wav", np.zeros(24_000), 24_000)
+    (directory / "still.txt").write_text("Silence.")
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "long", "text": "One two. " * 900}))
+    asked = plan(tmp_path / "out", recordings=directory, corpus=str(tmp_path / "corpus.jsonl"))
+    monkeypatch.setattr(Collector, "hear", None)
+    with pytest.raises(MisoError) as raised:
+        collect(asked)
+    said = str(raised.value)
+    for fault in (
+        "long: the prompt takes",
+        "short.wav: 0.20 s of audio, too short",
+        "gap.wav: ",
+        r"full.wav: takes 2048 positions and its words",
+        "still.wav: is silence",
+    ):
+        assert fault in said
+    assert "\n" not in said
+    assert not {"a.WAV", "b.flac"} & set(said.replace(":", " ").split())

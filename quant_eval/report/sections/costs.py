@@ -7,6 +7,8 @@ from ..words import interval, label_of, mebibytes, number, with_unit
 
 NOT_RUN = Cell("not run")
 KLD_DIGITS = 5
+_MOST_BESIDE = 7
+"""Columns that a table beside a plot has room for."""
 
 
 def costs(results: Results) -> Section:
@@ -110,7 +112,8 @@ def _memory_parts(levels: list[LevelResult]) -> Table:
         cells = (Cell(mebibytes(sum(found))) if found else NOTHING for found in sizes)
         rows.append((Cell(name, source), *cells))
     head = (Cell("Part"), *(Cell(label_of(level)) for level in accounted))
-    return Table("Accounted memory by part, and where each number comes from", head, tuple(rows))
+    caption = "Accounted memory by part, and where each number comes from"
+    return Table(caption, head, tuple(rows), is_wide=len(head) > _MOST_BESIDE)
 
 
 def _kld_bounds(results: Results, level: str) -> str:

@@ -163,6 +163,7 @@ def test_the_engine_prefills_what_is_accounted(
         raise MemoryError("full")
 
     monkeypatch.setattr(engine, "gpus", lambda: [gpu] * found)
+    monkeypatch.setattr(engine, "remark_on", lambda *_: None)
     monkeypatch.setattr(engine, "Backends", lambda **_: nullcontext())
     monkeypatch.setattr(engine, "DepthDecoder", lambda *_: nullcontext())
     monkeypatch.setattr(backbone, "LlamaModel", refuse)
