@@ -6,6 +6,7 @@ Source: llama.cpp `tools/imatrix` (writer) and `tools/quantize` (reader): per te
 activations) and `<name>.counts`; a column's importance is their quotient, or 1 where nothing was counted.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..models.tensors import GgufTensor, Part
 from ..native.gguf_file import GgufFile
 from .checkpoint.foreign import IMATRIX, refuse_file
 from .checkpoint.tensor_store import check_regular
+
+log = logging.getLogger(__name__)
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 """Behind a tensor's name: sums of its input columns' squares, F32 [1, columns], and of how many rows, F32 [1, 1]."""
@@ -97,6 +100,9 @@ def read_imatrix(path: Path, tensors: Sequence[GgufTensor]) -> Imatrix:
                 raise CheckpointError(f"{path}: {tensor.name}{suffix} is missing or not F32: the imatrix is damaged")
         sums, counts = (np.array(entry.data.view(np.float32)).reshape(-1) for entry in pair if entry is not None)
         columns[tensor.name] = _importance(path, tensor, sums, counts)
+    if zeros := [name for name, importances in columns.items() if not importances.any()]:
+        # llama.cpp takes them as they are, and most types then keep nothing of the matrix.
+        log.warning("%s: says of %d matrices that no column matters, the first %s", path, len(zeros), zeros[0])
     if not columns:
         part = tensors[0].part
         raise CheckpointError(f"{path}: has entries for none of the {part}'s tensors: it is of another model or part")

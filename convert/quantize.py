@@ -118,10 +118,14 @@ def _encode(job: _Job, qtype: GGMLQuantizationType, rows: F32Array, allow_nonfin
         worst = float(np.abs(rows).max())
         raise CheckpointError(
             f"tensor {job.tensor.name} of the {job.tensor.part} does not fit {qtype.name}: "
-            f"its largest weight is {worst:g}, and F16 (values or block scales) ends at 65504. "
+            f"its largest weight is {worst:g}{_weighed(job)}, and F16 (values or block scales) ends at 65504. "
             "Fix the checkpoint, or convert as it is with --allow-nonfinite."
         )
     return data
+
+
+def _weighed(job: _Job) -> str:
+    return "" if job.importance is None else f" (importances up to {float(job.importance.max()):g})"
 
 
 def _write(chunk: _Chunk, future: Future[Mapping[GGMLQuantizationType, U8Array]], progress: Progress) -> None:

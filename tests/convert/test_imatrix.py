@@ -55,6 +55,16 @@ def test_what_was_never_counted_weighs_one(tmp_path: Path) -> None:
     assert read_imatrix(tmp_path / "m", BACKBONE).columns[Q].tolist() == [1.0] * 64
 
 
+def test_a_matrix_of_which_nothing_matters_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_imatrix(tmp_path / "m", {**SUMS, Q: np.zeros(64, np.float32)}, COUNTS)
+    read_imatrix(tmp_path / "m", BACKBONE)
+    assert caplog.messages == [f"{tmp_path / 'm'}: says of 1 matrices that no column matters, the first {Q}"]
+    caplog.clear()
+    write_imatrix(tmp_path / "m", SUMS, {**COUNTS, Q: 0.0})  # of what was never seen, all columns matter alike
+    read_imatrix(tmp_path / "m", BACKBONE)
+    assert caplog.messages == []
+
+
 def write_gguf(
     path: Path,
     tensors: dict[str, NDArray[Any]],

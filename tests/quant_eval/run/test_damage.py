@@ -103,8 +103,8 @@ def test_every_weight_of_the_layers_is_off_by_the_strength(pair: tuple[OpenLevel
                 counted &= np.abs(a.ravel()) > largest / 2
             ratio = ratio[counted]
             # Scales are rounded to F16, weights to BF16.
-            rounded = 8e-3 if old.tensor_type == Qtype.BF16 else 5e-3
-            assert np.all(np.isclose(ratio, 1 - STRENGTH, atol=rounded) | np.isclose(ratio, 1 + STRENGTH, atol=rounded))
+            low, high = (8e-3, 8e-3) if old.tensor_type == Qtype.BF16 else (5e-3, 4e-3)
+            assert np.all(np.isclose(ratio, 1 - STRENGTH, atol=low) | np.isclose(ratio, 1 + STRENGTH, atol=high))
             assert 0.2 < (ratio > 1).mean() < 0.8
 
 
@@ -271,7 +271,9 @@ def test_from_1_on_scales_change_their_signs(bundle: Path, tmp_path: Path) -> No
         if a.tensor_type == Qtype.F16 and a.name.startswith("blk.") and len(a.shape) == 2
     )
     ratio = after.astype(np.float32)[before != 0] / before.astype(np.float32)[before != 0]
-    np.testing.assert_allclose(np.unique(np.round(ratio, 1)), [-0.5, 2.5])
+    signs = np.isclose(ratio, -0.5, atol=5e-3), np.isclose(ratio, 2.5, atol=6e-3)
+    assert all(sign.any() for sign in signs)
+    assert np.all(signs[0] | signs[1])
 
 
 def test_by_hand(bundle: Path, tmp_path: Path) -> None:
