@@ -34,7 +34,6 @@ class TensorType:
 TENSOR_TYPES: dict[str, TensorType] = {
     "F32": TensorType(1e-6, 0),
     "F16": TensorType(2**-11, 1),
-    "BF16": TensorType(2**-8, 0),
     "Q8_0": TensorType(0.0045, 127),
     "Q6_K": TensorType(0.02, 32 * 127, fallback="Q8_0"),
     "Q5_K": TensorType(0.04, 63 * 31, fallback="Q5_1"),
@@ -50,5 +49,6 @@ TENSOR_TYPES: dict[str, TensorType] = {
     "IQ3_XXS": TensorType(0.16, 31 * 62 // 4, fallback="IQ4_NL", needs_imatrix=True),
     "IQ2_S": TensorType(0.2, 31 * 43 // 8, fallback="IQ4_NL", needs_imatrix=True),
     "Q2_K": TensorType(0.2, 15 * 3, fallback="Q4_0"),
+    "BF16": TensorType(2**-8, 0),
 }
 """By ggml's names."""

@@ -133,7 +133,9 @@ def test_a_forced_level_may_get_another_imatrix(
 def test_a_command_says_what_a_level_cannot_do_without(inputs: Inputs, tmp_path: Path, run: Run) -> None:
     """Also where no manifest says what it was made with."""
     (tmp_path / MANIFEST_NAME).write_text("[")
-    arguments = (inputs.checkpoint, "--config", inputs.config, "--quant", "iq3_m", "--out", tmp_path)
+    arguments: list[object] = [inputs.checkpoint, "--config", inputs.config, "--quant", "iq3_m", "--out", tmp_path]
+    for part in ("backbone", "decoder"):
+        arguments += [f"--imatrix-{part}", imatrix(tmp_path / f"{part}.gguf", part)]
     for decoder, options in (("iq3_m", "--imatrix DIR"), ("q8_0", "--decoder-quant q8_0 --imatrix-backbone FILE")):
         code, _, error = run(*arguments, "--decoder-quant", decoder)
         assert (code, error.count("\n")) == (2, 1)

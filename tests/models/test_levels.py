@@ -58,7 +58,7 @@ def test_names_are_of_one_level_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slip", "meant"), [("q4_k", "q4_k_m"), ("q4km", "q4_k_m"), ("iq3m", "iq3_m"), ("q80", "q8_0")]
+    ("slip", "meant"), [("q4_km", "q4_k_m"), ("q4km", "q4_k_m"), ("iq3m", "iq3_m"), ("q80", "q8_0")]
 )
 def test_a_slip_is_told_what_was_meant(slip: str, meant: str) -> None:
     with pytest.raises(ValueError, match=rf"unknown level '{slip}': did you mean {meant}\?"):
