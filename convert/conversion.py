@@ -170,15 +170,13 @@ def plan_conversion(
     for key, level in request.keys.items():
         by_part = {part: request.level_of(part, level) for part in PARTS}
         names = {part: file_name(spec, part, by_part[part]) for part in PARTS}
-        used = {f"imatrix_{part}": m.sha256 for part, m in imatrices.items() if by_part[part].mixture.weighs_columns}
+        used = {f"imatrix_{part}": m.sha256 for part, at in by_part.items() if (m := _weighing(imatrices, part, at))}
         levels[key] = LevelFiles(**names, **used)
         wanted |= {name: (part, by_part[part]) for part, name in names.items()}
     forced = {name for level in request.force for name in _files(levels[request.key(level)])}
     stays = found.whole - forced - ({DECODER_NAME, ENCODER_NAME} if forced else set())
     plans = [
-        plan_file(
-            spec, part, level, reader, fingerprint, keys, imatrices.get(part) if level.mixture.weighs_columns else None
-        )
+        plan_file(spec, part, level, reader, fingerprint, keys, _weighing(imatrices, part, level))
         for name, (part, level) in wanted.items()
         if name not in stays
     ]
@@ -252,6 +250,11 @@ def _imatrices(checkpoint: Checkpoint, request: Request) -> dict[Part, Imatrix]:
         for part, path in request.imatrix_paths.items()
         if path is not None
     }
+
+
+def _weighing(imatrices: Mapping[Part, Imatrix], part: Part, level: Level) -> Imatrix | None:
+    """What a part is quantised with at a level, if that changes a weight."""
+    return imatrices.get(part) if level.mixture.weighs_columns else None
 
 
 def _remark_on_others(imatrices: Iterable[Imatrix], fingerprint: str) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest_of_sizes
 
 from miso_gguf.core.errors import BundleError
 from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.manifest import Manifest
 from miso_gguf.models.memory import GPU_PREFILL_ROWS, level_memory
-from miso_gguf.models.tensors import PARTS
 from miso_gguf.native.device import Device
 from miso_gguf.native.llama import KvType
 from miso_gguf.runtime import fit
@@ -36,23 +36,8 @@ DECODER_KV = 2 * 8 * 384 * 32 * 2
 
 
 def manifest(*levels: str) -> Manifest:
-    files = {"codec": {"size_bytes": CODEC * 10**6, "sha256": "0" * 64}}
-    for level in levels:
-        for part, size in zip(PARTS, SIZES[level], strict=True):
-            files[f"{level}-{part}"] = {"size_bytes": size * 10**6, "sha256": "0" * 64}
-    entries = {
-        "converter": "test",
-        "llama_cpp": "0",
-        "fingerprint": "0" * 64,
-        "sources": [],
-        "spec": asdict(MISO_8B),
-        "codec": {"decoder": "codec", "encoder": "codec"},
-        "levels": {
-            level: {part: f"{level}-{part}" for part in ("backbone", "decoder", "embeddings")} for level in levels
-        },
-        "files": files,
-    }
-    return Manifest.model_validate(entries)
+    sizes = {level: [size * 10**6 for size in SIZES[level]] for level in levels}
+    return manifest_of_sizes(sizes, CODEC * 10**6)
 
 
 ALL = manifest("q4_0", "fp16", "q8_0", "q4_k_m")

@@ -1,12 +1,10 @@
 """The plan where a bundle has many levels: those with more bits are not always better, nor the smallest the best."""
 
-from dataclasses import asdict
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest_of_sizes
 
-from miso_gguf.models.flavors import MISO_8B
 from miso_gguf.models.levels import DEFAULT_LEVEL, LEVELS
 from miso_gguf.models.manifest import Manifest
 from miso_gguf.models.tensors import PARTS
@@ -17,22 +15,12 @@ _WEIGHTS = {"backbone": 6.99e9, "decoder": 0.505e9, "embeddings": 0.8e9}
 
 def manifest(*levels: str) -> Manifest:
     """Sizes by the levels' bits."""
-    files = {"codec": {"size_bytes": 170_000_000, "sha256": "0" * 64}}
-    for level in levels:
-        for part in PARTS:
-            bits = LEVELS[level].embeddings.bits if part == "embeddings" else LEVELS[level].bits
-            files[f"{level}-{part}"] = {"size_bytes": int(_WEIGHTS[part] * bits / 8), "sha256": "0" * 64}
-    entries = {
-        "converter": "test",
-        "llama_cpp": "0",
-        "fingerprint": "0" * 64,
-        "sources": [],
-        "spec": asdict(MISO_8B),
-        "codec": {"decoder": "codec", "encoder": "codec"},
-        "levels": {level: {part: f"{level}-{part}" for part in PARTS} for level in levels},
-        "files": files,
-    }
-    return Manifest.model_validate(entries)
+
+    def size(level: str, part: str) -> int:
+        bits = LEVELS[level].embeddings.bits if part == "embeddings" else LEVELS[level].bits
+        return int(_WEIGHTS[part] * bits / 8)
+
+    return manifest_of_sizes({level: [size(level, part) for part in PARTS] for level in levels}, 170_000_000)
 
 
 def plan(levels: tuple[str, ...], gigabytes: float, *, is_gpu: bool) -> MemoryPlan:
