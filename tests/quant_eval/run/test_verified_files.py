@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,15 +162,48 @@ def test_what_is_replaced_during_the_work_voids_it(level: OpenLevel, tmp_path: P
 
 
 def test_a_file_that_grows_under_the_reader(level: OpenLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(path: Path, _progress: object) -> str:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    def grow(path: Path) -> None:
         with path.open("ab") as file:
             file.write(b"more")
-        return digest
 
-    monkeypatch.setattr(module, "file_sha256", slow)
+    while_it_reads(monkeypatch, grow)
     with pytest.raises(BundleError, match="was changed while it was read"):
         hashed(level, tmp_path)
+
+
+@pytest.mark.usefixtures("much_later")
+def test_a_link_that_another_run_makes_under_the_reader(
+    level: OpenLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second evaluation of one bundle links its files for a control; that is no change of them."""
+    with monkeypatch.context() as patch:
+        while_it_reads(patch, lambda path: (tmp_path / f"{path.name}-linked").hardlink_to(path))
+        hashed(level, tmp_path)
+    # Something moved the inodes' times: it is looked at again.
+    assert [hashed(level, tmp_path) for _ in range(2)] == [5 * len(CONTENT), 0]
+
+
+@pytest.mark.usefixtures("much_later")
+def test_a_change_under_the_reader_that_sets_the_times_back(
+    level: OpenLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading that had begun cannot see it; the next one does, of `check` and of `check_after`."""
+    files = VerifiedFiles([level], tmp_path / "out")
+    with monkeypatch.context() as patch:
+        while_it_reads(patch, lambda path: with_its_times(path, CONTENT[::-1]))
+        files.check()
+    for check in (VerifiedFiles([level], tmp_path / "out").check, files.check_after):
+        with pytest.raises(BundleError, match="holds something else"):
+            check()
+
+
+def while_it_reads(patch: pytest.MonkeyPatch, meanwhile: Callable[[Path], None]) -> None:
+    def slow(path: Path, _progress: object) -> str:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        meanwhile(path)
+        return digest
+
+    patch.setattr(module, "file_sha256", slow)
 
 
 @pytest.mark.usefixtures("much_later")
