@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from ..models.levels import F32, FP16
+from ..native.gguf_file import GgufFile
+from .corpus import BUILTIN, Corpus
 from .gates.config import Gates
 from .metric import STAGES
 from .run.candidate import Candidate
@@ -20,6 +22,7 @@ def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
         for each in plan.candidates
     ]
     notes.append(f"speed: {plan.engine.threads} threads a process; the codec after the first frame is not in RTF")
+    notes += [note for each in plan.candidates for note in _heard_before(each, plan.corpus)]
     if kind != "compare":  # whose gates have controls of their own
         notes += _without_control(plan)
     if plan.finer is not None:
@@ -38,11 +41,28 @@ def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
 
 
 def _imatrix(candidate: Candidate) -> str:
-    """By what it was quantised: on what that was made of it must not be measured."""
+    """By what it was quantised."""
     files = candidate.files.manifest.levels[candidate.level]
     used = {"backbone": files.imatrix_backbone, "depth decoder": files.imatrix_decoder}
     named = [f"{part} {sha256[:12]}" for part, sha256 in used.items() if sha256]
     return f", importance matrix: {' and '.join(named)}" if named else ""
+
+
+def _heard_before(candidate: Candidate, corpus: Corpus) -> list[str]:
+    """That its importance matrix was made of what it is judged on, if its files say so."""
+    files = candidate.files.manifest.levels[candidate.level]
+    weighed = {candidate.files.backbone: files.imatrix_backbone, candidate.files.decoder: files.imatrix_decoder}
+    source, name = corpus.name.partition(":")[0], corpus.sha256[:12]
+    for path in (path for path, imatrix in weighed.items() if imatrix):
+        with GgufFile(path) as file:
+            heard = str(file.keys().get("quantize.imatrix.dataset", ""))
+        # A part of a built-in corpus has a hash of its own.
+        if name in heard or (source in BUILTIN and heard.startswith((f"{source} ", f"{source}:"))):
+            return [
+                f"{candidate.name}: its importance matrix heard {heard.partition(',')[0]}, of which it is judged here: "
+                "what it gained there it may not gain elsewhere. Judge it on other prompts: --corpus FILE"
+            ]
+    return []
 
 
 def _without_control(plan: Plan) -> list[str]:

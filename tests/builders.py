@@ -150,14 +150,18 @@ def llama_quantize(
 
 
 def write_imatrix(
-    path: Path, sums: Mapping[str, NDArray[np.float32]], counts: Mapping[str, float], part: str | None = None
+    path: Path,
+    sums: Mapping[str, NDArray[np.float32]],
+    counts: Mapping[str, float],
+    part: str | None = None,
+    dataset: str = "noise.txt",
 ) -> None:
     """An imatrix in llama.cpp's GGUF format; `part` is what ours name beside it."""
     writer = GGUFWriter(path, "none")
     writer.add_type("imatrix")
     if part is not None:
         writer.add_string("miso.part", part)
-    writer.add_array("imatrix.datasets", ["noise.txt"])
+    writer.add_array("imatrix.datasets", [dataset])
     writer.add_uint32("imatrix.chunk_count", 3)
     writer.add_uint32("imatrix.chunk_size", 512)
     for name, values in sums.items():
@@ -169,7 +173,7 @@ def write_imatrix(
     writer.close()
 
 
-def write_random_imatrices(directory: Path, spec: ModelSpec) -> dict[str, Path]:
+def write_random_imatrices(directory: Path, spec: ModelSpec, dataset: str = "noise.txt") -> dict[str, Path]:
     """One for each half, as `Request` takes them: of all matrices but the table that is looked up."""
     directory.mkdir(parents=True, exist_ok=True)
     generator, files = np.random.default_rng(1), {}
@@ -178,5 +182,5 @@ def write_random_imatrices(directory: Path, spec: ModelSpec) -> dict[str, Path]:
         names = {t.name: t.shape[-1] for t in matrices if t.name != "token_embd.weight"}
         sums = {name: generator.gamma(0.5, 40.0, columns).astype(np.float32) for name, columns in names.items()}
         files[f"imatrix_{part}"] = directory / f"{part}.imatrix.gguf"
-        write_imatrix(files[f"imatrix_{part}"], sums, dict.fromkeys(sums, 37.0))
+        write_imatrix(files[f"imatrix_{part}"], sums, dict.fromkeys(sums, 37.0), dataset=dataset)
     return files
