@@ -92,7 +92,8 @@ def _cost_text(collection: Collection) -> str:
     )
     said = takes if isinstance(takes, str) else f"about {duration(takes)}"
     what = "; ".join(collection.datasets)
-    clips = f"{len(collection.clips)} clips, about {duration(speech_s)} of speech ({what})"
+    number = len(collection.clips)
+    clips = f"{number} clip{'s' if number > 1 else ''}, about {duration(speech_s)} of speech ({what})"
     return f"{clips}; {said}. It resumes after Ctrl-C."
 
 
@@ -116,7 +117,7 @@ def _say(collected: Collected, *, as_json: bool) -> int:
     if collected.was_there:
         said = "both files were there already: nothing was done"
     else:
-        silent = f", {collected.silent} clips of nothing" if collected.silent else ""
+        silent = f", nothing in {collected.silent} of the clips" if collected.silent else ""
         said = f"{collected.frames} frames{silent}, {collected.wall_s:.1f} s"
     stdout.print(said, highlight=False, markup=False)
     return DONE

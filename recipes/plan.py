@@ -44,6 +44,11 @@ class Asked:
     threads: int | None = None
     gpu_layers: int | None = None
 
+    @property
+    def speaks(self) -> bool:
+        """Whether a corpus is said."""
+        return self.recordings is None or self.corpus is not None
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -80,19 +85,24 @@ def plan_collection(bundle: Path | str, asked: Asked) -> Collection:
     level = opened.level(asked.level or finest_first(manifest.levels)[0])
     if asked.seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
+    if asked.prompts is not None and not asked.speaks:
+        raise ValueError(
+            f"prompts={asked.prompts} is so many of a corpus, and only recordings are heard: name a corpus too (auto: "
+            "the model's own), or leave it out"
+        )
     candidate, datasets, prompts, said = Candidate.of(level.key, level), list[str](), list[Prompt](), {}
-    if asked.recordings is None or asked.corpus is not None:
+    if asked.speaks:
         corpus = corpus_of(manifest, asked.corpus or "auto", asked.prompts)
         prompts += corpus.prompts
         said["corpus"] = corpus.sha256
-        datasets.append(f"{corpus.name} ({corpus.sha256[:12]}), said by {level.key}, seeds 0 to {asked.seeds - 1}")
+        seeds = f"seeds 0 to {asked.seeds - 1}" if asked.seeds > 1 else "seed 0"
+        datasets.append(f"{corpus.name} ({corpus.sha256[:12]}), said by {level.key}, {seeds}")
     if asked.recordings is not None:
         heard = read_recordings(asked.recordings, manifest.model_spec.max_positions)
         prompts += heard
         said["recordings"] = recordings_sha256(heard)
-        datasets.append(
-            f"{printable(asked.recordings.resolve().name)} ({said['recordings'][:12]}), {len(heard)} recordings"
-        )
+        number = f"{len(heard)} recording{'s' if len(heard) > 1 else ''}"
+        datasets.append(f"{printable(asked.recordings.resolve().name)} ({said['recordings'][:12]}), {number}")
     clips = tuple((prompt, seed) for prompt in prompts for seed in range(asked.seeds if prompt.audio is None else 1))
     # The sums then are those of F32 arithmetic, whatever the device, and cost a larger KV cache.
     engine = EngineOptions(

@@ -20,7 +20,8 @@ def plan(speaking: Path) -> Callable[..., Collection]:
     """A plan into a directory, of a few prompts on one thread of the CPU."""
 
     def made(out: Path, **asked: Any) -> Collection:
-        wanted: dict[str, Any] = {"prompts": 4, "threads": 1, "gpu_layers": 0, **asked}
+        speaks = Asked(out, **asked).speaks
+        wanted: dict[str, Any] = {"prompts": 4 if speaks else None, "threads": 1, "gpu_layers": 0, **asked}
         return plan_collection(speaking, Asked(out, **wanted))
 
     return made

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -157,21 +156,37 @@ def test_a_state_of_another_run_or_a_damaged_one_is_refused_and_forgotten(
     assert files_in(tmp_path) == whole
 
 
-def test_a_state_may_be_damaged_in_its_directory(plan: Plan, tmp_path: Path) -> None:
-    """Which says of what kind each entry is: encrypted, or compressed in many ways."""
+def test_a_state_may_be_damaged_anywhere(plan: Plan, tmp_path: Path) -> None:
+    """In a sum, in an array's header (which may then ask for less than there is), and in the archive's directory, which
+    says of what kind each entry is: encrypted, or compressed in many ways.
+    """
     collection = plan(tmp_path)
     spec = collection.candidate.files.manifest.model_spec
-    save(tmp_path, collection.identity, State(empty_sums(spec), clips=1))
+    state = State(empty_sums(spec), clips=1)
+    save(tmp_path, collection.identity, state)
     path = tmp_path / STATE_NAME
     content = path.read_bytes()
-    directory = content.rfind(b"PK\x01\x02")
-    for place in range(directory, directory + 12):  # signature, versions, flags, compression
-        for bit in range(8):
+    last, directory = content.rfind(b"PK\x03\x04"), content.find(b"PK\x01\x02")
+    found = 0
+    for place in (*range(0, last, last // 40), *range(last, last + 192), *range(directory, directory + 12)):
+        for bit in range(place % 2, 8, 2):
             damaged = bytearray(content)
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)
-            with suppress(MisoError):
-                assert load(tmp_path, collection.identity, spec).clips == 1
+            try:
+                loaded = load(tmp_path, collection.identity, spec)
+            except MisoError as error:
+                found += "is damaged" in str(error)
+            else:
+                assert (loaded.clips, loaded.frames, loaded.silent) == (1, 0, 0)
+                assert_state_is(loaded, state)
+    assert found > 300
+
+
+def assert_state_is(state: State, expected: State) -> None:
+    for part, sums in expected.sums.items():
+        for name, values in sums.arrays().items():
+            np.testing.assert_array_equal(state.sums[part].arrays()[name], values)
 
 
 def test_a_full_disk_while_a_clip_is_kept(

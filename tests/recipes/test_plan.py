@@ -33,3 +33,8 @@ def test_the_machine_and_the_source_are_part_of_the_identity(
     assert plan(tmp_path / "elsewhere", threads=2).identity == before
     monkeypatch.setattr(planning, name, other)
     assert plan(tmp_path).identity != before
+
+
+def test_so_many_of_no_corpus_is_refused(plan: Callable[..., Collection], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prompts=3 .* name a corpus too \(auto"):
+        plan(tmp_path, recordings=tmp_path, prompts=3)

@@ -40,7 +40,7 @@ def test_it_says_what_it_does_and_what_it_did(run: Run, speaking: Path, tmp_path
     command = ("imatrix", speaking, "--out", tmp_path, *SMALL)
     code, out, err = run(*command)
     assert code == 0
-    said = r"2 clips, about \d+ s of speech \(tiny:2 \(\w+\), said by f32, seeds 0 to 0\); about \d+ s\. "
+    said = r"2 clips, about \d+ s of speech \(tiny:2 \(\w+\), said by f32, seed 0\); about \d+ s\. "
     assert re.match(said, err)
     assert re.search(r"backbone +│ +29 │", out)
     assert re.search(r"decoder +│ +15 │", out)
