@@ -1,6 +1,7 @@
 """A soak: many come and go, read slowly, cancel, forget and meet errors. Nothing is kept, and nobody is left out."""
 
 import gc
+import logging
 import sys
 import threading
 import time
@@ -150,9 +151,15 @@ class Soak:
     [pytest.param(100, 60, marks=pytest.mark.long), pytest.param(10_000, 1800, marks=pytest.mark.slow)],
 )
 def test_soak(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tickets: int, seconds: float
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tickets: int,
+    seconds: float,
 ) -> None:
     """So many tickets, or for so long, whichever is later."""
+    caplog.set_level(logging.ERROR, "miso_gguf")  # or pytest would keep thousands of warnings: 4 MB in half an hour
     with load_tts(bundle, "q4_k_m", sequences=SEQUENCES) as tts:
         tts.engine.batcher = Batcher(tts.engine, waiting=MOST_WAITING)
         break_now_and_then(tts, monkeypatch)
