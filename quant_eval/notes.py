@@ -49,12 +49,12 @@ def _imatrix(candidate: Candidate) -> str:
 
 
 def _heard_before(candidate: Candidate, corpus: Corpus) -> list[str]:
-    """That its importance matrix was made of what it is judged on, if its files say so."""
-    files = candidate.files.manifest.levels[candidate.level]
-    weighed = {candidate.files.backbone: files.imatrix_backbone, candidate.files.decoder: files.imatrix_decoder}
+    """That its importance matrix was made of what it is judged on, if its files say so: they name the first of many."""
+    level = candidate.files
+    paths = {"backbone": level.backbone, "decoder": level.decoder}
     source, name = corpus.name.partition(":")[0], corpus.sha256[:12]
-    for path in (path for path, imatrix in weighed.items() if imatrix):
-        with GgufFile(path) as file:
+    for part in level.manifest.levels[candidate.level].weighed:
+        with GgufFile(paths[part]) as file:
             heard = str(file.keys().get("quantize.imatrix.dataset", ""))
         # A part of a built-in corpus has a hash of its own.
         if name in heard or (source in BUILTIN and heard.startswith((f"{source} ", f"{source}:"))):

@@ -171,13 +171,28 @@ def test_a_file_that_grows_under_the_reader(level: OpenLevel, tmp_path: Path, mo
         hashed(level, tmp_path)
 
 
+def link(path: Path) -> None:
+    """As a second evaluation of the bundle does, for a control."""
+    path.with_name(f"{path.name}-linked").hardlink_to(path)
+
+
+def unlink(path: Path) -> None:
+    """As that one does when the control is measured."""
+    link(path)
+    path.with_name(f"{path.name}-linked").unlink()
+
+
+def protect(path: Path) -> None:
+    path.chmod(0o444)
+
+
 @pytest.mark.usefixtures("much_later")
-def test_a_link_that_another_run_makes_under_the_reader(
-    level: OpenLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("touch", [link, unlink, protect])
+def test_what_changes_no_byte_may_happen_under_the_reader(
+    touch: Callable[[Path], None], level: OpenLevel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second evaluation of one bundle links its files for a control; that is no change of them."""
     with monkeypatch.context() as patch:
-        while_it_reads(patch, lambda path: (tmp_path / f"{path.name}-linked").hardlink_to(path))
+        while_it_reads(patch, touch)
         hashed(level, tmp_path)
     # Something moved the inodes' times: it is looked at again.
     assert [hashed(level, tmp_path) for _ in range(2)] == [5 * len(CONTENT), 0]
