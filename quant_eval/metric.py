@@ -14,6 +14,9 @@ ONE_STEP: Stage = "one-step"
 FREE: Stage = "free"
 STAGES: tuple[Stage, ...] = (LOGITS, ONE_STEP, FREE)
 
+RECORDINGS = "recordings"
+"""What metrics need that are of people's speech: see `Metric.needs`."""
+
 Direction = Literal["lower", "higher", "zero"]
 """Which values are good: low ones, high ones, or those near zero."""
 GateKind = Literal["at_most", "at_least", "within", "failures"]
@@ -51,6 +54,8 @@ class Metric:
         kinds: Of gate that fit it.
         digits: Decimals worth printing.
         is_per_frame: Whether a clip counts by its frames; else clips count alike.
+        needs: What has to be there beside its stage: "" nothing, `RECORDINGS` in the corpus, else the instrument of
+            that name. Without it the metric is neither measured nor judged.
     """
 
     key: str
@@ -64,6 +69,7 @@ class Metric:
     kinds: tuple[GateKind, ...] = ()
     digits: int = 2
     is_per_frame: bool = False
+    needs: str = ""
 
     @property
     def counts_failures(self) -> bool:
@@ -85,7 +91,8 @@ class Family:
     ) -> Callable[[_Function], _Function]:
         """Declare a metric; below it stands its function, whose name is the key. None is "no value in this clip".
 
-        `more` is of `Metric`: `ideal`, `digits`, `kinds` (by default those that fit the direction), `is_per_frame`.
+        `more` is of `Metric`: `ideal`, `digits`, `kinds` (by default those that fit the direction), `is_per_frame`,
+        `needs`.
         """
 
         def declare(function: _Function) -> _Function:

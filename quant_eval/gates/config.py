@@ -87,11 +87,19 @@ class Gates:
         if not self.levels:
             object.__setattr__(self, "levels", frozenset(key for gate in self.gates for key in gate.margins))
 
-    def only(self, stages: Collection[str]) -> "Gates":
-        """Those of these stages: for a run that leaves some out on purpose."""
+    def only(self, stages: Collection[str], given: Collection[str] = ()) -> "Gates":
+        """Those of these stages that need nothing but what is `given`: for a run that leaves some out on purpose.
+
+        `given` is of `Metric.needs`.
+        """
+
+        def is_wanted(metric: str) -> bool:
+            known = METRICS[metric]
+            return known.stage in stages and (not known.needs or known.needs in given)
+
         return Gates(
-            tuple(gate for gate in self.gates if METRICS[gate.metric].stage in stages),
-            {metric: step for metric, step in self.history.items() if METRICS[metric].stage in stages},
+            tuple(gate for gate in self.gates if is_wanted(gate.metric)),
+            {metric: step for metric, step in self.history.items() if is_wanted(metric)},
             self.levels,
             self.anchor,
         )
