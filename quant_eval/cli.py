@@ -15,6 +15,7 @@ from ..models.levels import F32
 from ..version import __version__
 from .accepting import accept, gate, results_of
 from .command_text import GATE_COLUMNS, cost_text, duration, gate_rows, history_line, result_lines
+from .corpus import is_part
 from .evaluation import Wanted, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
@@ -30,12 +31,15 @@ from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified_files import HASHES_NAME
 
 _PATH = click.Path(path_type=Path)
+_QUICK_PROMPTS = 40
+"""Of `--quick`. Teacher-forced stages have hundreds of frames a prompt."""
 _PATIENCE_S = 2.0
 """With files that are hashed, before that is said."""
 _EXAMPLES = """\b
 Examples:
   miso-eval run DIR --out report/                                 all levels of a bundle, all stages
-  miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only: minutes
+  miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only, 40 prompts: minutes
+  miso-eval run DIR --dry-run --out report/                       what all of it would cost, by parts
   miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
   miso-eval compare OLD NEW --level q4_k_m --out compared/        is NEW worse than OLD, measured by FP16?
   miso-eval prosody ref.wav test.wav                              two recordings
@@ -60,7 +64,11 @@ def _options(command: Any) -> Any:
         click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
-        click.option("--quick", is_flag=True, help="Stages logits and one-step, one seed."),
+        click.option(
+            "--quick",
+            is_flag=True,
+            help="Stages logits and one-step, one seed, and 40 prompts unless --prompts or a part is named.",
+        ),
         click.option("--temperature", default=0.9, show_default=True),
         click.option("--top-k", default=50, show_default=True),
         click.option("--gates", type=_PATH, help="Gates as TOML [default: those of the package]."),
@@ -73,7 +81,8 @@ def _options(command: Any) -> Any:
         click.option("--gpu-layers", type=int, help="0: CPU only."),
         click.option("--fresh", is_flag=True, help="Forget what an earlier run has left in --out."),
         click.option("--strict", is_flag=True, help="INCONCLUSIVE is a failure too."),
-        click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout."),
+        click.option("--dry-run", is_flag=True, help="Print what it will cost, by parts, and end."),
+        click.option("--json", "as_json", is_flag=True, help="Print the results (of --dry-run the cost) as JSON."),
         click.option("--debug", is_flag=True, help="Show tracebacks and details."),
     )
     for option in reversed(options):  # click shows the last that was added first
@@ -116,16 +125,20 @@ def _stages(options: dict[str, Any]) -> tuple[str, ...]:
     return (LOGITS, ONE_STEP) if options["quick"] else tuple(name.strip() for name in options["stages"].split(","))
 
 
+def _prompts(options: dict[str, Any]) -> int | None:
+    """How many of the corpus, unless all."""
+    is_cut = options["prompts"] is not None or is_part(options["corpus"])
+    return _QUICK_PROMPTS if options["quick"] and not is_cut else options["prompts"]
+
+
 def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     check_installed()
     quick = options["quick"]
     stages = _stages(options)
-    if options["fresh"]:
-        _forget(options["out"])
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
-        prompts=options["prompts"],
+        prompts=_prompts(options),
         seeds=1 if quick else options["seeds"],
         stages=stages,
         controls=options["controls"],
@@ -137,7 +150,16 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    stderr.print(cost_text(estimate_cost(plan, options["processes"])), highlight=False, markup=False)
+    cost = estimate_cost(plan, options["processes"], vram=options["vram"])
+    if options["dry_run"]:
+        if options["as_json"]:
+            stdout.print_json(json.dumps(cost.to_dict()))
+        else:
+            stdout.print(cost_text(cost), highlight=False, markup=False)
+        return DONE
+    stderr.print(cost_text(cost), highlight=False, markup=False)
+    if options["fresh"]:
+        _forget(options["out"])
     wanted = Wanted(
         kind, options["processes"], options["gates"], options["history"], options["vram"], options["extras"]
     )

@@ -14,13 +14,27 @@ _HISTORY = ("history", "anchor")
 GATE_COLUMNS = ("level", "metric", "value", "bounds, 95 % each", "margin", "verdict")
 
 
+_LEAST_SHARE = 0.02
+"""Of the time: what takes less is summed up."""
+
+
 def cost_text(cost: Cost) -> str:
-    """Before the work, in one line."""
+    """Before the work: all of it in a line, and where the time goes, the larger parts a line each."""
     parts = (("logits", cost.logits_bytes), ("damaged levels", cost.copies_bytes), ("clips", cost.audio_bytes))
     of = ", ".join(f"{name} {size_text(size)}" for name, size in parts if size)
     disk = f", {size_text(cost.disk_bytes)} on disk ({of})" if of else ""
-    takes = cost.said if cost.wall_s is None else f"about {duration(cost.wall_s)} ({cost.said})"
-    return f"{cost.clips} clips, about {duration(cost.audio_s)} of speech{disk}; {takes}. It resumes after Ctrl-C."
+    takes = cost.why_not if cost.wall_s is None else f"about {duration(cost.wall_s)}"
+    total = f"{cost.clips} clips, about {duration(cost.audio_s)} of speech{disk}; {takes}. It resumes after Ctrl-C."
+    return "\n".join([total, *_part_lines(cost)])
+
+
+def _part_lines(cost: Cost) -> list[str]:
+    wall_s = cost.wall_s or 0.0
+    rows = [(part.name, part.seconds) for part in cost.parts if part.seconds >= _LEAST_SHARE * wall_s]
+    if rest_s := wall_s - sum(seconds for _, seconds in rows):
+        rows.append(("the rest", rest_s))
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:{width}}  {duration(seconds):>7}  {100 * seconds / wall_s:2.0f} %" for name, seconds in rows]
 
 
 def gate_rows(gates: Sequence[GateResult]) -> list[tuple[str, ...]]:

@@ -130,6 +130,11 @@ def load_corpus(source: str | Path) -> Corpus:
     return _parse(printable(path.stem), _read(path), path.parent)
 
 
+def is_part(source: str) -> bool:
+    """Whether `source` names a part of a corpus of the package: "builtin:40"."""
+    return _NAMED_PART.fullmatch(source) is not None
+
+
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:

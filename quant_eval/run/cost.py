@@ -1,12 +1,15 @@
-"""What an evaluation will cost: clips, speech, disk and time, for people who are about to wait. It runs no model.
+"""What an evaluation will cost: clips, speech, disk and time by parts, for people who are about to wait.
 
-The time is the sum over the steps of every clip. The constants are medians on two cores of an AMD EPYC (AVX2); each
-says what it was measured of.
+It runs no model. The time is the sum over the steps of every clip. The constants are medians on two cores of an AMD
+EPYC (AVX2); each says what it was measured of.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from ...models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from ...native.nvml import Nvml
@@ -19,6 +22,11 @@ from .free_controls import CLIPS
 from .plan import Plan
 from .reference_logits import clip_bytes
 from .speed import Speed, Weights, speed_of
+
+SPEAKING, REPLAYS, DIVERGENCE, CODEC, PROSODY = "speaking", "replays", "comparing logits", "codec", "prosody"
+LOADING, DAMAGED_LEVELS, DAMAGED_CLIPS = "loading", "damaged levels", "damaged clips"
+MEMORY, HASHING, STATISTICS, REPORTS = "memory", "hashing", "statistics", "reports"
+"""The parts of the time. Loaded, replayed and compared is also what is damaged: all of that is one part."""
 
 _CHARACTERS_PER_S = 14.0
 """Of English read aloud."""
@@ -34,6 +42,10 @@ _VOICE_S = 0.06
 """That, rhythm, and the quality of the voice. Source: the same."""
 _WARP_S = 2.2e-3
 """Dynamic time warping of two clips of a second; it grows with the square. Source: the same."""
+_LOADED_S, _LOADED_BYTES_S = 0.3, 1.5e9
+"""Of a level, and of its models' bytes, which lie in the file cache since they were hashed."""
+_MEASURED_SPEECH_S = 90.0
+"""That a level says while the memory of a GPU is watched. Source: `memory/measured.py`."""
 _HASHED_BYTES_S = 5e8
 """sha256, on a core without instructions for it."""
 _COPIED_BYTES_S = 1.5e8
@@ -43,14 +55,26 @@ _STATISTICS_S, _REPORTS_S = 2.0, 8.0
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is done, and how long it takes."""
+
+    name: str
+    seconds: float
+
+
+Share = tuple[str, float]
+"""Seconds that are added to the part of that name."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """An estimate.
 
     Attributes:
         clips: To be done: see `Plan.clips`.
         audio_s: That will be spoken.
-        wall_s: Of the time; None if it cannot be known.
-        said: Of what the time is the sum, or why there is none.
+        parts: Of the time, the largest first; none if it cannot be known.
+        why_not: Why there are none, else "".
         logits_bytes: Of the reference's logits.
         copies_bytes: Of the largest damaged level: one at a time is there.
         audio_bytes: Of clips.
@@ -58,37 +82,66 @@ class Cost:
 
     clips: int
     audio_s: float
-    wall_s: float | None
-    said: str
+    parts: tuple[Part, ...]
+    why_not: str
     logits_bytes: int
     copies_bytes: int
     audio_bytes: int
+
+    @property
+    def wall_s(self) -> float | None:
+        """Of the time; None if it cannot be known."""
+        return sum(part.seconds for part in self.parts) if self.parts else None
 
     @property
     def disk_bytes(self) -> int:
         """All that is written."""
         return self.logits_bytes + self.copies_bytes + self.audio_bytes
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "wall_s": self.wall_s, "disk_bytes": self.disk_bytes}
 
-def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | None = None) -> Cost:
-    """From texts' lengths and files' sizes, and how fast this machine is. `nvml` opens NVML, as `speed_of`."""
+
+def estimate_cost(
+    plan: Plan,
+    processes: int = 1,
+    *,
+    vram: bool = False,
+    instruments: Mapping[str, float] = {},
+    speed: Speed | None = None,
+    nvml: Callable[[], Nvml] | None = None,
+) -> Cost:
+    """From texts' lengths and files' sizes, and how fast a machine is.
+
+    Args:
+        plan: What is to be done.
+        processes: That share the clips.
+        vram: Whether the memory of each level is looked at.
+        instruments: That hear every clip of a free run, each with the seconds that it takes for a second of sound.
+        speed: Of each process, on another machine; None for this one.
+        nvml: Opens NVML, as `speed_of`.
+    """
     plans = [plan] if plan.finer is None else [plan, plan.finer]
-    spec = plan.reference.files.manifest.model_spec
     spoken_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.prompts))
     candidates = sum(len(each.candidates) for each in plans)
     clips_s = candidates * spoken_s if FREE in plan.stages else 0.0
     copies = [damage.copied_bytes for damage in plan.damages]
     on_gpu = plan.settings["device"] != device(0)
-    speed = speed_of(spec, plan.engine, processes, on_gpu=on_gpu, nvml=nvml)
-    wall_s, said = None, speed
-    if isinstance(speed, Speed):
-        wall_s = sum(_work_s(each, speed) for each in plans) / processes + _alone_s(plans, sum(copies))
-        said = _included(plan)
+    spec = plan.reference.files.manifest.model_spec
+    known = speed or speed_of(spec, plan.engine, processes, on_gpu=on_gpu, nvml=nvml)
+    parts: dict[str, float] = defaultdict(float)
+    if isinstance(known, Speed):
+        for name, seconds in _all_shares(plan, known, processes, vram=vram):
+            parts[name] += seconds
+        for name, per_second in instruments.items():
+            parts[name] += per_second * len(plan.candidates) * spoken_s if FREE in plan.stages else 0.0
+    largest_first = sorted(parts.items(), key=lambda part: -part[1])
     return Cost(
         clips=plan.clips(),
         audio_s=len(plans) * spoken_s + clips_s,
-        wall_s=wall_s,
-        said=str(said),
+        parts=tuple(Part(name, seconds) for name, seconds in largest_first if seconds),
+        why_not="" if isinstance(known, Speed) else known,
         logits_bytes=len(plans) * _logits_bytes(plan) if LOGITS in plan.stages else 0,
         copies_bytes=max(copies, default=0),
         audio_bytes=round(clips_s * SAMPLE_RATE_HZ * 2),
@@ -116,25 +169,47 @@ def _logits_bytes(plan: Plan) -> int:
     return len(plan.seeds) * sum(clip_bytes(spec, each) for each in frames)
 
 
-def _included(plan: Plan) -> str:
-    parts = ["speaking", "codec", "Praat", "hashing", "statistics", "reports"]
-    if {LOGITS, ONE_STEP} & set(plan.stages):
-        parts.insert(1, "replays")
-    if plan.damages:
-        parts.append("damaged copies")
+def _all_shares(plan: Plan, speed: Speed, processes: int, *, vram: bool) -> Iterator[Share]:
+    """Of everything but instruments. Clips are shared by the processes, of which each loads every level."""
+    for name, seconds in _clip_shares(plan, speed):
+        yield name, seconds / processes
+    yield LOADING, sum(_load_s(each.files) for each in plan.candidates) + _load_s(plan.reference.files)
+    yield (
+        DAMAGED_LEVELS,
+        sum(damage.copied_bytes / _COPIED_BYTES_S + _load_s(damage.candidate.files) for damage in plan.damages),
+    )
+    yield DAMAGED_CLIPS, _damaged_clips_s(plan)
     if plan.finer is not None:
-        parts.append(f"{plan.reference.name} against {plan.finer.reference.name}")
-    return ", ".join(parts)
+        judged = f"{plan.reference.name} against {plan.finer.reference.name}"
+        loads_s = _load_s(plan.reference.files) + _load_s(plan.finer.reference.files)
+        yield judged, sum(seconds for _, seconds in _clip_shares(plan.finer, speed)) / processes + loads_s
+    if vram:
+        for each in plan.candidates:
+            yield MEMORY, _memory_s(each.files, speed)
+    files = {path for each in _files(plan) for path in (*_models(each), each.codec_decoder)}
+    yield HASHING, sum(path.stat().st_size for path in files) / _HASHED_BYTES_S
+    yield STATISTICS, _STATISTICS_S * len(plan.candidates)
+    yield REPORTS, _REPORTS_S
 
 
-def _alone_s(plans: list[Plan], copies_bytes: int) -> float:
-    """What one process does: before the clips, between them and after them."""
-    plan = plans[0]
-    levels = [each.files for one in plans for each in (one.reference, *one.everyone)]
-    files = {path for each in levels for path in (each.backbone, each.decoder, each.embeddings, each.codec_decoder)}
-    hashed_s = sum(path.stat().st_size for path in files) / _HASHED_BYTES_S
-    statistics_s = _STATISTICS_S * len(plan.candidates) + _REPORTS_S
-    return hashed_s + copies_bytes / _COPIED_BYTES_S + _damaged_clips_s(plan) + statistics_s
+def _files(plan: Plan) -> list[OpenLevel]:
+    finer = [] if plan.finer is None else [plan.finer.reference]
+    return [each.files for each in (plan.reference, *plan.everyone, *finer)]
+
+
+def _models(level: OpenLevel) -> tuple[Path, Path, Path]:
+    return level.backbone, level.decoder, level.embeddings
+
+
+def _load_s(level: OpenLevel) -> float:
+    return _LOADED_S + sum(path.stat().st_size for path in _models(level)) / _LOADED_BYTES_S
+
+
+def _memory_s(level: OpenLevel, speed: Speed) -> float:
+    """Loaded for what is allocated; on a GPU once more, and it speaks."""
+    if not speed.on_gpu:
+        return _load_s(level)
+    return 2 * _load_s(level) + _MEASURED_SPEECH_S * FRAME_RATE_HZ * speed.frame_s(Weights.of(level))
 
 
 def _damaged_clips_s(plan: Plan) -> float:
@@ -145,7 +220,7 @@ def _damaged_clips_s(plan: Plan) -> float:
     return (2 * len(plan.candidates) + 1) * CLIPS * (one_s * _VOICE_S + one_s**2 * _WARP_S)
 
 
-def _work_s(plan: Plan, speed: Speed) -> float:
+def _clip_shares(plan: Plan, speed: Speed) -> Iterator[Share]:
     """All clips of a plan, without its finer one, in one process."""
     reference = plan.reference.files
     spec = reference.manifest.model_spec
@@ -154,20 +229,30 @@ def _work_s(plan: Plan, speed: Speed) -> float:
     base = Weights.of(reference)
     weights = {each.key: Weights.of(each.files) for each in plan.everyone}
     replays = (LOGITS in plan.stages) + (ONE_STEP in plan.stages)
-    total = 0.0
     for prompt in plan.corpus.prompts:
         clip = _Clip(prompt, speed, codec_s, logits_s)
-        total += len(plan.seeds) * (clip.speak_s(base) + replays * clip.replay_s(base))
+        seeds = len(plan.seeds)
+        yield SPEAKING, seeds * (clip.speak_s(base) + clip.before_s(base))
+        yield REPLAYS, seeds * replays * clip.replay_s(base)
         if FREE in plan.stages:  # the noise floor
-            total += (len(plan.seeds) - 1) * clip.compare_s
+            yield from _times(seeds - 1, clip.compared())
         for candidate in plan.everyone:
             own, stages = weights[candidate.key], plan.stages_of(candidate, prompt)
-            has_halves = candidate != plan.reference and not plan.is_damaged(candidate)
-            one_s = clip.logits_s(own, base if has_halves else None) if LOGITS in stages else 0.0
-            one_s += clip.one_step_s(own) if ONE_STEP in stages else 0.0
-            one_s += clip.free_s(own) if FREE in stages else 0.0
-            total += len(plan.seeds_of(candidate, prompt)) * one_s
-    return total
+            is_damaged = plan.is_damaged(candidate)
+            has_halves = candidate != plan.reference and not is_damaged
+            shares: list[Share] = []
+            if LOGITS in stages:
+                shares += clip.logits(own, base if has_halves else None)
+            if ONE_STEP in stages:
+                shares += clip.one_step(own)
+            if FREE in stages:
+                shares += clip.free(own)
+            found = _times(len(plan.seeds_of(candidate, prompt)), shares)
+            yield from ((DAMAGED_LEVELS, seconds) for _, seconds in found) if is_damaged else found
+
+
+def _times(count: int, shares: list[Share]) -> Iterator[Share]:
+    return ((name, count * seconds) for name, seconds in shares)
 
 
 @dataclass(frozen=True)
@@ -194,35 +279,38 @@ class _Clip:
         tokens = (len(self.prompt.text) + before) / _CHARACTERS_PER_TOKEN
         return tokens + before / _CHARACTERS_PER_S * FRAME_RATE_HZ
 
-    @property
-    def sound_s(self) -> float:
-        """The reference's clip and the level's."""
-        return 2 * self.frames * self.codec_frame_s
-
-    @property
-    def compare_s(self) -> float:
-        """Two clips that part."""
-        return self.sound_s + 2 * self.audio_s * _VOICE_S + self.audio_s**2 * _WARP_S
-
     def speak_s(self, weights: Weights) -> float:
         return self.frames * self.speed.frame_s(weights) + self.speed.rows_s(weights, backbone=self.rows)
+
+    def before_s(self, weights: Weights) -> float:
+        """The turns before it, which only the reference says."""
+        said = sum(len(text) for _, text in self.prompt.before)
+        return said / _CHARACTERS_PER_S * FRAME_RATE_HZ * self.speed.frame_s(weights)
 
     def replay_s(self, weights: Weights) -> float:
         return self.speed.rows_s(weights, backbone=self.frames + self.rows, depth=self.frames)
 
-    def logits_s(self, weights: Weights, base: Weights | None) -> float:
+    def sound(self) -> Share:
+        """The reference's clip and the level's."""
+        return CODEC, 2 * self.frames * self.codec_frame_s
+
+    def compared(self) -> list[Share]:
+        """Two clips that part."""
+        return [self.sound(), (PROSODY, 2 * self.audio_s * _VOICE_S + self.audio_s**2 * _WARP_S)]
+
+    def logits(self, weights: Weights, base: Weights | None) -> list[Share]:
         """With each half beside the other one of the reference, unless it is the reference."""
-        once = self.replay_s(weights) + self.frames * self.divergence_frame_s
-        if base is None:
-            return once
-        halves = self.speed.rows_s(base, depth=self.frames) + self.speed.rows_s(weights, depth=self.frames)
-        return once + halves + 2 * self.frames * self.divergence_frame_s
+        shares = [(REPLAYS, self.replay_s(weights)), (DIVERGENCE, self.frames * self.divergence_frame_s)]
+        if base is not None:
+            halves_s = self.speed.rows_s(base, depth=self.frames) + self.speed.rows_s(weights, depth=self.frames)
+            shares += [(REPLAYS, halves_s), (DIVERGENCE, 2 * self.frames * self.divergence_frame_s)]
+        return shares
 
-    def one_step_s(self, weights: Weights) -> float:
-        return self.replay_s(weights) + self.sound_s + 2 * self.audio_s * _CONTOURS_S
+    def one_step(self, weights: Weights) -> list[Share]:
+        return [(REPLAYS, self.replay_s(weights)), self.sound(), (PROSODY, 2 * self.audio_s * _CONTOURS_S)]
 
-    def free_s(self, weights: Weights) -> float:
-        return self.speak_s(weights) + self.compare_s
+    def free(self, weights: Weights) -> list[Share]:
+        return [(SPEAKING, self.speak_s(weights)), *self.compared()]
 
 
 def _spoken_s(prompt: Prompt) -> float:

@@ -89,13 +89,29 @@ class Speed:
     macs_s: float | None = None
     row: float | None = None
 
+    @classmethod
+    def of_cpu(cls, bandwidth: float, threads: int, processes: int = 1) -> "Speed":
+        """Of each of so many processes with so many threads that read `bandwidth` bytes a second together."""
+        return cls(_CPU_EFFICIENCY * bandwidth / processes, _STEP_S, macs_s=_MACS_PER_CORE_S * threads)
+
+    @classmethod
+    def of_gpu(cls, bandwidth: float, spec: ModelSpec, processes: int = 1) -> "Speed":
+        """Of each of so many processes on a GPU whose memory gives `bandwidth` bytes a second."""
+        launches = _LAUNCHES_PER_LAYER * (spec.backbone.layers + (spec.codebooks - 1) * spec.decoder.layers)
+        return cls(_GPU_EFFICIENCY * bandwidth / processes, launches * _LAUNCH_S * processes, row=_GPU_ROW)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is one's."""
+        return self.macs_s is None
+
     def frame_s(self, weights: Weights) -> float:
         """One frame of free speech."""
         return (weights.backbone_bytes + weights.depth_bytes) / self.bytes_s + self.step_s
 
     def rows_s(self, weights: Weights, *, backbone: float = 0, depth: float = 0) -> float:
         """So many rows of either half, among many."""
-        if self.macs_s is None:
+        if self.macs_s is None:  # on a GPU
             streamed = backbone * weights.backbone_bytes + depth * weights.depth_bytes
             return (self.row or 1.0) * (streamed / self.bytes_s + max(backbone, depth) * self.step_s)
         macs = backbone * weights.backbone_macs + depth * weights.depth_macs
@@ -110,8 +126,7 @@ def speed_of(
     `nvml` opens NVML; the installed one by default.
     """
     if not on_gpu:
-        bandwidth = read_bandwidth(engine.threads * processes) / processes
-        return Speed(_CPU_EFFICIENCY * bandwidth, _STEP_S, macs_s=_MACS_PER_CORE_S * engine.threads)
+        return Speed.of_cpu(read_bandwidth(engine.threads * processes), engine.threads, processes)
     layers = spec.backbone.layers
     if engine.gpu_layers is not None and 0 <= engine.gpu_layers < layers:
         return f"no estimate of the time with {engine.gpu_layers} of {layers} layers on a GPU"
@@ -119,8 +134,7 @@ def speed_of(
         bandwidth = gpu_bandwidth(engine.main_gpu, nvml)
     except NvmlMissing as error:
         return f"no estimate of the time on a GPU whose memory bandwidth is not known ({error})"
-    launches = _LAUNCHES_PER_LAYER * (layers + (spec.codebooks - 1) * spec.decoder.layers)
-    return Speed(_GPU_EFFICIENCY * bandwidth / processes, launches * _LAUNCH_S * processes, row=_GPU_ROW)
+    return Speed.of_gpu(bandwidth, spec, processes)
 
 
 def gpu_bandwidth(index: int, nvml: Callable[[], Nvml] | None = None) -> float:

@@ -8,7 +8,7 @@ from sample_results import sample
 from miso_gguf.quant_eval.cli import _exit_code
 from miso_gguf.quant_eval.command_text import cost_text, gate_rows, history_line, result_lines
 from miso_gguf.quant_eval.results import Control, Estimate, GateResult, Verdict
-from miso_gguf.quant_eval.run.cost import Cost
+from miso_gguf.quant_eval.run.cost import Cost, Part
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,29 @@ def test_changes_that_pass_are_counted_and_not_listed() -> None:
     assert [row[1] for row in gate_rows([gate("PASS"), *held])] == ["KLD, semantic", "KLD, semantic (history)"]
 
 
-def cost(wall_s: float | None, said: str) -> Cost:
-    return Cost(12, 100.0, wall_s, said, logits_bytes=2 * 10**9, copies_bytes=16 * 10**9, audio_bytes=0)
+def cost(parts: dict[str, float], why_not: str = "") -> Cost:
+    made = tuple(Part(name, seconds) for name, seconds in parts.items())
+    return Cost(12, 100.0, made, why_not, logits_bytes=2 * 10**9, copies_bytes=16 * 10**9, audio_bytes=0)
 
 
-def test_the_cost_says_what_it_includes() -> None:
-    said = cost_text(cost(7200.0, "speaking, codec"))
-    assert said.startswith(
-        "12 clips, about 2 min of speech, 18.00 GB on disk (logits 2.00 GB, damaged levels 16.00 GB)"
-    )
-    assert "about 2.0 h (speaking, codec)" in said
-    assert "; no estimate of the time on a GPU. It resumes" in cost_text(cost(None, "no estimate of the time on a GPU"))
+def test_the_cost_is_a_line_and_its_larger_parts() -> None:
+    said = cost_text(cost({"speaking": 5400.0, "replays": 1620.0, "hashing": 130.0, "reports": 50.0})).splitlines()
+    assert said == [
+        "12 clips, about 2 min of speech, 18.00 GB on disk (logits 2.00 GB, damaged levels 16.00 GB); about 2.0 h. "
+        "It resumes after Ctrl-C.",
+        "  speaking    1.5 h  75 %",
+        "  replays    27 min  22 %",
+        "  the rest    3 min   2 %",
+    ]
+
+
+def test_the_cost_of_one_part_is_all_of_it() -> None:
+    assert cost_text(cost({"speaking": 60.0})).splitlines()[1:] == ["  speaking     60 s  100 %"]
+
+
+def test_a_time_that_is_not_known_has_no_parts() -> None:
+    (said,) = cost_text(cost({}, "no estimate of the time on a GPU")).splitlines()
+    assert said.endswith("; no estimate of the time on a GPU. It resumes after Ctrl-C.")
 
 
 def test_controls_are_counted_and_those_astray_named() -> None:

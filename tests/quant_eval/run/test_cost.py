@@ -1,5 +1,6 @@
 """The estimate: all that costs something is in it, and a GPU is no host."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from miso_gguf.native.nvml import Nvml
+from miso_gguf.quant_eval.corpus import Prompt
 from miso_gguf.quant_eval.run import cost as cost_module
 from miso_gguf.quant_eval.run import speed as module
 from miso_gguf.quant_eval.run.cost import Cost, estimate_cost, hearing_cost
@@ -55,6 +57,10 @@ def time_of(plan: Plan, **more: Any) -> float:
     return wall_s
 
 
+def parts_of(plan: Plan, **more: Any) -> dict[str, float]:
+    return {part.name: part.seconds for part in estimate_cost(plan, **more).parts}
+
+
 def test_weights_are_those_that_are_streamed(bundle: Path) -> None:
     level = open_level(bundle, "q8_0")
     found = Weights.of(level)
@@ -72,7 +78,7 @@ def test_everything_that_costs_is_in_it(bundle: Path, plan: Plan) -> None:
         bundle, ["f32", "fp16", "q8_0"], "fp16", Asked(plan.out, prompts=2, seeds=2, controls=False, gpu_layers=0)
     )
     assert time_of(f32) > base + 0.5 * time_of(replace(plan, candidates=plan.candidates[:1]))
-    assert "fp16 against f32" in estimate_cost(f32).said
+    assert "fp16 against f32" in parts_of(f32)
     for stage in plan.stages:
         assert time_of(replace(plan, stages=tuple(each for each in plan.stages if each != stage))) < base, stage
     for half, paths in (("both", ["backbone", "decoder"]), ("decoder", ["decoder"])):
@@ -83,8 +89,10 @@ def test_everything_that_costs_is_in_it(bundle: Path, plan: Plan) -> None:
         assert cost.disk_bytes - estimate_cost(plan).disk_bytes == cost.copies_bytes
         assert cost.wall_s is not None
         assert cost.wall_s > base + 2 * cost.copies_bytes / cost_module._COPIED_BYTES_S
-        assert "damaged copies" in cost.said
-    assert "damaged" not in estimate_cost(plan).said
+        parts = parts_of(replace(plan, damages=damages))
+        assert parts["damaged levels"] == pytest.approx(cost.wall_s - base)
+        assert {name: parts[name] for name in parts_of(plan)} == parts_of(plan), "and no other part"
+    assert "damaged levels" not in parts_of(plan)
 
 
 def test_what_the_reference_does_alone(plan: Plan) -> None:
@@ -98,14 +106,78 @@ def test_damaged_clips_cost_what_praat_does(plan: Plan) -> None:
     assert time_of(replace(silent, controls=True)) == pytest.approx(time_of(silent))
 
 
-PARTS = ("CODEC_FRAME", "CODEC_BYTE", "LOGIT", "CONTOURS", "VOICE", "WARP", "STATISTICS", "REPORTS")
+CONSTANTS = {
+    "CODEC_FRAME": "codec",
+    "CODEC_BYTE": "codec",
+    "LOGIT": "comparing logits",
+    "CONTOURS": "prosody",
+    "VOICE": "prosody",
+    "WARP": "prosody",
+    "LOADED": "loading",
+    "STATISTICS": "statistics",
+    "REPORTS": "reports",
+}
 
 
-@pytest.mark.parametrize("name", [f"_{part}_S" for part in PARTS])
-def test_each_part_counts(name: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = time_of(plan)
-    monkeypatch.setattr(cost_module, name, 1e3 * getattr(cost_module, name))
-    assert time_of(plan) > before + 1
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_each_constant_counts_in_its_part(constant: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parts_of(plan)
+    monkeypatch.setattr(cost_module, f"_{constant}_S", 1e3 * getattr(cost_module, f"_{constant}_S"))
+    after = parts_of(plan)
+    part = CONSTANTS[constant]
+    assert after.pop(part) > before.pop(part) + 1
+    assert after == before
+
+
+def test_the_time_is_the_sum_of_the_parts_the_largest_first(plan: Plan) -> None:
+    cost = estimate_cost(plan)
+    seconds = [part.seconds for part in cost.parts]
+    assert cost.wall_s == pytest.approx(sum(seconds))
+    assert seconds == sorted(seconds, reverse=True)
+    assert cost.to_dict()["parts"][0] == {"name": cost.parts[0].name, "seconds": seconds[0]}
+    assert json.loads(json.dumps(cost.to_dict()))["wall_s"] == cost.wall_s
+
+
+def test_instruments_hear_every_clip_of_a_free_run(plan: Plan) -> None:
+    """Two levels, two prompts, two seeds."""
+    heard_s = 2 * 2 * sum(len(prompt.text) for prompt in plan.corpus.prompts) / 14
+    parts = parts_of(plan, instruments={"wer": 0.5, "dnsmos": 2.0})
+    assert parts == pytest.approx({**parts_of(plan), "wer": 0.5 * heard_s, "dnsmos": 2.0 * heard_s})
+    silent = replace(plan, stages=("logits",))
+    assert parts_of(silent, instruments={"wer": 0.5}) == parts_of(silent)
+
+
+def test_every_process_loads_every_level(plan: Plan) -> None:
+    """Side by side, so that it takes as long as in one; the reference twice, to speak and to be held against itself."""
+    files = [each.files for each in (plan.reference, *plan.candidates)]
+    size = sum(path.stat().st_size for each in files for path in (each.backbone, each.decoder, each.embeddings))
+    expected = 3 * cost_module._LOADED_S + size / cost_module._LOADED_BYTES_S
+    assert parts_of(plan)["loading"] == pytest.approx(expected)
+    assert parts_of(plan, processes=2)["loading"] == pytest.approx(expected)
+
+
+def test_memory_is_loading_and_on_a_gpu_a_minute_and_a_half_of_speech(plan: Plan) -> None:
+    assert "memory" not in parts_of(plan)
+    host = parts_of(plan, vram=True)["memory"]
+    card = Speed.of_gpu(1e12, plan.reference.files.manifest.model_spec)
+    found = parts_of(plan, vram=True, speed=card)["memory"]
+    said_s = 90 * 12.5 * sum(card.frame_s(Weights.of(each.files)) for each in plan.candidates)
+    assert found == pytest.approx(2 * host + said_s)
+
+
+def test_the_turns_before_are_spoken_by_the_reference_alone(plan: Plan) -> None:
+    first, *others = plan.corpus.prompts
+    first = replace(first, text="x" * 14)
+    talk = replace(first, before=((0, "y" * 28),))
+    logits = replace(plan, stages=("logits",), candidates=plan.candidates[:1])
+
+    def spoken(prompt: Prompt) -> float:
+        return parts_of(replace(logits, corpus=replace(plan.corpus, prompts=(prompt, *others))), speed=speed)[
+            "speaking"
+        ]
+
+    speed = Speed(1e12, step_s=1.0, macs_s=1e30)
+    assert spoken(talk) - spoken(first) == pytest.approx(2 * 2 * 12.5, rel=0.01), "two seeds, two seconds"
 
 
 def test_attribution_is_two_more_passes_of_a_half(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +243,12 @@ def test_a_gpu_is_no_host(plan: Plan) -> None:
     ):
         unknown = estimate_cost(on_gpu, nvml=missing)
         assert unknown.wall_s is None
-        assert why in unknown.said
+        assert why in unknown.why_not
+        assert unknown.parts == ()
         assert unknown.clips == fast.clips
     few = replace(on_gpu, engine=EngineOptions(threads=1, gpu_layers=1))
     assert estimate_cost(few, nvml=nvml()).wall_s is None
-    assert "1 of 4 layers on a GPU" in estimate_cost(few, nvml=nvml()).said
+    assert "1 of 4 layers on a GPU" in estimate_cost(few, nvml=nvml()).why_not
 
 
 def raising(error: Exception) -> Callable[..., int]:
