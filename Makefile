@@ -8,7 +8,7 @@ MYPY_PATH := build/path
 PACKAGE := __init__.py console.py convert core hub models native quant_eval recipes runtime serve
 
 .PHONY: demo demo-oldest serve test test-long test-slow check docs format bench train-tiny regression accept-regression \
-	regression-avx2 accept-regression-avx2 clean
+	regression-avx2 accept-regression-avx2 nightly clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at four levels, look at it, verify it, speak with it
 	rm -rf demo
@@ -78,6 +78,15 @@ regression: $(STAMPS)/eval  ## evaluate four levels of the tiny model, and hold 
 	rm -rf $(REGRESSION)
 	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out $(REGRESSION)/bundle
 	$(BIN)/miso-eval run $(REGRESSION)/bundle $(SUBSET) --processes 2 --threads 1 $(HISTORY) --out $(REGRESSION)/report
+
+# A night's work: all prompts, three seeds, and the ladder. Its corpus is another one, so it is held against no history.
+NIGHTLY := build/nightly
+LARGE := --corpus tiny --seeds 3 --ladder
+
+nightly: $(STAMPS)/eval  ## evaluate the same levels on all prompts with three seeds, and along the ladder of damages
+	rm -rf $(NIGHTLY)
+	$(BIN)/miso-convert tiny --quant fp16 --quant q8_0 --quant q4_k_m --quant q4_0 --out $(NIGHTLY)/bundle
+	$(BIN)/miso-eval run $(NIGHTLY)/bundle $(LARGE) --processes 2 --threads 1 --out $(NIGHTLY)/report
 
 accept-regression:  ## accept what `make regression` last found (FORCE=--force: whatever it says); then commit it
 	$(BIN)/miso-eval accept $(REGRESSION)/report $(ACCEPTED) $(FORCE)

@@ -10,7 +10,7 @@ are projections. Prints a table for each kind of run, and last one line of JSON.
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,10 +66,10 @@ def write_hollow_bundle(directory: Path, flavor: str, levels: Sequence[str]) -> 
         convert(conversion)
 
 
-def machines(spec: ModelSpec) -> dict[str, Speed]:
-    """By name; each computes in one process."""
+def machines(spec: ModelSpec, bandwidth: float | None) -> dict[str, Speed]:
+    """By name; each computes in one process. `bandwidth` is this one's, bytes a second; None to measure it."""
     threads = default_threads()
-    here = read_bandwidth(threads)
+    here = bandwidth or read_bandwidth(threads)
     return {
         f"this CPU, {threads} cores, {here / 1e9:.0f} GB/s": Speed.of_cpu(here, threads),
         "CPU, 8 cores, 60 GB/s": Speed.of_cpu(60e9, 8),
@@ -77,10 +77,9 @@ def machines(spec: ModelSpec) -> dict[str, Speed]:
     }
 
 
-def costs(bundle: Path, spec: ModelSpec) -> dict[str, dict[str, Cost]]:
+def costs(bundle: Path, known: Mapping[str, Speed]) -> dict[str, dict[str, Cost]]:
     """By run, then by machine."""
     found: dict[str, dict[str, Cost]] = {}
-    known = machines(spec)
     for name, more in RUNS.items():
         plan: Plan = plan_run(bundle, LEVELS, FP16.key, Asked(bundle / "out", gpu_layers=0, **more))
         found[name] = {machine: estimate_cost(plan, vram=True, speed=speed) for machine, speed in known.items()}
@@ -89,11 +88,14 @@ def costs(bundle: Path, spec: ModelSpec) -> dict[str, dict[str, Cost]]:
 
 @click.command()
 @click.option("--flavor", type=click.Choice(list(FLAVORS)), default="miso-8b", show_default=True)
-def main(flavor: str) -> None:
+@click.option(
+    "--bandwidth", type=float, help="Of this CPU's memory when nothing else runs, in GB/s [default: as it is now]."
+)
+def main(flavor: str, bandwidth: float | None) -> None:
     console = Console(width=200)
     with tempfile.TemporaryDirectory() as temporary:
         write_hollow_bundle(Path(temporary), flavor, LEVELS)
-        found = costs(Path(temporary), FLAVORS[flavor])
+        found = costs(Path(temporary), machines(FLAVORS[flavor], bandwidth and 1e9 * bandwidth))
     for run, by_machine in found.items():
         console.print(table(run, by_machine))
     record = {run: {machine: cost.to_dict() for machine, cost in each.items()} for run, each in found.items()}

@@ -42,8 +42,10 @@ _VOICE_S = 0.06
 """That, rhythm, and the quality of the voice. Source: the same."""
 _WARP_S = 2.2e-3
 """Dynamic time warping of two clips of a second; it grows with the square. Source: the same."""
-_LOADED_S, _LOADED_BYTES_S = 0.3, 1.5e9
-"""Of a level, and of its models' bytes, which lie in the file cache since they were hashed."""
+_LOADED_S, _LOADED_BYTES_S = 0.1, 1e9
+"""Of a level, and of its models' bytes, which lie in the file cache since they were hashed. Source: the tiny model, and
+1.8 GB of the 8B model's shapes (2.8 s); docs/runtime.md has 1.5 to 6 s for 5.3 GB.
+"""
 _MEASURED_SPEECH_S = 90.0
 """That a level says while the memory of a GPU is watched. Source: `memory/measured.py`."""
 _HASHED_BYTES_S = 5e8
