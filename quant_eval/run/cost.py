@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from ...models.spec import ModelSpec, TransformerSpec
 from ...native.nvml import Nvml
 from ...runtime.bundle import OpenLevel
 from ...runtime.options import EngineOptions
@@ -46,6 +47,8 @@ _LOADED_S, _LOADED_BYTES_S = 0.1, 1e9
 """Of a level, and of its models' bytes, which lie in the file cache since they were hashed. Source: the tiny model, and
 1.8 GB of the 8B model's shapes (2.8 s); docs/runtime.md has 1.5 to 6 s for 5.3 GB.
 """
+_HEARD_S = 4e-9
+"""Of each number that goes into a matrix while it is heard, copied and summed. Source: 16 frames of the 8B model."""
 _MEASURED_SPEECH_S = 90.0
 """That a level says while the memory of a GPU is watched. Source: `memory/measured.py`."""
 _HASHED_BYTES_S = 5e8
@@ -153,7 +156,10 @@ def estimate_cost(
 def hearing_cost(
     level: OpenLevel, said: Sequence[Prompt], engine: EngineOptions, *, nvml: Callable[[], Nvml] | None = None
 ) -> tuple[float, float | str]:
-    """Of a level that says prompts and replays them: seconds of speech, and of time; or why that cannot be known."""
+    """Of a level that says prompts and replays them to be heard: seconds of speech, and of time.
+
+    Or why that cannot be known. Loading is in it, and what is copied, summed, and kept after each clip.
+    """
     weights = Weights.of(level)
     on_gpu = device(engine.gpu_layers) != device(0)
     speed = speed_of(level.manifest.model_spec, engine, 1, on_gpu=on_gpu, nvml=nvml)
@@ -162,7 +168,8 @@ def hearing_cost(
         return audio_s, speed
     clips = [_Clip(prompt, speed, 0.0, 0.0) for prompt in said]
     spoken_s = sum(clip.speak_s(weights) for clip in clips if clip.prompt.audio is None)
-    return audio_s, spoken_s + sum(clip.replay_s(weights) for clip in clips)
+    replayed_s = sum(clip.replay_s(weights) + clip.heard_s(level.manifest.model_spec) for clip in clips)
+    return audio_s, _load_s(level) + spoken_s + replayed_s
 
 
 def _logits_bytes(plan: Plan) -> int:
@@ -300,6 +307,12 @@ class _Clip:
         """Two clips that part."""
         return [self.sound(), (PROSODY, 2 * self.audio_s * _VOICE_S + self.audio_s**2 * _WARP_S)]
 
+    def heard_s(self, spec: ModelSpec) -> float:
+        """Of a replay, beside it."""
+        row, frame = _columns(spec.backbone), spec.codebooks * _columns(spec.decoder)
+        copied_s = ((self.frames + self.rows) * row + self.frames * frame) * _HEARD_S
+        return copied_s + 8 * (row + frame) / _COPIED_BYTES_S
+
     def logits(self, weights: Weights, base: Weights | None) -> list[Share]:
         """With each half beside the other one of the reference, unless it is the reference."""
         shares = [(REPLAYS, self.replay_s(weights)), (DIVERGENCE, self.frames * self.divergence_frame_s)]
@@ -313,6 +326,11 @@ class _Clip:
 
     def free(self, weights: Weights) -> list[Share]:
         return [(SPEAKING, self.speak_s(weights)), *self.compared()]
+
+
+def _columns(spec: TransformerSpec) -> int:
+    """Of all matrices of the layers, those with one input once."""
+    return spec.layers * (2 * spec.embed_dim + spec.heads * spec.head_dim + spec.ffn_dim)
 
 
 def _spoken_s(prompt: Prompt) -> float:

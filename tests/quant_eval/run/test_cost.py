@@ -202,7 +202,18 @@ def test_what_is_heard_is_said_and_replayed(plan: Plan) -> None:
     assert isinstance(takes, float)
     assert isinstance(recorded, float)
     assert 0 < recorded < takes, "a recording is not spoken"
-    assert twice == pytest.approx(2 * takes)
+    loading_s = cost_module._load_s(level)
+    assert twice - loading_s == pytest.approx(2 * (takes - loading_s))
+
+
+def test_hearing_copies_what_goes_into_every_matrix(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tiny model: its rows have 4 * (3 * 256 + 768) numbers, its frames 8 times 2 * (3 * 256 + 512)."""
+    monkeypatch.setattr(cost_module, "_HEARD_S", 1.0)
+    prompt = replace(plan.corpus.prompts[0], text="x" * 28, before=())
+    engine = EngineOptions(threads=1, gpu_layers=0)
+    frames, rows = 2 * 12.5, 28 / 4
+    _, takes = hearing_cost(plan.reference.files, [prompt], engine)
+    assert takes == pytest.approx((frames + rows) * 4 * 1536 + frames * 8 * 2 * 1280, rel=0.01)
 
 
 def test_it_grows_with_what_is_asked_for(plan: Plan) -> None:
