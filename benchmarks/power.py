@@ -14,7 +14,8 @@ distance), and the product's own `judge` decides, the level's other gates being 
   shows that parts from FP16 within the first second, as 8B at every level will.
 
 Failures, of which the tiny model has none, are drawn clip by clip. Prints a table, and last one line of JSON. All
-figures are percent of the repetitions; a quarter of an hour for 100 of them, on one core. Fewer resamples than 500 cannot show a FAIL after Holm.
+figures are percent of the repetitions. A quarter of an hour on one core; with fewer than 500 resamples no FAIL can be
+shown after Holm.
 """
 
 import json

@@ -202,6 +202,7 @@ def test_what_is_heard_is_said_and_replayed(plan: Plan) -> None:
     assert isinstance(takes, float)
     assert isinstance(recorded, float)
     assert 0 < recorded < takes, "a recording is not spoken"
+    assert isinstance(twice, float)
     loading_s = cost_module._load_s(level)
     assert twice - loading_s == pytest.approx(2 * (takes - loading_s))
 
