@@ -51,7 +51,7 @@ def write_report(
 def answers_of(
     key: Key, listener: str, share: float, luck: random.Random, *, trials: int | None = None, hidden: float = 97.0
 ) -> dict[str, Any]:
-    """The file of a listener who is right in `share` of the trials, each by itself; or of the first `trials` of them."""
+    """The file of a listener who is right in each trial with the chance `share`; or of the first `trials` of them."""
     asked = key.trials[:trials]
     answers = []
     for trial in asked:

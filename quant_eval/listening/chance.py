@@ -11,7 +11,7 @@ GOOD_SHARE, WANTED_POWER = 0.8, 0.9
 """By default a listener who is right in 80 % of the trials is found in 90 % of the studies."""
 SHOWN_POWER = 0.8
 """Of the share that a number of trials could have found."""
-_MOST_TRIALS = 10_000
+_MOST_TRIALS = 1000
 
 
 @lru_cache(maxsize=4096)
@@ -26,7 +26,13 @@ def p_value(right: int, trials: int) -> float:
 @lru_cache(maxsize=4096)
 def needed_right(trials: int, level: float = LEVEL) -> int | None:
     """The least number of right answers that shows more than luck; None if not even all would."""
-    return next((right for right in range(trials // 2, trials + 1) if p_value(right, trials) <= level), None)
+    ways, tail, all_ways = 1, 0, 1 << trials
+    for right in range(trials, -1, -1):
+        tail += ways
+        if tail / all_ways > level:
+            return right + 1 if right < trials else None
+        ways = ways * right // (trials - right + 1)
+    return 0
 
 
 def power(share: float, trials: int, level: float = LEVEL) -> float:

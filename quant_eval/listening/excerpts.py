@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -102,20 +101,22 @@ class Encoded:
 
 def encoded(sounds: Mapping[str, Samples], budget_bytes: int = BUDGET_BYTES) -> Encoded:
     """All as FLAC, which loses nothing; as MP3 where that were too much for a page."""
-    found = {number: _encoded(samples, "FLAC", "PCM_16") for number, samples in sounds.items()}
-    kind = "FLAC"
+    found, kind = _encoded(sounds, "FLAC"), "FLAC"
     if sum(map(len, found.values())) > budget_bytes:
-        kind, found = "MP3", {number: _encoded(samples, "MP3", None) for number, samples in sounds.items()}
+        found, kind = _encoded(sounds, "MP3"), "MP3"
     return Encoded({number: base64.b64encode(content).decode("ascii") for number, content in found.items()}, kind)
 
 
-def _encoded(samples: Samples, kind: str, subtype: str | None) -> bytes:
-    options: dict[str, Any] = {} if subtype is None else {"subtype": subtype}
+def _encoded(sounds: Mapping[str, Samples], kind: str) -> dict[str, bytes]:
+    found = {}
     with TemporaryDirectory() as folder:
         # By name, so that no Python runs inside libsndfile: Ctrl-C there would become a short write.
         written = Path(folder) / "sound"
-        soundfile.write(str(written), _audible(samples), SAMPLE_RATE_HZ, format=kind, **options)
-        return written.read_bytes()
+        for number, samples in sounds.items():
+            subtype = "PCM_16" if kind == "FLAC" else None
+            soundfile.write(str(written), _audible(samples), SAMPLE_RATE_HZ, format=kind, subtype=subtype)
+            found[number] = written.read_bytes()
+    return found
 
 
 def _audible(samples: Samples) -> NDArray[np.float32]:

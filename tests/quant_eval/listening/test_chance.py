@@ -61,4 +61,4 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="right answers must be 0 to 3, not 4"):
         p_value(4, 3)
     with pytest.raises(ValueError, match=r"50\.1% is not found"):
-        trials_to_find(0.501)
+        trials_to_find(0.501)  # that would take millions
