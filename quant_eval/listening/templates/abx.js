@@ -106,7 +106,7 @@
     shown = id;
     for (const section of sections) section.hidden = section.id !== id;
     byId("bar").hidden = id === "welcome" || id === "end";
-    byId(id).querySelector("h1").focus();
+    byId(id).querySelector(id === "welcome" ? "#name" : "h1").focus();
     scrollTo(0, 0);
   };
   const next = () => byId(shown).querySelector("[data-next]");
@@ -365,6 +365,5 @@
     else rest(true);
   } else {
     show("welcome");
-    byId("name").focus();
   }
 })();
