@@ -19,6 +19,13 @@ from .corpus import is_part
 from .evaluation import Wanted, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
+from .listening.answers import load_all
+from .listening.judging import judge
+from .listening.kept import SOUNDS_NAME
+from .listening.making import make_study, write_study
+from .listening.study import RATINGS, load_key
+from .listening.study import Wanted as WantedStudy
+from .listening.wording import HEARD_COLUMNS, RATED_COLUMNS, heard_rows, rated_rows, result_notes, study_lines
 from .metric import LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .prosody.pair import pair_report
@@ -46,6 +53,8 @@ Examples:
   miso-eval accept report/ accepted.json                          accept an evaluation
   miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
   miso-eval report report/                                        write the reports again, from results.json
+  miso-eval abx report/                                           a listening test, as a page
+  miso-eval abx-result report/ answers-*.json                     what the listeners heard
 Exit codes:
   0  passed, or undecided with the value inside the margin (--strict: 1)
   1  a gate failed, or is undecided with the value beyond the margin, or a control did not behave
@@ -209,7 +218,7 @@ def _forget(out: Path) -> None:
     for path in (out, out / F32.key):
         for name in ("records", "logits", "clips", "damaged"):
             shutil.rmtree(path / name, ignore_errors=True)
-    for name in (JSON_NAME, OBSERVATIONS_NAME, HASHES_NAME):
+    for name in (JSON_NAME, OBSERVATIONS_NAME, SOUNDS_NAME, HASHES_NAME):
         (out / name).unlink(missing_ok=True)
 
 
@@ -283,6 +292,47 @@ def report_command(report: Path, strict: bool, debug: bool) -> int:
     results = results_of(report)
     for written in write_reports(results, report / "clips", report, strict=strict):
         stdout.print(str(written), highlight=False)
+    return DONE
+
+
+@cli.command("abx")
+@click.argument("report", type=_PATH)
+@click.option("--trials", type=click.IntRange(0), help="Of each level [default: enough for a listener right in 80 %].")
+@click.option("--ratings", type=click.IntRange(0), default=RATINGS, show_default=True, help="Sentences to be rated.")
+@click.option("--levels", default="", help="Comma-separated [default: all of the evaluation].")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
+@click.option("--force", is_flag=True, help="Also over the key of another study.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and details.")
+def abx_command(
+    report: Path, trials: int | None, ratings: int, levels: str, seed: int, force: bool, debug: bool
+) -> int:
+    """Make a blind listening test of the evaluation in REPORT: abx.html for listeners, abx-key.json for you."""
+    names = [name.strip() for name in levels.split(",") if name.strip()]
+    made = make_study(report, WantedStudy(names, trials, ratings, seed))
+    written = write_study(made, report, force=force)
+    for line in study_lines(made, written):
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    return DONE
+
+
+@cli.command("abx-result")
+@click.argument("key", type=_PATH)
+@click.argument("answers", type=_PATH, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and details.")
+def abx_result_command(key: Path, answers: tuple[Path, ...], as_json: bool, debug: bool) -> int:
+    """Judge ANSWERS (one file of each listener) by KEY: abx-key.json, or the folder that has it."""
+    known = load_key(key)
+    found = judge(known, load_all(list(answers), known))
+    if as_json:
+        stdout.print_json(found.model_dump_json())
+        return DONE
+    if found.heard:
+        stdout.print(table("Heard", HEARD_COLUMNS, heard_rows(found), numeric=(2, 3, 5)))
+    if found.rated:
+        stdout.print(table("Rated, 0 to 100", RATED_COLUMNS, rated_rows(found), numeric=(1, 3)))
+    for line in result_notes(found):
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
     return DONE
 
 

@@ -10,6 +10,7 @@ from .gates.accepted import Accepted, load_accepted
 from .gates.config import NO_STEPS, Gates, load_gates
 from .gates.history import with_history
 from .gates.observed import OBSERVATIONS_NAME, Subject, check_comparable, observed_of, subject_of, write_document
+from .listening.kept import SOUNDS_NAME, kept_sounds, write_sounds
 from .memory.accounted import memory_of
 from .metric import FREE
 from .metrics.extras import ExtraClip, make_extra, measure_all
@@ -66,6 +67,7 @@ def evaluate_plan(
     _check(plan, wanted, gates, history)
     _work(plan, wanted.processes, progress, hashing)
     records = _records(plan)
+    write_sounds(kept_sounds(plan, records), plan.out / SOUNDS_NAME)
     memories: dict[str, Memory] = {}
     notes: list[str] = []
     for candidate in plan.candidates if wanted.vram else ():

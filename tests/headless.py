@@ -1,9 +1,11 @@
 """A headless Chromium for tests of pages, driven over its debugging pipe: it needs no port and no further library."""
 
+import base64
 import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,11 @@ from typing import Any
 
 import pytest
 
+_KEY_CODES = {
+    "Backspace": 8, "Tab": 9, "Enter": 13, "End": 35, "Home": 36, "PageUp": 33, "PageDown": 34,
+    "ArrowLeft": 37, "ArrowRight": 39,
+}  # fmt: skip
+"""Of keys that are no letter. Source: the Windows virtual key codes, which the protocol takes."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -45,6 +52,28 @@ class Tab:
         answer = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """A key, down and up, as from a keyboard: a letter, or a name as `KeyboardEvent.key` has it."""
+        code = _KEY_CODES.get(key, ord(key[0].upper()))
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        pressed = {"key": key, "windowsVirtualKeyCode": code, "text": text}
+        self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **pressed)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def wait_for(self, expression: str, timeout_s: float = 10.0) -> None:
+        """Until a JavaScript expression is true."""
+        end = time.monotonic() + timeout_s
+        while not self.value(expression):
+            assert time.monotonic() < end, f"never came: {expression}"
+            time.sleep(0.01)
+
+    def picture(self, path: Path) -> None:
+        """The whole page as PNG."""
+        size = self.value("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
+        found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(base64.b64decode(found["data"]))
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command and its result."""

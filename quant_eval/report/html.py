@@ -57,13 +57,13 @@ def page(results: Results, audio_dir: Path) -> str:
     """
     jinja2 = library("jinja2")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
+        loader=jinja2.FunctionLoader(template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _template("report.js")
+    script = template("report.js")
     names = [name for clip in results.clips for name in (clip.reference_audio, clip.audio)]
     sounds = embedded(names, audio_dir)
     text: str = environment.get_template("report.html.j2").render(
@@ -80,7 +80,7 @@ def page(results: Results, audio_dir: Path) -> str:
         is_lossy=sounds.is_lossy,
         signs=SIGNS,
         mark_words=MARK_WORDS,
-        style=_template("report.css"),
+        style=template("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         # Inside a script element only "<" could end it; JSON may write it as an escape anywhere.
@@ -89,7 +89,8 @@ def page(results: Results, audio_dir: Path) -> str:
     return text
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """The text of a file of the templates."""
     return (resources.files(__package__) / "templates" / name).read_text("utf-8")
 
 

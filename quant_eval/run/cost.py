@@ -82,7 +82,7 @@ class Cost:
         why_not: Why there are none, else "".
         logits_bytes: Of the reference's logits.
         copies_bytes: Of the largest damaged level: one at a time is there.
-        audio_bytes: Of clips.
+        audio_bytes: Of clips: those that are spoken freely, and the first seed's of the one-step stage.
     """
 
     clips: int
@@ -131,6 +131,7 @@ def estimate_cost(
     spoken_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.prompts))
     candidates = sum(len(each.candidates) for each in plans)
     clips_s = candidates * spoken_s if FREE in plan.stages else 0.0
+    one_step_s = len(plan.candidates) * spoken_s / len(plan.seeds) if ONE_STEP in plan.stages else 0.0
     copies = [damage.copied_bytes for damage in plan.damages]
     on_gpu = plan.settings["device"] != device(0)
     spec = plan.reference.files.manifest.model_spec
@@ -149,7 +150,7 @@ def estimate_cost(
         why_not="" if isinstance(known, Speed) else known,
         logits_bytes=len(plans) * _logits_bytes(plan) if LOGITS in plan.stages else 0,
         copies_bytes=max(copies, default=0),
-        audio_bytes=round(clips_s * SAMPLE_RATE_HZ * 2),
+        audio_bytes=round((clips_s + one_step_s) * SAMPLE_RATE_HZ * 2),
     )
 
 

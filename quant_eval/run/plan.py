@@ -103,6 +103,10 @@ class Plan:
         is_free = prompt.audio is None and not self.is_damaged(candidate)
         return tuple(stage for stage in self.stages if is_free or stage != FREE)
 
+    def is_kept(self, candidate: Candidate, seed: int) -> bool:
+        """Whether its one-step sound is kept, to be listened to: of the first seed, where the reference's is too."""
+        return seed == self.seeds[0] and not self.is_damaged(candidate) and self.reference in self.candidates
+
     def clips(self) -> int:
         """How many clips there are to do, those of the reference and of the finer plan included."""
         prompts = self.corpus.prompts

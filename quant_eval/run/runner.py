@@ -226,7 +226,8 @@ def _record(
         return logits_record(loaded, target, clip, reference_depth, plan.options)
     if stage == ONE_STEP:
         basis = _found(records, BASIS, plan.reference.key, target.prompt, target.seed)
-        return one_step_record(loaded, target, basis.detail["codes"], plan.options)
+        audio = plan.audio if plan.is_kept(loaded.candidate, target.seed) else None
+        return one_step_record(loaded, target, basis.detail["codes"], plan.options, audio)
     return free_record(loaded, target, plan.options, plan.audio)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ...core.arrays import F32Array, I64Array
 from ...models.mimi import SAMPLE_RATE_HZ
 from ...runtime.audio.reader import read_audio
+from ...runtime.audio.samples import Samples
 from ...runtime.audio.writer import AudioWriter
 from ...runtime.options import SpeechOptions
 from ...runtime.speech import Segment
@@ -138,15 +139,32 @@ def _eos_change(base: ReferenceClip, level: Replayed, target: Target, options: S
 
 
 def one_step_record(
-    loaded: LoadedCandidate, target: Target, basis: Sequence[Sequence[int]], options: SpeechOptions
+    loaded: LoadedCandidate,
+    target: Target,
+    basis: Sequence[Sequence[int]],
+    options: SpeechOptions,
+    audio: Path | None = None,
 ) -> Record:
-    """One-step: the same noise on the same history; the sound is aligned with the reference's frame by frame."""
+    """One-step: the same noise on the same history; the sound is aligned with the reference's frame by frame.
+
+    It is kept in the folder `audio`, if one is given, to be listened to.
+    """
     codes, base_codes = _one_step(loaded, target, options), np.array(basis, np.int64)
     reference, test = (loaded.sound(_audible(drawn, target.codes)) for drawn in (base_codes, codes))
     values = {**FLIPS.values(base_codes, codes), **compare_aligned(*contours_of_both(reference, test))}
     detail = {"flips": (codes != base_codes).sum(axis=0).tolist(), "frames": len(codes)}
     weights = frame_weights(values, len(codes))
-    return Record(ONE_STEP, loaded.candidate.key, target.prompt.id, target.seed, values, weights, detail)
+    name = f"{loaded.candidate.key}-{target.prompt.id}-{target.seed}"
+    files = {} if audio is None else {"audio": _kept(test, audio, f"{name}.{ONE_STEP}.wav")}
+    return Record(ONE_STEP, loaded.candidate.key, target.prompt.id, target.seed, values, weights, detail, files)
+
+
+def _kept(samples: Samples, folder: Path, name: str) -> str:
+    """The name of the file that samples were written to, as 16 bits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with AudioWriter(folder / name) as writer:
+        writer.write(samples)
+    return name
 
 
 def basis_record(loaded: LoadedCandidate, target: Target, options: SpeechOptions) -> Record:
@@ -173,10 +191,7 @@ def free_record(loaded: LoadedCandidate, target: Target, options: SpeechOptions,
     take = loaded.speak(utterance)
     samples = loaded.sound(take.codes) if len(take.codes) else np.zeros(1920, np.float32)
     reference = loaded.sound(target.codes)
-    name = f"{loaded.candidate.key}-{target.prompt.id}-{target.seed}.wav"
-    audio.mkdir(parents=True, exist_ok=True)
-    with AudioWriter(audio / name) as writer:
-        writer.write(samples)
+    name = _kept(samples, audio, f"{loaded.candidate.key}-{target.prompt.id}-{target.seed}.wav")
     kinds = failures(samples, take.codes, _ended(take.ended))
     base_kinds = failures(reference, target.codes, _ended(target.ended))
     first, second = measure_both(reference, samples)

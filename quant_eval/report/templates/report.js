@@ -1,5 +1,5 @@
 "use strict";
-// Without a script the page reads and plays just as well: this adds the switch between two renditions, and saving.
+// Without a script the page reads and plays just as well: this adds the switch between two renditions, blind, and saving.
 (() => {
   const sounds = [...document.querySelectorAll("audio")];
 
@@ -33,6 +33,55 @@
       to.currentTime = Number.isFinite(to.duration) ? Math.min(moment, to.duration) : moment;
       from.pause();
       to.play();
+    });
+  }
+
+  // Two renditions are in random order and without names, and what would tell them apart by eye is away, until guessed.
+  let right = 0;
+  let guessed = 0;
+  const still = new Set();
+  for (const guess of document.querySelectorAll(".guess")) {
+    const clip = guess.closest(".clip");
+    const players = [...clip.querySelectorAll(".player")];
+    const names = players.map((player) => player.querySelector(".name").textContent);
+    const isSwapped = Math.random() < 0.5;
+    if (isSwapped) players[0].before(players[1]);
+    const label = (index, text) => {
+      const player = players[isSwapped ? 1 - index : index];
+      player.querySelector(".name").textContent = text;
+      player.querySelector("audio").setAttribute("aria-label", text);
+    };
+    ["A", "B"].forEach((letter, index) => label(index, letter));
+    clip.classList.add("is-blind");
+    guess.hidden = false;
+    const reveal = () => {
+      still.delete(reveal);
+      ["A", "B"].forEach((letter, index) => label(index, `${letter}: ${names[isSwapped ? 1 - index : index]}`));
+      clip.classList.remove("is-blind");
+      guess.hidden = true;
+    };
+    still.add(reveal);
+    for (const button of guess.querySelectorAll("button")) {
+      button.addEventListener("click", () => {
+        const told = clip.querySelector(".told");
+        if (button.dataset.guess !== "") {
+          const isRight = button.dataset.guess === String(Number(isSwapped));
+          guessed += 1;
+          right += isRight;
+          told.textContent = isRight ? "Right." : "No, it is the other one.";
+          told.hidden = false;
+          document.getElementById("score").textContent = `You were right in ${right} of ${guessed}.`;
+        }
+        reveal();
+      });
+    }
+  }
+  const blind = document.getElementById("blind");
+  if (still.size) {
+    blind.hidden = false;
+    document.getElementById("show-all").addEventListener("click", (event) => {
+      for (const reveal of [...still]) reveal();
+      event.currentTarget.hidden = true;
     });
   }
 

@@ -36,6 +36,16 @@ SWITCHED = """
   return seen;
 })()
 """
+BLIND = """
+[...document.querySelectorAll(".clip")].map((clip) => [
+  clip.classList.contains("is-blind"),
+  [...clip.querySelectorAll(".name")].map((name) => name.textContent),
+  [...clip.querySelectorAll("audio")].map((sound) => sound.ariaLabel),
+  [...clip.querySelectorAll(".player")].map((player) => player.dataset.role),
+  getComputedStyle(clip.querySelector("svg")).visibility,
+  getComputedStyle(clip.querySelector(".why")).display,
+])
+"""
 SMALLEST_LETTERS = """
 Math.min(...[...document.querySelectorAll("svg text")].map(
   (text) => {
@@ -121,3 +131,43 @@ def test_the_numbers_can_be_read_from_the_page(browser: Tab, report: Path) -> No
     numbers = 'JSON.parse(document.getElementById("results").textContent)'
     assert browser.value(f"{numbers}.levels.length") == len(_FULL.levels)
     assert browser.value('document.getElementById("save").hidden') is False
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_two_renditions_are_heard_blind_until_one_is_named(browser: Tab, report: Path, is_right: bool) -> None:
+    browser.open(report, 390)
+    browser.messages.clear()
+    (is_blind, names, labels, roles, plot, why), other = browser.value(BLIND)
+    assert (is_blind, names, labels, plot, why) == (True, ["A", "B"], ["A", "B"], "hidden", "none")
+    reference = roles.index("A")
+    guess = reference if is_right else 1 - reference
+    browser.value(f"document.querySelector('[data-guess=\"{guess}\"]').click()")
+    (is_blind, names, labels, roles, plot, why), still = browser.value(BLIND)
+    assert not is_blind
+    assert names == labels
+    assert names[reference] == f"{'AB'[reference]}: F16"
+    assert names[1 - reference] == f"{'AB'[1 - reference]}: {RESULTS.clips[0].level.upper()}"
+    assert (plot, why) == ("visible", "block")
+    assert still == other
+    score = browser.value('document.getElementById("score").textContent')
+    assert score == f"You were right in {int(is_right)} of 1."
+    browser.value('document.getElementById("show-all").click()')
+    assert [clip[0] for clip in browser.value(BLIND)] == [False, False]
+    assert browser.value('document.getElementById("score").textContent') == score
+    assert browser.value(OVERFLOWING) == 0
+    assert browser.messages == []
+
+
+def test_the_order_is_drawn_when_the_page_opens(browser: Tab, report: Path) -> None:
+    seen = set()
+    for _ in range(20):  # all alike once in a million
+        browser.open(report, 1280)
+        seen |= {tuple(clip[3]) for clip in browser.value(BLIND)}
+    assert seen == {("A", "B"), ("B", "A")}
+
+
+def test_without_a_script_names_are_there_from_the_beginning(report: Path) -> None:
+    text = report.read_text("utf-8")
+    assert 'class="clip"' in text
+    assert 'class="guess" role="group" aria-label="Which is the reference?" hidden' in text
+    assert '<span class="name">F16</span>' in text

@@ -1,0 +1,1 @@
+"""A listening test: whether people hear a level beside its reference, and how good they find it."""
