@@ -28,6 +28,7 @@ from .results import GateResult, Verdict
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified_files import HASHES_NAME
+from .said import AUTO
 
 _PATH = click.Path(path_type=Path)
 _PATIENCE_S = 2.0
@@ -37,6 +38,7 @@ Examples:
   miso-eval run DIR --out report/                                 all levels of a bundle, all stages
   miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only: minutes
   miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
+  miso-eval run DIR --out report/ --recordings voices/            and on people's speech: NAME.wav with NAME.txt
   miso-eval compare OLD NEW --level q4_k_m --out compared/        is NEW worse than OLD, measured by FP16?
   miso-eval prosody ref.wav test.wav                              two recordings
   miso-eval accept report/ accepted.json                          accept an evaluation
@@ -54,10 +56,13 @@ def _options(command: Any) -> Any:
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
         click.option(
             "--corpus",
-            default="auto",
-            help="builtin, tiny, builtin:40 (a part), or a JSONL file [default: the model's].",
+            default=AUTO,
+            help="builtin, tiny, tiny-large, builtin:40 (a part), a JSONL file, or none [default: the model's].",
         ),
-        click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
+        click.option(
+            "--recordings", type=_PATH, metavar="DIR", help="And sound files, each with its words in NAME.txt."
+        ),
+        click.option("--prompts", type=click.IntRange(1), help="Only so many of the corpus."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
         click.option("--quick", is_flag=True, help="Stages logits and one-step, one seed."),
@@ -125,6 +130,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
+        recordings=options["recordings"],
         prompts=options["prompts"],
         seeds=1 if quick else options["seeds"],
         stages=stages,

@@ -12,9 +12,10 @@ from ...models.mimi import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from ...native.nvml import Nvml
 from ...runtime.bundle import OpenLevel
 from ...runtime.options import EngineOptions
-from ..corpus import Prompt
+from ..corpus import Prompt, Turn
 from ..machine import device
 from ..metric import FREE, LOGITS, ONE_STEP
+from ..recordings import recorded_s
 from .free_controls import CLIPS
 from .plan import Plan
 from .reference_logits import clip_bytes
@@ -74,9 +75,10 @@ def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | 
     """From texts' lengths and files' sizes, and how fast this machine is. `nvml` opens NVML, as `speed_of`."""
     plans = [plan] if plan.finer is None else [plan, plan.finer]
     spec = plan.reference.files.manifest.model_spec
-    spoken_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.prompts))
+    spoken_s = sum(len(plan.seeds_for(prompt)) * _spoken_s(prompt) for prompt in plan.corpus.prompts)
     candidates = sum(len(each.candidates) for each in plans)
-    clips_s = candidates * spoken_s if FREE in plan.stages else 0.0
+    free_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.spoken))
+    clips_s = candidates * free_s if FREE in plan.stages else 0.0
     copies = [damage.copied_bytes for damage in plan.damages]
     on_gpu = plan.settings["device"] != device(0)
     speed = speed_of(spec, plan.engine, processes, on_gpu=on_gpu, nvml=nvml)
@@ -106,14 +108,16 @@ def hearing_cost(
     if not isinstance(speed, Speed):
         return audio_s, speed
     clips = [_Clip(prompt, speed, 0.0, 0.0) for prompt in said]
-    spoken_s = sum(clip.speak_s(weights) for clip in clips if clip.prompt.audio is None)
+    spoken_s = sum(clip.speak_s(weights) for clip in clips if not clip.prompt.is_recording)
     return audio_s, spoken_s + sum(clip.replay_s(weights) for clip in clips)
 
 
 def _logits_bytes(plan: Plan) -> int:
     spec = plan.reference.files.manifest.model_spec
-    frames = [round(_spoken_s(prompt) * FRAME_RATE_HZ) for prompt in plan.corpus.prompts]
-    return len(plan.seeds) * sum(clip_bytes(spec, each) for each in frames)
+    frames = [
+        round(_spoken_s(prompt) * FRAME_RATE_HZ) for prompt in plan.corpus.prompts for _ in plan.seeds_for(prompt)
+    ]
+    return sum(clip_bytes(spec, each) for each in frames)
 
 
 def _included(plan: Plan) -> str:
@@ -141,7 +145,8 @@ def _damaged_clips_s(plan: Plan) -> float:
     """A dozen clips, made anew, and stretched and flattened for each level: see `free_controls.py`."""
     if not plan.controls or FREE not in plan.stages:
         return 0.0
-    one_s = sum(map(_spoken_s, plan.corpus.prompts)) / len(plan.corpus.prompts)
+    spoken = plan.corpus.spoken
+    one_s = sum(map(_spoken_s, spoken)) / len(spoken)
     return (2 * len(plan.candidates) + 1) * CLIPS * (one_s * _VOICE_S + one_s**2 * _WARP_S)
 
 
@@ -157,8 +162,9 @@ def _work_s(plan: Plan, speed: Speed) -> float:
     total = 0.0
     for prompt in plan.corpus.prompts:
         clip = _Clip(prompt, speed, codec_s, logits_s)
-        total += len(plan.seeds) * (clip.speak_s(base) + replays * clip.replay_s(base))
-        if FREE in plan.stages:  # the noise floor
+        said_s = 0.0 if prompt.is_recording else clip.speak_s(base)
+        total += len(plan.seeds_for(prompt)) * (said_s + replays * clip.replay_s(base))
+        if FREE in plan.stages and not prompt.is_recording:  # the noise floor
             total += (len(plan.seeds) - 1) * clip.compare_s
         for candidate in plan.everyone:
             own, stages = weights[candidate.key], plan.stages_of(candidate, prompt)
@@ -190,9 +196,9 @@ class _Clip:
     @cached_property
     def rows(self) -> float:
         """Of the prompt: its text, and the turns before it as text and speech."""
-        before = sum(len(text) for _, text in self.prompt.before)
-        tokens = (len(self.prompt.text) + before) / _CHARACTERS_PER_TOKEN
-        return tokens + before / _CHARACTERS_PER_S * FRAME_RATE_HZ
+        before = self.prompt.before
+        characters = len(self.prompt.text) + sum(len(turn.text) for turn in before)
+        return characters / _CHARACTERS_PER_TOKEN + sum(map(_spoken_s, before)) * FRAME_RATE_HZ
 
     @property
     def sound_s(self) -> float:
@@ -225,5 +231,5 @@ class _Clip:
         return self.speak_s(weights) + self.compare_s
 
 
-def _spoken_s(prompt: Prompt) -> float:
-    return len(prompt.text) / _CHARACTERS_PER_S
+def _spoken_s(said: Prompt | Turn) -> float:
+    return len(said.text) / _CHARACTERS_PER_S if said.audio is None else recorded_s(said.audio)
