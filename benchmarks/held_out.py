@@ -12,7 +12,7 @@ NAME = "held-out sentences of the tiny model's words"
 def held_out(count: int, taught: Corpus) -> list[Prompt]:
     """Random sentences, always the same ones, none of the words of `taught` in their order, however it ends."""
     rng = np.random.default_rng(0)
-    heard = [text for prompt in taught.prompts for text in (*(said for _, said in prompt.before), prompt.text)]
+    heard = [text for prompt in taught.prompts for text in (*(turn.text for turn in prompt.before), prompt.text)]
     known = {parse(text)[0] for text in heard}
     found: dict[str, Prompt] = {}
     while len(found) < count:

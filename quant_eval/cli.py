@@ -36,6 +36,7 @@ from .results import GateResult, Verdict
 from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified_files import HASHES_NAME
+from .said import AUTO, NO_CORPUS
 
 _PATH = click.Path(path_type=Path)
 _QUICK_PROMPTS = 40
@@ -48,6 +49,7 @@ Examples:
   miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only, 40 prompts: minutes
   miso-eval run DIR --dry-run --out report/                       what all of it would cost, by parts
   miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
+  miso-eval run DIR --out report/ --recordings voices/            and on people's speech: NAME.wav with NAME.txt
   miso-eval compare OLD NEW --level q4_k_m --out compared/        is NEW worse than OLD, measured by FP16?
   miso-eval prosody ref.wav test.wav                              two recordings
   miso-eval accept report/ accepted.json                          accept an evaluation
@@ -67,10 +69,13 @@ def _options(command: Any) -> Any:
         click.option("--out", type=_PATH, required=True, help="Directory of records, clips and reports; resumes."),
         click.option(
             "--corpus",
-            default="auto",
-            help="builtin, tiny, builtin:40 (a part), or a JSONL file [default: the model's].",
+            default=AUTO,
+            help="builtin, tiny, tiny-large, builtin:40 (a part), a JSONL file, or none [default: the model's].",
         ),
-        click.option("--prompts", type=click.IntRange(1), help="Only so many of them."),
+        click.option(
+            "--recordings", type=_PATH, metavar="DIR", help="And sound files, each with its words in NAME.txt."
+        ),
+        click.option("--prompts", type=click.IntRange(1), help="Only so many of the corpus."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
         click.option("--stages", default=",".join(STAGES), show_default=True, help="Comma-separated."),
         click.option(
@@ -136,7 +141,7 @@ def _stages(options: dict[str, Any]) -> tuple[str, ...]:
 
 def _prompts(options: dict[str, Any]) -> int | None:
     """How many of the corpus, unless all."""
-    is_cut = options["prompts"] is not None or is_part(options["corpus"])
+    is_cut = options["prompts"] is not None or is_part(options["corpus"]) or options["corpus"] == NO_CORPUS
     return _QUICK_PROMPTS if options["quick"] and not is_cut else options["prompts"]
 
 
@@ -147,6 +152,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     asked = Asked(
         out=options["out"],
         corpus=options["corpus"],
+        recordings=options["recordings"],
         prompts=_prompts(options),
         seeds=1 if quick else options["seeds"],
         stages=stages,

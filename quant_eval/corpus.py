@@ -1,9 +1,10 @@
 """What is said in an evaluation: prompts by category, from this package or from a JSONL file, with a hash.
 
-A line is an object: `text`, and if wanted `id`, `category`, `speaker`, `before` (turns of a dialogue, each a pair of
-speaker and text, spoken by the reference and then given to all levels) and `audio` (a recording of the text, replayed
-through every level instead of what the reference says). What a line holds is checked here, once and wholly: later it
-becomes file names, XML and pages. It knows no model and speaks nothing.
+A line is an object: `text`, and if wanted `id`, `category`, `speaker`, `before` (turns of a dialogue, given to all
+levels: `[speaker, text]`, spoken by the reference, or `[speaker, text, "clip.wav"]`, which has a recording: a person's
+voice to be cloned) and `audio` (a recording of the text, replayed through every level instead of what the reference
+says). What a line holds is checked here, once and wholly: later it becomes file names, XML and pages. It knows no model
+and speaks nothing.
 """
 
 import hashlib
@@ -21,8 +22,8 @@ from ..core.files import file_sha256
 from ..core.printable import printable
 from .results import CorpusInfo
 
-BUILTIN = ("builtin", "tiny")
-"""The corpora that are part of the package; `tiny` stays within the tiny model's vocabulary."""
+BUILTIN = ("builtin", "tiny", "tiny-large")
+"""The corpora that are part of the package; the tiny ones stay within the tiny model's vocabulary."""
 
 _KEYS = {"id", "category", "text", "speaker", "before", "audio"}
 _LARGEST_FILE_BYTES = 64 << 20
@@ -43,6 +44,15 @@ class CorpusError(MisoError):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What came before a prompt: said by the reference, or by whoever is to be heard in the recording `audio`."""
+
+    speaker: int
+    text: str
+    audio: Path | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One thing to say.
 
@@ -51,7 +61,7 @@ class Prompt:
         category: "statement", "question", …: results are also given by it.
         text: To be said.
         speaker: Number of the speaker.
-        before: Turns that came before: speaker and text.
+        before: Turns that came before.
         audio: A recording of the text, or None.
     """
 
@@ -59,17 +69,36 @@ class Prompt:
     category: str
     text: str
     speaker: int = 0
-    before: tuple[tuple[int, str], ...] = ()
+    before: tuple[Turn, ...] = ()
     audio: Path | None = None
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a person says it: it is replayed, and never spoken freely."""
+        return self.audio is not None
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Prompts with distinct ids. `sha256` changes with everything that changes what is said."""
+    """Prompts with distinct ids. `sha256` changes with everything that changes what is said.
+
+    `parts` are the corpora that it was joined from, if it was.
+    """
 
     name: str
     prompts: tuple[Prompt, ...]
     sha256: str
+    parts: tuple["Corpus", ...] = ()
+
+    @property
+    def spoken(self) -> tuple[Prompt, ...]:
+        """The prompts that the reference says."""
+        return tuple(prompt for prompt in self.prompts if not prompt.is_recording)
+
+    @property
+    def recordings(self) -> tuple[Prompt, ...]:
+        """The prompts that people say."""
+        return tuple(prompt for prompt in self.prompts if prompt.is_recording)
 
     def info(self, seeds: list[int]) -> CorpusInfo:
         """For the results."""
@@ -183,16 +212,21 @@ class _Line:
         if not isinstance(prompt_id, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prompt_id):
             self._fail(f"id must be letters, digits, . _ or -, not {_short(prompt_id)}: clips are named by it")
         before = entry.get("before", [])
-        if not isinstance(before, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in before):
-            self._fail(f"before must be a list of [speaker, text], not {_short(before)}")
+        if not isinstance(before, list) or not all(isinstance(turn, list) and len(turn) in (2, 3) for turn in before):
+            self._fail(f"before must be a list of [speaker, text] or [speaker, text, recording], not {_short(before)}")
         return Prompt(
             id=self._name(prompt_id, "id"),
             category=self._name(entry.get("category", "other"), "category"),
             text=self._said(entry["text"], "text"),
             speaker=self._speaker(entry.get("speaker", 0)),
-            before=tuple((self._speaker(who), self._said(said, "the text of before")) for who, said in before),
-            audio=self._recording(entry["audio"], directory) if entry.get("audio") is not None else None,
+            before=tuple(self._turn(turn, directory) for turn in before),
+            audio=self._recording(entry["audio"], "audio", directory) if entry.get("audio") is not None else None,
         )
+
+    def _turn(self, turn: list[Any], directory: Path) -> Turn:
+        who, said, *recorded = turn
+        audio = [self._recording(name, "the recording of before", directory) for name in recorded]
+        return Turn(self._speaker(who), self._said(said, "the text of before"), *audio)
 
     def _json(self, line: str) -> Any:
         if len(line) > _LONGEST_LINE:
@@ -230,9 +264,8 @@ class _Line:
         """Text that can be written everywhere: as UTF-8, in XML, on a terminal."""
         if not isinstance(value, str):
             self._fail(f"{what} must be text, {expected}, not {_short(value)}")
-        for character in value:
-            if _is_unwritable(character):
-                self._fail(f"{what} holds U+{ord(character):04X}, which is {_why_unwritable(character)}: take it out")
+        if (fault := unwritable(value)) is not None:
+            self._fail(f"{what} {fault}")
         return value
 
     def _speaker(self, value: Any) -> int:
@@ -240,8 +273,8 @@ class _Line:
             self._fail(f"speaker must be a number from 0 to {_LARGEST_SPEAKER}, not {_short(value)}")
         return value
 
-    def _recording(self, value: Any, directory: Path) -> Path:
-        path = directory / self._text(value, "audio", "the name of a recording")
+    def _recording(self, value: Any, what: str, directory: Path) -> Path:
+        path = directory / self._text(value, what, "the name of a recording")
         try:
             found = bool(value) and path.is_file()
         except OSError:  # a name that is too long for any file
@@ -252,6 +285,14 @@ class _Line:
 
     def _fail(self, message: str) -> NoReturn:
         raise CorpusError(f"{self.where}: {message}")
+
+
+def unwritable(text: str) -> str | None:
+    """What keeps a text from being written everywhere: as UTF-8, in XML, on a terminal; None if nothing does."""
+    for character in text:
+        if _is_unwritable(character):
+            return f"holds U+{ord(character):04X}, which is {_why_unwritable(character)}: take it out"
+    return None
 
 
 def _is_unwritable(character: str) -> bool:
@@ -275,7 +316,15 @@ def _short(value: Any) -> str:
 
 def _sha256(prompts: tuple[Prompt, ...]) -> str:
     plain = [
-        {**asdict(prompt), "audio": file_sha256(prompt.audio) if prompt.audio is not None else None}
+        {**asdict(prompt), "before": list(map(_plain_turn, prompt.before)), "audio": _sound_sha256(prompt.audio)}
         for prompt in prompts
     ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _plain_turn(turn: Turn) -> list[Any]:
+    return [turn.speaker, turn.text, *([] if turn.audio is None else [_sound_sha256(turn.audio)])]
+
+
+def _sound_sha256(audio: Path | None) -> str | None:
+    return None if audio is None else file_sha256(audio)

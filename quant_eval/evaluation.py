@@ -62,7 +62,7 @@ def evaluate_plan(
         progress: Called with the number of clips done, of `Plan.clips`.
         hashing: Called while files are read that are not known yet.
     """
-    gates = load_gates(wanted.gates).only(plan.stages)
+    gates = load_gates(wanted.gates).only(plan.stages, plan.given, speaks=bool(plan.corpus.spoken))
     history = load_accepted(wanted.history) if wanted.history is not None else None
     _check(plan, wanted, gates, history)
     _work(plan, wanted.processes, progress, hashing)

@@ -5,7 +5,7 @@ It knows no metric, no data and no margins.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
 Stage = Literal["logits", "one-step", "free"]
@@ -16,6 +16,8 @@ STAGES: tuple[Stage, ...] = (LOGITS, ONE_STEP, FREE)
 
 RECORDINGS = "recordings"
 """What metrics need that are of people's speech: see `Metric.needs`."""
+RECORDED = "_recorded"
+"""Ends the keys of these."""
 
 Direction = Literal["lower", "higher", "zero"]
 """Which values are good: low ones, high ones, or those near zero."""
@@ -75,6 +77,16 @@ class Metric:
     def counts_failures(self) -> bool:
         """Whether it counts clips: 100 for one that fails anew, -100 for one that is cured, else 0."""
         return "failures" in self.kinds
+
+    def on_recordings(self) -> "Metric":
+        """The same of people's speech, by itself: among a model's own samples it would not be seen."""
+        return replace(
+            self,
+            key=f"{self.key}{RECORDED}",
+            label=f"{self.label}, on recordings",
+            definition=f"{self.definition.removesuffix('.')}: of people's speech.",
+            needs=RECORDINGS,
+        )
 
 
 class Family:

@@ -31,7 +31,7 @@ def notes_of(plan: Plan, records: Sequence[Record], kind: str) -> list[str]:
             f"{plan.reference.name} is shown and judged against {finer.name} (files {finer.digest[:12]}), all others "
             f"against {plan.reference.name}; that it equals itself is a control"
         )
-    if all(prompt.audio is not None for prompt in plan.corpus.prompts):
+    if not plan.corpus.spoken:
         notes.append("every prompt is a recording, beside which nothing is spoken freely")
     targets = [record for record in records if record.stage == TARGET]
     empty = [record.key for record in targets if not record.detail["codes"]]
@@ -52,17 +52,21 @@ def _heard_before(candidate: Candidate, corpus: Corpus) -> list[str]:
     """That its importance matrix was made of what it is judged on, if its files say so: they name the first of many."""
     level = candidate.files
     paths = {"backbone": level.backbone, "decoder": level.decoder}
-    source, name = corpus.name.partition(":")[0], corpus.sha256[:12]
     for part in level.manifest.levels[candidate.level].weighed:
         with GgufFile(paths[part]) as file:
             heard = str(file.keys().get("quantize.imatrix.dataset", ""))
-        # A part of a built-in corpus has a hash of its own.
-        if name in heard or (source in BUILTIN and heard.startswith((f"{source} ", f"{source}:"))):
+        if any(_is_of(said, heard) for said in corpus.parts or (corpus,)):
             return [
                 f"{candidate.name}: its importance matrix heard {heard.partition(',')[0]}, of which it is judged here: "
                 "what it gained there it may not gain elsewhere. Judge it on other prompts: --corpus FILE"
             ]
     return []
+
+
+def _is_of(corpus: Corpus, heard: str) -> bool:
+    """Whether what was heard is of a corpus: a part of a built-in one has a hash of its own."""
+    source = corpus.name.partition(":")[0]
+    return corpus.sha256[:12] in heard or (source in BUILTIN and heard.startswith((f"{source} ", f"{source}:")))
 
 
 def _without_control(plan: Plan) -> list[str]:

@@ -23,7 +23,7 @@ from .gates.config import Gates
 from .gates.controls import DamagedClips, Hurt, gate_controls, ladder_controls, rungs_of, self_control
 from .gates.judge import judge
 from .machine import machine, versions
-from .metric import FREE, LOGITS, ONE_STEP
+from .metric import FREE, LOGITS, ONE_STEP, RECORDED
 from .metrics.divergence import Divergence, codebook_results
 from .metrics.failures import FAILURES
 from .metrics.table import METRICS
@@ -156,7 +156,9 @@ def summarise(
         ],
         gates=verdicts,
         codebooks=[
-            result for candidate in plan.candidates for result in _codebooks(candidate.name, compared[candidate.name])
+            result
+            for candidate in plan.candidates
+            for result in _codebooks(candidate.name, _of_one_kind(compared[candidate.name], plan.corpus))
         ],
         attribution=_attributions(shown, [each.name for each in plan.candidates]),
         controls=controls,
@@ -252,6 +254,12 @@ def _floor(records: Sequence[Record]) -> dict[str, Observations]:
     return {metric: _observations(each) for metric, each in rows.items()}
 
 
+def _of_one_kind(records: Sequence[Record], corpus: Corpus) -> list[Record]:
+    """Those of the reference's own speech; of recordings where there is nothing else."""
+    chosen = {prompt.id for prompt in corpus.spoken or corpus.recordings}
+    return [record for record in records if record.prompt in chosen]
+
+
 def _codebooks(level: str, records: Sequence[Record]) -> list[CodebookResult]:
     clips = [
         Divergence(
@@ -278,7 +286,9 @@ def _codebooks(level: str, records: Sequence[Record]) -> list[CodebookResult]:
 def _attributions(measured: Measured, levels: Sequence[str]) -> list[Attribution]:
     found = []
     for level in levels:
-        halves = {half: measured.get(level, {}).get(half) for half in _HALVES}
+        # Of its own speech, as the other figures are; of recordings where there is nothing else.
+        kind = next((kind for kind in ("", RECORDED) if f"both{kind}" in measured.get(level, {})), "")
+        halves = {half: measured.get(level, {}).get(f"{half}{kind}") for half in _HALVES}
         if all(halves.values()):
             found.append(
                 Attribution(level=level, **{half: estimate(each) for half, each in halves.items() if each is not None})

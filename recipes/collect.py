@@ -131,7 +131,6 @@ def _heard(collection: Collection, progress: Progress) -> State:
     if state.clips == len(clips):
         return state
     with Collector(collection.candidate, collection.engine) as collector:
-        collector.check(dict.fromkeys(prompt for prompt, _ in clips[state.clips :]), collection.speech)
         for prompt, seed in clips[state.clips :]:
             frames = collector.hear(prompt, seed, collection.speech, state.sums)
             state.clips += 1

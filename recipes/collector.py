@@ -4,25 +4,19 @@ What was said is replayed with the codes given, which is one pass for spoken and
 frames through the backbone, then each frame through the depth decoder. Only the replay is heard. It knows no files.
 """
 
-import math
-from collections.abc import Iterable
 from functools import partial
 
 from ..core.arrays import F32Array
 from ..core.closing import Closing
-from ..core.errors import MisoError
-from ..models.mimi import FRAME_RATE_HZ
 from ..models.tensors import Part
 from ..native.products import ProductWatch
 from ..quant_eval.corpus import Prompt
 from ..quant_eval.run.candidate import Candidate, LoadedCandidate
 from ..quant_eval.run.stages import Target, speak_target
 from ..quant_eval.run.teacher_forcing import Replayed
-from ..runtime.audio.reader import read_audio
 from ..runtime.lm.depth.replay import FRAMES_AT_ONCE
 from ..runtime.lm.depth.weights import head_name
 from ..runtime.options import EngineOptions, SpeechOptions
-from .recordings import in_a_line
 from .sums import PartSums
 
 _OUTPUT = "output.weight"
@@ -41,28 +35,6 @@ class Collector(Closing):
     def close(self) -> None:
         """Free it. Idempotent."""
         self._loaded.close()
-
-    def check(self, prompts: Iterable[Prompt], options: SpeechOptions) -> None:
-        """Raise `MisoError` that names all prompts that cannot be heard, before hours are spent on the others."""
-        faults = [f"{prompt.id}: {fault}" for prompt in prompts if (fault := self._fault(prompt, options))]
-        if faults:
-            raise MisoError(in_a_line(faults))
-
-    def _fault(self, prompt: Prompt, options: SpeechOptions) -> str:
-        """Why a prompt cannot be heard, whatever the turns before it become."""
-        most, tts = self.spec.max_positions, self._loaded.tts
-        try:
-            for speaker, text in (*prompt.before, (prompt.speaker, prompt.text)):
-                said = tts.utterance(text, speaker=speaker, options=options)
-            if prompt.audio is None:
-                return ""
-            samples = read_audio(prompt.audio, max_seconds=most / FRAME_RATE_HZ)
-        except (ValueError, OSError, MisoError) as error:
-            return str(error)
-        frames = math.ceil(len(samples) / tts.codec.frame_samples)
-        if said.rows + frames <= most:
-            return ""
-        return f"takes {frames} positions and its words {said.rows}, of {most}: cut it"
 
     def hear(self, prompt: Prompt, seed: int, options: SpeechOptions, sums: dict[Part, PartSums]) -> int:
         """Add what a prompt gives to `sums`: how many frames were said. Of none, nothing is added."""

@@ -7,14 +7,15 @@ from ..core.printable import printable
 from ..models.levels import finest_first
 from ..native.threads import default_threads
 from ..quant_eval.corpus import Prompt
+from ..quant_eval.fit import check_fit
 from ..quant_eval.machine import device, instructions, versions
+from ..quant_eval.recordings import read_recordings, recordings_sha256
 from ..quant_eval.run.candidate import Candidate
-from ..quant_eval.run.plan import corpus_of
 from ..quant_eval.run.record_store import plan_fingerprint
 from ..quant_eval.run.source_hash import COMPUTING, code_sha256
+from ..quant_eval.said import AUTO, corpus_of, only_recordings
 from ..runtime.bundle import open_bundle
 from ..runtime.options import EngineOptions, SpeechOptions
-from .recordings import read_recordings, recordings_sha256
 
 _LIBRARIES = ("llama-cpp-python", "numpy", "onnxruntime", "soundfile", "soxr", "miso-gguf")
 """Whose version may change a sum."""
@@ -76,7 +77,7 @@ class Collection:
 def plan_collection(bundle: Path | str, asked: Asked) -> Collection:
     """What is to be heard of a level of a bundle, which is opened. Nothing is loaded.
 
-    Errors as `open_level`, `load_corpus` and `read_recordings`; `ValueError` if nothing would be heard.
+    Errors as `open_level`, `load_corpus`, `read_recordings` and `check_fit`; `ValueError` if nothing would be heard.
     """
     opened = open_bundle(bundle)
     manifest = opened.manifest
@@ -86,13 +87,10 @@ def plan_collection(bundle: Path | str, asked: Asked) -> Collection:
     if asked.seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
     if asked.prompts is not None and not asked.speaks:
-        raise ValueError(
-            f"prompts={asked.prompts} is so many of a corpus, and only recordings are heard: name a corpus too (auto: "
-            "the model's own), or leave it out"
-        )
+        raise ValueError(only_recordings(asked.prompts))
     candidate, datasets, prompts, said = Candidate.of(level.key, level), list[str](), list[Prompt](), {}
     if asked.speaks:
-        corpus = corpus_of(manifest, asked.corpus or "auto", asked.prompts)
+        corpus = corpus_of(manifest, asked.corpus or AUTO, asked.prompts)
         prompts += corpus.prompts
         said["corpus"] = corpus.sha256
         seeds = f"seeds 0 to {asked.seeds - 1}" if asked.seeds > 1 else "seed 0"
@@ -109,6 +107,7 @@ def plan_collection(bundle: Path | str, asked: Asked) -> Collection:
         threads=asked.threads or default_threads(), gpu_layers=asked.gpu_layers, exact=True, voice_cache_bytes=0
     )
     speech = SpeechOptions(split_sentences=False)
+    check_fit(level, prompts, speech)
     identity = plan_fingerprint(
         level=[manifest.fingerprint, level.key, candidate.digest],
         said=said,

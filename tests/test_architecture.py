@@ -25,11 +25,11 @@ STOREYS: dict[str, str] = {
     "checks verify bundle cli",
     "runtime": "audio codec options part_check bundle speech lm/depth lm voice synthesis tts dialogue fit "
     "choice request facts cli",
-    "quant_eval": "metric results corpus machine memory stats prosody metrics gates run clips notes summary outcome "
-    "report listening accepting evaluation command_text cli",
+    "quant_eval": "metric results corpus recordings said fit machine memory stats prosody metrics gates run clips notes "
+    "summary outcome report listening accepting evaluation command_text cli",
     "serve": "options keys request_id errors body refusal_log security connection turns model sound voices speech "
     "metrics service speech/response endpoints app server cli",
-    "recipes": "imatrix_file sums recordings plan collector state collect merge cli",
+    "recipes": "imatrix_file sums plan collector state collect merge cli",
 }
 """Inside a room, from the ground up: a folder or file imports only what stands before it."""
 

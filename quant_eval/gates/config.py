@@ -5,8 +5,8 @@ The form is explained in `gates.toml`, the default. A file is refused as a whole
 
 import difflib
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ...core.errors import MisoError
 from ...models.levels import LEVELS, parse_level
 from ..metric import GATE_KINDS, GateKind
-from ..metrics.table import METRICS
+from ..metrics.table import METRICS, TWINS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,15 +87,16 @@ class Gates:
         if not self.levels:
             object.__setattr__(self, "levels", frozenset(key for gate in self.gates for key in gate.margins))
 
-    def only(self, stages: Collection[str], given: Collection[str] = ()) -> "Gates":
+    def only(self, stages: Collection[str], given: Collection[str] = (), *, speaks: bool = True) -> "Gates":
         """Those of these stages that need nothing but what is `given`: for a run that leaves some out on purpose.
 
-        `given` is of `Metric.needs`.
+        `given` is of `Metric.needs`. `speaks` is whether the reference's own speech is measured; without it those are
+        left out that need nothing.
         """
 
         def is_wanted(metric: str) -> bool:
             known = METRICS[metric]
-            return known.stage in stages and (not known.needs or known.needs in given)
+            return known.stage in stages and (known.needs in given if known.needs else speaks)
 
         return Gates(
             tuple(gate for gate in self.gates if is_wanted(gate.metric)),
@@ -162,7 +163,22 @@ def _parse(document: Mapping[str, Any], faults: list[str]) -> Gates:
         if missing := [key for key in LEVELS if key in levels - gate.margins.keys()]:
             faults.append(f"gates.{gate.metric}: no margin for {', '.join(missing)}, which other gates have")
     history, anchor = _parse_history(document.get("history", {}), faults)
-    return Gates(gates, history, anchor=anchor)
+    return Gates(_with_twins(gates), _with_twin_steps(history), anchor=anchor)
+
+
+def _with_twins(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+    """With the gates of people's speech that the file does not name: of the same margins, each after its original."""
+    named, found = {gate.metric for gate in gates}, list[Gate]()
+    for gate in gates:
+        found.append(gate)
+        if (twin := TWINS.get(gate.metric)) is not None and twin.key not in named:
+            found.append(replace(gate, metric=twin.key))
+    return tuple(found)
+
+
+def _with_twin_steps(history: Mapping[str, Tolerance]) -> dict[str, Tolerance]:
+    """The same of what is tolerated."""
+    return {**{TWINS[metric].key: step for metric, step in history.items() if metric in TWINS}, **history}
 
 
 def _parse_history(table: object, faults: list[str]) -> tuple[dict[str, Tolerance], float]:

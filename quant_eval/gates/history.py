@@ -122,11 +122,12 @@ def _alike(one: Observed, other: Observed, level: str, metric: str) -> tuple[Obs
 
 def _frames(observed: Observed, level: str) -> dict[tuple[str, int], float]:
     """How many frames the reference said in each clip: what metrics of frames are weighted by."""
+    frames: dict[tuple[str, int], float] = {}
     for metric in observed.levels.get(level, {}):
         is_per_frame = metric in METRICS and METRICS[metric].is_per_frame
         if is_per_frame and (found := observed.metric(level, metric)) is not None:
-            return dict(zip(found.clips, found.weights.tolist(), strict=True))
-    return {}
+            frames |= zip(found.clips, found.weights.tolist(), strict=True)
+    return frames
 
 
 def with_history(results: Results, observed: Observed, accepted: Accepted, gates: Gates) -> Results:

@@ -97,6 +97,11 @@ class Observed(Document):
         """The kind of machine: device and instructions. Others say other things, and are held against their own."""
         return self.device, self.instructions
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Keys of all that some level has."""
+        return frozenset(metric for metrics in self.levels.values() for metric in metrics)
+
     def metric(self, level: str, metric: str) -> Observations | None:
         """As arrays; None if it was not measured. Raises `ValueError` if they do not fit together."""
         stored = self.levels.get(level, {}).get(metric)

@@ -17,8 +17,8 @@ from ..results import CodebookResult
 
 F64Array = NDArray[np.float64]
 
-DISTRIBUTIONS = Family(LOGITS, is_per_frame=True)
-"""Of a clip's `Divergence`."""
+DISTRIBUTIONS, ENDS = Family(LOGITS, is_per_frame=True), Family(LOGITS)
+"""Of a clip's `Divergence`; `ENDS` of its end, which in a recording no model has decided."""
 
 _FRAMES_AT_ONCE = 4
 """4 x 32 x 2051 float64 are 2 MB: the arrays in between stay in the cache."""
@@ -197,10 +197,10 @@ def percentiles(values: F64Array, which: Sequence[float]) -> dict[float, float]:
 
 
 def clip_metrics(found: Divergence) -> dict[str, float]:
-    """`DISTRIBUTIONS` of one clip, by key. Raises `ValueError` for a clip without a frame."""
+    """`DISTRIBUTIONS` and `ENDS` of one clip, by key. Raises `ValueError` for a clip without a frame."""
     if not found.kld.size:
         raise ValueError("a clip without a frame has no divergence: leave it out")
-    return DISTRIBUTIONS.values(found)
+    return {**DISTRIBUTIONS.values(found), **ENDS.values(found)}
 
 
 @DISTRIBUTIONS.metric(
@@ -255,40 +255,39 @@ def top1(found: Divergence) -> float:
     return 100 * float(found.same_top.mean())
 
 
-@DISTRIBUTIONS.metric(
+@ENDS.metric(
     "EOS shift",
     "nats",
     "zero",
     DIFFERENCE,
     "Change of the log-odds of code 0 in codebook 0 at the reference's stop frame: below 0, the level would go on.",
     digits=3,
-    is_per_frame=False,
 )
 def eos_shift(found: Divergence) -> float | None:
     """Absent if the reference did not stop by itself."""
     return found.eos.at_stop_nats if found.eos is not None else None
 
 
-@DISTRIBUTIONS.metric(
+@ENDS.metric(
     "EOS shift before",
     "nats",
     "zero",
     DIFFERENCE,
     "The same at the frames before, mean over them: above 0, stopping too early has become likelier everywhere.",
     digits=3,
+    is_per_frame=True,
 )
 def eos_shift_before(found: Divergence) -> float | None:
     """Absent in a recording."""
     return found.eos.before_nats if found.eos is not None else None
 
 
-@DISTRIBUTIONS.metric(
+@ENDS.metric(
     "EOS too early",
     "%",
     "zero",
     (-100.0, 100.0),
     "Change of a clip's chance to end before the reference's stop frame, at the temperature and top-k of sampling.",
-    is_per_frame=False,
 )
 def eos_early(found: Divergence) -> float | None:
     """Absent in a recording."""

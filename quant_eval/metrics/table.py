@@ -8,6 +8,7 @@ from . import codes, divergence, failures
 
 _FAMILIES: tuple[Family, ...] = (
     divergence.DISTRIBUTIONS,
+    divergence.ENDS,
     codes.FLIPS,
     compare.ALIGNED,
     compare.RENDITIONS,
@@ -17,7 +18,14 @@ _FAMILIES: tuple[Family, ...] = (
     failures.ANEW,
 )
 
-METRICS: dict[str, Metric] = {metric.key: metric for family in _FAMILIES for metric in family}
+_TEACHER_FORCED: tuple[Family, ...] = (divergence.DISTRIBUTIONS, codes.FLIPS, compare.ALIGNED)
+
+TWINS: dict[str, Metric] = {metric.key: metric.on_recordings() for family in _TEACHER_FORCED for metric in family}
+"""By the key of what is measured of the reference's own speech: the same of recordings."""
+
+METRICS: dict[str, Metric] = {metric.key: metric for family in _FAMILIES for metric in family} | {
+    twin.key: twin for twin in TWINS.values()
+}
 """By key, in the order in which reports show them."""
 
 

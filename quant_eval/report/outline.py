@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..results import Results
-from .sections import clips, controls, costs, quality, verdicts
+from .sections import clips, controls, costs, quality, recordings, verdicts
 from .view import Cell, Section, Table, heads
 from .words import label_of, listed, stage_name
 
 
 def sections(results: Results) -> list[Section]:
-    """All of them, verdicts first. Those with nothing to show say why."""
+    """All of them, verdicts first. Those with nothing to show say why; of recordings nothing is said without any."""
     return [
         verdicts.verdicts(results),
         costs.costs(results),
         quality.codebooks(results),
         quality.attribution(results),
+        *([recordings.recordings(results)] if recordings.has_recordings(results) else []),
         clips.f0(results),
         quality.distributions(results),
         quality.noise_floor(results),

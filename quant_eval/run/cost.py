@@ -16,9 +16,10 @@ from ...models.spec import ModelSpec, TransformerSpec
 from ...native.nvml import Nvml
 from ...runtime.bundle import OpenLevel
 from ...runtime.options import EngineOptions
-from ..corpus import Prompt
+from ..corpus import Prompt, Turn
 from ..machine import device
 from ..metric import FREE, LOGITS, ONE_STEP
+from ..recordings import recorded_s
 from .free_controls import CLIPS
 from .plan import Plan
 from .reference_logits import clip_bytes
@@ -128,10 +129,12 @@ def estimate_cost(
         nvml: Opens NVML, as `speed_of`.
     """
     plans = [plan] if plan.finer is None else [plan, plan.finer]
-    spoken_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.prompts))
+    spoken_s = sum(len(plan.seeds_for(prompt)) * _spoken_s(prompt) for prompt in plan.corpus.prompts)
     candidates = sum(len(each.candidates) for each in plans)
-    clips_s = candidates * spoken_s if FREE in plan.stages else 0.0
-    one_step_s = len(plan.candidates) * spoken_s / len(plan.seeds) if ONE_STEP in plan.stages else 0.0
+    free_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.spoken))
+    clips_s = candidates * free_s if FREE in plan.stages else 0.0
+    once_s = sum(map(_spoken_s, plan.corpus.prompts))
+    one_step_s = len(plan.candidates) * once_s if ONE_STEP in plan.stages else 0.0
     copies = [damage.copied_bytes for damage in plan.damages]
     on_gpu = plan.settings["device"] != device(0)
     spec = plan.reference.files.manifest.model_spec
@@ -141,7 +144,7 @@ def estimate_cost(
         for name, seconds in _all_shares(plan, known, processes, vram=vram):
             parts[name] += seconds
         for name, per_second in instruments.items():
-            parts[name] += per_second * len(plan.candidates) * spoken_s if FREE in plan.stages else 0.0
+            parts[name] += per_second * len(plan.candidates) * free_s if FREE in plan.stages else 0.0
     largest_first = sorted(parts.items(), key=lambda part: -part[1])
     return Cost(
         clips=plan.clips(),
@@ -168,15 +171,17 @@ def hearing_cost(
     if not isinstance(speed, Speed):
         return audio_s, speed
     clips = [_Clip(prompt, speed, 0.0, 0.0) for prompt in said]
-    spoken_s = sum(clip.speak_s(weights) for clip in clips if clip.prompt.audio is None)
+    spoken_s = sum(clip.speak_s(weights) for clip in clips if not clip.prompt.is_recording)
     replayed_s = sum(clip.replay_s(weights) + clip.heard_s(level.manifest.model_spec) for clip in clips)
     return audio_s, _load_s(level) + spoken_s + replayed_s
 
 
 def _logits_bytes(plan: Plan) -> int:
     spec = plan.reference.files.manifest.model_spec
-    frames = [round(_spoken_s(prompt) * FRAME_RATE_HZ) for prompt in plan.corpus.prompts]
-    return len(plan.seeds) * sum(clip_bytes(spec, each) for each in frames)
+    frames = [
+        round(_spoken_s(prompt) * FRAME_RATE_HZ) for prompt in plan.corpus.prompts for _ in plan.seeds_for(prompt)
+    ]
+    return sum(clip_bytes(spec, each) for each in frames)
 
 
 def _all_shares(plan: Plan, speed: Speed, processes: int, *, vram: bool) -> Iterator[Share]:
@@ -226,7 +231,8 @@ def _damaged_clips_s(plan: Plan) -> float:
     """A dozen clips, made anew, and stretched and flattened for each level: see `free_controls.py`."""
     if not plan.controls or FREE not in plan.stages:
         return 0.0
-    one_s = sum(map(_spoken_s, plan.corpus.prompts)) / len(plan.corpus.prompts)
+    spoken = plan.corpus.spoken
+    one_s = sum(map(_spoken_s, spoken)) / len(spoken)
     return (2 * len(plan.candidates) + 1) * CLIPS * (one_s * _VOICE_S + one_s**2 * _WARP_S)
 
 
@@ -241,10 +247,11 @@ def _clip_shares(plan: Plan, speed: Speed) -> Iterator[Share]:
     replays = (LOGITS in plan.stages) + (ONE_STEP in plan.stages)
     for prompt in plan.corpus.prompts:
         clip = _Clip(prompt, speed, codec_s, logits_s)
-        seeds = len(plan.seeds)
-        yield SPEAKING, seeds * (clip.speak_s(base) + clip.before_s(base))
+        seeds = len(plan.seeds_for(prompt))
+        said_s = 0.0 if prompt.is_recording else clip.speak_s(base)
+        yield SPEAKING, seeds * (said_s + clip.before_s(base))
         yield REPLAYS, seeds * replays * clip.replay_s(base)
-        if FREE in plan.stages:  # the noise floor
+        if FREE in plan.stages and not prompt.is_recording:  # the noise floor
             yield from _times(seeds - 1, clip.compared())
         for candidate in plan.everyone:
             own, stages = weights[candidate.key], plan.stages_of(candidate, prompt)
@@ -285,17 +292,17 @@ class _Clip:
     @cached_property
     def rows(self) -> float:
         """Of the prompt: its text, and the turns before it as text and speech."""
-        before = sum(len(text) for _, text in self.prompt.before)
-        tokens = (len(self.prompt.text) + before) / _CHARACTERS_PER_TOKEN
-        return tokens + before / _CHARACTERS_PER_S * FRAME_RATE_HZ
+        before = self.prompt.before
+        characters = len(self.prompt.text) + sum(len(turn.text) for turn in before)
+        return characters / _CHARACTERS_PER_TOKEN + sum(map(_spoken_s, before)) * FRAME_RATE_HZ
 
     def speak_s(self, weights: Weights) -> float:
         return self.frames * self.speed.frame_s(weights) + self.speed.rows_s(weights, backbone=self.rows)
 
     def before_s(self, weights: Weights) -> float:
         """The turns before it, which only the reference says."""
-        said = sum(len(text) for _, text in self.prompt.before)
-        return said / _CHARACTERS_PER_S * FRAME_RATE_HZ * self.speed.frame_s(weights)
+        said_s = sum(_spoken_s(turn) for turn in self.prompt.before if turn.audio is None)
+        return said_s * FRAME_RATE_HZ * self.speed.frame_s(weights)
 
     def replay_s(self, weights: Weights) -> float:
         return self.speed.rows_s(weights, backbone=self.frames + self.rows, depth=self.frames)
@@ -334,5 +341,5 @@ def _columns(spec: TransformerSpec) -> int:
     return spec.layers * (2 * spec.embed_dim + spec.heads * spec.head_dim + spec.ffn_dim)
 
 
-def _spoken_s(prompt: Prompt) -> float:
-    return len(prompt.text) / _CHARACTERS_PER_S
+def _spoken_s(said: Prompt | Turn) -> float:
+    return len(said.text) / _CHARACTERS_PER_S if said.audio is None else recorded_s(said.audio)

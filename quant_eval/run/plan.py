@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ...models.flavors import TINY
 from ...models.levels import DEFAULT_LEVEL, F32, FP16, finest_first
 from ...models.manifest import Manifest
 from ...native.threads import default_threads
 from ...runtime.bundle import open_bundle, open_level
 from ...runtime.options import EngineOptions, SpeechOptions
-from ..corpus import Corpus, Prompt, load_corpus
+from ..corpus import Corpus, Prompt
+from ..fit import check_fit
 from ..gates.comparison import NEW, OLD
 from ..machine import device, instructions, versions
-from ..metric import FREE, LOGITS, ONE_STEP, STAGES
+from ..metric import FREE, LOGITS, ONE_STEP, RECORDINGS, STAGES
+from ..said import AUTO, corpus_with
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
-from .damages import PROMPTS, Damage, damages_of
+from .damages import RECORDED, SPOKEN, Damage, damages_of
 from .record_store import plan_fingerprint
 from .source_hash import COMPUTING, MEASURING, code_sha256
 
@@ -85,22 +86,30 @@ class Plan:
         """Whether it was damaged on purpose."""
         return any(candidate.key == damage.candidate.key for damage in self.damages)
 
+    def seeds_for(self, prompt: Prompt) -> tuple[int, ...]:
+        """With which seeds a prompt is said; a recording is heard once, for it says the same with each."""
+        return self.seeds[:1] if prompt.is_recording else self.seeds
+
     def seeds_of(self, candidate: Candidate, prompt: Prompt) -> tuple[int, ...]:
         """With which seeds a candidate is run; none for a prompt that it does not say."""
         if not self.is_damaged(candidate):
-            return self.seeds
+            return self.seeds_for(prompt)
         return self.seeds[:1] if prompt.id in self._damaged_prompts else ()
 
     @cached_property
     def _damaged_prompts(self) -> frozenset[str]:
-        """Evenly over the corpus."""
-        prompts = self.corpus.prompts
-        count = min(PROMPTS, len(prompts))
-        return frozenset(prompts[index * len(prompts) // count].id for index in range(count))
+        """Evenly over what is spoken, and over the recordings."""
+        kinds = ((self.corpus.spoken, SPOKEN), (self.corpus.recordings, RECORDED))
+        return frozenset(prompt.id for prompts, count in kinds for prompt in _evenly(prompts, count))
+
+    @property
+    def given(self) -> frozenset[str]:
+        """What metrics may need that is there: see `Metric.needs`."""
+        return frozenset({RECORDINGS} if self.corpus.recordings else ())
 
     def stages_of(self, candidate: Candidate, prompt: Prompt) -> tuple[str, ...]:
         """Which stages a candidate goes through: not freely beside a person's recording, nor damaged."""
-        is_free = prompt.audio is None and not self.is_damaged(candidate)
+        is_free = not prompt.is_recording and not self.is_damaged(candidate)
         return tuple(stage for stage in self.stages if is_free or stage != FREE)
 
     def is_kept(self, candidate: Candidate, seed: int) -> bool:
@@ -111,7 +120,8 @@ class Plan:
         """How many clips there are to do, those of the reference and of the finer plan included."""
         prompts = self.corpus.prompts
         held = sum(len(self.seeds_of(candidate, prompt)) for candidate in self.everyone for prompt in prompts)
-        return len(prompts) * len(self.seeds) + held + (self.finer.clips() if self.finer is not None else 0)
+        said = sum(len(self.seeds_for(prompt)) for prompt in prompts)
+        return said + held + (self.finer.clips() if self.finer is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,9 @@ class Asked:
 
     Attributes:
         out: Directory of everything that comes out.
-        corpus: See `load_corpus`; "auto" is the tiny model's own for the tiny model, else "builtin".
-        prompts: Only so many of them; None for all.
+        corpus: See `corpus_with`.
+        recordings: Directory of recordings, which come in addition: see `read_recordings`.
+        prompts: Only so many of the corpus; None for all.
         seeds: How many.
         stages: Of `metric.STAGES`.
         controls: Whether to damage the reference until each gate fails.
@@ -134,7 +145,8 @@ class Asked:
     """
 
     out: Path
-    corpus: str = "auto"
+    corpus: str = AUTO
+    recordings: Path | None = None
     prompts: int | None = None
     seeds: int = 3
     stages: tuple[str, ...] = STAGES
@@ -153,7 +165,7 @@ def plan_run(bundle: Path, levels: Sequence[str], reference: str, asked: Asked) 
     Of FP16 nothing is known by holding others against it: where the bundle has F32, and it was not left out, FP16 is
     held against that.
 
-    Errors as `open_level` and `load_corpus`; `ValueError` on a level that is not there, with what to do.
+    Errors as `open_level`, `corpus_with` and `check_fit`; `ValueError` on a level that is not there, with what to do.
     """
     opened = open_bundle(bundle)
     present = opened.manifest.levels
@@ -200,7 +212,8 @@ def plan_compare(first: Path, second: Path, level: str, asked: Asked, reference_
         asked: Its controls are not made: gates on a change have their own.
         reference_bundle: Whose FP16 is taken; None for the old bundle's, or else the new one's.
 
-    Errors as `open_level` and `load_corpus`; `ValueError` if the bundles are not of one checkpoint, or none has FP16.
+    Errors as `open_level`, `corpus_with` and `check_fit`; `ValueError` if the bundles are not of one checkpoint, or
+    none has FP16.
     """
     old, new = Candidate.of(OLD, open_level(first, level)), Candidate.of(NEW, open_level(second, level))
     choices = [first, second] if reference_bundle is None else [reference_bundle]
@@ -232,8 +245,9 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         raise ValueError(f"unknown stage {', '.join(sorted(unknown))}; known are {', '.join(STAGES)}")
     if asked.seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {asked.seeds}")
-    corpus = corpus_of(reference.files.manifest, asked.corpus, asked.prompts)
+    corpus = corpus_with(reference.files.manifest, asked.corpus, asked.prompts, asked.recordings)
     options = SpeechOptions(temperature=asked.temperature, top_k=asked.top_k, split_sentences=False)
+    check_fit(reference.files, corpus.prompts, options)
     threads = asked.threads or max(1, default_threads() // asked.processes)
     engine = EngineOptions(threads=threads, gpu_layers=asked.gpu_layers)
     found = versions()
@@ -245,7 +259,7 @@ def _plan(reference: Candidate, candidates: tuple[Candidate, ...], asked: Asked)
         "instructions": instructions(),
         "code": code_sha256(COMPUTING),
     }
-    controls = asked.controls and len(corpus.prompts) >= FEWEST_PROMPTS
+    controls = asked.controls and _are_enough(corpus)
     damages = damages_of(reference, controls=controls, ladder=asked.ladder) if _can_fail(asked, corpus) else ()
     seeds = tuple(range(asked.seeds))
     return Plan(
@@ -277,7 +291,7 @@ def _fingerprint(reference: Candidate, corpus: Corpus, options: SpeechOptions, s
 def _stages(asked: Asked, corpus: Corpus) -> tuple[str, ...]:
     """Those that were asked for, in order; beside recordings alone nothing is spoken freely."""
     wanted = [stage for stage in STAGES if stage in asked.stages]
-    if all(prompt.audio is not None for prompt in corpus.prompts) and FREE in wanted:
+    if not corpus.spoken and FREE in wanted:
         wanted.remove(FREE)
         if not wanted:
             raise ValueError(
@@ -289,12 +303,15 @@ def _stages(asked: Asked, corpus: Corpus) -> tuple[str, ...]:
 
 def _can_fail(asked: Asked, corpus: Corpus) -> bool:
     """Whether a gate could fail a damaged level: it is not run freely, and few prompts prove nothing."""
-    return len(corpus.prompts) >= FEWEST_PROMPTS and bool({LOGITS, ONE_STEP} & set(asked.stages))
+    return _are_enough(corpus) and bool({LOGITS, ONE_STEP} & set(asked.stages))
 
 
-def corpus_of(manifest: Manifest, source: str, prompts: int | None) -> Corpus:
-    """The corpus that `source` names for a model, or so many `prompts` of it. Errors as `load_corpus`."""
-    if source == "auto":
-        source = "tiny" if replace(manifest.model_spec, name=TINY.name) == TINY else "builtin"
-    corpus = load_corpus(source)
-    return corpus if prompts is None else corpus.first(max(1, prompts))
+def _are_enough(corpus: Corpus) -> bool:
+    """Whether anything can be judged: people's speech is judged by itself."""
+    return max(len(corpus.spoken), len(corpus.recordings)) >= FEWEST_PROMPTS
+
+
+def _evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """`count` of them, or all if there are no more."""
+    count = min(count, len(prompts))
+    return [prompts[index * len(prompts) // count] for index in range(count)]

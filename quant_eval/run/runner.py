@@ -129,7 +129,7 @@ def say_targets(plan: Plan, prompts: Sequence[Prompt], part: str, progress: Prog
         records = stack.enter_context(Records.open(plan.records, plan.fingerprint, part=part))
         loaded: LoadedCandidate | None = None
         for prompt in prompts:
-            for seed in plan.seeds:
+            for seed in plan.seeds_for(prompt):
                 wanted = _wanted_of_reference(plan, records, prompt, seed)
                 if wanted and loaded is None:
                     loaded = stack.enter_context(LoadedCandidate(plan.reference, plan.engine))
@@ -145,7 +145,7 @@ def say_targets(plan: Plan, prompts: Sequence[Prompt], part: str, progress: Prog
                 count += 1
                 progress(1)
             for one, other in pairwise(plan.seeds) if FREE in plan.stages else ():
-                if RecordKey(FLOOR, name, prompt.id, one) in records or prompt.audio is not None:
+                if RecordKey(FLOOR, name, prompt.id, one) in records or prompt.is_recording:
                     continue
                 if loaded is None:
                     loaded = stack.enter_context(LoadedCandidate(plan.reference, plan.engine))

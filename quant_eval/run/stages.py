@@ -19,7 +19,8 @@ from ...runtime.audio.writer import AudioWriter
 from ...runtime.options import SpeechOptions
 from ...runtime.speech import Segment
 from ..corpus import Prompt
-from ..metric import FREE, LOGITS, ONE_STEP
+from ..fit import newest_that_fit
+from ..metric import FREE, LOGITS, ONE_STEP, RECORDED
 from ..metrics.codes import FLIPS, PATHS, SEMANTIC
 from ..metrics.divergence import Divergence, EosChange, clip_metrics, divergence, eos_change
 from ..metrics.failures import ANEW, failures
@@ -45,7 +46,6 @@ class Target:
     codes: I64Array
     ended: str
     context: list[Segment]
-    is_recording: bool
 
     @classmethod
     def of(cls, prompt: Prompt, record: Record) -> "Target":
@@ -53,22 +53,31 @@ class Target:
         detail = record.detail
         context = [Segment(text, np.array(codes, np.int64), speaker) for speaker, text, codes in detail["context"]]
         codes = np.array(detail["codes"], np.int64)
-        return cls(prompt, record.seed, codes, detail["ended"], context, prompt.audio is not None)
+        return cls(prompt, record.seed, codes, detail["ended"], context)
+
+    def named(self, values: dict[str, float]) -> dict[str, float]:
+        """What was found by teacher forcing, under its names: those of recordings are their own."""
+        return {f"{key}{RECORDED}": value for key, value in values.items()} if self.prompt.is_recording else values
 
 
 def speak_target(loaded: LoadedCandidate, prompt: Prompt, seed: int, options: SpeechOptions) -> Record:
-    """The reference says the prompt, after the turns before it, or codes the recording that the prompt has."""
+    """The reference says the prompt, after the turns before it. Of what has a recording that is coded instead."""
     context: list[Segment] = []
-    for speaker, text in prompt.before:
-        line = Prompt(f"{prompt.id}/{len(context)}", prompt.category, text, speaker)
-        said = loaded.speak(loaded.utterance(line, seed, context, options))
-        if len(said.codes):
-            context.append(Segment(text, said.codes, speaker))
+    for turn in prompt.before:
+        if turn.audio is not None:
+            heard = loaded.tts.codec.encode(read_audio(turn.audio))
+        else:
+            line = Prompt(f"{prompt.id}/{len(context)}", prompt.category, turn.text, turn.speaker)
+            heard = loaded.speak(loaded.utterance(line, seed, context, options)).codes
+        if len(heard):
+            context.append(Segment(turn.text, heard, turn.speaker))
     if prompt.audio is None:
         take = loaded.speak(loaded.utterance(prompt, seed, context, options))
         codes, ended = take.codes, take.ended
     else:
         codes, ended = loaded.tts.codec.encode(read_audio(prompt.audio)), "eos"
+        engine = loaded.tts.engine
+        context = newest_that_fit(context, prompt, len(codes), engine.prompts, engine.spec)
     detail = {
         "codes": codes.tolist(),
         "ended": ended,
@@ -104,9 +113,8 @@ def logits_record(
     reference = base.logits
     found = _divergence(reference, joined(replayed, depth), options)
     # Who recorded it decided where a recording stops.
-    eos = None if target.is_recording else _eos_change(base, replayed, target, options)
-    values = clip_metrics(replace(found, eos=eos))
-    frames = float(len(target.codes))
+    eos = None if target.prompt.is_recording else _eos_change(base, replayed, target, options)
+    values = target.named(clip_metrics(replace(found, eos=eos)))
     weights = frame_weights(values, len(target.codes))
     detail: dict[str, Any] = {
         "kld": [[float(f"{value:.6g}") for value in row] for row in found.kld],
@@ -117,10 +125,10 @@ def logits_record(
             "backbone_only": joined(replayed, reference_depth.logits(replayed)),
             "decoder_only": joined(base.replayed, loaded.depth_logits(base.replayed)),
         }
-        for half, logits in halves.items():
-            values[half] = float(_divergence(reference, logits, options).kld.mean())
-        values["both"] = float(found.kld.mean())
-        weights |= dict.fromkeys((*halves, "both"), frames)
+        klds = {half: float(_divergence(reference, logits, options).kld.mean()) for half, logits in halves.items()}
+        named = target.named({**klds, "both": float(found.kld.mean())})
+        values |= named
+        weights |= dict.fromkeys(named, float(len(target.codes)))
     return Record(LOGITS, loaded.candidate.key, target.prompt.id, target.seed, values, weights, detail)
 
 
@@ -151,7 +159,7 @@ def one_step_record(
     """
     codes, base_codes = _one_step(loaded, target, options), np.array(basis, np.int64)
     reference, test = (loaded.sound(_audible(drawn, target.codes)) for drawn in (base_codes, codes))
-    values = {**FLIPS.values(base_codes, codes), **compare_aligned(*contours_of_both(reference, test))}
+    values = target.named({**FLIPS.values(base_codes, codes), **compare_aligned(*contours_of_both(reference, test))})
     detail = {"flips": (codes != base_codes).sum(axis=0).tolist(), "frames": len(codes)}
     weights = frame_weights(values, len(codes))
     name = f"{loaded.candidate.key}-{target.prompt.id}-{target.seed}"

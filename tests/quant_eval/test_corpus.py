@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,15 +15,20 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miso_gguf.models.tiny.make.conversations import is_held_out
 from miso_gguf.models.tiny.make.words import parse
-from miso_gguf.quant_eval.corpus import BUILTIN, CorpusError, load_corpus
+from miso_gguf.quant_eval.corpus import BUILTIN, CorpusError, Turn, load_corpus
+from miso_gguf.runtime.options import SpeechOptions
+from miso_gguf.runtime.synthesis.reading import speech_cap_frames
 
 CATEGORIES = {
     *("statement", "question", "exclamation", "list", "number"),
     *("long", "emotion", "dialogue", "name", "cloned"),
 }
-FIRST_FORTY = "69fa9565173ff15a"
-"""Of what was said when the corpus had 40 prompts: five of each of the first eight categories."""
+FIRST = "eb824adc4837ac60"
+"""Of what was said when the corpus had 40 prompts: five of each of seven categories. Its five long ones were short."""
+TINY = "7827756a75e8d649"
+"""Of the tiny corpus. Evaluations of it are accepted: it never changes."""
 
 
 def test_the_builtin_corpus_has_every_category() -> None:
@@ -36,11 +42,13 @@ def test_the_builtin_corpus_has_every_category() -> None:
 
 def test_the_builtin_corpus_has_long_prompts_and_cloned_voices() -> None:
     prompts = load_corpus("builtin").prompts
-    assert sum(len(prompt.text) > 420 for prompt in prompts if prompt.category == "long") >= 10, "30 s of speech"
+    long = [prompt.text for prompt in prompts if prompt.category == "long"]
+    assert min(map(len, long)) > 420, "30 s of speech, at 14 characters a second"
+    assert sum(630 <= len(text) <= 840 for text in long) >= 5, "45 to 60 s"
     for prompt in prompts:
         if prompt.category == "cloned":
-            assert [speaker for speaker, _ in prompt.before] == [prompt.speaker], "the voice that is to be kept"
-            assert sum(len(said) for _, said in prompt.before) > 150
+            assert [turn.speaker for turn in prompt.before] == [prompt.speaker], "the voice that is to be kept"
+            assert sum(len(turn.text) for turn in prompt.before) > 150
 
 
 def test_the_builtin_corpus_is_plain_english_and_each_prompt_once() -> None:
@@ -48,7 +56,7 @@ def test_the_builtin_corpus_is_plain_english_and_each_prompt_once() -> None:
     assert len({prompt.text for prompt in prompts}) == len(prompts)
     for prompt in prompts:
         assert re.fullmatch(rf"{prompt.category}-[1-9][0-9]?", prompt.id)
-        for text in (prompt.text, *(said for _, said in prompt.before)):
+        for text in (prompt.text, *(turn.text for turn in prompt.before)):
             assert re.fullmatch(r"[A-Z][A-Za-z ,;:'?!.-]+[.?!]", text), f"{prompt.id}: numbers are written out"
             assert "  " not in text
 
@@ -57,18 +65,54 @@ def test_what_was_said_before_is_said_still() -> None:
     """Records and accepted evaluations go by the ids."""
     prompts = load_corpus("builtin").prompts
     old = [
-        prompt for prompt in prompts if int(prompt.id.split("-")[1]) <= 5 and prompt.category not in ("name", "cloned")
+        prompt
+        for prompt in prompts
+        if int(prompt.id.split("-")[1]) <= 5 and prompt.category not in ("name", "cloned", "long")
     ]
-    rows = sorted([each.id, each.text, each.speaker, [list(turn) for turn in each.before]] for each in old)
-    assert len(rows) == 40
-    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == FIRST_FORTY
+    rows = sorted(
+        [each.id, each.text, each.speaker, [[turn.speaker, turn.text] for turn in each.before]] for each in old
+    )
+    assert len(rows) == 35
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == FIRST
 
 
-def test_the_tiny_corpus_stays_within_the_vocabulary() -> None:
-    corpus = load_corpus("tiny")
+def test_nothing_cuts_a_long_prompt_short() -> None:
+    options = SpeechOptions()
+    for text in (prompt.text for prompt in load_corpus("builtin").prompts if prompt.category == "long"):
+        most = min(options.max_frames, speech_cap_frames(text))
+        assert most > 1.4 * len(text) / 14 * 12.5, "frames, at the pace of a slow reader"
+        assert most + len(text) / 3 < 2048, "positions, of which a token takes one"
+
+
+def test_the_tiny_corpus_is_as_it_was() -> None:
+    assert load_corpus("tiny").sha256.startswith(TINY)
+
+
+def test_the_large_tiny_corpus_is_of_sentences_that_no_model_was_taught() -> None:
+    corpus = load_corpus("tiny-large")
+    categories = corpus.info([0]).categories
+    assert len(corpus.prompts) == 160
+    assert categories.keys() == {*load_corpus("tiny").info([0]).categories, "cloned"}
+    assert min(categories.values()) >= 12
+    said = [turn for prompt in corpus.prompts for turn in (prompt, *prompt.before)]
+    assert len({turn.text for turn in said}) == len(said), "each once"
+    assert all(is_held_out(parse(turn.text)[0]) for turn in said)
+    lengths = {len(prompt.before) for prompt in corpus.prompts if prompt.category == "dialogue"}
+    assert lengths == {1, 2, 3, 4}
+    for prompt in corpus.prompts:
+        speakers = [turn.speaker for turn in (*prompt.before, prompt)]
+        if prompt.category == "cloned":
+            assert speakers == [prompt.speaker] * 2
+        else:
+            assert all(one != other for one, other in pairwise(speakers)), "they take turns"
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-large"])
+def test_the_tiny_corpora_stay_within_the_vocabulary(name: str) -> None:
+    corpus = load_corpus(name)
     assert len(corpus.prompts) >= 40
     for prompt in corpus.prompts:
-        for text in (prompt.text, *(said for _, said in prompt.before)):
+        for text in (prompt.text, *(turn.text for turn in prompt.before)):
             words, _ = parse(text)
             assert 2 <= len(words) <= 6
 
@@ -78,7 +122,7 @@ def test_a_file_is_read_and_its_hash_is_of_what_is_said(tmp_path: Path) -> None:
     path.write_text('{"text": "Hello."}\n\n{"text": "Bye.", "id": "b", "speaker": 1, "before": [[0, "Hi."]]}\n')
     first = load_corpus(path)
     assert [prompt.id for prompt in first.prompts] == ["001", "b"]
-    assert first.prompts[1].before == ((0, "Hi."),)
+    assert first.prompts[1].before == (Turn(0, "Hi."),)
     assert first.info([0, 1]).categories == {"other": 2}
     path.write_text('{"text": "Hello!"}\n\n{"text": "Bye.", "id": "b", "speaker": 1, "before": [[0, "Hi."]]}\n')
     assert load_corpus(path).sha256 != first.sha256
@@ -130,6 +174,9 @@ def test_a_file_is_read_and_its_hash_is_of_what_is_said(tmp_path: Path) -> None:
         ('{"text": "a", "\\ud800": 1}', "line 1: unknown entry"),
         ('{"text": "a", "id": "x\\n"}', "line 1: id must be letters"),
         ('{"text": "a", "before": ["b"]}', "before must be a list of"),
+        ('{"text": "a", "before": [[0]]}', "before must be a list of"),
+        ('{"text": "a", "before": [[0, "b", "c.wav", 1]]}', "before must be a list of"),
+        ('{"text": "a", "before": [[0, "b", null]]}', "line 1: the recording of before must be text"),
         ('{"text": "a", "id": "x"}\n{"text": "b", "id": "x"}', "the id 'x' is there twice"),
         ('{"text": "a", "id": "x"}\n{"text": "b", "id": "X"}', "the id 'x' is there twice"),
         ('{"text": "a", "id": "../x"}', "id must be letters"),
@@ -219,6 +266,22 @@ def test_a_recording_is_part_of_the_hash(tmp_path: Path) -> None:
     first = load_corpus(tmp_path / "mine.jsonl")
     (tmp_path / "a.wav").write_bytes(b"2")
     assert load_corpus(tmp_path / "mine.jsonl").sha256 != first.sha256
+
+
+def test_a_turn_before_may_have_a_recording(tmp_path: Path) -> None:
+    path, clip = tmp_path / "mine.jsonl", tmp_path / "clip.wav"
+    path.write_text(json.dumps({"text": "a", "before": [[1, "b", "clip.wav"], [0, "c"]]}))
+    with pytest.raises(FileNotFoundError, match=r"line 1: .*clip\.wav is not there"):
+        load_corpus(path)
+    clip.write_bytes(b"1")
+    first = load_corpus(path)
+    assert first.prompts[0].before == (Turn(1, "b", clip), Turn(0, "c"))
+    assert first.spoken == first.prompts
+    assert first.recordings == ()
+    clip.write_bytes(b"2")
+    assert load_corpus(path).sha256 != first.sha256, "another voice"
+    path.write_text(json.dumps({"text": "a", "before": [[1, "b"], [0, "c"]]}))
+    assert load_corpus(path).sha256 not in (first.sha256, "")
 
 
 @pytest.mark.parametrize("name", BUILTIN)

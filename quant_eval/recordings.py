@@ -1,11 +1,12 @@
-"""A directory of recordings as prompts: sound files, each with its words in a text file of the same name beside it.
+"""People's speech as prompts: a directory of sound files, each with its words in a text file of the same name.
 
 All that is wrong with any of them is said at once, before a model is loaded. It knows no codec.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import soundfile
@@ -14,11 +15,13 @@ from ..core.errors import MisoError
 from ..core.files import file_sha256
 from ..core.printable import printable
 from ..models.mimi import FRAME_RATE_HZ
-from ..quant_eval.corpus import Prompt
 from ..runtime.audio.reader import FORMATS
+from .corpus import Corpus, Prompt, unwritable
 
 _SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 """How files of `FORMATS` are called."""
+NAME = "recordings"
+"""Of a corpus of these."""
 _MOST_TEXT_BYTES = 1 << 16
 _NAMED = 20
 """Faults that are said one by one."""
@@ -52,13 +55,38 @@ def read_recordings(directory: Path, max_positions: int) -> tuple[Prompt, ...]:
     return tuple(Prompt(path.name, "recording", words[0], audio=path) for path, (words, _) in read.items())
 
 
+def recordings_corpus(prompts: tuple[Prompt, ...]) -> Corpus:
+    """Recordings as a corpus of their own."""
+    return Corpus(NAME, prompts, recordings_sha256(prompts))
+
+
+def beside(corpus: Corpus, recordings: Corpus) -> Corpus:
+    """A corpus, and recordings after it. Raises `RecordingsError` if a recording is called as a prompt of it is."""
+    prompts = (*corpus.prompts, *recordings.prompts)
+    ids = Counter(prompt.id.casefold() for prompt in prompts)
+    if faults := [
+        f"{prompt.id} is called as a prompt of {corpus.name}"
+        for prompt in recordings.prompts
+        if ids[prompt.id.casefold()] > 1
+    ]:
+        raise RecordingsError(f"{in_a_line(faults)}: rename the recording")
+    parts = (corpus, recordings)
+    both = hashlib.sha256(json.dumps([part.sha256 for part in parts]).encode()).hexdigest()
+    return Corpus(f"{corpus.name} + {recordings.name}", prompts, both, parts)
+
+
+def recorded_s(audio: Path) -> float:
+    """How long a recording is, as its header says. Errors as `soundfile.info`."""
+    return float(soundfile.info(str(audio)).duration)
+
+
 def in_a_line(faults: Sequence[str]) -> str:
     """The first faults, and how many more there are."""
     more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
     return f"{printable('; '.join(faults[:_NAMED]))}{more}"
 
 
-def recordings_sha256(prompts: tuple[Prompt, ...]) -> str:
+def recordings_sha256(prompts: Iterable[Prompt]) -> str:
     """It changes with their names, their words and their sound."""
     plain = [[each.id, each.text, file_sha256(each.audio)] for each in prompts if each.audio is not None]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
@@ -66,22 +94,24 @@ def recordings_sha256(prompts: tuple[Prompt, ...]) -> str:
 
 def _words(path: Path) -> tuple[str, str]:
     """What is said, and what is wrong with it."""
-    beside = path.with_suffix(".txt")
-    if beside.exists() and not beside.is_file():  # a named pipe would be waited for
-        return "", f"{beside.name} is no file"
+    words_path = path.with_suffix(".txt")
+    name = words_path.name
+    if words_path.exists() and not words_path.is_file():  # a named pipe would be waited for
+        return "", f"{name} is no file"
     try:
-        with beside.open("rb") as file:
+        with words_path.open("rb") as file:
             text = file.read(_MOST_TEXT_BYTES + 1)
         words = " ".join(text.decode("utf-8-sig").split())
     except FileNotFoundError:
-        return "", f"{path.name} has no {beside.name} with its words"
+        return "", f"{path.name} has no {name} with its words"
     except OSError as error:
-        return "", f"{beside.name} cannot be read ({error.strerror})"
+        return "", f"{name} cannot be read ({error.strerror})"
     except UnicodeDecodeError:
-        return "", f"{beside.name} is not UTF-8 text"
+        return "", f"{name} is not UTF-8 text"
+    fault = unwritable(words)
     if not words or len(text) > _MOST_TEXT_BYTES:
-        return "", f"{beside.name} is {'empty' if not words else 'too long'}: it must have the words of {path.name}"
-    return words, ""
+        fault = f"is {'empty' if not words else 'too long'}: it must have the words of {path.name}"
+    return ("", f"{name} {fault}") if fault else (words, "")
 
 
 def _sound_fault(path: Path, max_positions: int) -> str:

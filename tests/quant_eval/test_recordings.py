@@ -12,9 +12,8 @@ import soundfile
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.recipes.collect import collect
-from miso_gguf.recipes.collector import Collector
 from miso_gguf.recipes.plan import Collection
-from miso_gguf.recipes.recordings import RecordingsError, read_recordings, recordings_sha256
+from miso_gguf.quant_eval.recordings import RecordingsError, read_recordings, recordings_sha256
 
 WORDS = {"b.flac": "We are here.", "a.WAV": "Hello there.\nAgain."}
 
