@@ -120,7 +120,7 @@ def test_recordings_are_heard_once_and_coded_where_a_turn_has_one(plan_of: Calla
     plan = plan_of(tmp_path / "out", corpus=str(corpus), recordings=_some(tmp_path), stages=("logits", "one-step"))
     assert [plan.seeds_for(prompt) for prompt in plan.corpus.prompts] == [(0, 1), (0,)]
     assert plan.clips() == 3 + 2 * 3
-    done = []
+    done: list[int] = []
     evaluate(plan, progress=done.append)
     assert done[-1] == plan.clips()
     with Records.open(plan.records, plan.fingerprint) as records:
