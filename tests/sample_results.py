@@ -88,7 +88,7 @@ def sample(codebooks: int = 8, levels: tuple[str, ...] = ("fp16", "q8_0", "q4_k_
         versions={"miso-gguf": "0.1.0", "llama-cpp-python": "0.3.36", "numpy": "2.2.0", "praat": "6.4.1"},
         notes=["Word error rate was not run: no recogniser was given.", "4 of 144 clips were resumed."],
         levels=[_level(level, verdicts.get(level)) for level in levels],
-        metrics=[_metric(level, key) for level in compared for key in METRICS],
+        metrics=[_metric(level, key) for level in compared for key in METRICS if not METRICS[key].needs],
         gates=gates,
         codebooks=[_codebook(level, index) for level in compared for index in range(codebooks)],
         attribution=[_attribution(level) for level in compared],

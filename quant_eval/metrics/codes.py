@@ -38,6 +38,10 @@ def flip_rate(codes: I64Array, other: I64Array) -> float:
     return 100 * float((other != codes).mean())
 
 
+FLIP_RATE = FLIPS["flip_rate"]
+"""What the ear may hear of it: other codes."""
+
+
 @SEMANTIC.metric(
     "Semantic edit distance",
     "",

@@ -255,6 +255,10 @@ def top1(found: Divergence) -> float:
     return 100 * float(found.same_top.mean())
 
 
+AT_A_GLANCE = tuple(DISTRIBUTIONS[each.__name__] for each in (kld_cb0, kld_rest, top1))
+"""What tells most of a level where there is no room for all."""
+
+
 @ENDS.metric(
     "EOS shift",
     "nats",

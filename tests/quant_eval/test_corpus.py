@@ -94,13 +94,13 @@ def test_the_large_tiny_corpus_is_of_sentences_that_no_model_was_taught() -> Non
     assert len(corpus.prompts) == 160
     assert categories.keys() == {*load_corpus("tiny").info([0]).categories, "cloned"}
     assert min(categories.values()) >= 12
-    said = [turn for prompt in corpus.prompts for turn in (prompt, *prompt.before)]
-    assert len({turn.text for turn in said}) == len(said), "each once"
-    assert all(is_held_out(parse(turn.text)[0]) for turn in said)
+    said = [text for prompt in corpus.prompts for text in (prompt.text, *(turn.text for turn in prompt.before))]
+    assert len(set(said)) == len(said), "each once"
+    assert all(is_held_out(parse(text)[0]) for text in said)
     lengths = {len(prompt.before) for prompt in corpus.prompts if prompt.category == "dialogue"}
     assert lengths == {1, 2, 3, 4}
     for prompt in corpus.prompts:
-        speakers = [turn.speaker for turn in (*prompt.before, prompt)]
+        speakers = [*(turn.speaker for turn in prompt.before), prompt.speaker]
         if prompt.category == "cloned":
             assert speakers == [prompt.speaker] * 2
         else:

@@ -16,6 +16,7 @@ from miso_gguf.console import run
 from miso_gguf.models.manifest import Manifest, read_manifest
 from miso_gguf.quant_eval.cli import cli
 from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
+from miso_gguf.quant_eval.metric import RECORDINGS
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import Results
 from miso_gguf.quant_eval.run.damage import damaged
@@ -170,9 +171,11 @@ def test_recordings_are_replayed(bundle: Path, report: Path, tmp_path: Path) -> 
         bundle, ["fp16", "q4_0"], "fp16", asked(tmp_path / "out", corpus=str(corpus), controls=False, seeds=1)
     )
     found = evaluate_plan(plan, Wanted(vram=False))
-    assert mean(found, "q4_0", "kld_cb0") > 0
-    assert not [m for m in found.metrics if m.metric == "eos_shift"], "who recorded it decided where it stops"
-    assert not [m for m in found.metrics if m.metric == "dur_ratio"], "a level is not compared with a person"
+    assert mean(found, "q4_0", "kld_cb0_recorded") > 0
+    assert {METRICS[m.metric].needs for m in found.metrics} == {RECORDINGS}, "nothing of an end, or of its own speech"
+    assert not found.missing
+    assert {(each.level, each.frames > 0) for each in found.codebooks} == {("fp16", True), ("q4_0", True)}
+    assert [each.level for each in found.attribution] == ["q4_0"]
     assert found.controls[0].behaved
 
 

@@ -11,7 +11,7 @@ from speaking import reference_prompt
 
 from miso_gguf.core.errors import MisoError
 from miso_gguf.models.flavors import TINY
-from miso_gguf.quant_eval.corpus import Prompt
+from miso_gguf.quant_eval.corpus import Prompt, Turn
 from miso_gguf.quant_eval.run.candidate import Candidate
 from miso_gguf.quant_eval.run.stages import Target, speak_target
 from miso_gguf.recipes.collector import Collector
@@ -23,7 +23,7 @@ ENGINE = EngineOptions(threads=1, gpu_layers=0, exact=True, voice_cache_bytes=0)
 SHORT = SpeechOptions(max_seconds=1.6, split_sentences=False)
 PROMPTS = (
     Prompt("alone", "test", "One two three, said the tiny model."),
-    Prompt("answer", "test", "And then?", before=((0, "Who is there?"), (0, "It is us, we are here."))),
+    Prompt("answer", "test", "And then?", before=(Turn(0, "Who is there?"), Turn(0, "It is us, we are here."))),
 )
 
 

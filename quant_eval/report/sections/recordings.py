@@ -1,12 +1,14 @@
 """People's speech beside the reference's own: what a level makes of either. Does not know the formats."""
 
 from ...metric import LOGITS, ONE_STEP, RECORDINGS
+from ...metrics.codes import FLIP_RATE
+from ...metrics.divergence import AT_A_GLANCE
 from ...metrics.table import METRICS, TWINS
 from ...results import MetricResult, Results
 from ..view import NOTHING, Cell, Section, Table, heads
 from ..words import BOUNDS, label_of, number, quantity, spread
 
-_SHOWN = ("kld_cb0", "kld_rest", "top1", "flip_rate")
+_SHOWN = {metric.key: TWINS[metric.key].key for metric in (*AT_A_GLANCE, FLIP_RATE)}
 
 
 def has_recordings(results: Results) -> bool:
@@ -23,16 +25,16 @@ def recordings(results: Results) -> Section:
         "samples is judged where it is sure, so people's speech is judged by itself, with the same margins.",
     )
     found = {(entry.level, entry.metric): entry for entry in results.metrics}
-    levels = dict.fromkeys(level for level, metric in found if metric in {TWINS[key].key for key in _SHOWN})
+    levels = dict.fromkeys(level for level, metric in found if metric in _SHOWN.values())
     rows = [
         (
             Cell(label_of(level)),
             Cell(METRICS[key].label, quantity(METRICS[key])),
-            *(_estimated(found.get((level, metric))) for metric in (key, TWINS[key].key)),
+            *(_estimated(found.get((level, metric))) for metric in (key, twin)),
         )
         for level in levels
-        for key in _SHOWN
-        if (level, TWINS[key].key) in found
+        for key, twin in _SHOWN.items()
+        if (level, twin) in found
     ]
     if not rows:
         return section.without(f"Not measured in the stages {LOGITS} and {ONE_STEP}.")

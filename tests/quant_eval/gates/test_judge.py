@@ -10,13 +10,15 @@ import pytest
 from miso_gguf.models.levels import LEVELS as KNOWN
 from miso_gguf.quant_eval.gates.config import Gate, Gates, GatesError, Tolerance, load_gates, margin_for
 from miso_gguf.quant_eval.gates.judge import judge, worst
+from miso_gguf.quant_eval.metric import RECORDINGS, STAGES
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
 from miso_gguf.quant_eval.stats.bootstrap import Bootstrap
 from miso_gguf.quant_eval.stats.estimates import holm
 from miso_gguf.quant_eval.stats.observations import Observations
 
-GATES = load_gates()
+ALL = load_gates()
+GATES = ALL.only(STAGES)
 LEVELS = ("fp16", "q8_0", "q4_k_m", "q4_0")
 
 
@@ -74,7 +76,34 @@ def test_gates_of_some_stages() -> None:
     assert [gate.metric for gate in some.gates] == ["kld_cb0", "top1"]
     assert "kld_cb0" in some.history
     assert "lf0_rmse" not in some.history
-    assert GATES.only(["logits", "one-step", "free"]) == GATES
+    assert ALL.only(STAGES, [RECORDINGS]) == ALL
+    assert [gate.metric for gate in ALL.only(["logits"], [RECORDINGS]).gates] == [
+        *("kld_cb0", "kld_cb0_recorded", "top1", "top1_recorded"),
+    ]
+    alone = ALL.only(["logits"], [RECORDINGS], speaks=False)
+    assert [gate.metric for gate in alone.gates] == ["kld_cb0_recorded", "top1_recorded"]
+    assert alone.history.keys() == {"kld_cb0_recorded", "kld_rest_recorded", "top1_recorded"}
+
+
+def test_people_are_judged_as_the_model_is_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    margins = {gate.metric: gate.margins for gate in ALL.gates}
+    twins = [metric for metric in margins if METRICS[metric].needs]
+    assert twins == [
+        f"{metric}_recorded" for metric in ("kld_cb0", "top1", "lf0_rmse", "gross_pitch_error", "vuv_error")
+    ]
+    for twin in twins:
+        assert margins[twin] == margins[twin.removesuffix("_recorded")]
+        assert ALL.history[twin] == ALL.history[twin.removesuffix("_recorded")]
+    path = tmp_path / "gates.toml"
+    path.write_text(
+        "schema_version = 1\n"
+        '[gates.kld_cb0]\nkind = "at_most"\nmargins = { q8_0 = 1 }\n'
+        '[gates.kld_cb0_recorded]\nkind = "at_most"\nmargins = { q8_0 = 2 }\n'
+        "[history.margins]\nkld_cb0 = { percent = 1, least = 0 }\nkld_cb0_recorded = { percent = 2, least = 0 }\n"
+    )
+    own = load_gates(path)
+    assert [(gate.metric, gate.margins["q8_0"]) for gate in own.gates] == [("kld_cb0", 1), ("kld_cb0_recorded", 2)]
+    assert own.history["kld_cb0_recorded"].percent == 2
 
 
 def test_what_is_ideal_in_every_clip_passes_but_for_failures() -> None:
@@ -354,7 +383,7 @@ GOOD = 'schema_version = 1\n[gates.kld_cb0]\nkind = "at_most"\nmargins = { q8_0 
 def test_another_file_replaces_the_default(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD + "[history]\nanchor = 3\n[history.margins]\ntop1 = { percent = 10, least = 0.1 }\n", "utf-8")
-    gates = load_gates(path)
+    gates = load_gates(path).only(STAGES)
     assert [(gate.metric, gate.kind, gate.margins) for gate in gates.gates] == [("kld_cb0", "at_most", {"q8_0": 0.01})]
     assert (gates.history, gates.anchor) == ({"top1": Tolerance(10, 0.1)}, 3)
 

@@ -192,16 +192,18 @@ def test_attribution_is_two_more_passes_of_a_half(plan: Plan, monkeypatch: pytes
     assert alone + share * (both - alone) < found < alone + 2 * share * (both - alone)
 
 
-def test_what_is_heard_is_said_and_replayed(plan: Plan) -> None:
+def test_what_is_heard_is_said_and_replayed(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_module, "recorded_s", lambda _path: 2.0)
     level, prompts = plan.reference.files, plan.corpus.prompts
     engine = EngineOptions(threads=1, gpu_layers=0)
     speech_s, takes = hearing_cost(level, prompts, engine)
-    _, recorded = hearing_cost(level, [replace(prompt, audio=Path("it.wav")) for prompt in prompts], engine)
+    heard_s, recorded = hearing_cost(level, [replace(prompt, audio=Path("it.wav")) for prompt in prompts], engine)
     _, twice = hearing_cost(level, [*prompts, *prompts], engine)
     assert speech_s == pytest.approx(sum(len(prompt.text) for prompt in prompts) / 14)
     assert isinstance(takes, float)
     assert isinstance(recorded, float)
-    assert 0 < recorded < takes, "a recording is not spoken"
+    assert heard_s == 2 * len(prompts), "as long as it is"
+    assert 0 < recorded < takes * heard_s / speech_s, "a recording is not spoken"
     assert isinstance(twice, float)
     loading_s = cost_module._load_s(level)
     assert twice - loading_s == pytest.approx(2 * (takes - loading_s))

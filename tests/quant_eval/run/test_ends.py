@@ -1,6 +1,7 @@
 """How a record of the logit stage says what becomes of a clip's end; the models are made up."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from miso_gguf.runtime.options import SpeechOptions
 
 FRAMES, CODEBOOKS, VOCAB = 6, 2, 8
 CODES = np.ones((FRAMES, CODEBOOKS), np.int64)
-TARGET = Target(Prompt("a", "statement", "Hello."), 0, CODES, "eos", [], False)
+TARGET = Target(Prompt("a", "statement", "Hello."), 0, CODES, "eos", [])
 
 
 class Level:
@@ -71,5 +72,7 @@ def test_what_was_cut_off_has_no_stop_and_what_a_person_said_none_of_a_models() 
     cut = ends([-9.0] * FRAMES + [5.0], replace(TARGET, ended="cap"))
     assert "eos_shift" not in cut.values
     assert {"eos_shift_before", "eos_early"} <= cut.values.keys()
-    recorded = ends([-9.0] * FRAMES + [5.0], replace(TARGET, is_recording=True))
+    recorded = ends([-9.0] * FRAMES + [5.0], replace(TARGET, prompt=replace(TARGET.prompt, audio=Path("a.wav"))))
     assert not [key for key in recorded.values if key.startswith("eos")]
+    keys = {f"{key}_recorded" for key in ("kld_cb0", "kld_rest", "kld_deployed", "top1")}
+    assert recorded.values.keys() == recorded.weights.keys() == keys

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from miso_gguf.quant_eval.run import plan as module
 from miso_gguf.quant_eval.run.plan import Asked, Plan, plan_run
@@ -82,7 +84,7 @@ def test_records_are_of_machine_and_code(bundle: Path, asked: Asked, monkeypatch
 
 def test_beside_recordings_nothing_is_spoken_freely(bundle: Path, asked: Asked, tmp_path: Path) -> None:
     corpus = tmp_path / "mine.jsonl"
-    (tmp_path / "a.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(24_000), 24_000)
     corpus.write_text('{"text": "Hello there.", "audio": "a.wav"}\n')
     of_people = replace(asked, corpus=str(corpus))
     assert plan_run(bundle, [], "fp16", of_people).stages == ("logits", "one-step")
