@@ -74,10 +74,11 @@ def estimate_cost(plan: Plan, processes: int = 1, *, nvml: Callable[[], Nvml] | 
     """From texts' lengths and files' sizes, and how fast this machine is. `nvml` opens NVML, as `speed_of`."""
     plans = [plan] if plan.finer is None else [plan, plan.finer]
     spec = plan.reference.files.manifest.model_spec
-    spoken_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.prompts))
+    seed_s = sum(map(_spoken_s, plan.corpus.prompts))
+    spoken_s = len(plan.seeds) * seed_s
     candidates = sum(len(each.candidates) for each in plans)
     clips_s = candidates * spoken_s if FREE in plan.stages else 0.0
-    one_step_s = len(plan.candidates) * spoken_s / len(plan.seeds) if ONE_STEP in plan.stages else 0.0
+    one_step_s = len(plan.candidates) * seed_s if ONE_STEP in plan.stages else 0.0
     copies = [damage.copied_bytes for damage in plan.damages]
     on_gpu = plan.settings["device"] != device(0)
     speed = speed_of(spec, plan.engine, processes, on_gpu=on_gpu, nvml=nvml)
