@@ -46,6 +46,14 @@ def read_sound(path: Path) -> Samples:
     return np.asarray(samples, np.float32)
 
 
+def is_short(path: Path) -> bool:
+    """Whether it can be rated whole. Errors as `read_sound`."""
+    try:
+        return float(soundfile.info(str(path)).duration) <= LONGEST_S
+    except soundfile.LibsndfileError:
+        return len(read_sound(path)) <= LONGEST_S * SAMPLE_RATE_HZ
+
+
 def are_equal(one: Samples, other: Samples) -> bool:
     """Whether there is nothing to be heard: every sample is the same."""
     return bool(np.array_equal(one, other))

@@ -14,7 +14,6 @@ from .chance import LEVEL, found_share, needed_right, p_value
 from .draws import plain_name, sides
 from .study import ANCHOR, Key, level_of_each
 
-RESULT_NAME = "abx-result.json"
 _GOOD_RATING, _MOST_BELOW = 90.0, 0.15
 """A listener who rates the hidden reference below 90 in more than 15 % of the items is left out of the pool.
 

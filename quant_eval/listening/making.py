@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.files import write_whole
-from ...models.mimi import SAMPLE_RATE_HZ
 from ...runtime.audio.samples import Samples, to_pcm16
 from ..report.words import label_of
 from .chance import found_share, needed_right
-from .excerpts import LONGEST_S, anchor, are_equal, beginning, encoded, most_different, read_sound
+from .excerpts import anchor, are_equal, beginning, encoded, is_short, most_different, read_sound
 from .kept import KeptSound, KeptSounds, load_sounds
 from .page import page
 from .study import (
@@ -88,6 +87,8 @@ class _Heard:
 
 
 _REFERENCE, _LEVEL = "reference", "level"
+_Pair = tuple[KeptSound, KeptSound]
+"""The reference's clip and the level's."""
 
 
 def make_study(report: Path, wanted: Wanted) -> Made:
@@ -108,8 +109,8 @@ def make_study(report: Path, wanted: Wanted) -> Made:
     trials: list[_Heard] = []
     for level in levels:
         pairs, all_clips = audible[level], len(pairs_of(sounds, level))
-        chosen = evenly({clip: own.category for clip, (own, _) in pairs.items()}, each, wanted.seed, f"abx {level}")
-        trials += [_trial(level, clip, *pairs[clip]) for clip in chosen]
+        chosen = evenly({clip: own.category for clip, (_, own) in pairs.items()}, each, wanted.seed, f"abx {level}")
+        trials += [_trial(level, pairs[clip], clips) for clip in chosen]
         alpha = level_of_each(len(heard_levels))
         needed = needed_right(len(chosen), alpha) if chosen else None
         found = found_share(len(chosen), alpha) if chosen else None
@@ -142,20 +143,19 @@ def write_study(made: Made, folder: Path, *, force: bool = False) -> list[Path]:
     return [folder / PAGE_NAME, path]
 
 
-def _audible(
-    pairs: Sequence[tuple[KeptSound, KeptSound]], clips: Path
-) -> dict[Clip, tuple[KeptSound, tuple[Samples, Samples]]]:
-    """Those of a level that differ from the reference's, with both sounds."""
-    found = {}
-    for base, own in pairs:
-        both = read_sound(clips / base.audio), read_sound(clips / own.audio)
-        if not are_equal(*both):
-            found[own.prompt, own.seed] = own, most_different(*both)
-    return found
+def _audible(pairs: Sequence[_Pair], clips: Path) -> dict[Clip, _Pair]:
+    """Those of a level that differ from the reference's."""
+    return {
+        (own.prompt, own.seed): (base, own)
+        for base, own in pairs
+        if not are_equal(read_sound(clips / base.audio), read_sound(clips / own.audio))
+    }
 
 
-def _trial(level: str, clip: Clip, own: KeptSound, both: tuple[Samples, Samples]) -> _Heard:
-    return _Heard(level, *clip, own.text, {_REFERENCE: both[0], _LEVEL: both[1]})
+def _trial(level: str, pair: _Pair, clips: Path) -> _Heard:
+    base, own = pair
+    both = most_different(read_sound(clips / base.audio), read_sound(clips / own.audio))
+    return _Heard(level, own.prompt, own.seed, own.text, {_REFERENCE: both[0], _LEVEL: both[1]})
 
 
 def _notes(sounds: KeptSounds, level: str, clips: int, audible: int, trials: int) -> list[str]:
@@ -171,22 +171,16 @@ def _notes(sounds: KeptSounds, level: str, clips: int, audible: int, trials: int
 
 def _items(sounds: KeptSounds, levels: Sequence[str], clips: Path, wanted: Wanted) -> list[_Heard]:
     """What is rated: preferably what is short enough to be heard whole."""
-    takes: dict[Clip, dict[str, KeptSound]] = {}
-    samples: dict[Clip, dict[str, Samples]] = {}
-    for each in takes_of(sounds, levels) if wanted.ratings else ():
-        clip = each[sounds.reference].prompt, each[sounds.reference].seed
-        takes[clip] = each
-        samples[clip] = {level: read_sound(clips / own.audio) for level, own in each.items()}
-    short = {
-        clip: each[sounds.reference].category
-        for clip, each in takes.items()
-        if all(len(sound) <= LONGEST_S * SAMPLE_RATE_HZ for sound in samples[clip].values())
+    takes = {
+        (each[sounds.reference].prompt, each[sounds.reference].seed): each
+        for each in (takes_of(sounds, levels) if wanted.ratings else ())
     }
-    categories = short or {clip: each[sounds.reference].category for clip, each in takes.items()}
+    short = {clip: each for clip, each in takes.items() if all(is_short(clips / take.audio) for take in each.values())}
+    categories = {clip: each[sounds.reference].category for clip, each in (short or takes).items()}
     count = min(wanted.ratings, len(categories))
     found = []
     for clip in evenly(categories, count, wanted.seed, "ratings"):
-        cut = {level: beginning(sound) for level, sound in samples[clip].items()}
+        cut = {level: beginning(read_sound(clips / take.audio)) for level, take in takes[clip].items()}
         cut[ANCHOR] = anchor(cut[sounds.reference])
         found.append(_Heard("", *clip, takes[clip][sounds.reference].text, {_REFERENCE: cut[sounds.reference], **cut}))
     return found

@@ -1,8 +1,10 @@
 """The whole evaluation on the tiny model: right verdicts, the same records however it is done, and exit codes."""
 
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from sample_study import answers_of
 
 from builders import Built
 from miso_gguf.console import run
 from miso_gguf.models.manifest import Manifest, read_manifest
 from miso_gguf.quant_eval.cli import cli
 from miso_gguf.quant_eval.evaluation import Wanted, evaluate_plan
+from miso_gguf.quant_eval.listening.kept import load_sounds
+from miso_gguf.quant_eval.listening.study import load_key
 from miso_gguf.quant_eval.metric import RECORDINGS
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import Results
@@ -105,6 +110,46 @@ def test_clips_are_there_to_be_heard(results: Results, report: Path) -> None:
             samples, rate_hz = soundfile.read(report / "clips" / name)
             assert rate_hz == 24000
             assert np.abs(samples).max() > 0.05
+
+
+def test_what_can_be_listened_to_is_kept(report: Path) -> None:
+    """One-step clips of the first seed alone, aligned with the reference's; a listening test is made of them."""
+    sounds = load_sounds(report)
+    assert (sounds.reference, sounds.levels) == ("fp16", ["q8_0", "q4_0"])
+    kept = Counter((each.stage, each.level, each.seed) for each in sounds.sounds)
+    stages = [("one-step", 0), ("free", 0), ("free", 1)]
+    assert kept == {(stage, level, seed): PROMPTS for stage, seed in stages for level in LEVELS}
+    files = {path.name for path in (report / "clips").iterdir()}
+    assert files == {each.audio for each in sounds.sounds}
+    lengths: dict[str, set[int]] = {}
+    for each in sounds.sounds:
+        if each.stage == "one-step":
+            info = soundfile.info(report / "clips" / each.audio)
+            assert (info.samplerate, info.subtype, info.channels) == (24_000, "PCM_16", 1)
+            lengths.setdefault(each.prompt, set()).add(info.frames)
+    assert {len(found) for found in lengths.values()} == {1}
+
+
+def test_a_listening_test_is_made_and_judged(report: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert miso_eval("abx", report, "--ratings", 2) == 0
+    made = capfd.readouterr().out
+    assert "Q4_0 beside F16: " in made
+    assert "right answers show more than luck" in made
+    key = load_key(report)
+    paths = []
+    for name, share in (("Ann", 1.0), ("Bo", 0.5)):
+        paths.append(report / f"answers-{name}.json")
+        paths[-1].write_text(json.dumps(answers_of(key, name, share, random.Random(name))))
+    assert miso_eval("abx-result", report, *paths) == 0
+    said = capfd.readouterr().out
+    assert "Ann" in said
+    assert "heard" in said
+    assert miso_eval("abx-result", report / "abx-key.json", paths[0], "--json") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [each["is_heard"] for each in found["heard"]] == [True] * len({trial.level for trial in key.trials})
+    assert {each["take"] for each in found["rated"]} == {"fp16", "q8_0", "q4_0", "anchor"}
+    assert miso_eval("abx-result", report, paths[0], paths[0]) == 2
+    assert "give one file of each listener" in capfd.readouterr().err
 
 
 def test_reports_are_written(report: Path) -> None:

@@ -55,7 +55,9 @@
   const decode = (number) => {
     if (!decoded.has(number)) {
       const bytes = Uint8Array.from(atob(study.sounds[number]), (letter) => letter.charCodeAt(0));
-      decoded.set(number, context.decodeAudioData(bytes.buffer));
+      const sound = context.decodeAudioData(bytes.buffer);
+      sound.catch(() => (byId("not-played").hidden = false));
+      decoded.set(number, sound);
     }
     return decoded.get(number);
   };
@@ -73,8 +75,8 @@
     wake();
     latest += 1;
     const asked = latest;
-    const buffer = await decode(number);
-    if (asked !== latest) return;
+    const buffer = await decode(number).catch(() => null);
+    if (buffer === null || asked !== latest) return;
     // The same again: from the beginning. Another: at the same moment.
     const since = playing?.button === button ? 0 : moment();
     const at = since < buffer.duration ? since : 0;

@@ -64,13 +64,17 @@
     for (const button of guess.querySelectorAll("button")) {
       button.addEventListener("click", () => {
         const told = clip.querySelector(".told");
-        if (button.dataset.guess !== "") {
+        const [one, other] = players.map((player) => player.querySelector("audio").src);
+        if (one === other) {
+          told.textContent = "Both are equal: nothing can be told.";
+          told.hidden = false;
+        } else if (button.dataset.guess !== "") {
           const isRight = button.dataset.guess === String(Number(isSwapped));
           guessed += 1;
           right += isRight;
           told.textContent = isRight ? "Right." : "No, it is the other one.";
           told.hidden = false;
-          document.getElementById("score").textContent = `You were right in ${right} of ${guessed}.`;
+          document.getElementById("score").textContent = `You were right in ${right}\u00a0of\u00a0${guessed}.`;
         }
         reveal();
       });

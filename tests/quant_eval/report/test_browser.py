@@ -13,7 +13,8 @@ pytestmark = pytest.mark.long
 
 LENGTHS = """
 (async () => {
-  const sounds = [...document.querySelectorAll("audio")];
+  const clips = [...document.querySelectorAll(".clip")]; // which of A and B is first is random
+  const sounds = clips.flatMap((clip) => ["A", "B"].map((role) => clip.querySelector(`[data-role=${role}] audio`)));
   const ready = (sound) => new Promise((done, fail) => {
     sound.addEventListener("loadedmetadata", () => done(sound.duration), { once: true });
     sound.addEventListener("error", () => fail(new Error(sound.error.message)), { once: true });
@@ -150,12 +151,23 @@ def test_two_renditions_are_heard_blind_until_one_is_named(browser: Tab, report:
     assert (plot, why) == ("visible", "block")
     assert still == other
     score = browser.value('document.getElementById("score").textContent')
-    assert score == f"You were right in {int(is_right)} of 1."
+    assert score == f"You were right in {int(is_right)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}1."
     browser.value('document.getElementById("show-all").click()')
     assert [clip[0] for clip in browser.value(BLIND)] == [False, False]
     assert browser.value('document.getElementById("score").textContent') == score
     assert browser.value(OVERFLOWING) == 0
     assert browser.messages == []
+
+
+def test_two_equal_renditions_are_no_guess(browser: Tab, report: Path) -> None:
+    clip = RESULTS.clips[0]
+    equal = RESULTS.model_copy(update={"clips": [clip.model_copy(update={"audio": clip.reference_audio})]})
+    path = report.with_name("equal.html")
+    path.write_text(page(equal, report.parent), "utf-8")
+    browser.open(path, 390)
+    browser.value("document.querySelector('[data-guess=\"0\"]').click()")
+    assert browser.value('document.querySelector(".told").textContent') == "Both are equal: nothing can be told."
+    assert browser.value('document.getElementById("score").textContent') == ""
 
 
 def test_the_order_is_drawn_when_the_page_opens(browser: Tab, report: Path) -> None:
