@@ -1,6 +1,5 @@
 """The records of a finished evaluation, read back for what is computed from them beside its report."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +8,18 @@ import numpy as np
 
 from miso_gguf.quant_eval.results import Results, parsed_results
 from miso_gguf.quant_eval.run.record import Record
-from miso_gguf.quant_eval.run.record_store import Records
+from miso_gguf.quant_eval.run.record_store import read_records
 from miso_gguf.quant_eval.stats.observations import Observations
 
 
 def results_and_records(report: Path) -> tuple[Results, list[Record]]:
     """Of a directory that `miso-eval run` wrote. The records' levels are called as in the report.
 
-    Errors as `parsed_results` and `Records.open`; `FileNotFoundError` if nothing was finished there.
+    Errors as `parsed_results` and `read_records`; `FileNotFoundError` if nothing was finished there.
     """
     results = parsed_results((report / "results.json").read_bytes())
-    parts = sorted((report / "records").glob("records-*.jsonl"))
-    with parts[0].open() as file:
-        fingerprint = json.loads(file.readline())["fingerprint"]
-    with Records.open(report / "records", fingerprint, part="read") as store:
-        return results, [replace(record, level=record.level.rpartition("-")[0]) for record in store]
+    records = read_records(report / "records")
+    return results, [replace(record, level=record.level.rpartition("-")[0]) for record in records]
 
 
 def observations(rows: Sequence[tuple[str, int, float, float]]) -> Observations:

@@ -146,6 +146,24 @@ class Records(Closing):
         self._end += len(line)
 
 
+def read_records(directory: Path) -> list[Record]:
+    """What is in the store of a finished run, whatever its plan was, in the order of the keys.
+
+    Nothing is locked, and nothing written.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        RecordError: As `Records.open`.
+    """
+    found: dict[RecordKey, Record] = {}
+    if not (parts := _parts(directory)):
+        raise FileNotFoundError(f"{directory}: holds no records; `miso-eval run` keeps them in --out, in records/")
+    for path in parts:
+        for number, record in _read(path, None):
+            _add(found, record, f"{path}, line {number}")
+    return [found[key] for key in sorted(found)]
+
+
 def _parts(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"{_PREFIX}*{_SUFFIX}") if path.is_file())
 
@@ -172,7 +190,7 @@ def _cut_torn_end(path: Path) -> int:
     return end
 
 
-def _read(path: Path, fingerprint: str) -> Iterator[tuple[int, Record]]:
+def _read(path: Path, fingerprint: str | None) -> Iterator[tuple[int, Record]]:
     """Line numbers and records of one part. What comes after the last whole line may still be being written."""
     lines = path.read_bytes().split(b"\n")
     torn = lines.pop()
@@ -185,7 +203,8 @@ def _read(path: Path, fingerprint: str) -> Iterator[tuple[int, Record]]:
         yield number, _parsed(line, f"{path}, line {number}")
 
 
-def _check_header(line: bytes, path: Path, fingerprint: str, count: int) -> None:
+def _check_header(line: bytes, path: Path, fingerprint: str | None, count: int) -> None:
+    """`fingerprint` is of the plan that the records must be of; None for any."""
     try:
         header = json.loads(line)
         version, found = header["miso_records"], header["fingerprint"]
@@ -195,7 +214,7 @@ def _check_header(line: bytes, path: Path, fingerprint: str, count: int) -> None
         raise RecordError(
             f"{path}: is of version {version!r}, this program writes {SCHEMA_VERSION}. Give another --out, or {_FRESH}"
         )
-    if found != fingerprint:
+    if fingerprint is not None and found != fingerprint:
         raise RecordError(
             f"{path}: its {count} records are of another plan ({str(found)[:12]}, now {fingerprint[:12]}): the bundle, "
             "the corpus, the settings, the device, a library or the source that measures has changed since. "

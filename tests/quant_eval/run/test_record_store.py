@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miso_gguf.quant_eval.run.record import Record, RecordKey
-from miso_gguf.quant_eval.run.record_store import RecordError, Records, plan_fingerprint
+from miso_gguf.quant_eval.run.record_store import RecordError, Records, plan_fingerprint, read_records
 
 PLAN = plan_fingerprint(bundle="b", corpus="c", settings={"top_k": 50})
 
@@ -211,6 +211,20 @@ def test_parts_of_several_processes_are_merged(tmp_path: Path) -> None:
         assert list(one) == [record(1), record(2)]
     with Records.open(tmp_path, PLAN) as store:
         assert list(store) == [record(1), record(2)]
+
+
+def test_a_finished_store_is_read_whatever_its_plan_and_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no records"):
+        read_records(tmp_path)
+    with Records.open(tmp_path, PLAN, part="w0") as one, Records.open(tmp_path, PLAN, part="w1") as two:
+        one.append(record(2))
+        two.append(record(1))
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert read_records(tmp_path) == [record(1), record(2)]
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    written(tmp_path / "other", 1).write_bytes(b"{}\n")
+    with pytest.raises(RecordError):
+        read_records(tmp_path / "other")
 
 
 def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
