@@ -66,7 +66,7 @@ def gate(report: Path, file: Path, gates: Path | None = None) -> Gated:
     entry = accepted.of(observed.kind)
     if entry is None:
         raise AcceptedError(f"{file}: {no_entry(observed, accepted)}")
-    wanted = load_gates(gates).only(observed.stages)
+    wanted = load_gates(gates).only(observed.stages, observed.needs)
     if not wanted.history:
         raise ValueError(
             "nothing says what a change of these stages may cost: name metrics under [history] of the gates"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ..instruments.differences import INSTRUMENTS
 from ..metric import Family, Metric
 from ..prosody import compare
 from . import codes, divergence, failures
@@ -15,6 +16,7 @@ _FAMILIES: tuple[Family, ...] = (
     compare.VOICES,
     codes.PATHS,
     failures.ANEW,
+    INSTRUMENTS,
 )
 
 METRICS: dict[str, Metric] = {metric.key: metric for family in _FAMILIES for metric in family}
