@@ -79,7 +79,7 @@ def at_heard_rate(samples: F32Array) -> F32Array:
 def why_missing(modules: Sequence[str], what: str) -> str | None:
     """What cannot be had without these modules, and the remedy; None if all are installed."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    return f"no {what}, because {' and '.join(missing)} is not installed: {INSTALL}" if missing else None
+    return f"no {what} (not installed: {', '.join(missing)}): {INSTALL}" if missing else None
 
 
 def version_of(package: str) -> str:

@@ -65,6 +65,9 @@ def test_the_default_gates_are_those_of_the_specification() -> None:
         "vuv_error": ("at_most", [1, 2, 5, 8]),
         "dur_ratio": ("within", [0.02, 0.03, 0.08, 0.12]),
         "new_failures": ("failures", [1, 1, 2, 5]),
+        "wer": ("at_most", [2, 2, 3, 5]),
+        "speaker_similarity": ("at_least", [-0.01, -0.01, -0.02, -0.04]),
+        "dnsmos": ("at_least", [-0.05, -0.05, -0.1, -0.15]),
     }
     assert set(table) <= set(GATES.history) <= set(METRICS)
 
@@ -74,7 +77,15 @@ def test_gates_of_some_stages() -> None:
     assert [gate.metric for gate in some.gates] == ["kld_cb0", "top1"]
     assert "kld_cb0" in some.history
     assert "lf0_rmse" not in some.history
-    assert GATES.only(["logits", "one-step", "free"]) == GATES
+    everything = GATES.only(["logits", "one-step", "free"], ["wer", "speaker_similarity", "dnsmos"])
+    assert everything == GATES
+
+
+def test_gates_of_instruments_are_only_for_those_who_asked() -> None:
+    without, with_wer = GATES.only(["free"]), GATES.only(["free"], ["wer"])
+    assert "wer" not in [*without.history, *(gate.metric for gate in without.gates)]
+    assert with_wer.history.keys() - without.history.keys() == {"wer"}
+    assert [gate.metric for gate in with_wer.gates if gate not in without.gates] == ["wer"]
 
 
 def test_what_is_ideal_in_every_clip_passes_but_for_failures() -> None:
