@@ -33,6 +33,7 @@ from miso_gguf.quant_eval.scoring.controls import noisy
 from miso_gguf.quant_eval.stats.estimates import estimate
 from miso_gguf.runtime.audio.samples import resampled
 
+WANTED = ("wer=pocketsphinx", "speaker_similarity", "dnsmos", "plcmos")
 VOICES = ("slt", "rms", "awb", "kal16")
 PACKET_S = 0.02
 Damage = Callable[[F32Array, str], F32Array]
@@ -118,7 +119,7 @@ def scored(instrument: Instrument, said: list[Said], damage: Damage) -> tuple[Es
         used_s, sound_s = used_s + time.process_time() - begin, sound_s + len(samples) / SAMPLE_RATE_HZ
         if value is not None:
             rows.append((each.sentence, speakers.index(each.speaker), value))
-    return (estimate(observed_once(rows)) if rows else None), used_s / sound_s
+    return (estimate(observed_once(rows), limits=instrument.range) if rows else None), used_s / sound_s
 
 
 def speakers_apart(said: list[Said]) -> dict[str, float]:
@@ -147,9 +148,7 @@ def speakers_apart(said: list[Said]) -> dict[str, float]:
 @click.option("--sentences", default=12, show_default=True)
 @click.option("--voices", default=",".join(VOICES), show_default=True)
 @click.option("--recordings", type=click.Path(path_type=Path, exists=True), help="Folder of NAME.wav and NAME.txt.")
-@click.option(
-    "--instrument", "wanted", multiple=True, default=("wer=pocketsphinx", "speaker_similarity", "dnsmos", "plcmos")
-)
+@click.option("--instrument", "wanted", multiple=True, default=WANTED, show_default=True)
 def main(sentences: int, voices: str, recordings: Path | None, wanted: tuple[str, ...]) -> None:
     """Score them all."""
     groups = {"Flite": list(flite(sentences, tuple(voices.split(","))))} if sentences else {}
