@@ -7,8 +7,8 @@ STAMPS := $(VENV)/stamps
 MYPY_PATH := build/path
 PACKAGE := __init__.py console.py convert core hub models native quant_eval recipes runtime serve
 
-.PHONY: demo demo-oldest serve test test-long test-slow check docs format bench train-tiny regression accept-regression \
-	regression-avx2 accept-regression-avx2 nightly clean
+.PHONY: demo demo-oldest serve test test-long test-slow test-instruments check docs format bench train-tiny \
+	regression accept-regression regression-avx2 accept-regression-avx2 nightly clean
 
 demo: $(STAMPS)/run  ## convert the tiny model at four levels, look at it, verify it, speak with it
 	rm -rf demo
@@ -43,6 +43,10 @@ test-long: $(STAMPS)/dev  ## soaks, browser, installations; and every property t
 
 test-slow: $(STAMPS)/dev  ## minutes and tens of gigabytes: the full-size runs
 	$(BIN)/python -m pytest -m slow
+
+test-instruments: $(STAMPS)/dev  ## what others' instruments hear: installs them (and needs the program flite)
+	$(BIN)/pip install --quiet --editable '.[instruments]'
+	MISO_INSTRUMENTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/quant_eval/instruments
 
 check: $(STAMPS)/dev  ## ruff, mypy --strict, and whether the tables of files are what the docstrings say
 	$(BIN)/ruff check .

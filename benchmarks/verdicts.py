@@ -28,6 +28,7 @@ from rich.table import Table
 from miso_gguf.quant_eval.gates.config import Gate, Gates, load_gates
 from miso_gguf.quant_eval.gates.judge import judge, worst
 from miso_gguf.quant_eval.gates.paired import Change, judge_changes
+from miso_gguf.quant_eval.metric import STAGES
 from miso_gguf.quant_eval.metrics.table import METRICS
 from miso_gguf.quant_eval.results import GateResult
 from miso_gguf.quant_eval.stats.counts import FailureCounts, count_failures
@@ -40,7 +41,7 @@ Clips = Callable[[np.random.Generator, int], Array]
 
 SEEDS = 3
 SIZES = (12, 40, 150)
-GATES = load_gates()
+GATES = load_gates().only(STAGES)
 
 
 def log_normal(between: float, within: float) -> Clips:

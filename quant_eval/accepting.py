@@ -8,7 +8,6 @@ from .gates.config import load_gates
 from .gates.history import alone, judge_history, no_entry, verdict_to_accept
 from .gates.judge import worst
 from .gates.observed import OBSERVATIONS_NAME, AcceptedError, Observed, load_observed
-from .metrics.table import METRICS
 from .report.write import JSON_NAME
 from .results import GateResult, Results, Verdict, parsed_results
 
@@ -67,7 +66,7 @@ def gate(report: Path, file: Path, gates: Path | None = None) -> Gated:
     entry = accepted.of(observed.kind)
     if entry is None:
         raise AcceptedError(f"{file}: {no_entry(observed, accepted)}")
-    needs = {METRICS[metric].needs for metric in observed.metrics if metric in METRICS}
+    needs = observed.needs
     wanted = load_gates(gates).only(observed.stages, needs, speaks="" in needs)
     if not wanted.history:
         raise ValueError(

@@ -16,9 +16,10 @@ from ..version import __version__
 from .accepting import accept, gate, results_of
 from .command_text import GATE_COLUMNS, cost_text, duration, gate_rows, history_line, result_lines
 from .corpus import is_part
-from .evaluation import Wanted, evaluate_plan
+from .evaluation import Wanted, count, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
+from .instruments.table import ROWS, costs_of
 from .listening.answers import load_all
 from .listening.judging import judge
 from .listening.kept import SOUNDS_NAME
@@ -43,6 +44,10 @@ _QUICK_PROMPTS = 40
 """Of `--quick`. Teacher-forced stages have hundreds of frames a prompt."""
 _PATIENCE_S = 2.0
 """With files that are hashed, before that is said."""
+_EXTRA = (
+    f"Also judge by an instrument: {', '.join(ROWS)}; wer=pocketsphinx (what measures it); NAME=MODULE:FUNCTION (your "
+    "own). Repeatable."
+)
 _EXAMPLES = """\b
 Examples:
   miso-eval run DIR --out report/                                 all levels of a bundle, all stages
@@ -89,7 +94,7 @@ def _options(command: Any) -> Any:
         click.option("--controls/--no-controls", default=True, help="Also show that every gate can fail."),
         click.option("--ladder", is_flag=True, help="Also damage each half step by step: every metric must follow."),
         click.option("--vram/--no-vram", default=True, help="Account (and with a GPU measure) memory."),
-        click.option("--extra", "extras", multiple=True, help="wer, speaker_similarity, …, or NAME=module:function."),
+        click.option("--extra", "extras", multiple=True, metavar="NAME", help=_EXTRA),
         click.option("--threads", type=click.IntRange(1), help="Of a process [default: cores / processes]."),
         click.option("--processes", type=click.IntRange(1), default=1, show_default=True),
         click.option("--gpu-layers", type=int, help="0: CPU only."),
@@ -165,7 +170,8 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    cost = estimate_cost(plan, options["processes"], vram=options["vram"])
+    instruments = costs_of(options["extras"])
+    cost = estimate_cost(plan, options["processes"], vram=options["vram"], instruments=instruments)
     if options["dry_run"]:
         if options["as_json"]:
             stdout.print_json(json.dumps(cost.to_dict()))
@@ -179,9 +185,9 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         kind, options["processes"], options["gates"], options["history"], options["vram"], options["extras"]
     )
     begin = time.monotonic()
-    clips = plan.clips()
+    total = count(plan, wanted)
     with counted_bar("checking files", _PATIENCE_S) as hashing, counted_bar("evaluating") as done:
-        results = evaluate_plan(plan, wanted, lambda count: done(count, clips), hashing)
+        results = evaluate_plan(plan, wanted, lambda number: done(number, total), hashing)
     write_reports(results, plan.audio, asked.out, strict=options["strict"])
     if options["as_json"]:
         stdout.print_json(results.model_dump_json())

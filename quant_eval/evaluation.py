@@ -1,19 +1,17 @@
-"""An evaluation from plan to results: the work, the memory, the extras, the verdicts, the history."""
+"""An evaluation from plan to results: the work, the memory, the instruments, the verdicts, the history."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import soundfile
 
 from .gates.accepted import Accepted, load_accepted
 from .gates.config import NO_STEPS, Gates, load_gates
 from .gates.history import with_history
 from .gates.observed import OBSERVATIONS_NAME, Subject, check_comparable, observed_of, subject_of, write_document
+from .instruments.table import ROWS, made_instruments, name_of
 from .listening.kept import SOUNDS_NAME, kept_sounds, write_sounds
 from .memory.accounted import memory_of
 from .metric import FREE
-from .metrics.extras import ExtraClip, make_extra, measure_all
 from .metrics.table import METRICS
 from .outcome import decided
 from .results import Memory, Results
@@ -24,6 +22,7 @@ from .run.record_store import Records
 from .run.runner import evaluate
 from .run.stages import BASIS, FLOOR, TARGET
 from .run.verified_files import Progress, VerifiedFiles, nobody
+from .scoring.scored import score_clips, steps
 from .summary import Judged, Measured, levels_under_trial, model_info, settings_of, summarise
 
 
@@ -37,7 +36,7 @@ class Wanted:
         gates: A TOML file, or None for the default.
         history: An accepted evaluation's file, or None.
         vram: Whether to look at memory.
-        extras: See `extras.make_extra`.
+        extras: Instruments: see `make_instrument`.
     """
 
     kind: str = "run"
@@ -59,10 +58,11 @@ def evaluate_plan(
     Args:
         plan: See `run/plan.py`.
         wanted: What is to be done beside.
-        progress: Called with the number of clips done, of `Plan.clips`.
+        progress: Called with the number of clips and scores done, of `count`.
         hashing: Called while files are read that are not known yet.
     """
-    gates = load_gates(wanted.gates).only(plan.stages, plan.given, speaks=bool(plan.corpus.spoken))
+    given = {*plan.given, *_given(wanted)}
+    gates = load_gates(wanted.gates).only(plan.stages, given, speaks=bool(plan.corpus.spoken))
     history = load_accepted(wanted.history) if wanted.history is not None else None
     _check(plan, wanted, gates, history)
     _work(plan, wanted.processes, progress, hashing)
@@ -73,16 +73,25 @@ def evaluate_plan(
     for candidate in plan.candidates if wanted.vram else ():
         memories[candidate.name], said = memory_of(candidate.files)
         notes += [note for note in said if note not in notes]
-    extras = measure_all(wanted.extras, lambda: _clips(plan, records))
-    judged = summarise(
+    levels, done = levels_under_trial(plan, gates), plan.clips()
+    scored = score_clips(
         plan,
         records,
+        [] if plan.finer is None else _records(plan.finer),
+        wanted.extras,
+        levels,
         gates,
-        finer=[] if plan.finer is None else _records(plan.finer),
+        lambda scores: progress(done + scores),
+    )
+    judged = summarise(
+        plan,
+        scored.records,
+        gates,
+        finer=scored.finer,
         kind=wanted.kind,
         memories=memories,
-        extras=extras,
-        damaged_clips=damaged_clips(plan, records, levels_under_trial(plan, gates), gates),
+        extras=scored.extras,
+        damaged_clips=[*damaged_clips(plan, records, levels, gates), *scored.damaged],
         notes=notes,
     )
     results = judged.results
@@ -91,7 +100,17 @@ def evaluate_plan(
         write_document(observed, plan.out / OBSERVATIONS_NAME)
         if history is not None:
             results = with_history(results, observed, history, gates)
-    return decided(results, extras[: len(wanted.extras)])
+    return decided(results, scored.extras[: len(wanted.extras)])
+
+
+def count(plan: Plan, wanted: Wanted) -> int:
+    """How many clips and scores there are to do, at most."""
+    return plan.clips() + steps(plan, wanted.extras)
+
+
+def _given(wanted: Wanted) -> set[str]:
+    """What metrics may need that was asked for."""
+    return {name_of(each) for each in wanted.extras} & ROWS.keys()
 
 
 def _work(plan: Plan, processes: int, progress: Callable[[int], None], hashing: Progress) -> None:
@@ -111,8 +130,7 @@ def _work(plan: Plan, processes: int, progress: Callable[[int], None], hashing: 
 
 def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -> None:
     """Raise what could only be found out after hours of work otherwise."""
-    for extra in wanted.extras:
-        make_extra(extra)
+    made_instruments(wanted.extras)
     if wanted.kind == "compare" and history is not None:
         raise ValueError("a comparison has no history: leave --history out, or evaluate NEW with `miso-eval run`")
     if not gates.history and (history is not None or wanted.kind == "compare"):
@@ -145,13 +163,3 @@ def _without_controls(plan: Plan, judged: Judged) -> Measured:
         for each in plan.candidates
         if each != plan.reference and each.name in judged.measured
     }
-
-
-def _clips(plan: Plan, records: Sequence[Record]) -> Iterator[ExtraClip]:
-    texts = {prompt.id: prompt.text for prompt in plan.corpus.prompts}
-    base = {(r.prompt, r.seed): r for r in records if r.stage == FREE and r.level == plan.reference.name}
-    for record in records:
-        if record.stage == FREE and (record.prompt, record.seed) in base:
-            samples, _ = soundfile.read(plan.audio / record.files["audio"], dtype="float32")
-            reference, _ = soundfile.read(plan.audio / base[record.prompt, record.seed].files["audio"], dtype="float32")
-            yield ExtraClip(record.level, texts[record.prompt], samples, reference)

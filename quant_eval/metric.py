@@ -120,6 +120,13 @@ class Family:
         found = {key: function(*compared) for key, (_, function) in self._members.items()}
         return {key: value for key, value in found.items() if value is not None}
 
+    def value(self, key: str, *compared: Any) -> float | None:
+        """What the function of one metric says of `compared`."""
+        return self._members[key][1](*compared)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._members
+
     def __getitem__(self, key: str) -> Metric:
         return self._members[key][0]
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of `results.json`. Earlier ones were decided by other rules, and are not read."""
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "MISSING"]
@@ -246,11 +246,24 @@ class Distribution(Document):
 
 
 class Extra(Document):
-    """An optional measurement (word error rate, speaker similarity, UTMOS): a value by level, or why there is none."""
+    """What an instrument says of the clips of free runs (word error rate, speaker similarity, …), or why nothing.
+
+    Attributes:
+        name: Of the instrument; where `metrics/table.py` has the same key, it is a metric, and can be gated.
+        unit: Of the scores.
+        by: What scored: package, version, model; or the function of a user's.
+        values: By level, the reference included: the mean score.
+        differences: By level: the mean of what each clip's score is above the reference's, of the same prompt and seed.
+        without: By level: clips that have no score.
+        why_not: Why there is nothing; None if there is.
+    """
 
     name: str
     unit: str
-    values: dict[str, float]
+    by: str = ""
+    values: dict[str, Estimate] = {}
+    differences: dict[str, Estimate] = {}
+    without: dict[str, int] = {}
     why_not: str | None = None
 
 

@@ -232,7 +232,7 @@ def _parse_gate(metric: str, table: object, faults: list[str]) -> Gate | None:
             faults.append(f"{where}: unknown level {level!r}; known are {', '.join(LEVELS)}")
         elif isinstance(margin, bool) or not isinstance(margin, int | float) or not isfinite(margin):
             faults.append(f"{where}: the margin for {level} is {margin!r}, expected a number")
-        elif margin < 0 and not (kind == "at_least" and direction == "zero"):
+        elif margin < 0 and not (kind == "at_least" and METRICS[metric].ideal == 0):
             faults.append(f"{where}: the margin for {level} is {margin}, and must not be negative")
         elif margin > METRICS[metric].range[1]:
             most = f"{METRICS[metric].range[1]:g} {METRICS[metric].unit}".rstrip()

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..metric import FREE, Metric
 from ..metrics.table import METRICS
-from ..results import Control, Rung
+from ..results import Control, Estimate, Rung
 from ..stats.bootstrap import Bootstrap
 from ..stats.estimates import FEWEST_PROMPTS, SIGNIFICANCE, estimate
 from ..stats.observations import Observations, paired
@@ -119,11 +119,15 @@ def _weakest(models: Sequence[Hurt], gate: Gate, margin: float) -> Hurt | None:
     # What is damaged most may have no voice left in most of the clips, and then there is nothing to judge by.
     measured = [model for model in both if model.measured[gate.metric].prompt_count >= FEWEST_PROMPTS]
     for model in measured:
-        found = estimate(model.measured[gate.metric])
-        nearest = min((found.low, found.high), key=lambda bound: times_margin(gate, margin, bound))
-        if times_margin(gate, margin, found.value) >= TIMES and times_margin(gate, margin, nearest) > 1:
+        if is_surely_beyond(estimate(model.measured[gate.metric]), gate, margin):
             return model
     return max(measured, key=lambda model: times_margin(gate, margin, model.measured[gate.metric].mean), default=None)
+
+
+def is_surely_beyond(found: Estimate, gate: Gate, margin: float) -> bool:
+    """Whether a value is `TIMES` times what is tolerated away, and its nearer bound beyond the margin."""
+    nearest = min((found.low, found.high), key=lambda bound: times_margin(gate, margin, bound))
+    return times_margin(gate, margin, found.value) >= TIMES and times_margin(gate, margin, nearest) > 1
 
 
 def times_margin(gate: Gate, margin: float, value: float) -> float:

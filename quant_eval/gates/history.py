@@ -80,11 +80,19 @@ def _changes(
     for metric, step in gates.history.items():
         old = before.metric(level, metric)
         if old is not None:
-            new = now.metric(level, metric)
-            change = Change(level, METRICS[metric], new, old, step.times(steps), before=what, why_not=why_not)
+            new, why = now.metric(level, metric), why_not
+            if new is not None and (other := _other_instrument(now, before, metric)) is not None:
+                new, why = None, other
+            change = Change(level, METRICS[metric], new, old, step.times(steps), before=what, why_not=why)
             # More than this is no rounding, but another rendition; it would hide everything.
             most = tolerated(change) * gates.anchor / steps
             yield replace(change, noise=min(noise_between_machines(accepted, level, metric), most))
+
+
+def _other_instrument(now: Observed, before: Observed, metric: str) -> str | None:
+    """That something else scored then, for people: the two are no measurements of one thing."""
+    mine, theirs = now.instruments.get(metric), before.instruments.get(metric)
+    return None if mine == theirs else f"it is scored by {mine}, not by {theirs},"
 
 
 def noise_between_machines(accepted: Accepted, level: str, metric: str) -> float:

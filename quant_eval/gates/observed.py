@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ...core.errors import MisoError
 from ...core.files import write_whole
+from ..metrics.table import METRICS
 from ..results import CorpusInfo, Document, ModelInfo, Results
 from ..stats.observations import Observations
 
@@ -75,6 +76,7 @@ class Observed(Document):
         instructions: Of the CPU, as `machine.instructions` names them.
         manifest_sha256: Of the bundle: another one of the same checkpoint is what gets compared.
         versions: Of everything that computed.
+        instruments: What scored, by metric.
         prompts: Of each clip.
         seeds: Of each clip.
         levels: By level and metric; without the reference.
@@ -91,6 +93,13 @@ class Observed(Document):
     prompts: list[str]
     seeds: list[int]
     levels: dict[str, dict[str, StoredMetric]]
+    instruments: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def needs(self) -> set[str]:
+        """What the metrics that it has needed: see `Metric.needs`."""
+        keys = {metric for metrics in self.levels.values() for metric in metrics if metric in METRICS}
+        return {METRICS[key].needs for key in keys}
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -150,6 +159,7 @@ def observed_of(results: Results, measured: Measured) -> Observed:
             level: {metric: _stored(found, where) for metric, found in metrics.items()}
             for level, metrics in measured.items()
         },
+        instruments={each.name: each.by for each in results.extras if each.why_not is None and each.name in METRICS},
     )
 
 

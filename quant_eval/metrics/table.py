@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ..instruments.differences import INSTRUMENTS
 from ..metric import Family, Metric
 from ..prosody import compare
 from . import codes, divergence, failures
@@ -16,6 +17,7 @@ _FAMILIES: tuple[Family, ...] = (
     compare.VOICES,
     codes.PATHS,
     failures.ANEW,
+    INSTRUMENTS,
 )
 
 _TEACHER_FORCED: tuple[Family, ...] = (divergence.DISTRIBUTIONS, codes.FLIPS, compare.ALIGNED)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..results import Results
-from .sections import clips, controls, costs, quality, recordings, verdicts
+from .sections import clips, controls, costs, instruments, quality, recordings, verdicts
 from .view import Cell, Section, Table, heads
 from .words import label_of, listed, stage_name
 
@@ -24,7 +24,7 @@ def sections(results: Results) -> list[Section]:
         costs.pareto(results),
         clips.clips(results),
         quality.metrics(results),
-        quality.extras(results),
+        instruments.instruments(results),
         controls.controls(results),
         controls.ladder(results),
         origin(results),

@@ -118,8 +118,10 @@ def test_a_level_that_vanished_is_named_once() -> None:
 
 
 def test_extras_that_were_asked_for() -> None:
+    about = Estimate(value=1, low=0, high=2, prompts=8, clips=8)
+
     def extra(name: str, why_not: str | None, *levels: str) -> Extra:
-        return Extra(name=name, unit="%", values=dict.fromkeys(levels, 1.0), why_not=why_not)
+        return Extra(name=name, unit="%", values=dict.fromkeys(levels, about), why_not=why_not)
 
     there, absent = extra("wer", None, "fp16", "q4_0"), extra("utmos", "not run: no model")
     half = extra("mine", None, "fp16")

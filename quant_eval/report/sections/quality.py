@@ -117,20 +117,6 @@ def metrics(results: Results) -> Section:
     return section.of(*(table for table in tables if table.rows), *_category_tables(results))
 
 
-def extras(results: Results) -> Section:
-    """Word error rate and the like."""
-    section = Section("extras", "Optional measurements", "By programs that are not part of this package. Not gated.")
-    if not results.extras:
-        return section.without("Not run: no word error rate, speaker similarity or UTMOS was asked for.")
-    levels = [level.level for level in results.levels]
-    rows = []
-    for extra in results.extras:
-        values = (extra.values.get(level) for level in levels)
-        cells = (NOT_RUN if value is None else Cell(number(value, 3)) for value in values)
-        rows.append((Cell(extra.name, extra.why_not or extra.unit), *cells))
-    return section.of(Table("By level", (Cell("Measurement"), *map(Cell, map(label_of, levels))), tuple(rows)))
-
-
 def can_be_scaled(entry: MetricResult) -> bool:
     """Whether R says something: there is a noise floor, and the metric is a difference, so that 0 means none."""
     return entry.noise_floor is not None and metric_of(entry.metric).direction != "higher"

@@ -53,9 +53,7 @@ def verdict(metric: str, kind: str, margin: float, seen: Observations) -> GateRe
 
 
 def test_the_default_gates_are_those_of_the_specification() -> None:
-    table: dict[str, Any] = {
-        gate.metric: (gate.kind, [gate.margins[level] for level in LEVELS]) for gate in GATES.gates
-    }
+    table: dict[str, Any] = {gate.metric: (gate.kind, [gate.margins[level] for level in LEVELS]) for gate in ALL.gates}
     flattened = np.log(1 - np.array([0.02, 0.05, 0.10, 0.15]))
     assert table.pop("f0_range") == ("at_least", pytest.approx(flattened, abs=1e-4))
     assert table == {
@@ -67,8 +65,11 @@ def test_the_default_gates_are_those_of_the_specification() -> None:
         "vuv_error": ("at_most", [1, 2, 5, 8]),
         "dur_ratio": ("within", [0.02, 0.03, 0.08, 0.12]),
         "new_failures": ("failures", [1, 1, 2, 5]),
+        "wer": ("at_most", [2, 2, 3, 5]),
+        "speaker_similarity": ("at_least", [-0.01, -0.01, -0.02, -0.04]),
+        "dnsmos": ("at_least", [-0.05, -0.05, -0.1, -0.15]),
     }
-    assert set(table) <= set(GATES.history) <= set(METRICS)
+    assert set(table) <= set(ALL.history) <= set(METRICS)
 
 
 def test_gates_of_some_stages() -> None:
@@ -76,7 +77,8 @@ def test_gates_of_some_stages() -> None:
     assert [gate.metric for gate in some.gates] == ["kld_cb0", "top1"]
     assert "kld_cb0" in some.history
     assert "lf0_rmse" not in some.history
-    assert ALL.only(STAGES, [RECORDINGS]) == ALL
+    assert GATES.only(["logits", "one-step", "free"]) == GATES
+    assert ALL.only(STAGES, [RECORDINGS, "wer", "speaker_similarity", "dnsmos"]) == ALL
     assert [gate.metric for gate in ALL.only(["logits"], [RECORDINGS]).gates] == [
         *("kld_cb0", "kld_cb0_recorded", "top1", "top1_recorded"),
     ]
@@ -104,6 +106,13 @@ def test_people_are_judged_as_the_model_is_unless_the_file_says_otherwise(tmp_pa
     own = load_gates(path)
     assert [(gate.metric, gate.margins["q8_0"]) for gate in own.gates] == [("kld_cb0", 1), ("kld_cb0_recorded", 2)]
     assert own.history["kld_cb0_recorded"].percent == 2
+
+
+def test_gates_of_instruments_are_only_for_those_who_asked() -> None:
+    without, with_wer = ALL.only(["free"]), ALL.only(["free"], ["wer"])
+    assert "wer" not in [*without.history, *(gate.metric for gate in without.gates)]
+    assert with_wer.history.keys() - without.history.keys() == {"wer"}
+    assert [gate.metric for gate in with_wer.gates if gate not in without.gates] == ["wer"]
 
 
 def test_what_is_ideal_in_every_clip_passes_but_for_failures() -> None:

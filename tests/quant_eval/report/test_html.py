@@ -241,7 +241,7 @@ def test_all_files_are_written_whole_and_nothing_else(
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert (out / "report.html").read_text("utf-8") == text
     assert Results.model_validate_json((out / "results.json").read_text("utf-8")) == results
-    assert json.loads((out / "results.json").read_text("utf-8"))["schema_version"] == 3
+    assert json.loads((out / "results.json").read_text("utf-8"))["schema_version"] == 4
 
 
 def test_a_folder_that_is_a_file_is_one_clear_line(results: Results, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from miso_gguf.quant_eval.metrics.transcripts import _is_spaceless, edit_distance, is_latin, tokens, word_error_rate
+from miso_gguf.quant_eval.instruments.transcripts import _is_spaceless, edit_distance, is_latin, tokens, word_error_rate
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The clips of an evaluation, scored by instruments."""
