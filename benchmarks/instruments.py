@@ -125,7 +125,8 @@ def scored(instrument: Instrument, said: list[Said], damage: Damage) -> tuple[Es
 def speakers_apart(said: list[Said]) -> dict[str, float]:
     """Of all pairs of clips of different sentences: mean cosines of same and different speakers, and their EER in %."""
     encoder = SpeakerSimilarity()
-    same, different = [], []
+    same: list[float] = []
+    different: list[float] = []
     for one, other in combinations(said, 2):
         if one.sentence != other.sentence:
             value = encoder.score(Heard(one.samples, one.text, one.samples, other.samples))
