@@ -124,7 +124,7 @@ def _full_clips(bundle: Path, flavor: str, spec: ModelSpec, work: Path, turns: T
         for index in range(FULL_PROMPTS):
             prompt = Prompt(f"random-{index}", "random", str(index))
             codes = rng.integers(1, 512, (FULL_FRAMES, spec.codebooks))
-            target = Target(prompt, 0, codes, "cap", [], is_recording=True)
+            target = Target(prompt, 0, codes, "cap", [])
 
             def compute(target: Target = target) -> ReferenceClip:
                 return held(reference(), target).base

@@ -14,7 +14,7 @@ from ..console import DONE, FAILED, NO, counted_bar, run, stderr, stdout, table
 from ..models.levels import F32
 from ..version import __version__
 from .accepting import accept, gate, results_of
-from .command_text import GATE_COLUMNS, cost_text, duration, gate_rows, history_line, result_lines
+from .command_text import EXAMPLES, GATE_COLUMNS, cost_text, duration, gate_rows, history_line, result_lines
 from .corpus import is_part
 from .evaluation import Wanted, count, evaluate_plan
 from .gates.judge import number
@@ -48,25 +48,6 @@ _EXTRA = (
     f"Also judge by an instrument: {', '.join(ROWS)}; wer=pocketsphinx (what measures it); NAME=MODULE:FUNCTION (your "
     "own). Repeatable."
 )
-_EXAMPLES = """\b
-Examples:
-  miso-eval run DIR --out report/                                 all levels of a bundle, all stages
-  miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only, 40 prompts: minutes
-  miso-eval run DIR --dry-run --out report/                       what all of it would cost, by parts
-  miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
-  miso-eval run DIR --out report/ --recordings voices/            and on people's speech: NAME.wav with NAME.txt
-  miso-eval compare OLD NEW --level q4_k_m --out compared/        is NEW worse than OLD, measured by FP16?
-  miso-eval prosody ref.wav test.wav                              two recordings
-  miso-eval accept report/ accepted.json                          accept an evaluation
-  miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
-  miso-eval report report/                                        write the reports again, from results.json
-  miso-eval abx report/                                           a listening test, as a page
-  miso-eval abx-result report/ answers-*.json                     what the listeners heard
-Exit codes:
-  0  passed, or undecided with the value inside the margin (--strict: 1)
-  1  a gate failed, or is undecided with the value beyond the margin, or a control did not behave
-  2  what was asked for could not be measured: it is named; or nothing was judged
-"""
 
 
 def _options(command: Any) -> Any:
@@ -109,7 +90,7 @@ def _options(command: Any) -> Any:
     return command
 
 
-@click.group(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     """What quantisation costs, in memory and in prosody, with verdicts."""

@@ -11,6 +11,26 @@ from .results import GateResult, Results
 from .run.cost import Cost
 
 _HISTORY = ("history", "anchor")
+EXAMPLES = """\b
+Examples:
+  miso-eval run DIR --out report/                                 all levels of a bundle, all stages
+  miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only, 40 prompts: minutes
+  miso-eval run DIR --dry-run --out report/                       what all of it would cost, by parts
+  miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
+  miso-eval run DIR --out report/ --recordings voices/            and on people's speech: NAME.wav with NAME.txt
+  miso-eval compare OLD NEW --level q4_k_m --out compared/        is NEW worse than OLD, measured by FP16?
+  miso-eval prosody ref.wav test.wav                              two recordings
+  miso-eval accept report/ accepted.json                          accept an evaluation
+  miso-eval gate report/ --accepted accepted.json                 hold it against an accepted one
+  miso-eval report report/                                        write the reports again, from results.json
+  miso-eval abx report/                                           a listening test, as a page
+  miso-eval abx-result report/ answers-*.json                     what the listeners heard
+Exit codes:
+  0  passed, or undecided with the value inside the margin (--strict: 1)
+  1  a gate failed, or is undecided with the value beyond the margin, or a control did not behave
+  2  what was asked for could not be measured: it is named; or nothing was judged
+"""
+"""Below the command's help."""
 GATE_COLUMNS = ("level", "metric", "value", "bounds, 95 % each", "margin", "verdict")
 
 

@@ -25,8 +25,8 @@ STOREYS: dict[str, str] = {
     "checks verify bundle cli",
     "runtime": "audio codec options part_check bundle speech lm/depth lm voice synthesis tts dialogue fit "
     "choice request facts cli",
-    "quant_eval": "metric results corpus recordings said fit machine memory stats prosody instruments metrics gates run "
-    "scoring clips notes summary outcome report listening accepting evaluation command_text cli",
+    "quant_eval": "metric results corpus recordings said fit machine memory stats prosody instruments metrics gates "
+    "run scoring clips notes summary outcome report listening accepting evaluation command_text cli",
     "serve": "options keys request_id errors body refusal_log security connection turns model sound voices speech "
     "metrics service speech/response endpoints app server cli",
     "recipes": "imatrix_file sums plan collector state collect merge cli",

@@ -22,7 +22,7 @@ from miso_gguf.models.manifest import Manifest, read_manifest
 from miso_gguf.models.tensors import gguf_tensors
 from miso_gguf.models.tiny.make.conversations import is_held_out
 from miso_gguf.models.tiny.make.words import parse
-from miso_gguf.quant_eval.corpus import Prompt, load_corpus
+from miso_gguf.quant_eval.corpus import Prompt, Turn, load_corpus
 from miso_gguf.quant_eval.stats.observations import Observations
 from miso_gguf.recipes.sums import multiplied
 
@@ -94,7 +94,7 @@ def test_held_out_sentences_were_never_seen() -> None:
 def test_another_ending_does_not_make_another_sentence() -> None:
     taught, first = load_corpus("tiny"), held_out(2, load_corpus("tiny"))
     (words, _), (earlier, _) = (parse(prompt.text) for prompt in first)
-    said = Prompt("said", "test", f"{' '.join(words)},", before=((0, f"{' '.join(earlier)}?"),))
+    said = Prompt("said", "test", f"{' '.join(words)},", before=(Turn(0, f"{' '.join(earlier)}?"),))
     found = held_out(30, replace(taught, prompts=(*taught.prompts, said)))
     assert not {words, earlier} & {parse(prompt.text)[0] for prompt in found}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from miso_gguf.native.nvml import Nvml
-from miso_gguf.quant_eval.corpus import Prompt
+from miso_gguf.quant_eval.corpus import Prompt, Turn
 from miso_gguf.quant_eval.run import cost as cost_module
 from miso_gguf.quant_eval.run import speed as module
 from miso_gguf.quant_eval.run.cost import Cost, estimate_cost, hearing_cost
@@ -168,7 +168,7 @@ def test_memory_is_loading_and_on_a_gpu_a_minute_and_a_half_of_speech(plan: Plan
 def test_the_turns_before_are_spoken_by_the_reference_alone(plan: Plan) -> None:
     first, *others = plan.corpus.prompts
     first = replace(first, text="x" * 14)
-    talk = replace(first, before=((0, "y" * 28),))
+    talk = replace(first, before=(Turn(0, "y" * 28),))
     logits = replace(plan, stages=("logits",), candidates=plan.candidates[:1])
 
     def spoken(prompt: Prompt) -> float:
