@@ -20,7 +20,7 @@ from ..corpus import Prompt, Turn
 from ..machine import device
 from ..metric import FREE, LOGITS, ONE_STEP
 from ..recordings import recorded_s
-from .free_controls import CLIPS
+from .free_controls import CLIPS, RANGE_CLIPS
 from .plan import Plan
 from .reference_logits import clip_bytes
 from .speed import Speed, Weights, speed_of
@@ -52,6 +52,8 @@ _HEARD_S = 4e-9
 """Of each number that goes into a matrix while it is heard, copied and summed. Source: 16 frames of the 8B model."""
 _MEASURED_SPEECH_S = 90.0
 """That a level says while the memory of a GPU is watched. Source: `memory/measured.py`."""
+_REMADE_S = 0.12
+"""Praat's resynthesis of a second of sound. Source: `benchmarks/measured_cost.py`."""
 _HASHED_BYTES_S = 5e8
 """sha256, on a core without instructions for it."""
 _COPIED_BYTES_S = 1.5e8
@@ -228,12 +230,15 @@ def _memory_s(level: OpenLevel, speed: Speed) -> float:
 
 
 def _damaged_clips_s(plan: Plan) -> float:
-    """A dozen clips, made anew, and stretched and flattened for each level: see `free_controls.py`."""
+    """Some clips stretched, some flattened, for each level, and flattened by nothing: see `free_controls.py`."""
     if not plan.controls or FREE not in plan.stages:
         return 0.0
     spoken = plan.corpus.spoken
     one_s = sum(map(_spoken_s, spoken)) / len(spoken)
-    return (2 * len(plan.candidates) + 1) * CLIPS * (one_s * _VOICE_S + one_s**2 * _WARP_S)
+    clips = len(spoken) * len(plan.seeds)
+    levels = len(plan.candidates) - (plan.finer is None)
+    remade = min(clips, CLIPS) * levels + min(clips, RANGE_CLIPS) * (levels + 1)
+    return remade * (one_s * (_REMADE_S + 2 * _VOICE_S) + one_s**2 * _WARP_S)
 
 
 def _clip_shares(plan: Plan, speed: Speed) -> Iterator[Share]:

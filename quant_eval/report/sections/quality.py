@@ -61,7 +61,8 @@ def distributions(results: Results) -> Section:
         "Durations, pauses and failures",
         "All clips of the free run. A level may be right on average and still have a tail: the shift is how far its "
         "values would have to be moved to be the reference's (Wasserstein distance). Two seeds of the reference have "
-        "one too, and only what is above that says anything.",
+        "one too, and only what is above that says anything. It is shown and not judged: what it finds, the "
+        "paired mean or the effect ratio R finds with fewer clips.",
     )
     has_failures = any(level.clips for level in results.levels)
     if not results.distributions and not has_failures:

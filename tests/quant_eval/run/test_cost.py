@@ -102,6 +102,12 @@ def test_what_the_reference_does_alone(plan: Plan) -> None:
 
 def test_damaged_clips_cost_what_praat_does(plan: Plan) -> None:
     assert time_of(replace(plan, controls=True)) > time_of(plan)
+    after = replace(plan, controls=True)
+    clip_s = sum(len(prompt.text) for prompt in plan.corpus.prompts) / 14 / 2
+    judged = len(plan.candidates) - 1
+    remade = 4 * judged + 4 * (judged + 1)
+    expected = remade * (clip_s * (cost_module._REMADE_S + 2 * cost_module._VOICE_S) + clip_s**2 * cost_module._WARP_S)
+    assert parts_of(after)["damaged clips"] == pytest.approx(expected), "two prompts with two seeds: all four clips"
     silent = replace(plan, stages=("logits",))
     assert time_of(replace(silent, controls=True)) == pytest.approx(time_of(silent))
 
