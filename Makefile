@@ -85,7 +85,7 @@ regression: $(STAMPS)/eval  ## evaluate four levels of the tiny model, and hold 
 
 # A night's work: all prompts, three seeds, and the ladder. Its corpus is another one, so it is held against no history.
 NIGHTLY := build/nightly
-LARGE := --corpus tiny --seeds 3 --ladder
+LARGE := --corpus tiny-large --seeds 3 --ladder
 
 nightly: $(STAMPS)/eval  ## evaluate the same levels on all prompts with three seeds, and along the ladder of damages
 	rm -rf $(NIGHTLY)

@@ -22,12 +22,14 @@ class Row:
         range: See `Instrument`.
         by: What can measure it, by name; none where only a function of the user's can.
         takes_voice: Whether such a function is given the voice that a clip should have, and not the reference.
+        why_without: Why it may have a value in no clip.
     """
 
     unit: str
     range: Range
     by: Mapping[str, Callable[[], Instrument]] = field(default_factory=dict)
     takes_voice: bool = False
+    why_without: str = "no clip has a value"
 
 
 ROWS: dict[str, Row] = {
@@ -39,13 +41,25 @@ ROWS: dict[str, Row] = {
             "whisper": lambda: WordErrorRate(Whisper("openai-whisper", "whisper")),
             "pocketsphinx": lambda: WordErrorRate(PocketSphinx()),
         },
+        why_without="no prompt has words in letters that the recogniser knows",
     ),
-    "speaker_similarity": Row("", (-1.0, 1.0), {"resemblyzer": SpeakerSimilarity}, takes_voice=True),
+    "speaker_similarity": Row(
+        "",
+        (-1.0, 1.0),
+        {"resemblyzer": SpeakerSimilarity},
+        takes_voice=True,
+        why_without="no prompt has a turn of its speaker before it, which would be the voice to compare with",
+    ),
     "dnsmos": Row("MOS", (1.0, 5.0), {"speechmos": dnsmos}),
     "plcmos": Row("MOS", (1.0, 5.0), {"speechmos": plcmos}),
     "utmos": Row("MOS", (1.0, 5.0)),
 }
 """By name, in the order of the report. Metrics have the same keys: see `differences.py`."""
+
+
+def why_without(name: str) -> str:
+    """Why an instrument of that name has a value in no clip."""
+    return ROWS[name].why_without if name in ROWS else Row.why_without
 
 
 def name_of(wanted: str) -> str:

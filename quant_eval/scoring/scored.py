@@ -11,7 +11,7 @@ from ..gates.config import Gates
 from ..gates.controls import DamagedClips
 from ..instruments.differences import INSTRUMENTS
 from ..instruments.instrument import Instrument
-from ..instruments.table import ROWS, made_instruments
+from ..instruments.table import ROWS, made_instruments, why_without
 from ..metric import FREE
 from ..run.clip_damage import observed_once
 from ..run.plan import Plan
@@ -165,7 +165,7 @@ def _extra(plan: Plan, instrument: Instrument, table: Table) -> results.Extra:
         if candidate != plan.reference and pairs:
             differences[candidate.name] = estimate(observed_once(pairs))
     if not values:
-        return not_run(instrument.name, instrument, _NO_VALUE.get(instrument.name, "no clip has a value"))
+        return not_run(instrument.name, instrument, why_without(instrument.name))
     return results.Extra(
         name=instrument.name,
         unit=instrument.unit,
@@ -174,13 +174,6 @@ def _extra(plan: Plan, instrument: Instrument, table: Table) -> results.Extra:
         differences=differences,
         without=without,
     )
-
-
-_NO_VALUE = {
-    "speaker_similarity": "no prompt has a turn of its speaker before it, which would be the voice to compare with",
-    "wer": "no prompt has words in letters that the recogniser knows",
-}
-"""Why an instrument may come to nothing."""
 
 
 def _pairs(reference: str, rows: Sequence[tuple[str, int, float]], table: Table) -> Iterator[tuple[str, int, float]]:
