@@ -188,7 +188,10 @@ def speakers_apart(said: list[Said]) -> dict[str, float]:
 @click.option("--voices", default=",".join(VOICES), show_default=True)
 @click.option("--recordings", type=click.Path(path_type=Path, exists=True), help="Folder of sound files with NAME.txt.")
 @click.option("--instrument", "wanted", multiple=True, default=WANTED, show_default=True)
-def main(sentences: int, voices: str, recordings: Path | None, wanted: tuple[str, ...]) -> None:
+@click.option("--damage", "damages", multiple=True, default=tuple(DAMAGES), type=click.Choice(tuple(DAMAGES)))
+def main(
+    sentences: int, voices: str, recordings: Path | None, wanted: tuple[str, ...], damages: tuple[str, ...]
+) -> None:
     """Score them all."""
     groups = {"Flite": list(flite(sentences, tuple(voices.split(","))))} if sentences else {}
     if recordings is not None:
@@ -203,8 +206,8 @@ def main(sentences: int, voices: str, recordings: Path | None, wanted: tuple[str
         instrument.score(Heard(first.samples, first.text, first.samples, first.samples))  # what it loads, it loads now
         for group, said in groups.items():
             clean = scored(instrument, said, DAMAGES["clean"])
-            for damage, do in DAMAGES.items():
-                scores = clean if damage == "clean" else scored(instrument, said, do)
+            for damage in damages:
+                scores = clean if damage == "clean" else scored(instrument, said, DAMAGES[damage])
                 if not scores.values:
                     continue
                 mean, change = scores.mean(instrument.range), scores.change(clean)
