@@ -152,6 +152,10 @@ def test_noise_is_as_loud_as_it_says_and_always_the_same() -> None:
     [
         (lambda *_: 1 / 0, "not run: wer failed on fp16, 'Sentence 0.': division by zero"),
         (lambda *_: float("nan"), "not run: wer failed on fp16, 'Sentence 0.': gave nan: expected a finite number"),
+        (
+            lambda *_: sys.exit("two\n\x1b[31mlines"),
+            "not run: wer failed on fp16, 'Sentence 0.': 'two\\n\\x1b[31mlines'",
+        ),
         (lambda *_: sys.exit("no licence"), "not run: wer failed on fp16, 'Sentence 0.': no licence"),
         (lambda *_: None, "not run: no prompt has words in letters that the recogniser knows"),
     ],
