@@ -13,7 +13,8 @@ from .clips import SpokenClip
 
 SCORE = "score"
 """What the stage of these records begins with, and what their value is called."""
-_MEASURING = ("quant_eval/instruments",)
+_MEASURING = ("quant_eval/instruments", "quant_eval/scoring")
+"""What makes scores of clips: the voice beside them and the noise in them too."""
 
 
 class ScoreError(MisoError):

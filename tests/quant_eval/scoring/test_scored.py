@@ -249,6 +249,24 @@ class Counting:
         return self.value
 
 
+@pytest.mark.parametrize("part", ["quant_eval/instruments", "quant_eval/scoring"])
+def test_scores_of_other_source_are_not_taken(
+    part: str, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(text: str) -> None:
+        monkeypatch.setattr(
+            "miso_gguf.quant_eval.scoring.scores.code_sha256", lambda parts: text if part in parts else ""
+        )
+
+    sounds = Sounds(evaluation.plan, evaluation.records)
+    clip = sounds.clips[0]
+    with Records.open(evaluation.plan.records, "f") as store:
+        source("old")
+        assert Scores(Counting(1.0), store).of(clip, lambda: sounds.heard(clip)) == 1
+        source("new")
+        assert Scores(Counting(2.0), store).of(clip, lambda: sounds.heard(clip)) == 2
+
+
 @pytest.mark.parametrize("value", [12.5, None])
 def test_a_score_is_asked_for_once_and_kept_for_the_next_run(evaluation: Evaluation, value: float | None) -> None:
     sounds = Sounds(evaluation.plan, evaluation.records)
