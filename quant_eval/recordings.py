@@ -50,7 +50,14 @@ def read_recordings(directory: Path, max_positions: int) -> tuple[Prompt, ...]:
             f"{directory}: has no recordings; expected {FORMATS}, and NAME.txt with the words of each"
         )
     read = {path: (_words(path), _sound_fault(path, max_positions)) for path in paths}
-    if faults := [fault for words, sound in read.values() for fault in (words[1], sound) if fault]:
+    faults = [fault for words, sound in read.values() for fault in (words[1], sound) if fault]
+    names = Counter(
+        path.name.casefold() for path in paths
+    )  # clips are called by them, also where case is no difference
+    faults += [
+        f"{path.name} is there twice, but for case: rename it" for path in paths if names[path.name.casefold()] > 1
+    ]
+    if faults:
         raise RecordingsError(f"{directory}: {in_a_line(faults)}")
     return tuple(Prompt(path.name, "recording", words[0], audio=path) for path, (words, _) in read.items())
 

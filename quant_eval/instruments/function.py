@@ -1,20 +1,26 @@
 """An instrument of the user's own: a function of a module that can be imported."""
 
 import importlib
-import math
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cached_property
 
 from ...core.arrays import F32Array
+from ...core.printable import printable
 from ..metric import DIFFERENCE, Range
 from .instrument import Heard
+
+_LARGEST = 1e100
+"""Of a score: sums of squares of larger ones are not finite."""
 
 
 class FunctionInstrument:
     """Called as `function(samples, text, reference)`, see `Heard`; None is "no value for this clip".
 
     Under the name of a known instrument it has that one's unit. For speaker similarity `reference` is the voice that
-    the clip should have, and a clip without one is not asked about.
+    the clip should have, and a clip without one is not asked about. It may change its arguments; what it prints
+    goes to stderr.
     """
 
     is_kept, cost_s = False, 0.0
@@ -35,18 +41,21 @@ class FunctionInstrument:
         try:
             self._function  # noqa: B018  (imports it)
         except (Exception, SystemExit) as error:  # importing runs another's program
-            return f"{self.by} cannot be imported: {str(error) or type(error).__name__}"
+            return f"{self.by} cannot be imported: {printable(str(error)) or type(error).__name__}"
         return None
 
     def score(self, heard: Heard) -> float | None:
-        """See `Instrument`. Raises `ValueError` on a score that is not finite."""
+        """See `Instrument`. Raises `ValueError` on a score that is no finite number."""
         beside = heard.voice if self._takes_voice else heard.reference
         if beside is None:
             return None
-        found = self._function(heard.samples, heard.text, beside)
-        if found is not None and not math.isfinite(found):
-            raise ValueError(f"gave {found}: expected a finite number")
-        return None if found is None else float(found)
+        with redirect_stdout(sys.stderr):
+            found = self._function(heard.samples.copy(), heard.text, beside.copy())
+        if found is None:
+            return None
+        if not abs(found) <= _LARGEST:
+            raise ValueError(f"gave {str(found)[:40]}: expected a finite number")
+        return float(found)
 
     @cached_property
     def _function(self) -> Callable[[F32Array, str, F32Array], float | None]:

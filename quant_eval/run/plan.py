@@ -291,6 +291,10 @@ def _fingerprint(reference: Candidate, corpus: Corpus, options: SpeechOptions, s
 def _stages(asked: Asked, corpus: Corpus) -> tuple[str, ...]:
     """Those that were asked for, in order; beside recordings alone nothing is spoken freely."""
     wanted = [stage for stage in STAGES if stage in asked.stages]
+    if asked.recordings is not None and corpus.spoken and wanted == [FREE]:
+        raise ValueError(
+            f"nothing is spoken freely beside recordings: add --stages {LOGITS},{ONE_STEP}, or leave --recordings out"
+        )
     if not corpus.spoken and FREE in wanted:
         wanted.remove(FREE)
         if not wanted:

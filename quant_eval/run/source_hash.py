@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2]
 COMPUTING = ("core", "native", "models", "runtime")
 """What makes codes and sound of weights."""
-MEASURING = ("quant_eval/metric.py", "quant_eval/metrics", "quant_eval/prosody", "quant_eval/run")
+MEASURING = ("quant_eval/fit.py", "quant_eval/metric.py", "quant_eval/metrics", "quant_eval/prosody", "quant_eval/run")
 """What makes records of codes and sound."""
 
 

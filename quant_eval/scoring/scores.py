@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 from ...core.errors import MisoError
+from ...core.printable import printable
 from ..instruments.instrument import Heard, Instrument
 from ..run.record import Record, RecordKey
 from ..run.record_store import Records
@@ -12,7 +13,8 @@ from .clips import SpokenClip
 
 SCORE = "score"
 """What the stage of these records begins with, and what their value is called."""
-_MEASURING = ("quant_eval/instruments",)
+_MEASURING = ("quant_eval/instruments", "quant_eval/scoring")
+"""What makes scores of clips: the voice beside them and the noise in them too."""
 
 
 class ScoreError(MisoError):
@@ -55,5 +57,5 @@ class Scores:
         try:
             return self.instrument.score(heard)
         except (Exception, SystemExit) as error:  # another's program: whatever it raises, the evaluation goes on
-            said = str(error) or type(error).__name__
+            said = printable(str(error)) or type(error).__name__
             raise ScoreError(f"{self.instrument.name} failed on {clip.level}, {clip.text[:40]!r}: {said}") from error

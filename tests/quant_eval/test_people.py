@@ -166,6 +166,8 @@ def test_what_is_heard_follows_from_what_is_asked(plan_of: Callable[..., Plan], 
         plan_of(tmp_path, corpus="none", recordings=None)
     with pytest.raises(ValueError, match="prompts=5 is so many of a corpus, and only recordings are heard"):
         plan_of(tmp_path, corpus="none")
+    with pytest.raises(ValueError, match="nothing is spoken freely beside recordings: add --stages logits,one-step"):
+        plan_of(tmp_path, stages=("free",))
 
 
 def test_a_recording_that_is_called_as_a_prompt_is(plan_of: Callable[..., Plan], tmp_path: Path) -> None:

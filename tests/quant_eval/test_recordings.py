@@ -65,6 +65,15 @@ def test_all_that_is_wrong_is_said_at_once(directory: Path) -> None:
     assert "README" not in said
 
 
+def test_names_that_differ_in_case_alone(directory: Path) -> None:
+    recording(directory / "B.flac")
+    (directory / "B.txt").write_text("words")
+    if len(list(directory.iterdir())) < 7:
+        pytest.skip("case is no difference here")
+    with pytest.raises(RecordingsError, match=r"B\.flac is there twice, but for case: rename it; b\.flac is"):
+        read_recordings(directory, 2048)
+
+
 def test_odd_names(tmp_path: Path) -> None:
     odd = tmp_path / "two\x1b[2J\nlines"
     odd.mkdir()

@@ -116,6 +116,33 @@ def test_a_function_gets_the_reference_or_the_voice(monkeypatch: pytest.MonkeyPa
     assert voiceless.score(heard._replace(voice=None)) is None
 
 
+def test_a_function_changes_nothing_but_its_own_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def quiet(samples: Any, text: str, reference: Any) -> float:
+        print("heard", text)
+        samples[:], reference[:] = 0, 0
+        return 1.0
+
+    module = ModuleType("my_ears")
+    module.quiet = quiet  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_ears", module)
+    heard = Heard(SECOND.copy(), "One.", SECOND.copy())
+    assert FunctionInstrument("mine", "my_ears:quiet").score(heard) == 1
+    assert np.array_equal(heard.samples, SECOND), "clips are kept for the next level"
+    assert np.array_equal(heard.reference, SECOND)
+    assert capsys.readouterr() == ("", "heard One.\n"), "stdout is for --json"
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1e308, 10**400])
+def test_a_score_of_which_no_mean_can_be_taken_is_refused(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("my_ears")
+    module.score = lambda samples, text, reference: score  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_ears", module)
+    with pytest.raises(ValueError, match="expected a finite number"):
+        FunctionInstrument("mine", "my_ears:score").score(Heard(SECOND, "One.", SECOND))
+
+
 @pytest.mark.parametrize("target", ["no_such_module:f", "my_ears:nothing", "my_ears:number"])
 def test_a_function_that_is_not_there(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("my_ears")

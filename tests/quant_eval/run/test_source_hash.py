@@ -43,6 +43,7 @@ def test_all_that_makes_a_record_counts() -> None:
     for part in (*COMPUTING, *MEASURING):
         path = PACKAGE / part
         assert path.suffix == ".py" if path.is_file() else list(path.glob("*.py")), part
+    assert "quant_eval/fit.py" in MEASURING, "it says which turns are heard before a recording"
     assert len({code_sha256(COMPUTING), code_sha256(MEASURING), code_sha256(())}) == 3
 
 

@@ -152,6 +152,10 @@ def test_noise_is_as_loud_as_it_says_and_always_the_same() -> None:
     [
         (lambda *_: 1 / 0, "not run: wer failed on fp16, 'Sentence 0.': division by zero"),
         (lambda *_: float("nan"), "not run: wer failed on fp16, 'Sentence 0.': gave nan: expected a finite number"),
+        (
+            lambda *_: sys.exit("two\n\x1b[31mlines"),
+            "not run: wer failed on fp16, 'Sentence 0.': 'two\\n\\x1b[31mlines'",
+        ),
         (lambda *_: sys.exit("no licence"), "not run: wer failed on fp16, 'Sentence 0.': no licence"),
         (lambda *_: None, "not run: no prompt has words in letters that the recogniser knows"),
     ],
@@ -243,6 +247,24 @@ class Counting:
     def score(self, heard: Heard) -> float | None:
         self.asked += 1
         return self.value
+
+
+@pytest.mark.parametrize("part", ["quant_eval/instruments", "quant_eval/scoring"])
+def test_scores_of_other_source_are_not_taken(
+    part: str, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def source(text: str) -> None:
+        monkeypatch.setattr(
+            "miso_gguf.quant_eval.scoring.scores.code_sha256", lambda parts: text if part in parts else ""
+        )
+
+    sounds = Sounds(evaluation.plan, evaluation.records)
+    clip = sounds.clips[0]
+    with Records.open(evaluation.plan.records, "f") as store:
+        source("old")
+        assert Scores(Counting(1.0), store).of(clip, lambda: sounds.heard(clip)) == 1
+        source("new")
+        assert Scores(Counting(2.0), store).of(clip, lambda: sounds.heard(clip)) == 2
 
 
 @pytest.mark.parametrize("value", [12.5, None])
