@@ -25,13 +25,14 @@
     && Object.values(found.listeners).every((each) => each?.done && each.drafts && Array.isArray(each.log));
   const read = () => {
     try {
-      return JSON.parse(localStorage.getItem(PLACE));
+      const found = JSON.parse(localStorage.getItem(PLACE));
+      if (isKept(found)) return found;
     } catch {
-      return null;
+      // What is damaged is begun anew.
     }
+    return { current: null, listeners: {} };
   };
-  const found = read();
-  const kept = isKept(found) ? found : { current: null, listeners: {} };
+  let kept = read();
   const keep = () => {
     try {
       localStorage.setItem(PLACE, JSON.stringify(kept));
@@ -40,10 +41,6 @@
     }
   };
   keep();
-  // Another tab has gone on: what it kept must not be written over.
-  addEventListener("storage", (event) => {
-    if (event.key === PLACE && event.newValue) location.reload();
-  });
   const slot = (name) => `~${name}`; // no name may be one of Object's own words
   const listener = () => kept.listeners[slot(kept.current)];
   let steps = [];
@@ -378,11 +375,17 @@
   });
 
   requestAnimationFrame(follow);
-  if (kept.current !== null && listener()) {
+  const begin = () => {
+    if (kept.current === null || !listener()) return show("welcome");
     steps = stepsOf(kept.current);
     if (place() < 0) end();
     else rest(true);
-  } else {
-    show("welcome");
-  }
+  };
+  // Another tab has gone on: what it kept must not be written over.
+  addEventListener("storage", (event) => {
+    if (event.key !== PLACE || !event.newValue) return;
+    kept = read();
+    begin();
+  });
+  begin();
 })();
