@@ -64,6 +64,8 @@ def load_answers(path: Path, key: Key) -> Answers:
         raise ValueError(f"{path}: is of version {found.miso_abx_answers}, this program reads {ANSWERS_VERSION}")
     if found.study != key.study:
         raise ValueError(f"{path}: answers study {found.study}, the key is of {key.study}: give the key of its page")
+    if not plain_name(found.listener):
+        raise ValueError(f"{path}: names no listener: save it from the page again")
     _check(path, [each.trial for each in found.answers], {trial.id for trial in key.trials})
     takes = {item.id: set(item.takes) for item in key.items}
     _check(path, [each.item for each in found.ratings], set(takes))

@@ -20,13 +20,19 @@
     list.map((each) => [draw(study.id, name, "order", each.id ?? each), each]).sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
 
   // ---- what is kept ----
-  let kept = { current: null, listeners: {} };
-  try {
-    kept = JSON.parse(localStorage.getItem(PLACE)) ?? kept;
-    localStorage.setItem(PLACE, JSON.stringify(kept));
-  } catch {
-    byId("not-kept").hidden = false;
-  }
+  const isKept = (found) =>
+    found?.listeners instanceof Object && "current" in found
+    && Object.values(found.listeners).every((each) => each?.done && each.drafts && Array.isArray(each.log));
+  const read = () => {
+    try {
+      const found = JSON.parse(localStorage.getItem(PLACE));
+      if (isKept(found)) return found;
+    } catch {
+      // What is damaged is begun anew.
+    }
+    return { current: null, listeners: {} };
+  };
+  let kept = read();
   const keep = () => {
     try {
       localStorage.setItem(PLACE, JSON.stringify(kept));
@@ -34,6 +40,7 @@
       byId("not-kept").hidden = false;
     }
   };
+  keep();
   const slot = (name) => `~${name}`; // no name may be one of Object's own words
   const listener = () => kept.listeners[slot(kept.current)];
   let steps = [];
@@ -113,16 +120,20 @@
   };
   const next = () => byId(shown).querySelector("[data-next]");
 
-  const goOn = () => {
+  const markProgress = () => {
     const index = place();
-    decoded.clear();
-    if (index < 0) return end();
-    step = steps[index];
-    began = performance.now();
     byId("progress").textContent = `${index + 1} of ${steps.length}`;
     byId("track").style.transform = `scaleX(${index / steps.length})`;
     byId("undo").disabled = !listener().log.length;
-    const draft = listener().draft?.id === step.id ? listener().draft : { id: step.id, answer: null, values: {} };
+  };
+  const goOn = () => {
+    wake();
+    decoded.clear();
+    if (place() < 0) return end();
+    step = steps[place()];
+    began = performance.now();
+    markProgress();
+    const draft = listener().drafts[step.id] ?? { answer: null, values: {} };
     if (step.kind === "trial") showTrial(draft);
     else showRating(draft);
   };
@@ -161,10 +172,9 @@
     current.draft.answer = answer;
     keepDraft();
     markAnswer();
-    next().focus();
   };
   const keepDraft = () => {
-    listener().draft = current.draft;
+    listener().drafts[step.id] = current.draft;
     keep();
   };
 
@@ -239,7 +249,7 @@
     const { answer, values } = current.draft;
     listener().done[step.id] = step.kind === "trial" ? { answer, seconds } : { values, seconds };
     listener().log.push(step.id);
-    listener().draft = null;
+    delete listener().drafts[step.id];
     keep();
     goOn();
   };
@@ -248,12 +258,13 @@
     if (id === undefined) return;
     const { answer = null, values = {} } = listener().done[id];
     delete listener().done[id];
-    listener().draft = { id, answer, values };
+    listener().drafts[id] = { answer, values };
     keep();
     goOn();
   };
   const rest = (isBack) => {
     byId("break-title").textContent = isBack ? `Welcome back, ${kept.current}` : "A break";
+    markProgress();
     byId("break-text").textContent = `${listener().log.length} of ${steps.length} are done, and kept in this browser.`;
     show("break");
   };
@@ -267,7 +278,7 @@
   };
   const enter = (name) => {
     kept.current = name;
-    kept.listeners[slot(name)] ??= { done: {}, log: [], draft: null };
+    kept.listeners[slot(name)] ??= { done: {}, log: [], drafts: {} };
     keep();
     steps = stepsOf(name);
   };
@@ -305,14 +316,16 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.dataset.play) press(button.dataset.play);
-    else if (button?.dataset.answer) choose(button.dataset.answer);
+    else if (button?.dataset.answer) {
+      choose(button.dataset.answer);
+      next().focus();
+    }
     else if (button && "next" in button.dataset) confirm();
   });
   byId("start").addEventListener("submit", (event) => {
     event.preventDefault();
     const name = plainName(byId("name").value);
     if (!name) return;
-    wake();
     enter(name);
     goOn();
   });
@@ -324,18 +337,19 @@
   byId("rest").addEventListener("click", () => rest(false));
   byId("save").addEventListener("click", save);
   byId("save-end").addEventListener("click", save);
-  byId("resume").addEventListener("click", () => {
-    wake();
-    goOn();
-  });
+  byId("resume").addEventListener("click", goOn);
   byId("other").addEventListener("click", leave);
   byId("next-listener").addEventListener("click", leave);
 
   // ---- by keyboard ----
+  const chooseByKey = (answer) => {
+    choose(answer);
+    byId("trial-title").focus(); // on a button, space would press it instead of stopping the sound
+  };
   const KEYS = {
     trial: {
       a: () => press("A"), b: () => press("B"), x: () => press("X"),
-      1: () => choose("A"), ArrowLeft: () => choose("A"), 2: () => choose("B"), ArrowRight: () => choose("B"),
+      1: () => chooseByKey("A"), ArrowLeft: () => chooseByKey("A"), 2: () => chooseByKey("B"), ArrowRight: () => chooseByKey("B"),
       Enter: confirm, " ": stop, Backspace: undo, p: () => rest(false), s: save,
     },
     rating: { r: () => press("R"), Enter: confirm, " ": stop, Backspace: undo, p: () => rest(false), s: save },
@@ -361,11 +375,17 @@
   });
 
   requestAnimationFrame(follow);
-  if (kept.current !== null && listener()) {
+  const begin = () => {
+    if (kept.current === null || !listener()) return show("welcome");
     steps = stepsOf(kept.current);
     if (place() < 0) end();
     else rest(true);
-  } else {
-    show("welcome");
-  }
+  };
+  // Another tab has gone on: what it kept must not be written over.
+  addEventListener("storage", (event) => {
+    if (event.key !== PLACE || !event.newValue) return;
+    kept = read();
+    begin();
+  });
+  begin();
 })();

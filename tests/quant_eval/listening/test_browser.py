@@ -233,3 +233,74 @@ def test_every_control_has_a_name(browser: Tab, study: Path) -> None:
     buttons = [node["name"]["value"] for node in named if node.get("role", {}).get("value") == "button"]
     assert {"Play A", "Play B", "Play X"} <= set(buttons)
     assert all(buttons)
+
+
+def _welcome(browser: Tab, study: Path) -> None:
+    browser.open(study / "abx.html", 1280)
+    browser.value("localStorage.clear()")
+    browser.open(study / "abx.html", 1280)
+    browser.messages.clear()
+
+
+def test_space_stops_the_sound_after_an_answer_too(browser: Tab, study: Path) -> None:
+    _welcome(browser, study)
+    listener = Listener(browser, load_key(study), "Fay", 1.0)
+    listener.begin()
+    listener.answer()
+    browser.press(" ")
+    assert browser.value(PROGRESS) == "1 of 61"
+    assert browser.value('document.querySelector("[aria-pressed=true][data-play]")') is None
+    browser.press("Enter")
+    assert browser.value(PROGRESS) == "2 of 61"
+
+
+def test_undo_straight_after_a_reload(browser: Tab, study: Path) -> None:
+    _welcome(browser, study)
+    listener = Listener(browser, load_key(study), "Gus", 1.0)
+    listener.begin()
+    listener.trials(1)
+    browser.open(study / "abx.html", 1280)
+    assert (browser.value(SHOWN), browser.value(PROGRESS)) == ("break", "2 of 61")
+    browser.value('document.getElementById("undo").click()')
+    assert (browser.value(PROGRESS), browser.value(CHOSEN)) == ("1 of 61", list(listener.answers.values()))
+    assert browser.messages == []
+
+
+def test_undo_loses_no_ratings_of_the_sentence_that_is_left(browser: Tab, study: Path, tmp_path: Path) -> None:
+    write_study(make_study(study, Wanted(trials=0, ratings=2)), tmp_path)
+    _welcome(browser, tmp_path)
+    listener = Listener(browser, load_key(tmp_path), "Hal", 1.0)
+    listener.begin()
+    listener.rate()
+    _hear(browser, "1")
+    browser.press("End")
+    rated = browser.value("document.querySelector('#takes output').textContent")
+    browser.press("Backspace")
+    assert browser.value(PROGRESS) == "1 of 2"
+    browser.press("Enter")
+    assert (rated, browser.value("document.querySelector('#takes output').textContent")) == ("100", "100")
+
+
+@pytest.mark.parametrize("text", ["5", "{}", "{damaged", '{"current": "Ivy", "listeners": {"~Ivy": {}}}'])
+def test_a_store_with_something_else_in_it_is_begun_anew(browser: Tab, study: Path, text: str) -> None:
+    _welcome(browser, study)
+    browser.value(f"localStorage.setItem('miso-abx-{load_key(study).study}', {json.dumps(text)})")
+    browser.open(study / "abx.html", 1280)
+    assert browser.value(SHOWN) == "welcome"
+    assert browser.value('document.getElementById("not-kept").hidden')
+    assert browser.messages == []
+
+
+def test_a_page_whose_store_another_tab_has_written_goes_on_from_there(browser: Tab, study: Path) -> None:
+    _welcome(browser, study)
+    listener = Listener(browser, load_key(study), "Jo", 1.0)
+    listener.begin()
+    listener.trials(1)
+    place = json.dumps(f"miso-abx-{load_key(study).study}")
+    after_one = browser.value(f"localStorage.getItem({place})")
+    listener.trials(1)
+    # A frame of the page is another window on the same store.
+    browser.value("document.body.append(document.createElement('iframe'))")
+    browser.value(f"frames[0].localStorage.setItem({place}, {json.dumps(after_one)})")
+    browser.wait_for(f"{SHOWN} === 'break'")
+    assert browser.value(PROGRESS) == "2 of 61"

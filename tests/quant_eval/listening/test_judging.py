@@ -139,6 +139,7 @@ def _level(key: Key, trial: str) -> str:
     [
         ({"study": "0123456789abcdef"}, "answers study 0123456789abcdef, the key is of"),
         ({"listener": ""}, "is damaged, or no file of answers"),
+        ({"listener": "  "}, "names no listener"),
         ({"miso_abx_answers": 2}, "is of version 2, this program reads 1"),
         ({"answers": [{"trial": "t999", "answer": "A"}]}, "answers t999, which the study does not ask"),
         ({"answers": [{"trial": "t1", "answer": "C"}]}, "is damaged"),
