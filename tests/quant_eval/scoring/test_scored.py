@@ -138,6 +138,25 @@ def test_an_instrument_that_is_deaf_does_not_behave(evaluation: Evaluation, mine
     assert control.found.endswith("my_ears:deaf is deaf to noise on this model's speech: louder noise changes no more")
 
 
+def test_an_instrument_without_a_score_in_noise_does_not_behave(evaluation: Evaluation, mine: ModuleType) -> None:
+    """A clip is a square wave: of samples of many sizes it is in noise."""
+    mine.picky = lambda samples, text, reference: 1.0 if len(np.unique(np.abs(samples))) < 5 else None  # type: ignore[attr-defined]
+    scored = evaluation.scored("wer=my_ears:picky", levels=("q4_0",))
+    (control,) = gate_controls(["q4_0"], GATES, [], scored.damaged)
+    assert not control.behaved
+    assert control.found == "not measured; my_ears:picky has no score in noise"
+
+
+def test_noise_in_which_few_clips_have_a_score_is_passed_over(evaluation: Evaluation, mine: ModuleType) -> None:
+    """Louder than 38 % there is none: at 0 dB, which is surely beyond the margin, all are, and at 5 dB none."""
+    mine.short = lambda samples, text, reference: (  # type: ignore[attr-defined]
+        value if (value := mine.loud(samples, text, reference)) < 38 else None
+    )
+    scored = evaluation.scored("wer=my_ears:short", levels=("q4_0",))
+    assert [each.name for each in scored.damaged] == ["6 clips in noise, 5 dB below the speech"]
+    assert scored.damaged[0].unseen.startswith("my_ears:short is deaf")
+
+
 def test_noise_is_as_loud_as_it_says_and_always_the_same() -> None:
     samples = np.sin(np.arange(48_000, dtype=np.float32))
     noise = noisy(samples, 10, "a") - samples
