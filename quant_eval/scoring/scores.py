@@ -12,7 +12,8 @@ from .clips import SpokenClip
 
 SCORE = "score"
 """What the stage of these records begins with, and what their value is called."""
-_MEASURING = ("quant_eval/instruments",)
+_MEASURING = ("quant_eval/instruments", "quant_eval/scoring")
+"""What scores, and what makes the noise and the voice that it hears."""
 
 
 class ScoreError(MisoError):
