@@ -14,7 +14,7 @@ _HISTORY = ("history", "anchor")
 EXAMPLES = """\b
 Examples:
   miso-eval run DIR --out report/                                 all levels of a bundle, all stages
-  miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only, 40 prompts: minutes
+  miso-eval run DIR --levels q4_k_m --quick --out report/         logits and one-step only, 40 prompts
   miso-eval run DIR --dry-run --out report/                       what all of it would cost, by parts
   miso-eval run DIR --out report/ --history accepted.json         and against the last accepted evaluation
   miso-eval run DIR --out report/ --recordings voices/            and on people's speech: NAME.wav with NAME.txt

@@ -44,7 +44,7 @@ def power(share: float, trials: int, level: float = LEVEL) -> float:
 def trials_to_find(share: float = GOOD_SHARE, wanted: float = WANTED_POWER, level: float = LEVEL) -> int:
     """The least number of trials with which one who is right in `share` is found so often.
 
-    Raises `ValueError` if that takes more than 10,000.
+    Raises `ValueError` if that takes more than `_MOST_TRIALS`.
     """
     for trials in range(1, _MOST_TRIALS + 1):
         if power(share, trials, level) >= wanted:

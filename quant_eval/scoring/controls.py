@@ -38,15 +38,15 @@ def noisy(samples: F32Array, snr_db: float, name: str) -> F32Array:
 def noise_controls(scores: Scores, sounds: Sounds, gates: Gates, levels: Sequence[str]) -> list[DamagedClips]:
     """For each gate on the instrument, and each level, the clips in the weakest noise that is beyond its margin enough.
 
-    Where none is, those in the loudest, and that the instrument is deaf. Nothing where fewer than `FEWEST_PROMPTS`
-    prompts have a score: these decide nothing anyway. Raises `ScoreError`.
+    Where none is, the furthest off, and that the instrument is deaf. Nothing where fewer than `FEWEST_PROMPTS` prompts
+    have a score: these decide nothing anyway. Noise in which so few have one is passed over. Raises `ScoreError`.
     """
     name = scores.instrument.name
     gate = next((gate for gate in gates.gates if gate.metric == name), None)
     chosen = _chosen(scores, sounds)
     if gate is None or len(chosen) < FEWEST_PROMPTS:
         return []
-    rungs: dict[int, Observations] = {}
+    rungs: dict[int, Observations | None] = {}
     made = []
     for level in levels:
         margin = margin_for(gate, level)
@@ -55,14 +55,18 @@ def noise_controls(scores: Scores, sounds: Sounds, gates: Gates, levels: Sequenc
         for snr_db in LADDER_DB:
             if snr_db not in rungs:
                 rungs[snr_db] = _in_noise(scores, sounds, chosen, snr_db)
-            if is_surely_beyond(estimate(rungs[snr_db]), gate, margin):
+            seen = rungs[snr_db]
+            if seen is not None and is_surely_beyond(estimate(seen), gate, margin):
                 unseen = ""
                 break
         else:
-            snr_db = max(rungs, key=lambda each: times_margin(gate, margin, rungs[each].mean))
-            unseen = f"{scores.instrument.by} is deaf to noise on this model's speech: louder noise changes no more"
+            off = {each: times_margin(gate, margin, seen.mean) for each, seen in rungs.items() if seen is not None}
+            snr_db = max(off, key=lambda each: off[each], default=LADDER_DB[-1])
+            deaf = "is deaf to noise on this model's speech: louder noise changes no more"
+            unseen = f"{scores.instrument.by} {deaf if off else 'has no score in noise'}"
+        measured = {} if (seen := rungs[snr_db]) is None else {name: seen}
         said = f"{len(chosen)} clips in noise, {snr_db} dB below the speech".replace("-", "\N{MINUS SIGN}")
-        made.append(DamagedClips(said, level, name, {name: rungs[snr_db]}, unseen))
+        made.append(DamagedClips(said, level, name, measured, unseen))
     return made
 
 
@@ -77,7 +81,8 @@ def _chosen(scores: Scores, sounds: Sounds) -> list[SpokenClip]:
     return [usable[index * len(usable) // count] for index in range(count)]
 
 
-def _in_noise(scores: Scores, sounds: Sounds, clips: Sequence[SpokenClip], snr_db: int) -> Observations:
+def _in_noise(scores: Scores, sounds: Sounds, clips: Sequence[SpokenClip], snr_db: int) -> Observations | None:
+    """None where fewer than `FEWEST_PROMPTS` clips, each of another prompt, have a score."""
     rows = []
     for clip in clips:
         whole = scores.of(clip, partial(sounds.heard, clip))
@@ -86,7 +91,7 @@ def _in_noise(scores: Scores, sounds: Sounds, clips: Sequence[SpokenClip], snr_d
             value = INSTRUMENTS.value(scores.instrument.name, found, whole)
             assert value is not None
             rows.append((clip.prompt, clip.seed, value))
-    return observed_once(rows)
+    return observed_once(rows) if len(rows) >= FEWEST_PROMPTS else None
 
 
 def _heard_in_noise(sounds: Sounds, clip: SpokenClip, snr_db: float) -> Heard:

@@ -81,6 +81,11 @@ def test_a_voice_that_would_be_left_out_is_refused(level: OpenLevel, tmp_path: P
     assert fault(level, spoken) == "", "of what the model says itself the oldest gives way, as always"
 
 
+def test_a_turn_that_cannot_be_said_is_refused(level: OpenLevel) -> None:
+    assert fault(level, Prompt("a", "b", "We are here.", before=(Turn(0, "..."),))).startswith("a: ")
+    assert fault(level, Prompt("a", "b", "We are here.", before=(Turn(0, "Hello. " * 1000),))).startswith("a: ")
+
+
 def test_all_are_named_before_a_model_is_loaded(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long, silent = clip(tmp_path, 2040), tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(24_000), 24_000)

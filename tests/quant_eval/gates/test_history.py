@@ -194,6 +194,15 @@ def test_only_clips_that_both_have_are_compared() -> None:
     assert "(of its 40 clips 20 were run)" in gate.reason
 
 
+def test_scores_of_another_instrument_are_another_measurement() -> None:
+    before, same, newer = (found().model_copy(update={"instruments": {"kld_cb0": by}}) for by in ("1.0", "1.0", "1.1"))
+    (gate,) = judge_history(same, held(before), GATES)
+    assert gate.verdict == "PASS"
+    (gate,) = judge_history(newer, held(before), GATES)
+    assert gate.verdict == "MISSING"
+    assert "it is scored by 1.1, not by 1.0" in gate.reason
+
+
 # Two machines
 
 

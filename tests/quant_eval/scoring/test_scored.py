@@ -19,6 +19,7 @@ from miso_gguf.quant_eval.metric import FREE
 from miso_gguf.quant_eval.run.record import Record
 from miso_gguf.quant_eval.run.record_store import Records
 from miso_gguf.quant_eval.run.stages import FLOOR, TARGET
+from miso_gguf.quant_eval.scoring import scores as scores_module
 from miso_gguf.quant_eval.scoring.clips import Sounds
 from miso_gguf.quant_eval.scoring.controls import CLIPS, LADDER_DB, noisy
 from miso_gguf.quant_eval.scoring.scored import Scored, score_clips, steps
@@ -131,11 +132,39 @@ def test_the_weakest_noise_that_is_beyond_a_margin_twice_must_fail_it(evaluation
     assert controls[0].found.startswith("FAIL: ")
 
 
+def test_the_clips_in_noise_are_of_prompts_from_all_over(
+    tmp_path: Path, mine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PROMPTS", 10)
+    monkeypatch.setattr("miso_gguf.quant_eval.scoring.controls.CLIPS", 5)
+    (damaged,) = Evaluation(tmp_path).scored("wer=my_ears:loud", levels=("q4_0",)).damaged
+    assert list(damaged.measured["wer"].prompts) == ["p0", "p2", "p4", "p6", "p8"]
+
+
 def test_an_instrument_that_is_deaf_does_not_behave(evaluation: Evaluation, mine: ModuleType) -> None:
     scored = evaluation.scored("wer=my_ears:deaf", levels=("q4_0",))
     (control,) = gate_controls(["q4_0"], GATES, [], scored.damaged)
     assert not control.behaved
     assert control.found.endswith("my_ears:deaf is deaf to noise on this model's speech: louder noise changes no more")
+
+
+def test_an_instrument_without_a_score_in_noise_does_not_behave(evaluation: Evaluation, mine: ModuleType) -> None:
+    """A clip is a square wave: of samples of many sizes it is in noise."""
+    mine.picky = lambda samples, text, reference: 1.0 if len(np.unique(np.abs(samples))) < 5 else None  # type: ignore[attr-defined]
+    scored = evaluation.scored("wer=my_ears:picky", levels=("q4_0",))
+    (control,) = gate_controls(["q4_0"], GATES, [], scored.damaged)
+    assert not control.behaved
+    assert control.found == "not measured; my_ears:picky has no score in noise"
+
+
+def test_noise_in_which_few_clips_have_a_score_is_passed_over(evaluation: Evaluation, mine: ModuleType) -> None:
+    """Louder than 38 % there is none: at 0 dB, which is surely beyond the margin, all are, and at 5 dB none."""
+    mine.short = lambda samples, text, reference: (  # type: ignore[attr-defined]
+        value if (value := mine.loud(samples, text, reference)) < 38 else None
+    )
+    scored = evaluation.scored("wer=my_ears:short", levels=("q4_0",))
+    assert [each.name for each in scored.damaged] == ["6 clips in noise, 5 dB below the speech"]
+    assert scored.damaged[0].unseen.startswith("my_ears:short is deaf")
 
 
 def test_noise_is_as_loud_as_it_says_and_always_the_same() -> None:
@@ -175,6 +204,27 @@ def test_clips_without_a_value_are_counted_and_take_no_part(evaluation: Evaluati
     assert scored.extras[0].without == {"fp16": 2, "q8_0": 2, "q4_0": 2}
     assert scored.extras[0].values["q4_0"].clips == 10
     assert len(values(scored, FREE, "q4_0")) == 10
+
+
+def test_a_level_without_a_score_has_no_difference(evaluation: Evaluation, mine: ModuleType) -> None:
+    """What it says of a sentence has none, and what the reference says has one: that is no score of 0."""
+    mine.some = lambda samples, text, reference: (  # type: ignore[attr-defined]
+        None
+        if text == "Sentence 3." and not np.array_equal(samples, reference)
+        else mine.loud(samples, text, reference)
+    )
+    scored = evaluation.scored("wer=my_ears:some")
+    assert values(scored, FREE, "q4_0") == pytest.approx([4] * 10, abs=1e-4)
+    assert (scored.extras[0].differences["q4_0"].clips, scored.extras[0].without["q4_0"]) == (10, 2)
+
+
+def test_the_finer_plan_is_scored_too(evaluation: Evaluation, mine: ModuleType, tmp_path: Path) -> None:
+    finer = Evaluation(tmp_path / "f32")
+    evaluation.plan.finer = finer.plan
+    scored = score_clips(evaluation.plan, evaluation.records, finer.records, ["wer=my_ears:loud"], (), GATES)
+    found = [record.values["wer"] for record in scored.finer if (record.stage, record.level) == (FREE, "q4_0")]
+    assert found == pytest.approx([4] * 12, abs=1e-4)
+    assert values(scored, FREE, "q4_0") == pytest.approx([4] * 12, abs=1e-4)
 
 
 def test_without_free_runs_there_is_nothing_to_score(evaluation: Evaluation, mine: ModuleType) -> None:
@@ -290,3 +340,20 @@ def test_a_score_is_asked_for_once_and_kept_for_the_next_run(evaluation: Evaluat
         for function in functions:
             function.is_kept = False
         assert [Scores(each, store).of(clip, heard) for each in functions] == [1, 2], "it may have changed"
+
+
+def test_scores_are_of_the_code_that_makes_what_is_heard(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise and voice are made here: with other code they are other sounds, and their scores other scores."""
+    clip = Sounds(evaluation.plan, evaluation.records).clips[0]
+    heard = Heard(np.zeros(1, np.float32), "", np.zeros(1, np.float32))
+    with Records.open(evaluation.plan.records, "f") as store:
+        assert Scores(Counting(1.0), store).of(clip, lambda: heard) == 1
+        known = scores_module.code_sha256
+        monkeypatch.setattr(
+            scores_module,
+            "code_sha256",
+            lambda parts: known(tuple(part for part in parts if part != "quant_eval/scoring")),
+        )
+        assert Scores(Counting(2.0), store).of(clip, lambda: heard) == 2
