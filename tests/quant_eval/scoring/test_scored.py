@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -336,6 +337,11 @@ def test_a_score_is_asked_for_once_and_kept_for_the_next_run(evaluation: Evaluat
         assert again.asked == 0
         assert Scores(again, store).of(clip, heard, "-noise+10") == 99, "another sound"
         assert Scores(newer, store).of(clip, heard) == 99, "another version is another measurement"
+        other = Counting(7.0)
+        other.name = "plcmos"
+        assert Scores(other, store).of(clip, heard) == 7, "another instrument of one package"
+        files = replace(clip, key=f"{clip.level}-4567")
+        assert Scores(Counting(8.0), store).of(files, heard) == 8, "a level of other files"
         functions = [Counting(each) for each in (1.0, 2.0)]
         for function in functions:
             function.is_kept = False
