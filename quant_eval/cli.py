@@ -19,7 +19,7 @@ from .corpus import is_part
 from .evaluation import Wanted, count, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
-from .instruments.table import ROWS, costs_of
+from .instruments.table import ROWS, costs_of, remarks
 from .listening.answers import load_all
 from .listening.judging import judge
 from .listening.kept import SOUNDS_NAME
@@ -38,6 +38,7 @@ from .run.cost import estimate_cost
 from .run.plan import COMPARED, REFERENCE, Asked, Plan, plan_compare, plan_run
 from .run.verified_files import HASHES_NAME
 from .said import AUTO, NO_CORPUS
+from .scoring.scored import steps_of_one
 
 _PATH = click.Path(path_type=Path)
 _QUICK_PROMPTS = 40
@@ -151,8 +152,10 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    instruments = costs_of(options["extras"])
-    cost = estimate_cost(plan, options["processes"], vram=options["vram"], instruments=instruments)
+    scores = {"instruments": costs_of(options["extras"]), "scores": steps_of_one(plan)}
+    cost = estimate_cost(plan, options["processes"], vram=options["vram"], **scores)
+    for remark in remarks(options["extras"]):
+        stderr.print(remark, highlight=False, markup=False)
     if options["dry_run"]:
         if options["as_json"]:
             stdout.print_json(json.dumps(cost.to_dict()))

@@ -36,7 +36,7 @@ system in use takes more than 255.
 _LARGEST_SPEAKER = 9999
 _LONGEST_PATH = 1000
 """Of what is printed of one."""
-_NAMED_PART = re.compile(rf"({'|'.join(BUILTIN)}):([0-9]{{1,6}})")
+_NAMED_PART = re.compile(rf"({'|'.join(BUILTIN)}):([1-9][0-9]{{0,5}})")
 
 
 class CorpusError(MisoError):
@@ -151,7 +151,7 @@ def load_corpus(source: str | Path) -> Corpus:
         CorpusError: A line is not a prompt; it names line, fault and what is expected.
     """
     if part := _NAMED_PART.fullmatch(str(source)):
-        return load_corpus(part[1]).first(max(1, int(part[2])))
+        return load_corpus(part[1]).first(int(part[2]))
     if str(source) in BUILTIN:
         text = resources.files(__package__).joinpath("corpora").joinpath(f"{source}.jsonl").read_text("utf-8")
         return _parse(str(source), text, Path())

@@ -105,6 +105,24 @@ def made_instruments(wanted: Sequence[str]) -> dict[str, Instrument | None]:
     return {name: make_instrument(each) for name, each in zip(names, wanted, strict=True)}
 
 
+def unavailable(name: str, instrument: Instrument | None) -> str | None:
+    """Why one that was asked for cannot run here, with the remedy; None if it can."""
+    if instrument is None:
+        return f"no package brings {name.upper()}: pass {name}=MODULE:FUNCTION with a function of your own"
+    return instrument.available()
+
+
 def costs_of(wanted: Sequence[str]) -> dict[str, float]:
     """CPU time that each takes for a second of sound, by name: see `Instrument`. Errors as `made_instruments`."""
     return {name: made.cost_s for name, made in made_instruments(wanted).items() if made is not None}
+
+
+def remarks(wanted: Sequence[str]) -> list[str]:
+    """What is to be known before the work: who cannot run, and whose time is not known. Errors as `made_instruments`."""
+    said = []
+    for name, made in made_instruments(wanted).items():
+        if (reason := unavailable(name, made)) is not None:
+            said.append(f"{name} will not run: {reason}")
+        elif made is not None and not made.cost_s:
+            said.append(f"{name}: how long {made.by} takes is not known, and not in the estimate")
+    return said

@@ -117,6 +117,7 @@ def estimate_cost(
     *,
     vram: bool = False,
     instruments: Mapping[str, float] = {},
+    scores: int = 0,
     speed: Speed | None = None,
     nvml: Callable[[], Nvml] | None = None,
 ) -> Cost:
@@ -126,7 +127,8 @@ def estimate_cost(
         plan: What is to be done.
         processes: That share the clips.
         vram: Whether the memory of each level is looked at.
-        instruments: That hear every clip of a free run, each with the seconds that it takes for a second of sound.
+        instruments: That hear clips of free runs, each with the seconds that it takes for a second of sound.
+        scores: How many clips each of them hears.
         speed: Of each process, on another machine; None for this one.
         nvml: Opens NVML, as `speed_of`.
     """
@@ -145,8 +147,9 @@ def estimate_cost(
     if isinstance(known, Speed):
         for name, seconds in _all_shares(plan, known, processes, vram=vram):
             parts[name] += seconds
+        heard_s = scores * free_s / max(1, len(plan.seeds) * len(plan.corpus.spoken))
         for name, per_second in instruments.items():
-            parts[name] += per_second * len(plan.candidates) * free_s if FREE in plan.stages else 0.0
+            parts[name] += per_second * heard_s
     largest_first = sorted(parts.items(), key=lambda part: -part[1])
     return Cost(
         clips=plan.clips(),

@@ -11,7 +11,7 @@ from ..gates.config import Gates
 from ..gates.controls import DamagedClips
 from ..instruments.differences import INSTRUMENTS
 from ..instruments.instrument import Instrument
-from ..instruments.table import ROWS, made_instruments, why_without
+from ..instruments.table import ROWS, made_instruments, unavailable, why_without
 from ..metric import FREE
 from ..run.clip_damage import observed_once
 from ..run.plan import Plan
@@ -45,11 +45,11 @@ class Scored:
 
 def steps(plan: Plan, wanted: Sequence[str]) -> int:
     """How many scores there are to ask for, at most."""
-    return len(wanted) * _steps(plan)
+    return len(wanted) * steps_of_one(plan)
 
 
-def _steps(plan: Plan) -> int:
-    """Of one instrument."""
+def steps_of_one(plan: Plan) -> int:
+    """The same of one instrument."""
     clips = 0
     for each in [plan] if plan.finer is None else [plan, plan.finer]:
         free = sum(FREE in each.stages_of(each.reference, prompt) for prompt in each.corpus.prompts)
@@ -91,7 +91,7 @@ def score_clips(
                 extras.append(not_run(name, instrument, why_not))
                 continue
             assert instrument is not None
-            tick = _Ticks(index * _steps(plan), progress)
+            tick = _Ticks(index * steps_of_one(plan), progress)
             sides = [_Side(each, Scores(instrument, store, tick)) for each, store in zip(sounds, stores, strict=True)]
             try:
                 tables = [side.table() for side in sides]
@@ -109,9 +109,7 @@ def score_clips(
 
 
 def _why_not(name: str, instrument: Instrument | None, sounds: Sounds) -> str | None:
-    if instrument is None:
-        return f"no package brings {name.upper()}: pass {name}=MODULE:FUNCTION with a function of your own"
-    if (reason := instrument.available()) is not None:
+    if (reason := unavailable(name, instrument)) is not None:
         return reason
     return None if sounds.clips else "there are no clips, for nothing was spoken freely"
 
