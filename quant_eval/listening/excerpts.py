@@ -8,10 +8,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from ...models.mimi import SAMPLE_RATE_HZ
-from ...runtime.audio.samples import Samples
+from ...runtime.audio.samples import Samples, to_pcm16
 
 EXCERPT_S = 6.0
 """Of an ABX trial: what is longer is not remembered."""
@@ -43,6 +42,8 @@ def read_sound(path: Path) -> Samples:
         raise ValueError(f"{path}: is no sound file ({error}): run `miso-eval run --fresh …` again") from error
     if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:
         raise ValueError(f"{path}: expected mono at {SAMPLE_RATE_HZ} Hz, found {samples.ndim} channels at {rate_hz} Hz")
+    if not len(samples):
+        raise ValueError(f"{path}: has no samples, so it has changed: run `miso-eval run --fresh …` again")
     return np.asarray(samples, np.float32)
 
 
@@ -55,17 +56,27 @@ def is_short(path: Path) -> bool:
 
 
 def are_equal(one: Samples, other: Samples) -> bool:
-    """Whether there is nothing to be heard: every sample is the same."""
-    return bool(np.array_equal(one, other))
+    """Whether there is nothing to be heard: every sample is the same as it is played, with 16 bits."""
+    return bool(np.array_equal(to_pcm16(one), to_pcm16(other)))
+
+
+def heard_pair(reference: Path, level: Path) -> tuple[Samples, Samples]:
+    """What a trial plays of two one-step clips. Raises as `read_sound`, and `ValueError` if they are not in step."""
+    one, other = read_sound(reference), read_sound(level)
+    if len(one) != len(other):
+        raise ValueError(
+            f"{level}: has {len(other)} samples and {reference.name} {len(one)}, so one of them has changed: "
+            "run `miso-eval run --fresh …` again"
+        )
+    return most_different(one, other)
 
 
 def most_different(one: Samples, other: Samples, seconds: float = EXCERPT_S) -> tuple[Samples, Samples]:
-    """The same part of both, of at most so many seconds: where they differ most. Both must be aligned."""
-    length = min(len(one), len(other))
-    wanted = round(seconds * SAMPLE_RATE_HZ)
+    """The same part of both, of at most so many seconds: where they differ most. Both must be equally long."""
+    length, wanted = len(one), round(seconds * SAMPLE_RATE_HZ)
     if length <= wanted:
-        return faded(one[:length]), faded(other[:length])
-    energy = np.concatenate([[0.0], np.cumsum((one[:length].astype(np.float64) - other[:length]) ** 2)])
+        return faded(one), faded(other)
+    energy = np.concatenate([[0.0], np.cumsum((one.astype(np.float64) - other) ** 2)])
     starts = np.arange(0, length - wanted + 1, round(_STEP_S * SAMPLE_RATE_HZ))
     begin = int(starts[np.argmax(energy[starts + wanted] - energy[starts])])
     return faded(one[begin : begin + wanted]), faded(other[begin : begin + wanted])
@@ -88,8 +99,6 @@ def faded(samples: Samples) -> Samples:
 
 def anchor(samples: Samples) -> Samples:
     """Low-passed at 3.5 kHz: what everyone should rate lower."""
-    if not len(samples):
-        return samples
     times = np.arange(_TAPS) - (_TAPS - 1) / 2
     cutoff = (_PASS_HZ + _STOP_HZ) / 2 / SAMPLE_RATE_HZ
     taps = 2 * cutoff * np.sinc(2 * cutoff * times) * np.kaiser(_TAPS, _KAISER)
@@ -121,12 +130,7 @@ def _encoded(sounds: Mapping[str, Samples], kind: str) -> dict[str, bytes]:
         # By name, so that no Python runs inside libsndfile: Ctrl-C there would become a short write.
         written = Path(folder) / "sound"
         for number, samples in sounds.items():
-            subtype = "PCM_16" if kind == "FLAC" else None
-            soundfile.write(str(written), _audible(samples), SAMPLE_RATE_HZ, format=kind, subtype=subtype)
+            # As 16-bit numbers, so that what is played is what was compared.
+            soundfile.write(str(written), to_pcm16(samples), SAMPLE_RATE_HZ, format=kind)
             found[number] = written.read_bytes()
     return found
-
-
-def _audible(samples: Samples) -> NDArray[np.float32]:
-    """No browser decodes a file of no samples."""
-    return samples if len(samples) else np.zeros(round(_STEP_S * SAMPLE_RATE_HZ), np.float32)

@@ -9,7 +9,7 @@ from ...core.files import write_whole
 from ...runtime.audio.samples import Samples, to_pcm16
 from ..report.words import label_of
 from .chance import found_share, needed_right
-from .excerpts import anchor, are_equal, beginning, encoded, is_short, most_different, read_sound
+from .excerpts import anchor, are_equal, beginning, encoded, heard_pair, is_short, read_sound
 from .kept import KeptSound, KeptSounds, load_sounds
 from .page import page
 from .study import (
@@ -144,17 +144,17 @@ def write_study(made: Made, folder: Path, *, force: bool = False) -> list[Path]:
 
 
 def _audible(pairs: Sequence[_Pair], clips: Path) -> dict[Clip, _Pair]:
-    """Those of a level that differ from the reference's."""
+    """Those of a level that differ from the reference's in what a trial plays."""
     return {
         (own.prompt, own.seed): (base, own)
         for base, own in pairs
-        if not are_equal(read_sound(clips / base.audio), read_sound(clips / own.audio))
+        if not are_equal(*heard_pair(clips / base.audio, clips / own.audio))
     }
 
 
 def _trial(level: str, pair: _Pair, clips: Path) -> _Heard:
     base, own = pair
-    both = most_different(read_sound(clips / base.audio), read_sound(clips / own.audio))
+    both = heard_pair(clips / base.audio, clips / own.audio)
     return _Heard(level, own.prompt, own.seed, own.text, {_REFERENCE: both[0], _LEVEL: both[1]})
 
 

@@ -9,7 +9,15 @@ import pytest
 import soundfile
 from sample_study import RATE_HZ, tone
 
-from miso_gguf.quant_eval.listening.excerpts import anchor, beginning, encoded, most_different, read_sound
+from miso_gguf.quant_eval.listening.excerpts import (
+    anchor,
+    are_equal,
+    beginning,
+    encoded,
+    heard_pair,
+    most_different,
+    read_sound,
+)
 from miso_gguf.runtime.audio.samples import to_pcm16
 
 
@@ -23,7 +31,6 @@ def test_the_anchor_is_as_the_recommendation_has_it() -> None:
     assert gain_db[hz >= 4500].max() < -50
     assert int(np.argmax(anchor(pulse))) == 2000
     assert len(anchor(np.zeros(10, np.float32))) == 10
-    assert len(anchor(np.zeros(0, np.float32))) == 0
 
 
 def test_an_excerpt_is_where_two_clips_differ_most() -> None:
@@ -38,7 +45,7 @@ def test_an_excerpt_is_where_two_clips_differ_most() -> None:
 
 
 def test_short_clips_are_heard_whole() -> None:
-    one, other = tone(120, 1.0), tone(130, 1.1)
+    one, other = tone(120, 1.0), tone(130, 1.0)
     first, second = most_different(one, other)
     assert len(first) == len(second) == RATE_HZ
     assert np.array_equal(first[1000:-1000], one[1000:-1000])
@@ -47,12 +54,13 @@ def test_short_clips_are_heard_whole() -> None:
 
 
 def test_flac_loses_nothing_and_mp3_is_said() -> None:
-    sounds = {"1": tone(120, 0.5), "2": np.zeros(0, np.float32)}
+    sounds = {"1": tone(120, 0.5), "2": 9 * tone(120, 0.5)}
     lossless = encoded(sounds)
     assert lossless.kind == "FLAC"
-    read, rate_hz = soundfile.read(BytesIO(base64.b64decode(lossless.content["1"])), dtype="int16")
-    assert rate_hz == RATE_HZ
-    assert np.abs(read.astype(int) - to_pcm16(sounds["1"])).max() <= 1
+    for number, samples in sounds.items():
+        read, rate_hz = soundfile.read(BytesIO(base64.b64decode(lossless.content[number])), dtype="int16")
+        assert rate_hz == RATE_HZ
+        assert np.array_equal(read, to_pcm16(samples))
     assert encoded(sounds, budget_bytes=100).kind == "MP3"
 
 
@@ -65,3 +73,26 @@ def test_what_is_no_sound_of_ours_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "fast.wav", tone(120, 0.1), 48_000)
     with pytest.raises(ValueError, match=r"fast\.wav: expected mono at 24000 Hz, found 1 channels at 48000 Hz"):
         read_sound(tmp_path / "fast.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), RATE_HZ)
+    with pytest.raises(ValueError, match=r"empty\.wav: has no samples, so it has changed: run `miso-eval run --fresh"):
+        read_sound(tmp_path / "empty.wav")
+
+
+def test_a_difference_that_no_trial_plays_is_none(tmp_path: Path) -> None:
+    one = tone(120, 0.5)
+    other = one.copy()
+    other[0] = other[-1] = 0.5  # where both are faded to zero
+    for name, samples in (("one", one), ("other", other)):
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE_HZ, subtype="PCM_16")
+    assert not are_equal(one, other)
+    assert are_equal(*heard_pair(tmp_path / "one.wav", tmp_path / "other.wav"))
+    constant = np.full(100, 100 / 32767, np.float32)
+    assert are_equal(constant, constant + np.float32(0.4 / 32767))
+    assert not are_equal(constant, constant + np.float32(0.6 / 32767))
+
+
+def test_one_step_clips_out_of_step_are_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "fp16.wav", tone(120, 1.0), RATE_HZ)
+    soundfile.write(tmp_path / "q4_0.wav", tone(120, 1.1), RATE_HZ)
+    with pytest.raises(ValueError, match=r"q4_0\.wav: has 26400 samples and fp16\.wav 24000, .*: run `miso-eval run"):
+        heard_pair(tmp_path / "fp16.wav", tmp_path / "q4_0.wav")
