@@ -24,7 +24,7 @@ from .listening.answers import load_all
 from .listening.judging import judge
 from .listening.kept import SOUNDS_NAME
 from .listening.making import make_study, write_study
-from .listening.study import RATINGS, load_key
+from .listening.study import MOST_RATINGS, MOST_TRIALS, RATINGS, load_key
 from .listening.study import Wanted as WantedStudy
 from .listening.wording import HEARD_COLUMNS, RATED_COLUMNS, heard_rows, rated_rows, result_notes, study_lines
 from .metric import LOGITS, ONE_STEP, STAGES
@@ -293,8 +293,14 @@ def report_command(report: Path, strict: bool, debug: bool) -> int:
 
 @cli.command("abx")
 @click.argument("report", type=_PATH)
-@click.option("--trials", type=click.IntRange(0), help="Of each level [default: enough for a listener right in 80 %].")
-@click.option("--ratings", type=click.IntRange(0), default=RATINGS, show_default=True, help="Sentences to be rated.")
+@click.option(
+    "--trials",
+    type=click.IntRange(0, MOST_TRIALS),
+    help="Of each level [default: enough for a listener right in 80 %].",
+)
+@click.option(
+    "--ratings", type=click.IntRange(0, MOST_RATINGS), default=RATINGS, show_default=True, help="Sentences to be rated."
+)
 @click.option("--levels", default="", help="Comma-separated [default: all of the evaluation].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--force", is_flag=True, help="Also over the key of another study.")
@@ -324,7 +330,7 @@ def abx_result_command(key: Path, answers: tuple[Path, ...], as_json: bool, debu
         stdout.print_json(found.model_dump_json())
         return DONE
     if found.heard:
-        stdout.print(table("Heard", HEARD_COLUMNS, heard_rows(found), numeric=(2, 3, 5)))
+        stdout.print(table("Heard", HEARD_COLUMNS, heard_rows(found), numeric=(2, 3, 4, 6)))
     if found.rated:
         stdout.print(table("Rated, 0 to 100", RATED_COLUMNS, rated_rows(found), numeric=(1, 3)))
     for line in result_notes(found):

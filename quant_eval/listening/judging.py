@@ -1,9 +1,11 @@
 """What the answers of listeners come to: which levels they hear, by listener and together, and how they rate them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..report.words import label_of
 from ..results import Document, Estimate
 from ..stats.bootstrap import Bootstrap
 from ..stats.counts import highest_share, lowest_share
@@ -12,7 +14,7 @@ from ..stats.observations import Observations
 from .answers import Answers
 from .chance import LEVEL, found_share, needed_right, p_value
 from .draws import plain_name, sides
-from .study import ANCHOR, Key, level_of_each
+from .study import ANCHOR, Clip, Key, counted, level_of_each
 
 _GOOD_RATING, _MOST_BELOW = 90.0, 0.15
 """A listener who rates the hidden reference below 90 in more than 15 % of the items is left out of the pool.
@@ -29,6 +31,7 @@ class Heard(Document):
         listener: A name; None for all together.
         trials: That were answered.
         right: Of these.
+        clips: How many different ones the trials are of.
         share: Right / trials.
         low: The true share lies above, with 95 %.
         high: The true share lies below, with 95 %. Source of both: Clopper and Pearson (1934).
@@ -43,6 +46,7 @@ class Heard(Document):
     listener: str | None
     trials: int
     right: int
+    clips: int
     share: float
     low: float
     high: float
@@ -111,13 +115,10 @@ def judge(key: Key, listeners: Sequence[Answers]) -> Judgement:
     Raises `ValueError` if they answered nothing.
     """
     counts = {plain_name(each.listener): _counts(key, each) for each in listeners}
-    together = {
-        level: (sum(count[level][0] for count in counts.values()), sum(count[level][1] for count in counts.values()))
-        for level in key.levels
-    }
-    heard = _heard(key, None, together)
+    together = {level: _together([count[level] for count in counts.values()]) for level in key.levels}
+    heard = _heard(None, together)
     for name, count in counts.items():
-        heard += _heard(key, name, count) if len(counts) > 1 else []
+        heard += _heard(name, count) if len(counts) > 1 else []
     screened = [found for each in listeners if (found := _screened(key, each)) is not None]
     left_out = {each.listener for each in screened if each.is_left_out}
     rated = _rated(key, [each for each in listeners if plain_name(each.listener) not in left_out])
@@ -134,38 +135,58 @@ def judge(key: Key, listeners: Sequence[Answers]) -> Judgement:
     )
 
 
-def _counts(key: Key, answers: Answers) -> dict[str, tuple[int, int]]:
-    """By level: right answers, and all."""
-    levels = {trial.id: trial.level for trial in key.trials}
-    found = {level: [0, 0] for level in key.levels}
+@dataclass
+class _Count:
+    """Of one level: right answers, all, and the clips that they are of."""
+
+    right: int = 0
+    trials: int = 0
+    clips: set[Clip] = field(default_factory=set)
+
+
+def _counts(key: Key, answers: Answers) -> dict[str, _Count]:
+    """By level."""
+    trials = {trial.id: trial for trial in key.trials}
+    found = {level: _Count() for level in key.levels}
     for each in answers.answers:
-        right = each.answer == sides(key.study, answers.listener, each.trial).x
-        found[levels[each.trial]][0] += right
-        found[levels[each.trial]][1] += 1
-    return {level: (right, trials) for level, (right, trials) in found.items()}
+        trial = trials[each.trial]
+        count = found[trial.level]
+        count.right += each.answer == sides(key.study, answers.listener, each.trial).x
+        count.trials += 1
+        count.clips.add((trial.prompt, trial.seed))
+    return found
 
 
-def _heard(key: Key, listener: str | None, counts: dict[str, tuple[int, int]]) -> list[Heard]:
+def _together(counts: Sequence[_Count]) -> _Count:
+    return _Count(
+        sum(count.right for count in counts),
+        sum(count.trials for count in counts),
+        set().union(*(count.clips for count in counts)),
+    )
+
+
+def _heard(listener: str | None, counts: dict[str, _Count]) -> list[Heard]:
     """The levels of which something was answered, judged together."""
-    answered = {level: count for level, count in counts.items() if count[1]}
-    p_values = [p_value(right, trials) for right, trials in answered.values()]
+    answered = {level: count for level, count in counts.items() if count.trials}
+    p_values = [p_value(count.right, count.trials) for count in answered.values()]
     alpha = level_of_each(len(answered))
     return [
         Heard(
             level=level,
             listener=listener,
-            trials=trials,
-            right=right,
-            share=right / trials,
-            low=lowest_share(right, trials),
-            high=highest_share(right, trials),
+            trials=count.trials,
+            right=count.right,
+            clips=len(count.clips),
+            share=count.right / count.trials,
+            low=lowest_share(count.right, count.trials),
+            high=highest_share(count.right, count.trials),
             p=p,
             p_adjusted=adjusted,
             is_heard=adjusted <= LEVEL,
-            needed=needed_right(trials, alpha),
-            found=found_share(trials, alpha),
+            needed=needed_right(count.trials, alpha),
+            found=found_share(count.trials, alpha),
         )
-        for (level, (right, trials)), p, adjusted in zip(answered.items(), p_values, holm(p_values), strict=True)
+        for (level, count), p, adjusted in zip(answered.items(), p_values, holm(p_values), strict=True)
     ]
 
 
@@ -212,6 +233,13 @@ def _number(takes: dict[str, str], what: str) -> str:
 
 def _notes(key: Key, listeners: Sequence[Answers]) -> list[str]:
     found = []
+    for level in key.levels:
+        own = [(trial.prompt, trial.seed) for trial in key.trials if trial.level == level]
+        if len(set(own)) < len(own):
+            clips = counted(len(set(own)), "clip")
+            found.append(
+                f"{label_of(level)}: its {counted(len(own), 'trial')} are of {clips}: what is heard is of these"
+            )
     for each in listeners:
         done, asked = len(each.answers) + len(each.ratings), len(key.trials) + len(key.items)
         if done < asked:

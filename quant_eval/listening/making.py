@@ -23,6 +23,7 @@ from .study import (
     Wanted,
     chosen_levels,
     count_of_trials,
+    counted,
     evenly,
     level_of_each,
     load_key,
@@ -163,9 +164,11 @@ def _notes(sounds: KeptSounds, level: str, clips: int, audible: int, trials: int
     if not clips:
         return [f"{label}: no one-step clips are kept: add --stages one-step to `miso-eval run`"]
     if not audible:
-        return [f"{label}: all {clips} one-step clips equal those of {reference}: nothing can be told, so no trial"]
+        every = counted(clips, "one-step clip")
+        return [f"{label}: none of {every} differs from {reference}'s: nothing can be told, so no trial"]
     if trials > audible:
-        return [f"{label}: {audible} clips differ from {reference}: some are heard in more than one trial"]
+        some = "1 clip differs" if audible == 1 else f"{audible} clips differ"
+        return [f"{label}: {some} from {reference}'s: heard in more than one trial"]
     return []
 
 

@@ -24,6 +24,9 @@ RATINGS = 8
 """Items by default. BS.1534 asks for one and a half times as many items as there are systems, and 5 at least."""
 ANCHOR = "anchor"
 
+MOST_TRIALS, MOST_RATINGS = 1000, 200
+"""More than anyone listens to."""
+
 Clip = tuple[str, int]
 """Prompt and seed."""
 
@@ -131,6 +134,11 @@ def takes_of(sounds: KeptSounds, levels: Sequence[str]) -> list[dict[str, KeptSo
 
 def _by_clip(sounds: KeptSounds, level: str, stage: str) -> dict[Clip, KeptSound]:
     return {(each.prompt, each.seed): each for each in sounds.sounds if (each.level, each.stage) == (level, stage)}
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with what it counts: "1 clip", "2 clips"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def level_of_each(levels: int) -> float:

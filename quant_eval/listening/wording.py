@@ -7,9 +7,9 @@ from ..report.words import label_of
 from ..results import Estimate
 from .judging import Heard, Judgement
 from .making import LevelOfStudy, Made
-from .study import ANCHOR
+from .study import ANCHOR, counted
 
-HEARD_COLUMNS = ("level", "listener", "right", "share", "bounds, 95 % each", "p, Holm", "")
+HEARD_COLUMNS = ("level", "listener", "right", "clips", "share", "bounds, 95 % each", "p, Holm", "")
 RATED_COLUMNS = ("take", "mean", "bounds, 95 % each", "to the hidden reference", "bounds, 95 % each")
 _MEGA = 1e6
 
@@ -21,7 +21,8 @@ def study_lines(made: Made, written: Sequence[Path]) -> Iterator[str]:
             yield _level_line(made, level)
     if made.key.items:
         takes = len(made.key.items[0].takes)
-        yield f"ratings: {len(made.key.items)} sentences of {takes} takes: levels, hidden reference, anchor at 3.5 kHz"
+        sentences = counted(len(made.key.items), "sentence")
+        yield f"ratings: {sentences} of {takes} takes: levels, hidden reference, anchor at 3.5 kHz"
     yield from made.notes
     if made.is_lossy:
         yield "the sounds are MP3, to keep the page within its size: fewer --trials and --ratings keep them as they are"
@@ -32,12 +33,13 @@ def study_lines(made: Made, written: Sequence[Path]) -> Iterator[str]:
 
 def _level_line(made: Made, level: LevelOfStudy) -> str:
     label, reference = label_of(level.level), label_of(made.key.reference)
-    equal = f", {level.equal} of {level.clips} clips equal it and are left out" if level.equal else ""
+    trials = counted(level.trials, "trial")
+    equal = f", {level.equal} of {counted(level.clips, 'clip')} left out as equal to it" if level.equal else ""
     if level.needed is None or level.found is None:
-        return f"{label} beside {reference}: {level.trials} trials: too few to show anything{equal}"
+        return f"{label} beside {reference}: {trials}: too few to show anything{equal}"
     return (
-        f"{label} beside {reference}: {level.trials} trials, {level.needed} right answers show more than luck; "
-        f"a listener who is right in {level.found:.0%} is found four times in five{equal}"
+        f"{label} beside {reference}: {trials}, {level.needed} right answers show more than luck; "
+        f"a listener who is right in {_percent(level.found)} is found four times in five{equal}"
     )
 
 
@@ -46,10 +48,11 @@ def heard_rows(found: Judgement) -> list[tuple[str, ...]]:
     return [
         (
             label_of(each.level),
-            each.listener or ("all together" if len(found.listeners) > 1 else found.listeners[0]),
+            _listener(found, each),
             f"{each.right} of {each.trials}",
-            f"{each.share:.0%}",
-            f"{each.low:.0%} to {each.high:.0%}",
+            str(each.clips),
+            _percent(each.share),
+            f"{_percent(each.low)} to {_percent(each.high)}",
             f"{each.p_adjusted:.3g}",
             _said(each),
         )
@@ -57,12 +60,23 @@ def heard_rows(found: Judgement) -> list[tuple[str, ...]]:
     ]
 
 
+def _listener(found: Judgement, each: Heard) -> str:
+    """Names in quotation marks, so that nobody's can be taken for what stands for all."""
+    if each.listener is None and len(found.listeners) > 1:
+        return "all together"
+    return f"\u201c{each.listener or found.listeners[0]}\u201d"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _said(each: Heard) -> str:
     if each.is_heard:
         return "heard"
     if each.needed is None or each.found is None:
         return "not shown: too few trials to show anything"
-    return f"not shown: that takes {each.needed} right; one who is right in {each.found:.0%} is found in 80 %"
+    return f"not shown: that takes {each.needed} right; one who is right in {_percent(each.found)} is found in 80 %"
 
 
 def rated_rows(found: Judgement) -> list[tuple[str, ...]]:
@@ -88,8 +102,8 @@ def result_notes(found: Judgement) -> Iterator[str]:
     for each in found.screened:
         if each.is_left_out:
             yield (
-                f"{each.listener} rated the hidden reference below 90 in {each.below} of {each.items} sentences, "
-                "more than 15 %: left out of the ratings (ITU-R BS.1534-3)"
+                f"{each.listener} rated the hidden reference below 90 in {each.below} of "
+                f"{counted(each.items, 'sentence')}, more than 15 %: left out of the ratings (ITU-R BS.1534-3)"
             )
     if found.screened and not found.rated:
         yield "nobody's ratings are left: listeners have to know the hidden reference"

@@ -13,6 +13,7 @@ from miso_gguf.quant_eval.listening.draws import draw, plain_name, sides
 from miso_gguf.quant_eval.listening.judging import Judgement, judge
 from miso_gguf.quant_eval.listening.making import make_study
 from miso_gguf.quant_eval.listening.study import Key, Wanted
+from miso_gguf.quant_eval.listening.wording import heard_rows
 
 stats = pytest.importorskip("scipy.stats")
 STUDIES = 200
@@ -74,6 +75,25 @@ def test_numbers_of_a_known_listener(key: Key) -> None:
     assert heard["q8_0"].needed == 20
 
 
+def test_how_many_clips_the_trials_are_of_is_said(key: Key) -> None:
+    found = _judged(key, *(answers_of(key, name, 0.7, random.Random(name)) for name in ("Ann", "Bo")))
+    assert [(each.trials, each.clips) for each in found.heard] == [(56, 6)] * 2 + [(28, 6)] * 4
+    assert found.notes == [
+        f"{level}: its 28 trials are of 6 clips: what is heard is of these" for level in ("Q8_0", "Q4_0")
+    ]
+    asked = key.trials[:3]
+    first = _judged(key, answers_of(key, "Ann", 0.7, random.Random(0), trials=3)).heard
+    assert sum(each.clips for each in first) == len({(trial.level, trial.prompt) for trial in asked})
+
+
+def test_no_name_can_be_taken_for_all_together(key: Key) -> None:
+    names = ("all together", "Bo")
+    rows = heard_rows(_judged(key, *(answers_of(key, name, 0.7, random.Random(name)) for name in names)))
+    assert [row[1] for row in rows] == ["all together"] * 2 + ["\u201call together\u201d"] * 2 + ["\u201cBo\u201d"] * 2
+    assert [row[3] for row in rows] == ["6"] * 6
+    assert all(row[4].endswith(" %") for row in rows)
+
+
 def test_all_together_comes_first_then_each_listener(key: Key) -> None:
     found = _judged(key, *(answers_of(key, name, 0.7, random.Random(name)) for name in ("Ann", "Bo", "Cy")))
     assert [each.listener for each in found.heard] == [None] * 2 + ["Ann"] * 2 + ["Bo"] * 2 + ["Cy"] * 2
@@ -124,7 +144,7 @@ def test_one_item_in_six_is_more_than_15_percent_and_one_in_seven_is_not(key: Ke
 def test_what_is_unfinished_counts_what_is_there(key: Key) -> None:
     found = _judged(key, answers_of(key, "Ann", 1.0, random.Random(0), trials=10))
     assert sum(each.trials for each in found.heard) == 10
-    assert found.notes == ["Ann is not finished: 10 of 62 are there, and count"]
+    assert found.notes[-1] == "Ann is not finished: 10 of 62 are there, and count"
     assert found.rated == []
     with pytest.raises(ValueError, match="nobody has answered anything"):
         _judged(key, answers_of(key, "Ann", 1.0, random.Random(0), trials=0))

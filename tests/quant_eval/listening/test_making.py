@@ -36,8 +36,8 @@ def test_each_level_has_as_many_trials_as_find_a_good_listener(made: Made) -> No
     assert Counter(trial.level for trial in made.key.trials) == {"q8_0": 28, "q4_0": 28}
     assert [(each.clips, each.equal, each.needed) for each in made.levels] == [(9, 2, 20), (9, 0, 20)]
     assert made.notes == [
-        "Q8_0: 7 clips differ from F16: some are heard in more than one trial",
-        "Q4_0: 9 clips differ from F16: some are heard in more than one trial",
+        "Q8_0: 7 clips differ from F16's: heard in more than one trial",
+        "Q4_0: 9 clips differ from F16's: heard in more than one trial",
     ]
 
 
@@ -115,9 +115,9 @@ def test_nothing_to_hear_is_said_with_the_remedy(tmp_path: Path) -> None:
         make_study(tmp_path, Wanted())
     sounds = write_report(tmp_path, prompts=2, levels=("q8_0",), equal=2)
     found = make_study(tmp_path, Wanted())
-    assert found.notes == ["Q8_0: all 2 one-step clips equal those of F16: nothing can be told, so no trial"]
+    assert found.notes == ["Q8_0: none of 2 one-step clips differs from F16's: nothing can be told, so no trial"]
     assert (found.key.trials, len(found.key.items)) == ([], 2)
-    with pytest.raises(ValueError, match="there is nothing to listen to: Q8_0: all 2"):
+    with pytest.raises(ValueError, match="there is nothing to listen to: Q8_0: none of 2"):
         make_study(tmp_path, Wanted(ratings=0))
     with pytest.raises(ValueError, match="--levels: no q5_k_m beside fp16, only q8_0"):
         make_study(tmp_path, Wanted(levels=["q5_k_m"]))
