@@ -45,5 +45,9 @@ def sides(study: str, listener: str, trial: str) -> Sides:
 
 
 def plain_name(listener: str) -> str:
-    """A name as it counts: without spaces around it, however its accents are written."""
-    return unicodedata.normalize("NFC", listener.strip())
+    """A name as it counts: without control and format characters and spaces around it, its accents written one way.
+
+    Without these characters Python and JavaScript take the same for space.
+    """
+    visible = "".join(letter for letter in listener if unicodedata.category(letter) not in ("Cc", "Cf", "Cs"))
+    return unicodedata.normalize("NFC", visible.strip())

@@ -15,7 +15,7 @@
     bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35);
     return (bits ^ (bits >>> 16)) >>> 0;
   };
-  const plainName = (name) => name.trim().normalize("NFC");
+  const plainName = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Cs}]/gu, "").trim().normalize("NFC");
   const inOrder = (name, list) =>
     list.map((each) => [draw(study.id, name, "order", each.id ?? each), each]).sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
 
@@ -214,13 +214,15 @@
     slider.dataset.index = index;
     slider.setAttribute("aria-label", `Take ${index}, 0 is bad, 100 is as good as the reference`);
     const output = document.createElement("output");
-    slider.addEventListener("input", () => {
-      current.draft.values[number] = Number(slider.value);
-      keepDraft();
-      markRatings();
-    });
+    slider.addEventListener("input", () => rate(slider));
+    slider.addEventListener("click", () => rate(slider)); // where it stands is a rating too
     row.append(button, slider, output);
     return row;
+  };
+  const rate = (slider) => {
+    current.draft.values[slider.dataset.take] = Number(slider.value);
+    keepDraft();
+    markRatings();
   };
   const markRatings = () => {
     let open = 0;
@@ -231,7 +233,7 @@
       open += value === undefined;
     }
     next().disabled = open > 0;
-    const words = open ? `${open === 1 ? "One take is" : `${open} takes are`} not rated yet.` : "";
+    const words = open ? `${open === 1 ? "One take is" : `${open} takes are`} not rated yet: move the slider, or click it to leave it at 50.` : "";
     if (byId("rating-hint").textContent !== words) byId("rating-hint").textContent = words;
   };
 
@@ -303,7 +305,7 @@
     };
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([`${JSON.stringify(answers, null, 1)}\n`], { type: "application/json" }));
-    link.download = `answers-${kept.current.replace(/[^\p{L}\p{N}]+/gu, "-")}.json`;
+    link.download = `answers-${kept.current.match(/[\p{L}\p{M}\p{N}]+/gu)?.join("-") ?? "listener"}.json`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
@@ -325,7 +327,11 @@
   byId("start").addEventListener("submit", (event) => {
     event.preventDefault();
     const name = plainName(byId("name").value);
-    if (!name) return;
+    if (!name) {
+      byId("name").value = "";
+      byId("name").reportValidity();
+      return;
+    }
     enter(name);
     goOn();
   });
@@ -361,6 +367,11 @@
     const { target } = event;
     if ((event.key === "Enter" || event.key === " ") && target.closest("button")) return;
     if (event.key.startsWith("Arrow") && target.matches("input")) return;
+    if (event.key === "Enter" && target.matches(".is-open")) {
+      event.preventDefault();
+      if (!event.repeat) rate(target);
+      return;
+    }
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     let action = KEYS[shown][key];
     if (shown === "rating" && current.sounds[key] && key !== "R") {

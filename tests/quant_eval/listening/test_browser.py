@@ -12,7 +12,7 @@ from headless import Tab, tab
 from sample_study import write_report
 
 from miso_gguf.quant_eval.listening.answers import load_all
-from miso_gguf.quant_eval.listening.draws import sides
+from miso_gguf.quant_eval.listening.draws import plain_name, sides
 from miso_gguf.quant_eval.listening.judging import Heard, judge
 from miso_gguf.quant_eval.listening.making import make_study, write_study
 from miso_gguf.quant_eval.listening.study import Key, Wanted, load_key
@@ -24,6 +24,32 @@ SHOWN = '[...document.querySelectorAll("main section")].filter((each) => !each.h
 PROGRESS = 'document.getElementById("progress").textContent'
 CHOSEN = '[...document.querySelectorAll("[data-answer][aria-pressed=true]")].map((each) => each.dataset.answer)'
 TAKES = '[...document.querySelectorAll("#takes input")].map((each) => each.dataset.take)'
+WORST_CONTRAST = """(() => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const over = (colours) => {
+    context.globalAlpha = 1;
+    for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1); }
+    const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  return Math.min(...[...document.querySelectorAll("section:not([hidden]) kbd, header kbd")]
+    .filter((each) => !each.closest(":disabled")).map((each) => {
+    const behind = [];
+    let opacity = 1;
+    for (let node = each; node; node = node.parentElement) {
+      behind.unshift(getComputedStyle(node).backgroundColor);
+      opacity *= getComputedStyle(node).opacity;
+    }
+    const back = over(behind);
+    const ink = `color-mix(in srgb, ${getComputedStyle(each).color} ${100 * opacity}%, transparent)`;
+    const front = over([...behind, ink]);
+    return (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+  }));
+})()"""
+"""Of the letters of all keys that are shown, by WCAG 2."""
 STEPS = {"fp16": ["End"], "q8_0": ["End"], "q4_0": ["Home", *["PageUp"] * 6], "anchor": ["Home", *["PageUp"] * 2]}
 """Keys that give 100, 100, 60 and 20."""
 
@@ -279,6 +305,60 @@ def test_undo_loses_no_ratings_of_the_sentence_that_is_left(browser: Tab, study:
     assert browser.value(PROGRESS) == "1 of 2"
     browser.press("Enter")
     assert (rated, browser.value("document.querySelector('#takes output').textContent")) == ("100", "100")
+
+
+def test_a_slider_may_be_left_where_it_stands(browser: Tab, study: Path, tmp_path: Path) -> None:
+    write_study(make_study(study, Wanted(trials=0, ratings=1)), tmp_path)
+    _welcome(browser, tmp_path)
+    Listener(browser, load_key(tmp_path), "Kai", 1.0).begin()
+    outputs = '[...document.querySelectorAll("#takes output")].map((each) => each.textContent)'
+    _hear(browser, "1")
+    browser.press("Enter")
+    assert browser.value(outputs) == ["50", "\u2013", "\u2013", "\u2013"]
+    browser.press("Enter")
+    assert browser.value(SHOWN) == "rating", "three are open"
+    browser.value("document.querySelector(\"[data-index='2']\").click()")
+    assert browser.value(outputs) == ["50", "50", "\u2013", "\u2013"]
+    for index in "34":
+        _hear(browser, index)
+        browser.press("Enter")
+    browser.press("Enter")
+    assert browser.value(SHOWN) == "end"
+    assert browser.messages == []
+
+
+def test_nothing_shows_the_moment_while_takes_are_rated(browser: Tab, study: Path, tmp_path: Path) -> None:
+    """A take of another length would tell itself from the hidden reference."""
+    write_study(make_study(study, Wanted(trials=0, ratings=1)), tmp_path)
+    _welcome(browser, tmp_path)
+    Listener(browser, load_key(tmp_path), "Lea", 1.0).begin()
+    assert browser.value(SHOWN) == "rating"
+    assert browser.value('document.querySelectorAll("#rating .at").length') == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"), [("!?", "listener"), ("\ufeff\x1cA\x85n\u202en\xa0", "Ann"), (" Zoe\u0308 & Bo", "Zo\u00eb-Bo")]
+)
+def test_a_name_counts_in_the_page_as_in_the_answers(
+    browser: Tab, study: Path, tmp_path: Path, name: str, saved: str
+) -> None:
+    _welcome(browser, study)
+    browser.value(f'document.getElementById("name").value = {json.dumps(name)}')
+    browser.press("Enter")
+    assert browser.value(SHOWN) == "trial"
+    found = json.loads(_saved(browser, tmp_path, saved).read_text("utf-8"))
+    assert found["listener"] == plain_name(name)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_keys_can_be_read(browser: Tab, study: Path, scheme: str) -> None:
+    _welcome(browser, study)
+    browser.open(study / "abx.html", 1280, scheme=scheme)
+    Listener(browser, load_key(study), "Mo", 1.0).begin()
+    _hear(browser, "X", "A")
+    browser.press("1")
+    assert browser.value(CHOSEN) == ["A"]
+    assert browser.value(WORST_CONTRAST) >= 4.5
 
 
 @pytest.mark.parametrize("text", ["5", "{}", "{damaged", '{"current": "Ivy", "listeners": {"~Ivy": {}}}'])

@@ -193,3 +193,5 @@ def test_draws_are_fixed_for_ever() -> None:
     assert draw("a") == 0x1A80B1B3
     assert draw("study", "Zoë", "t1") != draw("study", "Zoe", "t1")
     assert plain_name(" Zoe\u0308 ") == "Zo\u00eb"
+    assert plain_name("\ufeff\x1c\x85 A\x1bnn\u202e\u3000\ud800") == "Ann"
+    assert plain_name("\ufeff \x1f") == ""
