@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...core.files import write_whole
+from ...core.files import open_whole
 from ...runtime.audio.samples import Samples, to_pcm16
 from ..report.words import label_of
 from .chance import found_share, needed_right
@@ -31,7 +31,6 @@ from .study import (
     shuffled,
     study_id,
     takes_of,
-    write_key,
 )
 
 
@@ -118,6 +117,7 @@ def make_study(report: Path, wanted: Wanted) -> Made:
         counts.append(LevelOfStudy(level, all_clips, all_clips - len(pairs), len(chosen), needed, found))
         notes += _notes(sounds, level, all_clips, len(pairs), len(chosen))
     items = _items(sounds, levels, clips, wanted)
+    notes += _equal_takes(sounds.reference, levels, items)
     if wanted.ratings and not items:
         notes.append("nothing to rate: no free run is kept: add --stages free to `miso-eval run`")
     if not trials and not items:
@@ -127,21 +127,25 @@ def make_study(report: Path, wanted: Wanted) -> Made:
 
 
 def write_study(made: Made, folder: Path, *, force: bool = False) -> list[Path]:
-    """The page and its key, each whole or not at all.
+    """The page and its key, whole: neither is replaced before both are written.
 
     Raises:
-        ValueError: The folder has the key of another study, without which its answers cannot be judged.
+        ValueError: The folder has the key of another study, without which its answers cannot be judged; or a folder
+            has the name of either.
         OSError: Writing failed.
     """
-    path = folder / KEY_NAME
+    shown, path = folder / PAGE_NAME, folder / KEY_NAME
+    if taken := [each for each in (shown, path) if each.is_dir()]:
+        raise ValueError(f"{taken[0]}: is a folder, and a file is to be written there: move it away")
     if path.is_file() and not force and load_key(path).study != made.key.study:
         raise ValueError(
             f"{path}: is the key of another study, whose answers could no longer be judged: "
             f"move it and {PAGE_NAME} away, or give --force"
         )
-    write_key(made.key, path)
-    write_whole(folder / PAGE_NAME, made.page.encode())
-    return [folder / PAGE_NAME, path]
+    with open_whole(path) as key_file, open_whole(shown) as page_file:
+        key_file.write((made.key.model_dump_json(indent=1) + "\n").encode())
+        page_file.write(made.page.encode())
+    return [shown, path]
 
 
 def _audible(pairs: Sequence[_Pair], clips: Path) -> dict[Clip, _Pair]:
@@ -186,6 +190,17 @@ def _items(sounds: KeptSounds, levels: Sequence[str], clips: Path, wanted: Wante
         cut = {level: beginning(read_sound(clips / take.audio)) for level, take in takes[clip].items()}
         cut[ANCHOR] = anchor(cut[sounds.reference])
         found.append(_Heard("", *clip, takes[clip][sounds.reference].text, {_REFERENCE: cut[sounds.reference], **cut}))
+    return found
+
+
+def _equal_takes(reference: str, levels: Sequence[str], items: Sequence[_Heard]) -> list[str]:
+    """Takes that are the reference's, sample by sample, are rated as any other; the reader is told."""
+    found = []
+    for level in levels:
+        equal = sum(are_equal(item.sounds[reference], item.sounds[level]) for item in items)
+        if equal:
+            takes = counted(len(items), "take")
+            found.append(f"{label_of(level)}: of {takes} to be rated, equal to {label_of(reference)}'s: {equal}")
     return found
 
 

@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
-from ...core.files import write_whole
 from ..metric import FREE, ONE_STEP
 from ..results import Document
 from .chance import LEVEL, trials_to_find
@@ -48,7 +48,7 @@ class Trial(Document):
     prompt: str
     seed: int
     sounds: tuple[str, str]
-    reference: int
+    reference: Literal[0, 1]
 
 
 class Item(Document):
@@ -87,6 +87,20 @@ class Key(Document):
     levels: list[str]
     trials: list[Trial]
     items: list[Item]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Key":
+        takes = sorted([self.reference, *self.levels, ANCHOR])
+        if len(set(takes)) < len(takes):
+            raise ValueError("a level is there twice")
+        if unknown := {trial.level for trial in self.trials} - set(self.levels):
+            raise ValueError(f"trials of unknown levels: {sorted(unknown)}")
+        if not all(sorted(item.takes.values()) == takes and item.reference not in item.takes for item in self.items):
+            raise ValueError("an item has not one take of each level, the reference and the anchor")
+        names = [each.id for each in (*self.trials, *self.items)]
+        if len(set(names)) < len(names):
+            raise ValueError("a trial or item is there twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -173,11 +187,6 @@ def shuffled(seed: int, *words: str) -> str:
 def study_id(parts: object) -> str:
     """Identifies a study by all that it consists of, as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_key(key: Key, path: Path) -> None:
-    """Whole or not at all. Raises `OSError`."""
-    write_whole(path, (key.model_dump_json(indent=1) + "\n").encode())
 
 
 def load_key(path: Path) -> Key:

@@ -110,6 +110,48 @@ def test_another_studys_key_is_not_lost(made: Made, report: Path, tmp_path: Path
     assert load_key(tmp_path) == other.key
 
 
+def test_no_key_is_left_without_its_page(made: Made, report: Path, tmp_path: Path) -> None:
+    write_study(made, tmp_path)
+    (tmp_path / "abx.html").unlink()
+    (tmp_path / "abx.html").mkdir()
+    with pytest.raises(ValueError, match=r"abx\.html: is a folder"):
+        write_study(make_study(report, Wanted(ratings=0, trials=5)), tmp_path, force=True)
+    assert load_key(tmp_path) == made.key
+    assert {path.name for path in tmp_path.iterdir()} == {"abx.html", KEY_NAME}
+
+
+def test_takes_that_equal_the_references_are_counted(tmp_path: Path) -> None:
+    sounds = write_report(tmp_path, prompts=3, levels=("q4_0",))
+    clips = {each.level: tmp_path / "clips" / each.audio for each in sounds.sounds if each.stage == "free"}
+    clips["q4_0"].write_bytes(clips["fp16"].read_bytes())
+    found = make_study(tmp_path, Wanted(trials=3))
+    assert found.notes == ["Q4_0: of 3 takes to be rated, equal to F16's: 1"]
+    assert "At least one of the takes is the reference itself" in found.page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"levels": ["q8_0"]},
+        {"levels": ["q8_0", "q8_0", "q4_0"]},
+        {"reference": "q5_k_m"},
+        {"trials": [{"id": "t1", "level": "q8_0", "prompt": "p", "seed": 0, "sounds": ["1", "2"], "reference": 2}]},
+        {"items": [{"id": "r1", "prompt": "p", "seed": 0, "reference": "1", "takes": {"2": "fp16", "3": "q8_0"}}]},
+        {"study": None},
+    ],
+)
+def test_a_key_that_does_not_fit_together_is_named(made: Made, tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / KEY_NAME
+    path.write_text(json.dumps(made.key.model_dump(mode="json")))
+    assert load_key(path) == made.key
+    path.write_text(json.dumps({**made.key.model_dump(mode="json"), **change}))
+    with pytest.raises(
+        ValueError, match=r"abx-key\.json: is no key of a listening test, or damaged: give the"
+    ) as raised:
+        load_key(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_nothing_to_hear_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"sounds\.json is not there: run `miso-eval run"):
         make_study(tmp_path, Wanted())
