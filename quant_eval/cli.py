@@ -19,7 +19,7 @@ from .corpus import is_part
 from .evaluation import Wanted, count, evaluate_plan
 from .gates.judge import number
 from .gates.observed import OBSERVATIONS_NAME
-from .instruments.table import ROWS, costs_of
+from .instruments.table import ROWS, costs_of, made_instruments, why_not_available
 from .listening.answers import load_all
 from .listening.judging import judge
 from .listening.kept import SOUNDS_NAME
@@ -152,6 +152,10 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     )
     plan: Plan = make(asked)
     instruments = costs_of(options["extras"])
+    for name, instrument in made_instruments(options["extras"]).items():
+        if (why_not := why_not_available(name, instrument)) is not None:
+            said = f"miso-eval: --extra {name} will be missing: {why_not}"
+            stderr.print(said, style="red", highlight=False, markup=False)
     cost = estimate_cost(plan, options["processes"], vram=options["vram"], instruments=instruments)
     if options["dry_run"]:
         if options["as_json"]:

@@ -105,6 +105,13 @@ def made_instruments(wanted: Sequence[str]) -> dict[str, Instrument | None]:
     return {name: make_instrument(each) for name, each in zip(names, wanted, strict=True)}
 
 
+def why_not_available(name: str, instrument: Instrument | None) -> str | None:
+    """Why an instrument cannot be asked here, and the remedy; None if it can."""
+    if instrument is None:
+        return f"no package brings {name.upper()}: pass {name}=MODULE:FUNCTION with a function of your own"
+    return instrument.available()
+
+
 def costs_of(wanted: Sequence[str]) -> dict[str, float]:
     """CPU time that each takes for a second of sound, by name: see `Instrument`. Errors as `made_instruments`."""
     return {name: made.cost_s for name, made in made_instruments(wanted).items() if made is not None}

@@ -11,7 +11,7 @@ from ..gates.config import Gates
 from ..gates.controls import DamagedClips
 from ..instruments.differences import INSTRUMENTS
 from ..instruments.instrument import Instrument
-from ..instruments.table import ROWS, made_instruments, why_without
+from ..instruments.table import ROWS, made_instruments, why_not_available, why_without
 from ..metric import FREE
 from ..run.clip_damage import observed_once
 from ..run.plan import Plan
@@ -109,9 +109,7 @@ def score_clips(
 
 
 def _why_not(name: str, instrument: Instrument | None, sounds: Sounds) -> str | None:
-    if instrument is None:
-        return f"no package brings {name.upper()}: pass {name}=MODULE:FUNCTION with a function of your own"
-    if (reason := instrument.available()) is not None:
+    if (reason := why_not_available(name, instrument)) is not None:
         return reason
     return None if sounds.clips else "there are no clips, for nothing was spoken freely"
 
