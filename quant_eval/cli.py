@@ -155,7 +155,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
     scores = {"instruments": costs_of(options["extras"]), "scores": steps_of_one(plan)}
     cost = estimate_cost(plan, options["processes"], vram=options["vram"], **scores)
     for remark in remarks(options["extras"]):
-        stderr.print(remark, highlight=False, markup=False)
+        stderr.print(f"miso-eval: {remark}", style="red", highlight=False, markup=False)
     if options["dry_run"]:
         if options["as_json"]:
             stdout.print_json(json.dumps(cost.to_dict()))

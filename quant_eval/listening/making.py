@@ -165,6 +165,8 @@ def _notes(sounds: KeptSounds, level: str, clips: int, audible: int, trials: int
     if not audible:
         return [f"{label}: all {clips} one-step clips equal those of {reference}: nothing can be told, so no trial"]
     if trials > audible:
+        if audible == 1:
+            return [f"{label}: 1 clip differs from {reference}: it is heard in all trials, which say nothing of others"]
         return [f"{label}: {audible} clips differ from {reference}: some are heard in more than one trial"]
     return []
 

@@ -135,3 +135,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / KEY_NAME).write_text("[]")
     with pytest.raises(ValueError, match=r"abx-key\.json: is no key of a listening test"):
         load_key(tmp_path)
+
+
+def test_a_single_clip_that_differs_is_said_to_be_all_that_is_heard(tmp_path: Path) -> None:
+    write_report(tmp_path, prompts=3, levels=("q8_0",), equal=2)
+    said = "Q8_0: 1 clip differs from F16: it is heard in all trials, which say nothing of others"
+    assert make_study(tmp_path, Wanted(ratings=0)).notes == [said]
