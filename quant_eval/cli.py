@@ -152,8 +152,13 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    scores = {"instruments": costs_of(options["extras"]), "scores": steps_of_one(plan)}
-    cost = estimate_cost(plan, options["processes"], vram=options["vram"], **scores)
+    cost = estimate_cost(
+        plan,
+        options["processes"],
+        vram=options["vram"],
+        instruments=costs_of(options["extras"]),
+        scores=steps_of_one(plan),
+    )
     for remark in remarks(options["extras"]):
         stderr.print(f"miso-eval: {remark}", style="red", highlight=False, markup=False)
     if options["dry_run"]:

@@ -121,7 +121,7 @@ def costs_of(wanted: Sequence[str]) -> dict[str, float]:
 
 
 def remarks(wanted: Sequence[str]) -> list[str]:
-    """What is to be known before the work: who cannot run, and whose time is not known. Errors as `made_instruments`."""
+    """What is to be known before: who cannot run, and whose time is not known. Errors as `made_instruments`."""
     said = []
     for name, made in made_instruments(wanted).items():
         if (reason := unavailable(name, made)) is not None:
