@@ -60,7 +60,10 @@ def _options(command: Any) -> Any:
             help="builtin, tiny, tiny-large, builtin:40 (a part), a JSONL file, or none [default: the model's].",
         ),
         click.option(
-            "--recordings", type=_PATH, metavar="DIR", help="And sound files, each with its words in NAME.txt."
+            "--recordings",
+            type=_PATH,
+            metavar="DIR",
+            help="Sound files beside the corpus, each with its words in NAME.txt.",
         ),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of the corpus."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
