@@ -41,6 +41,7 @@ from .said import AUTO, NO_CORPUS
 from .scoring.scored import steps_of_one
 
 _PATH = click.Path(path_type=Path)
+_TRIALS, _RATINGS = click.IntRange(0, MOST_TRIALS), click.IntRange(0, MOST_RATINGS)
 _QUICK_PROMPTS = 40
 """Of `--quick`. Teacher-forced stages have hundreds of frames a prompt."""
 _PATIENCE_S = 2.0
@@ -60,7 +61,10 @@ def _options(command: Any) -> Any:
             help="builtin, tiny, tiny-large, builtin:40 (a part), a JSONL file, or none [default: the model's].",
         ),
         click.option(
-            "--recordings", type=_PATH, metavar="DIR", help="And sound files, each with its words in NAME.txt."
+            "--recordings",
+            type=_PATH,
+            metavar="DIR",
+            help="Sound files beside the corpus, each with its words in NAME.txt.",
         ),
         click.option("--prompts", type=click.IntRange(1), help="Only so many of the corpus."),
         click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Renditions a prompt."),
@@ -152,10 +156,15 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         gpu_layers=options["gpu_layers"],
     )
     plan: Plan = make(asked)
-    scores = {"instruments": costs_of(options["extras"]), "scores": steps_of_one(plan)}
-    cost = estimate_cost(plan, options["processes"], vram=options["vram"], **scores)
+    cost = estimate_cost(
+        plan,
+        options["processes"],
+        vram=options["vram"],
+        instruments=costs_of(options["extras"]),
+        scores=steps_of_one(plan),
+    )
     for remark in remarks(options["extras"]):
-        stderr.print(remark, highlight=False, markup=False)
+        stderr.print(f"miso-eval: {remark}", style="red", highlight=False, markup=False)
     if options["dry_run"]:
         if options["as_json"]:
             stdout.print_json(json.dumps(cost.to_dict()))
@@ -293,14 +302,8 @@ def report_command(report: Path, strict: bool, debug: bool) -> int:
 
 @cli.command("abx")
 @click.argument("report", type=_PATH)
-@click.option(
-    "--trials",
-    type=click.IntRange(0, MOST_TRIALS),
-    help="Of each level [default: enough for a listener right in 80 %].",
-)
-@click.option(
-    "--ratings", type=click.IntRange(0, MOST_RATINGS), default=RATINGS, show_default=True, help="Sentences to be rated."
-)
+@click.option("--trials", type=_TRIALS, help="Of each level [default: enough for a listener right in 80 %].")
+@click.option("--ratings", type=_RATINGS, default=RATINGS, show_default=True, help="Sentences to be rated.")
 @click.option("--levels", default="", help="Comma-separated [default: all of the evaluation].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--force", is_flag=True, help="Also over the key of another study.")

@@ -92,7 +92,7 @@ def evaluate_plan(
         memories=memories,
         extras=scored.extras,
         damaged_clips=[*damaged_clips(plan, records, levels, gates), *scored.damaged],
-        notes=notes,
+        notes=[*notes, *scored.notes(plan.reference.name)],
     )
     results = judged.results
     if wanted.kind == "run":

@@ -23,6 +23,7 @@ class Row:
         by: What can measure it, by name; none where only a function of the user's can.
         takes_voice: Whether such a function is given the voice that a clip should have, and not the reference.
         why_without: Why it may have a value in no clip.
+        deaf_from: With which mean score of the reference's own clips it makes nothing of the model's speech.
     """
 
     unit: str
@@ -30,6 +31,7 @@ class Row:
     by: Mapping[str, Callable[[], Instrument]] = field(default_factory=dict)
     takes_voice: bool = False
     why_without: str = "no clip has a value"
+    deaf_from: float = math.inf
 
 
 ROWS: dict[str, Row] = {
@@ -42,6 +44,7 @@ ROWS: dict[str, Row] = {
             "pocketsphinx": lambda: WordErrorRate(PocketSphinx()),
         },
         why_without="no prompt has words in letters that the recogniser knows",
+        deaf_from=50.0,
     ),
     "speaker_similarity": Row(
         "",
@@ -118,11 +121,11 @@ def costs_of(wanted: Sequence[str]) -> dict[str, float]:
 
 
 def remarks(wanted: Sequence[str]) -> list[str]:
-    """What is to be known before the work: who cannot run, and whose time is not known. Errors as `made_instruments`."""
+    """What is to be known before: who cannot run, and whose time is not known. Errors as `made_instruments`."""
     said = []
     for name, made in made_instruments(wanted).items():
         if (reason := unavailable(name, made)) is not None:
-            said.append(f"{name} will not run: {reason}")
+            said.append(f"--extra {name} will be missing: {reason}")
         elif made is not None and not made.cost_s:
-            said.append(f"{name}: how long {made.by} takes is not known, and not in the estimate")
+            said.append(f"--extra {name}: how long {made.by} takes is not known, and not in the estimate")
     return said

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ...core.files import open_whole
 from ...runtime.audio.samples import Samples, to_pcm16
@@ -171,8 +172,9 @@ def _notes(sounds: KeptSounds, level: str, clips: int, audible: int, trials: int
         every = counted(clips, "one-step clip")
         return [f"{label}: none of {every} differs from {reference}'s: nothing can be told, so no trial"]
     if trials > audible:
-        some = "1 clip differs" if audible == 1 else f"{audible} clips differ"
-        return [f"{label}: {some} from {reference}'s: heard in more than one trial"]
+        if audible == 1:
+            return [f"{label}: 1 clip differs from {reference}: it is heard in all trials, which say nothing of others"]
+        return [f"{label}: {audible} clips differ from {reference}: some are heard in more than one trial"]
     return []
 
 
@@ -236,7 +238,7 @@ def _keyed(name: str, heard: _Heard) -> Trial:
     numbers = heard.numbers[_REFERENCE], heard.numbers[_LEVEL]
     # Numbers are given at random, so the smaller one first is a random order.
     first, second = sorted(numbers, key=int)
-    place = 0 if first == numbers[0] else 1
+    place: Literal[0, 1] = 0 if first == numbers[0] else 1
     return Trial(
         id=name, level=heard.level, prompt=heard.prompt, seed=heard.seed, sounds=(first, second), reference=place
     )

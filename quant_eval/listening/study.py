@@ -97,7 +97,7 @@ class Key(Document):
             raise ValueError(f"trials of unknown levels: {sorted(unknown)}")
         if not all(sorted(item.takes.values()) == takes and item.reference not in item.takes for item in self.items):
             raise ValueError("an item has not one take of each level, the reference and the anchor")
-        names = [each.id for each in (*self.trials, *self.items)]
+        names = [*(trial.id for trial in self.trials), *(item.id for item in self.items)]
         if len(set(names)) < len(names):
             raise ValueError("a trial or item is there twice")
         return self

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from ...models.levels import LEVELS
-from ..metric import DIFFERENCE, FREE, LOGITS, ONE_STEP, Metric
+from ..metric import DIFFERENCE, FREE, LOGITS, ONE_STEP, RECORDINGS, Metric
 from ..metrics.table import METRICS
 from ..results import Estimate, GateResult
 from .view import Mark
@@ -156,7 +156,10 @@ def _failures(gate: GateResult, estimate: Estimate) -> tuple[str, str]:
 
 def units_to_decide(gate: GateResult) -> str:
     """What `GateResult.needed` is a number of: failures are counted over clips, whatever they are held against."""
-    return "clips" if metric_of(gate.metric).counts_failures else "prompts"
+    metric = metric_of(gate.metric)
+    if metric.counts_failures:
+        return "clips"
+    return "recordings" if metric.needs == RECORDINGS else "prompts"
 
 
 def needed(gate: GateResult) -> str:

@@ -134,14 +134,11 @@ def estimate_cost(
     """
     plans = [plan] if plan.finer is None else [plan, plan.finer]
     spoken_s = sum(len(plan.seeds_for(prompt)) * _spoken_s(prompt) for prompt in plan.corpus.prompts)
-    candidates = sum(len(each.candidates) for each in plans)
     free_s = len(plan.seeds) * sum(map(_spoken_s, plan.corpus.spoken))
-    clips_s = candidates * free_s if FREE in plan.stages else 0.0
-    once_s = sum(map(_spoken_s, plan.corpus.prompts))
-    one_step_s = len(plan.candidates) * once_s if ONE_STEP in plan.stages else 0.0
+    clips_s = free_s * sum(len(each.candidates) for each in plans) if FREE in plan.stages else 0.0
+    one_step_s = len(plan.candidates) * sum(map(_spoken_s, plan.corpus.prompts)) if ONE_STEP in plan.stages else 0.0
     copies = [damage.copied_bytes for damage in plan.damages]
-    on_gpu = plan.settings["device"] != device(0)
-    spec = plan.reference.files.manifest.model_spec
+    spec, on_gpu = plan.reference.files.manifest.model_spec, plan.settings["device"] != device(0)
     known = speed or speed_of(spec, plan.engine, processes, on_gpu=on_gpu, nvml=nvml)
     parts: dict[str, float] = defaultdict(float)
     if isinstance(known, Speed):
@@ -150,11 +147,11 @@ def estimate_cost(
         heard_s = scores * free_s / max(1, len(plan.seeds) * len(plan.corpus.spoken))
         for name, per_second in instruments.items():
             parts[name] += per_second * heard_s
-    largest_first = sorted(parts.items(), key=lambda part: -part[1])
+    largest_first = sorted((Part(*part) for part in parts.items() if part[1]), key=lambda part: -part.seconds)
     return Cost(
         clips=plan.clips(),
         audio_s=len(plans) * spoken_s + clips_s,
-        parts=tuple(Part(name, seconds) for name, seconds in largest_first if seconds),
+        parts=tuple(largest_first),
         why_not="" if isinstance(known, Speed) else known,
         logits_bytes=len(plans) * _logits_bytes(plan) if LOGITS in plan.stages else 0,
         copies_bytes=max(copies, default=0),

@@ -42,6 +42,17 @@ class Scored:
     extras: list[results.Extra]
     damaged: list[DamagedClips] = field(default_factory=list)
 
+    def notes(self, reference: str) -> list[str]:
+        """Of instruments that make nothing of what the reference says: no level can be worse."""
+        return [
+            f"{extra.name}: {extra.by} makes nothing of {reference}'s own clips ({found.value:.0f} {extra.unit}); that "
+            "no level is worse says nothing"
+            for extra in self.extras
+            if extra.name in ROWS
+            and (found := extra.values.get(reference)) is not None
+            and found.value >= ROWS[extra.name].deaf_from
+        ]
+
 
 def steps(plan: Plan, wanted: Sequence[str]) -> int:
     """How many scores there are to ask for, at most."""

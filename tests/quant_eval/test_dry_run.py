@@ -70,3 +70,12 @@ def test_quick_is_a_part_of_the_corpus(
 
 def test_without_it_all_of_the_corpus(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert printed(bundle, capfd, "--corpus", "builtin", "--seeds", 1)["clips"] == 3 * 160
+
+
+def test_an_instrument_that_cannot_be_asked_is_named_before_the_work(
+    bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["run", bundle, "--extra", "utmos", "--dry-run", "--prompts", 1, "--threads", 1, "--out", "never"]
+    assert run(cli, [str(each) for each in given], "miso-eval") == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert said.startswith("miso-eval: --extra utmos will be missing: no package brings UTMOS: pass utmos=MODULE:")

@@ -22,15 +22,27 @@ def instruments(results: Results) -> Section:
     levels = [level.level for level in results.levels]
     head = (Cell("Instrument"), *(Cell(label_of(level)) for level in levels))
     scores = Table(
-        f"Mean score by level, {BOUNDS}", head, tuple((_name(each), *_scores(each, levels)) for each in results.extras)
+        f"Mean score by level, {BOUNDS}",
+        head,
+        tuple((_name(each, each.unit), *_scores(each, levels)) for each in results.extras),
+        is_wide=True,
     )
-    rows = tuple((_name(each), *_differences(each, levels)) for each in results.extras if each.differences)
-    changed = Table(f"Difference from {label_of(results.reference)}, clip by clip: mean, {BOUNDS}", head, rows)
+    rows = tuple(
+        (_name(each, _unit_of_difference(each)), *_differences(each, levels))
+        for each in results.extras
+        if each.differences
+    )
+    caption = f"Difference from {label_of(results.reference)}, clip by clip: mean, {BOUNDS}"
+    changed = Table(caption, head, rows, is_wide=True)
     return section.of(scores, changed) if rows else section.of(scores)
 
 
-def _name(extra: Extra) -> Cell:
-    return Cell(_label(extra), extra.why_not or extra.unit, extra.by)
+def _name(extra: Extra, unit: str) -> Cell:
+    return Cell(_label(extra), extra.why_not or unit, extra.by)
+
+
+def _unit_of_difference(extra: Extra) -> str:
+    return METRICS[extra.name].unit if extra.name in METRICS else extra.unit
 
 
 def _label(extra: Extra) -> str:

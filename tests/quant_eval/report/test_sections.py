@@ -10,7 +10,7 @@ from miso_gguf.quant_eval.report import figures, figures_ladder, markdown
 from miso_gguf.quant_eval.report.headline import headline
 from miso_gguf.quant_eval.report.html import page
 from miso_gguf.quant_eval.report.outline import sections
-from miso_gguf.quant_eval.report.sections import controls, quality, verdicts
+from miso_gguf.quant_eval.report.sections import controls, instruments, quality, verdicts
 from miso_gguf.quant_eval.report.view import Cell, Table
 from miso_gguf.quant_eval.report.words import MARK_WORDS, SIGNS
 from miso_gguf.quant_eval.results import Estimate, Results, Rung
@@ -246,3 +246,10 @@ def test_failures_among_the_metrics_are_the_counts_of_their_gate(results: Result
         ("0 of 144 clips", "at most 2.1\N{NO-BREAK SPACE}%"),
         ("9 of 144 clips", "2 cured, at most 8.9\N{NO-BREAK SPACE}%"),
     ]
+
+
+def test_instruments_have_the_width_of_the_page_and_a_difference_its_own_unit() -> None:
+    scores, changed = instruments.instruments(sample()).tables
+    assert scores.is_wide
+    assert changed.is_wide
+    assert (scores.rows[0][0].detail, changed.rows[0][0].detail) == ("%", "% points")

@@ -20,7 +20,6 @@ from miso_gguf.quant_eval.metric import FREE
 from miso_gguf.quant_eval.run.record import Record
 from miso_gguf.quant_eval.run.record_store import Records
 from miso_gguf.quant_eval.run.stages import FLOOR, TARGET
-from miso_gguf.quant_eval.scoring import scores as scores_module
 from miso_gguf.quant_eval.scoring.clips import Sounds
 from miso_gguf.quant_eval.scoring.controls import CLIPS, LADDER_DB, noisy
 from miso_gguf.quant_eval.scoring.scored import Scored, score_clips, steps
@@ -346,20 +345,3 @@ def test_a_score_is_asked_for_once_and_kept_for_the_next_run(evaluation: Evaluat
         for function in functions:
             function.is_kept = False
         assert [Scores(each, store).of(clip, heard) for each in functions] == [1, 2], "it may have changed"
-
-
-def test_scores_are_of_the_code_that_makes_what_is_heard(
-    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Noise and voice are made here: with other code they are other sounds, and their scores other scores."""
-    clip = Sounds(evaluation.plan, evaluation.records).clips[0]
-    heard = Heard(np.zeros(1, np.float32), "", np.zeros(1, np.float32))
-    with Records.open(evaluation.plan.records, "f") as store:
-        assert Scores(Counting(1.0), store).of(clip, lambda: heard) == 1
-        known = scores_module.code_sha256
-        monkeypatch.setattr(
-            scores_module,
-            "code_sha256",
-            lambda parts: known(tuple(part for part in parts if part != "quant_eval/scoring")),
-        )
-        assert Scores(Counting(2.0), store).of(clip, lambda: heard) == 2
