@@ -233,7 +233,7 @@
       open += value === undefined;
     }
     next().disabled = open > 0;
-    const words = open ? `${open === 1 ? "One take is" : `${open} takes are`} not rated yet: move the slider, or click it to leave it at 50.` : "";
+    const words = open ? `${open === 1 ? "One take is" : `${open} takes are`} not rated yet: move the slider, or click its knob to leave it at 50.` : "";
     if (byId("rating-hint").textContent !== words) byId("rating-hint").textContent = words;
   };
 
