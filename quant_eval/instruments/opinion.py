@@ -61,4 +61,4 @@ def dnsmos() -> SpeechMos:
 
 def plcmos() -> SpeechMos:
     """Quality of speech with packets lost and concealed, by PLCMOS v2."""
-    return SpeechMos("plcmos", "plcmos", 0.2)
+    return SpeechMos("plcmos", "plcmos", 0.14)
