@@ -27,7 +27,7 @@ from .listening.making import make_study, write_study
 from .listening.study import MOST_RATINGS, MOST_TRIALS, RATINGS, load_key
 from .listening.study import Wanted as WantedStudy
 from .listening.wording import HEARD_COLUMNS, RATED_COLUMNS, heard_rows, rated_rows, result_notes, study_lines
-from .metric import LOGITS, ONE_STEP, STAGES
+from .metric import FREE, LOGITS, ONE_STEP, STAGES
 from .metrics.table import METRICS
 from .prosody.pair import pair_report
 from .report.headline import why_not_judged
@@ -163,7 +163,7 @@ def _evaluate(make: Any, kind: str, options: dict[str, Any]) -> int:
         instruments=costs_of(options["extras"]),
         scores=steps_of_one(plan),
     )
-    for remark in remarks(options["extras"]):
+    for remark in remarks(options["extras"], speaks=FREE in plan.stages):
         stderr.print(f"miso-eval: {remark}", style="red", highlight=False, markup=False)
     if options["dry_run"]:
         if options["as_json"]:

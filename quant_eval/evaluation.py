@@ -131,10 +131,6 @@ def _work(plan: Plan, processes: int, progress: Callable[[int], None], hashing: 
 def _check(plan: Plan, wanted: Wanted, gates: Gates, history: Accepted | None) -> None:
     """Raise what could only be found out after hours of work otherwise."""
     made_instruments(wanted.extras)
-    if wanted.extras and FREE not in plan.stages:
-        raise ValueError(
-            f"--extra scores clips of the stage {FREE}, which is left out: add it to --stages, without --quick"
-        )
     if wanted.kind == "compare" and history is not None:
         raise ValueError("a comparison has no history: leave --history out, or evaluate NEW with `miso-eval run`")
     if not gates.history and (history is not None or wanted.kind == "compare"):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..metric import Range
+from ..metric import FREE, Range
 from .function import FunctionInstrument
 from .instrument import Instrument
 from .opinion import dnsmos, plcmos
@@ -120,12 +120,17 @@ def costs_of(wanted: Sequence[str]) -> dict[str, float]:
     return {name: made.cost_s for name, made in made_instruments(wanted).items() if made is not None}
 
 
-def remarks(wanted: Sequence[str]) -> list[str]:
-    """What is to be known before: who cannot run, and whose time is not known. Errors as `made_instruments`."""
+def remarks(wanted: Sequence[str], *, speaks: bool) -> list[str]:
+    """What is to be known before: who cannot run, and whose time is not known. Errors as `made_instruments`.
+
+    `speaks`: whether anything is spoken freely, to be heard.
+    """
     said = []
     for name, made in made_instruments(wanted).items():
         if (reason := unavailable(name, made)) is not None:
             said.append(f"--extra {name} will be missing: {reason}")
+        elif not speaks:
+            said.append(f"--extra {name} will be missing: it hears the stage {FREE}, which is left out")
         elif made is not None and not made.cost_s:
             said.append(f"--extra {name}: how long {made.by} takes is not known, and not in the estimate")
     return said

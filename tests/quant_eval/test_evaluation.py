@@ -323,7 +323,7 @@ def test_bad_files_are_found_out_before_the_work(bundle: Path, report: Path, tmp
     other.write_text(json.dumps(document))
     gates = tmp_path / "gates.toml"
     gates.write_text('schema_version = 1\n[gates.kld_cb0]\nkind = "at_least"\nmargins = { fp16 = 0.1 }\n')
-    for bad in (("--history", other), ("--gates", gates), ("--extra", "weer"), ("--extra", "wer", "--quick")):
+    for bad in (("--history", other), ("--gates", gates), ("--extra", "weer")):
         assert miso_eval("run", bundle, "--no-controls", "--out", tmp_path / "out", *bad) == 2
         assert not list((tmp_path / "out").glob("records/*")), bad
 

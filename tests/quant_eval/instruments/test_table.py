@@ -11,7 +11,7 @@ from miso_gguf.quant_eval.instruments import table
 from miso_gguf.quant_eval.instruments.differences import INSTRUMENTS
 from miso_gguf.quant_eval.instruments.function import FunctionInstrument
 from miso_gguf.quant_eval.instruments.instrument import Heard, Instrument
-from miso_gguf.quant_eval.instruments.table import ROWS, Row, made_instruments, make_instrument
+from miso_gguf.quant_eval.instruments.table import ROWS, Row, made_instruments, make_instrument, remarks
 from miso_gguf.quant_eval.instruments.word_errors import WordErrorRate
 
 SECOND = np.linspace(-0.5, 0.5, 24_000, dtype=np.float32)
@@ -167,3 +167,12 @@ def test_what_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
         "pip install 'miso-gguf[instruments]'",
         "plcmos": "no PLCMOS (not installed: speechmos, onnxruntime): pip install 'miso-gguf[instruments]'",
     }
+
+
+def test_what_will_be_missing_is_said_before() -> None:
+    (silent,) = remarks(["x=math:fsum"], speaks=False)
+    assert silent == "--extra x will be missing: it hears the stage free, which is left out"
+    (missing,) = remarks(["x=no_such:thing"], speaks=True)
+    assert missing.startswith("--extra x will be missing: no_such:thing cannot be imported")
+    (unknown,) = remarks(["x=math:fsum"], speaks=True)
+    assert unknown == "--extra x: how long math:fsum takes is not known, and not in the estimate"
