@@ -220,6 +220,12 @@ class AudioWriter(SampleWriter):
         if self._partial.exists() and self._partial.stat().st_ino == self._inode:
             self._partial.unlink()
 
+    def _frames(self) -> int:
+        """What was written so far: an interrupt may come between writing and counting, soundfile's own counting too."""
+        with suppress(soundfile.LibsndfileError):  # FLAC and MP3 cannot be asked
+            return int(self._file.seek(0, soundfile.SEEK_CUR))
+        return int(self._file.frames)
+
     def _failure(self, error: BaseException | None, *, is_kept: bool = False) -> MisoError:
         directory, kept = self._target.parent, "its end is missing" if is_kept else "nothing was kept"
         if not directory.is_dir():
@@ -239,7 +245,7 @@ class AudioWriter(SampleWriter):
             self.close()
             return
         if not self._done:
-            self.samples_written = self._file.frames  # an interrupt may come between writing and counting
+            self.samples_written = self._frames()
             if self.samples_written:
                 self.close()
                 # Or between writing and soundfile's own counting.

@@ -202,6 +202,24 @@ def test_ctrl_c_before_soundfile_counts_is_said_to_keep_what_the_file_holds(
     assert writer.samples_written == soundfile.info(path).frames >= 2 * len(tone(1))
 
 
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix not in (".flac", ".mp3")])
+def test_ctrl_c_before_soundfile_counts_the_first_sentence_keeps_it(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(KeyboardInterrupt), AudioWriter(path) as writer:  # noqa: PT012
+        monkeypatch.setattr(soundfile.SoundFile, "_update_frames", interrupted)
+        try:
+            writer.write(tone(1))
+        finally:
+            monkeypatch.undo()
+    assert writer.is_kept
+    assert writer.samples_written == soundfile.info(path).frames >= len(tone(1))
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_signal_in_the_middle_of_writing_leaves_a_valid_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
