@@ -14,6 +14,8 @@ from .instrument import HEARD_RATE_HZ, Heard, at_heard_rate, silenced, version_o
 
 _MOS: Range = (1.0, 5.0)
 _SEED = 0
+_LEAST_SAMPLES = HEARD_RATE_HZ // 2
+"""Of what is shorter PLCMOS's network has nothing left: silence is added."""
 
 
 class SpeechMos:
@@ -35,7 +37,9 @@ class SpeechMos:
         """See `Instrument`."""
         with _same_raters(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return float(self._module.run(at_heard_rate(heard.samples), sr=HEARD_RATE_HZ)[self._key])
+            samples = at_heard_rate(heard.samples)
+            whole = np.pad(samples, (0, max(0, _LEAST_SAMPLES - len(samples))))
+            return float(self._module.run(whole, sr=HEARD_RATE_HZ)[self._key])
 
     @cached_property
     def _module(self) -> Any:
