@@ -30,7 +30,7 @@ DATA = {
     "miso_gguf/models/tiny/tokenizer.json",
     "miso_gguf/quant_eval/gates/gates.toml",
 }
-DATA_FOLDERS = ("quant_eval/corpora", "quant_eval/report/templates")
+DATA_FOLDERS = ("quant_eval/corpora", "quant_eval/listening/templates", "quant_eval/report/templates")
 _NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo", "dist")
 
 
