@@ -98,18 +98,12 @@ class Observed(Document):
     @property
     def needs(self) -> set[str]:
         """What the metrics that it has needed: see `Metric.needs`."""
-        keys = {metric for metrics in self.levels.values() for metric in metrics if metric in METRICS}
-        return {METRICS[key].needs for key in keys}
+        return {METRICS[metric].needs for metrics in self.levels.values() for metric in metrics if metric in METRICS}
 
     @property
     def kind(self) -> tuple[str, str]:
         """The kind of machine: device and instructions. Others say other things, and are held against their own."""
         return self.device, self.instructions
-
-    @property
-    def metrics(self) -> frozenset[str]:
-        """Keys of all that some level has."""
-        return frozenset(metric for metrics in self.levels.values() for metric in metrics)
 
     def metric(self, level: str, metric: str) -> Observations | None:
         """As arrays; None if it was not measured. Raises `ValueError` if they do not fit together."""

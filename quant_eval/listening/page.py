@@ -5,8 +5,7 @@ import hashlib
 import json
 from importlib import resources
 
-from ..report.html import template
-from ..report.plots import library
+from ..report.html import page_template, template
 from .excerpts import Encoded
 from .study import Key
 
@@ -25,17 +24,9 @@ def page(key: Key, texts: dict[str, str], sounds: Encoded) -> str:
     Raises:
         MisoError: The extra `eval` is not installed.
     """
-    jinja2 = library("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = _own("abx.js")
     takes = sum(len(item.takes) for item in key.items)
-    text: str = environment.get_template("abx.html.j2").render(
+    text: str = page_template("abx.html.j2", _own).render(
         eyebrow="Listening test",
         trials=len(key.trials),
         items=len(key.items),

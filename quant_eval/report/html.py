@@ -5,11 +5,12 @@ The page forbids itself the network, and any script but its own: text from outsi
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import soundfile
 
@@ -55,18 +56,10 @@ def page(results: Results, audio_dir: Path) -> str:
     Raises:
         MisoError: The extra `eval` is not installed.
     """
-    jinja2 = library("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(template),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = template("report.js")
     names = [name for clip in results.clips for name in (clip.reference_audio, clip.audio)]
     sounds = embedded(names, audio_dir)
-    text: str = environment.get_template("report.html.j2").render(
+    text: str = page_template("report.html.j2", template).render(
         title=title(results),
         headline=headline(results),
         basis=basis(results),
@@ -87,6 +80,22 @@ def page(results: Results, audio_dir: Path) -> str:
         data=results.model_dump_json().replace("<", "\\u003c"),
     )
     return text
+
+
+def page_template(name: str, load: Callable[[str], str]) -> Any:
+    """A Jinja template that escapes what is put in; `load` gives the text of a file of its folder.
+
+    Raises `MisoError` if the extra `eval` is not installed.
+    """
+    jinja2 = library("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(load),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def template(name: str) -> str:

@@ -17,7 +17,7 @@ Q4_0's own error is 0.09. The tiny model, which forgives the most, is twice beyo
 """
 LADDER = (0.05, 0.1, 0.2, 0.4, 0.8, 1.2)
 """Of each half by itself: along these every metric must rise."""
-SPOKEN, RECORDED = 12, 8
+SPOKEN_PROMPTS, RECORDED_PROMPTS = 12, 8
 """Prompts and recordings that a damage is measured on, with the first seed. What it does is many times what they differ
 by."""
 

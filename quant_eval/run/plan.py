@@ -18,7 +18,7 @@ from ..metric import FREE, LOGITS, ONE_STEP, RECORDINGS, STAGES
 from ..said import AUTO, corpus_with
 from ..stats.estimates import FEWEST_PROMPTS
 from .candidate import Candidate
-from .damages import RECORDED, SPOKEN, Damage, damages_of
+from .damages import RECORDED_PROMPTS, SPOKEN_PROMPTS, Damage, damages_of
 from .record_store import plan_fingerprint
 from .source_hash import COMPUTING, MEASURING, code_sha256
 
@@ -99,7 +99,7 @@ class Plan:
     @cached_property
     def _damaged_prompts(self) -> frozenset[str]:
         """Evenly over what is spoken, and over the recordings."""
-        kinds = ((self.corpus.spoken, SPOKEN), (self.corpus.recordings, RECORDED))
+        kinds = ((self.corpus.spoken, SPOKEN_PROMPTS), (self.corpus.recordings, RECORDED_PROMPTS))
         return frozenset(prompt.id for prompts, count in kinds for prompt in _evenly(prompts, count))
 
     @property
